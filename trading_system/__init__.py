@@ -1,0 +1,1 @@
+"""The trading system's library side: learning from signals and their outcomes."""
