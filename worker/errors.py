@@ -1,0 +1,133 @@
+"""Errors, cut by what the caller does about them, and the closed list of reasons an event is dead-lettered for.
+
+| class | what the caller does |
+|---|---|
+| `ConfigurationError` | stops the start, prints the one line, exits 1 |
+| `DecodeError`, `EventRejected` | buries the event with its reason; the events around it go on |
+| `TransientError` and below | pauses with capped back-off and tries again; the event is not charged |
+| anything else | retries the event alone, and buries it as `Reason.HANDLER_ERROR` when its deliveries are used up |
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an event is in the dead letters. Closed: ops filter on these, producers code against them."""
+
+    BAD_ENCODING = "bad_encoding"
+    """Not valid UTF-8, or it begins with a byte order mark. Fix the producer's encoding, then publish again."""
+
+    BAD_JSON = "bad_json"
+    """Not one JSON object: a syntax error, trailing text, another top-level type, too deep. Fix the producer."""
+
+    TOO_LARGE = "too_large"
+    """More bytes than `REFINERY_MAX_EVENT_BYTES`, or more bars than the contract allows. Send less, or raise it."""
+
+    MISSING_DATA = "missing_data"
+    """The stream entry has no field `data`, so there is no event in it. Fix how the producer calls XADD."""
+
+    UNEXPECTED_FIELDS = "unexpected_fields"
+    """The stream entry has other fields beside `data`, so it is not clear which one is the event. Fix the producer."""
+
+    DUPLICATE_KEY = "duplicate_key"
+    """A JSON object names a key twice, so that two readers could see two different events. Fix the producer."""
+
+    SCHEMA = "schema"
+    """A field is missing, has another type, or breaks a rule of its own; the error names it. Fix the producer."""
+
+    UNKNOWN_VERSION = "unknown_version"
+    """`schema_version` is one that this release does not know. Upgrade the worker, then replay."""
+
+    BAD_NUMBER = "bad_number"
+    """A number is not finite, or is so large or so small that it cannot be meant. Fix the producer."""
+
+    BAD_TIME = "bad_time"
+    """A time has no offset, is not RFC 3339, or lies in an absurd year. Fix the producer."""
+
+    FUTURE_TIMESTAMP = "future_timestamp"
+    """The event lies further ahead of our clock than `REFINERY_MAX_FUTURE_S`. Compare the clocks, then replay."""
+
+    BAD_BARS = "bad_bars"
+    """Columns of unequal length, times that do not increase, or a bar that contradicts itself. Fix the producer."""
+
+    LOOKAHEAD = "lookahead"
+    """A bar closes, or a news item appears, after the signal's timestamp. Fix the producer; this is never repaired."""
+
+    BAD_NEWS = "bad_news"
+    """A news item has a sentiment or a relevance out of range, or no time. Fix the producer."""
+
+    IDENTITY_CONFLICT = "identity_conflict"
+    """A signal with this id and other content is already stored. The first one stands; give the other its own id."""
+
+    OUTCOME_CONFLICT = "outcome_conflict"
+    """This revision of the outcome is stored with other content. Correct an outcome with a higher `revision`."""
+
+    CLOSED_BEFORE_SIGNAL = "closed_before_signal"
+    """The trade closed before its signal was known. Check the tracker's times and which signal it refers to."""
+
+    NO_MARKET_DATA = "no_market_data"
+    """No bars in the event and none for the symbol in the market-data source. Supply them, then replay."""
+
+    BAD_MARKET_DATA = "bad_market_data"
+    """The market-data source has the symbol; its file is unreadable or contradicts itself. Repair it, then replay."""
+
+    PAYLOAD_LOST = "payload_lost"
+    """The stream was trimmed before the event was handled; nothing of it is left. Ask the producer to publish again."""
+
+    HANDLER_ERROR = "handler_error"
+    """Handling it failed unexpectedly as often as `REFINERY_MAX_DELIVERIES` allows. Read the traceback, fix, replay."""
+
+
+class RefineryError(Exception):
+    """Anything this worker raises on purpose."""
+
+
+class ConfigurationError(RefineryError):
+    """A setting or the machine is not as it must be to start. The message is one line and names what to change."""
+
+
+class EventError(RefineryError):
+    """One event cannot be used, and trying again would not help: bury it under its reason.
+
+    Attributes:
+        reason: from the closed list.
+        detail: one or two lines for people; never the whole input.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[EventError], tuple[Reason, str]]:
+        return type(self), (self.reason, self.detail)
+
+
+class DecodeError(EventError):
+    """The bytes are no event: refused at the door, before anything was looked up."""
+
+
+class EventRejected(EventError):
+    """The event is well formed and contradicts what is stored, or lacks what it needs."""
+
+
+class TransientError(RefineryError):
+    """Our own side is at fault (store locked, disk full, Redis away): pause, ack nothing, charge no event."""
+
+
+class StreamUnavailable(TransientError):
+    """Redis did not answer, or refused because it is loading, full, or read-only."""
+
+
+class PublishError(TransientError):
+    """A batch is stored, and its scores were not published or acknowledged; its redelivery publishes the same bytes."""
+
+
+class ServerBusy(RefineryError):
+    """Another process owns what this one wanted to own alone, as the embedded server's directory."""
+
+
+class StopRequested(RefineryError):
+    """A waiting operation was ended because the process is stopping."""
