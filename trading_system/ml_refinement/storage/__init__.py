@@ -1,0 +1,66 @@
+"""The store: one SQLite file for features, outcomes, predictions and models, and an archive of received events."""
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.counters import DuplicateRow, StoreCounts
+from trading_system.ml_refinement.storage.dead_letters import (
+    AuditEntry,
+    DeadLetterGroup,
+    DeadLetterRow,
+    NewDeadLetter,
+)
+from trading_system.ml_refinement.storage.definitions import DefinitionRow
+from trading_system.ml_refinement.storage.errors import (
+    ConstraintRefused,
+    SchemaMismatch,
+    StaleActivation,
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+    UnknownModel,
+)
+from trading_system.ml_refinement.storage.event_archive import ArchivedEvent, EventArchive
+from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.models import ANY, Promotion, RegistryRow
+from trading_system.ml_refinement.storage.outcomes import OutcomeResult, OutcomeRow
+from trading_system.ml_refinement.storage.runs import TrainingRun
+from trading_system.ml_refinement.storage.scores import (
+    LoggedPrediction,
+    PredictionRow,
+    ServedHistory,
+    ServedRow,
+)
+from trading_system.ml_refinement.storage.vectors import KnownSignal, TrainingMatrix, VectorRow
+
+__all__ = [
+    "ANY",
+    "ArchivedEvent",
+    "AuditEntry",
+    "Connection",
+    "ConstraintRefused",
+    "DeadLetterGroup",
+    "DeadLetterRow",
+    "DefinitionRow",
+    "DuplicateRow",
+    "EventArchive",
+    "FeatureDatabase",
+    "KnownSignal",
+    "LoggedPrediction",
+    "NewDeadLetter",
+    "OutcomeResult",
+    "OutcomeRow",
+    "PredictionRow",
+    "Promotion",
+    "RegistryRow",
+    "SchemaMismatch",
+    "ServedHistory",
+    "ServedRow",
+    "StaleActivation",
+    "StoreCounts",
+    "StoreDamaged",
+    "StoreError",
+    "StoreUnavailable",
+    "TrainingMatrix",
+    "TrainingRun",
+    "UnknownModel",
+    "VectorRow",
+]

@@ -1,0 +1,222 @@
+"""One connection to one SQLite file: how it is opened, the one transaction idiom, and the driver's errors translated.
+
+No other module of the project imports the driver, but for `errors`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from trading_system.ml_refinement.storage.errors import StoreError, StoreUnavailable, translated
+
+Row = tuple[Any, ...]
+Values = Sequence[Any]
+
+#: Releases before this one can corrupt a WAL database that two connections write or checkpoint at once.
+FIRST_SOUND_SQLITE = (3, 51, 3)
+MEMORY = ":memory:"
+
+_open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+#: Handles inherited through a fork. Closing one here could disturb the parent's locks, so they are kept, never closed.
+_inherited: list[apsw.Connection] = []
+
+
+class Connection:
+    """A lazily opened SQLite connection; safe to share between threads, which then take turns.
+
+    A forked child gets a connection of its own at first use. Every method raises `StoreUnavailable`, `StoreDamaged`,
+    `ConstraintRefused` or `StoreError`, and ValueError for a value that SQLite cannot hold.
+    """
+
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, synchronous: str = "FULL", busy_timeout_ms: int = 5000
+    ) -> None:
+        self.path = Path(path)
+        self.read_only = read_only
+        self._synchronous = synchronous
+        self._busy_timeout_ms = busy_timeout_ms
+        self._handle: apsw.Connection | None = None
+        self._depth = 0
+        self._writing = False
+        self._lock = threading.RLock()
+        _open_connections.add(self)
+
+    def query(self, sql: str, params: Values = ()) -> list[Row]:
+        """All rows of one statement."""
+        with self._lock:
+            handle = self._usable()
+            try:
+                return handle.execute(sql, params).fetchall()
+            except (apsw.Error, OverflowError) as error:
+                raise translated(error, self.path) from error
+
+    def one(self, sql: str, params: Values = ()) -> Row | None:
+        """The first row, or None."""
+        rows = self.query(sql, params)
+        return rows[0] if rows else None
+
+    def run(self, sql: str, params: Values = ()) -> int:
+        """Run one statement; how many rows it changed itself (triggers not counted)."""
+        with self._lock:
+            handle = self._usable()
+            try:
+                handle.execute(sql, params)
+                return handle.changes()
+            except (apsw.Error, OverflowError) as error:
+                raise translated(error, self.path) from error
+
+    def run_many(self, sql: str, rows: Iterable[Values]) -> list[Row]:
+        """Run one prepared statement for each row; what its RETURNING clause gave, in order."""
+        with self._lock:
+            handle = self._usable()
+            try:
+                return handle.executemany(sql, rows).fetchall()
+            except (apsw.Error, OverflowError) as error:
+                raise translated(error, self.path) from error
+
+    def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
+        """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
+        with self._lock:
+            handle = self._usable()
+            try:
+                rows = handle.execute(sql, params)
+                while chunk := list(islice(rows, size)):
+                    yield chunk
+            except (apsw.Error, OverflowError) as error:
+                raise translated(error, self.path) from error
+
+    @contextmanager
+    def atomic(self) -> Iterator[Connection]:
+        """All or nothing: a write transaction, or a savepoint of the one that is open.
+
+        Raises:
+            StoreUnavailable: SQLite gave the transaction up (disk full, I/O error); nothing of it was kept.
+        """
+        with self._lock:
+            if self._depth and not self._writing:
+                raise StoreError(f"{self.path}: a write inside a snapshot")
+            yield from self._frame(_NESTED if self._depth else _WRITE)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Several reads of one state of the store. Keep it short: an open reader keeps the WAL growing."""
+        with self._lock:
+            yield from self._frame(_NESTED if self._depth else _READ)
+
+    def _frame(self, frame: tuple[str, str, str]) -> Iterator[Connection]:
+        begin, end, undo = frame
+        self.run(begin)
+        self._depth += 1
+        self._writing = self._writing or frame is _WRITE
+        try:
+            yield self
+            self.run(end)
+        except BaseException:
+            self._undo(undo)
+            raise
+        finally:
+            self._depth -= 1
+            self._writing = self._writing and self._depth > 0
+
+    def _undo(self, undo: str) -> None:
+        """Roll back, unless SQLite already did (it does so by itself when the disk is full)."""
+        if self._handle is None or self._handle.get_autocommit():
+            return
+        self.run(undo)
+
+    def close(self) -> None:
+        """Close; the next use opens again."""
+        with self._lock:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                handle.close()
+
+    def _usable(self) -> apsw.Connection:
+        if self._handle is None:
+            if self._depth:
+                raise StoreError(f"{self.path}: this transaction was closed, or belongs to the parent process")
+            self._handle = self._open()
+        elif self._depth and self._handle.get_autocommit():
+            raise StoreUnavailable(f"{self.path}: the transaction was given up by SQLite; nothing of it was kept")
+        return self._handle
+
+    def _open(self) -> apsw.Connection:
+        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < FIRST_SOUND_SQLITE:
+            raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode: 3.51.3 is needed")
+        flags = apsw.SQLITE_OPEN_READONLY
+        if not self.read_only:
+            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            self._create_privately()
+        handle = None
+        try:
+            handle = apsw.Connection(str(self.path), flags=flags)
+            self._configure(handle)
+        except apsw.Error as error:
+            if handle is not None:
+                handle.close()
+            raise translated(error, self.path) from error
+        return handle
+
+    def _create_privately(self) -> None:
+        """The file exists before SQLite opens it, readable by its owner alone; its WAL inherits the mode."""
+        if str(self.path) == MEMORY:
+            return
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
+
+    def _configure(self, handle: apsw.Connection) -> None:
+        handle.set_busy_timeout(self._busy_timeout_ms)
+        for pragma in ("mmap_size = 0", "foreign_keys = ON", "cache_size = -65536", "temp_store = MEMORY"):
+            handle.execute(f"PRAGMA {pragma}").fetchall()
+        if self.read_only:
+            handle.execute("PRAGMA query_only = ON")
+            handle.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            return
+        self._enter_wal(handle)
+        handle.execute(f"PRAGMA synchronous = {self._synchronous}")
+        handle.execute("PRAGMA wal_autocheckpoint = 4000")
+        handle.execute("PRAGMA journal_size_limit = 67108864")
+
+    def _enter_wal(self, handle: apsw.Connection) -> None:
+        """The switch does not wait for other processes that do the same at this moment: SQLite says busy at once."""
+        deadline = time.monotonic() + self._busy_timeout_ms / 1000
+        while True:
+            try:
+                mode = handle.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
+            except apsw.BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+                continue
+            if mode not in ("wal", "memory"):
+                raise StoreError(f"{self.path}: the file system does not support WAL (journal mode is {mode})")
+            return
+
+
+_WRITE = ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
+_NESTED = ("SAVEPOINT nested", "RELEASE nested", "ROLLBACK TO nested; RELEASE nested")
+_READ = ("BEGIN", "COMMIT", "ROLLBACK")
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_open_connections):
+        if connection._handle is not None:
+            _inherited.append(connection._handle)
+            connection._handle = None
+        connection._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,71 @@
+"""How much there is of everything, read in one step, and the entries that said again what was known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCounts:
+    """Kept by triggers, so that reading them costs the same in a store of any size.
+
+    `labels_total` counts labelled and complete vectors, each at its first label, and never falls: a training run's
+    watermark is taken from it. `newest_label` is when the last trade closed, as the store's text.
+    """
+
+    signals: int
+    labelled: int
+    labels_total: int
+    incomplete: int
+    predictions: int
+    outcomes: int
+    waiting_outcomes: int
+    duplicates: int
+    dead_letters: int
+    dead_letters_open: int
+    newest_label: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateRow:
+    """An entry that added nothing; `kind` says what it repeated."""
+
+    stream: str
+    entry_id: str
+    signal_id: str
+    kind: str
+
+
+def read_counts(connection: Connection) -> StoreCounts:
+    """All counters at one moment."""
+    with connection.snapshot() as reads:
+        counters: dict[str, int] = dict(reads.query("SELECT name, value FROM counters"))
+        newest = reads.query("SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL")[0][0]
+    return StoreCounts(**counters, newest_label=newest)
+
+
+class Duplicates:
+    """The table `duplicate_events`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def record(self, rows: Sequence[DuplicateRow]) -> int:
+        """Note the entries, each once however often it is delivered; how many were new."""
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            return len(
+                self._connection.run_many(
+                    RECORD, [(row.stream, row.entry_id, row.signal_id, row.kind, now) for row in rows]
+                )
+            )
+
+
+RECORD = """
+    INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""

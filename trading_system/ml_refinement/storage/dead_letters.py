@@ -1,0 +1,209 @@
+"""Events that could not be handled: their bytes, why, and what was done about them."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.models import finite_json
+from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_text
+
+Status = Literal["open", "replayed", "discarded"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewDeadLetter:
+    """An event to bury. `fingerprint` groups alike ones; `replay_of` is the dead letter that it was replayed from."""
+
+    stream: str
+    entry_id: str
+    reason: str
+    error: str
+    payload: bytes
+    attempts: int
+    worker_version: str
+    fingerprint: str
+    traceback: str | None = None
+    signal_id: str | None = None
+    symbol: str | None = None
+    replay_of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterRow:
+    """A buried event. `payload` is None in a listing without payloads."""
+
+    id: int
+    stream: str
+    entry_id: str
+    reason: str
+    error: str
+    traceback: str | None
+    payload: bytes | None
+    attempts: int
+    first_seen: str
+    last_seen: str
+    signal_id: str | None
+    symbol: str | None
+    worker_version: str
+    fingerprint: str
+    status: Status
+    replay_of: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One thing that was done to a dead letter."""
+
+    id: int
+    dead_letter_id: int
+    stream: str
+    entry_id: str
+    at: str
+    action: str
+    actor: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterGroup:
+    """Open dead letters that are alike."""
+
+    fingerprint: str
+    reason: str
+    count: int
+    first_seen: str
+    last_seen: str
+    example_id: int
+
+
+class DeadLetters:
+    """The tables `dead_letters` and `dead_letter_audit`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def bury(self, rows: Sequence[NewDeadLetter]) -> builtins.list[int]:
+        """Keep events that could not be handled; their numbers, in order.
+
+        An entry that is buried already keeps its number, bytes, first time and status; attempts and last time go on.
+        """
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            return [int(number) for (number,) in self._connection.run_many(BURY, [_bury(row, now) for row in rows])]
+
+    def get(self, number: int) -> DeadLetterRow | None:
+        """One dead letter with its payload."""
+        row = self._connection.one(SELECT.format(payload="payload", where="id = ?", limit=""), (number,))
+        return None if row is None else DeadLetterRow(*row)
+
+    def list(
+        self,
+        *,
+        reason: str | None = None,
+        stream: str | None = None,
+        symbol: str | None = None,
+        fingerprint: str | None = None,
+        signal_id: str | None = None,
+        status: Status | None = "open",
+        since: str | None = None,
+        until: str | None = None,
+        limit: int = 100,
+        after_id: int = 0,
+        payloads: bool = False,
+    ) -> builtins.list[DeadLetterRow]:
+        """Dead letters in the order they were buried, `limit` of them after number `after_id`.
+
+        `since` and `until` bound the first time, as `parse_bound` reads them; `status=None` means every status.
+        """
+        conditions = ["id > ?"]
+        params: builtins.list[Any] = [after_id]
+        for condition, value in (
+            ("status = ?", status),
+            ("reason = ?", reason),
+            ("stream = ?", stream),
+            ("symbol = ?", symbol),
+            ("fingerprint = ?", fingerprint),
+            ("signal_id = ?", signal_id),
+            ("first_seen >= ?", since and parse_bound(since, end=False)),
+            ("first_seen <= ?", until and parse_bound(until, end=True)),
+        ):
+            if value:
+                conditions.append(condition)
+                params.append(value)
+        payload = "payload" if payloads else "NULL"
+        sql = SELECT.format(payload=payload, where=" AND ".join(conditions), limit="ORDER BY id LIMIT ?")
+        return [DeadLetterRow(*row) for row in self._connection.query(sql, (*params, limit))]
+
+    def groups(self, limit: int = 100) -> builtins.list[DeadLetterGroup]:
+        """Open dead letters by fingerprint and reason, the most frequent first."""
+        return [DeadLetterGroup(*row) for row in self._connection.query(GROUPS, (limit,))]
+
+    def mark_replayed(self, number: int, new_entry_id: str, *, actor: str = "worker") -> bool:
+        """Note that an open dead letter was published again. False when it was not open (any more)."""
+        return self._settle(number, "replayed", actor, {"new_entry_id": new_entry_id})
+
+    def mark_discarded(self, number: int, reason: str, *, actor: str = "worker") -> bool:
+        """Note that an open dead letter is not wanted. False when it was not open (any more)."""
+        return self._settle(number, "discarded", actor, {"reason": reason})
+
+    def audit(self, number: int) -> builtins.list[AuditEntry]:
+        """All that was done to a dead letter, oldest first; it outlives the dead letter."""
+        rows = self._connection.query(AUDIT, (number,))
+        return [AuditEntry(*row[:7], *[orjson.loads(row[7])]) for row in rows]
+
+    def _settle(self, number: int, status: Status, actor: str, detail: Mapping[str, Any]) -> bool:
+        with self._connection.atomic():
+            settled = self._connection.query(SETTLE, (status, number))
+            for stream, entry_id in settled:
+                params = (number, stream, entry_id, utc_text(self._clock()), status, actor, finite_json(dict(detail)))
+                self._connection.run(ENTER, params)
+            return bool(settled)
+
+
+# The literals are ours alone; every value is bound.
+SELECT = """
+    SELECT id, stream, entry_id, reason, error, traceback, {payload}, attempts, first_seen, last_seen, signal_id,
+        symbol, worker_version, fingerprint, status, replay_of
+    FROM dead_letters WHERE {where} {limit}"""
+BURY = """
+    INSERT INTO dead_letters (stream, entry_id, reason, error, traceback, payload, attempts, first_seen, last_seen,
+        signal_id, symbol, worker_version, fingerprint, replay_of)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13)
+    ON CONFLICT (stream, entry_id) DO UPDATE SET
+        attempts = max(attempts, excluded.attempts), last_seen = excluded.last_seen
+    RETURNING id"""
+SETTLE = "UPDATE dead_letters SET status = ? WHERE id = ? AND status = 'open' RETURNING stream, entry_id"
+GROUPS = """
+    SELECT fingerprint, reason, count(*) AS n, min(first_seen), max(last_seen), max(id)
+    FROM dead_letters WHERE status = 'open' GROUP BY fingerprint, reason ORDER BY n DESC, fingerprint LIMIT ?"""
+ENTER = """
+    INSERT INTO dead_letter_audit (dead_letter_id, stream, entry_id, at, action, actor, detail)
+    VALUES (?, ?, ?, ?, ?, ?, ?)"""
+AUDIT = """
+    SELECT id, dead_letter_id, stream, entry_id, at, action, actor, detail
+    FROM dead_letter_audit WHERE dead_letter_id = ? ORDER BY id"""
+
+
+def _bury(row: NewDeadLetter, now: str) -> Row:
+    return (
+        row.stream,
+        row.entry_id,
+        row.reason,
+        row.error,
+        row.traceback,
+        row.payload,
+        row.attempts,
+        now,
+        row.signal_id,
+        row.symbol,
+        row.worker_version,
+        row.fingerprint,
+        row.replay_of,
+    )

@@ -1,0 +1,64 @@
+"""What can go wrong with the store, cut by what the caller does about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import apsw
+
+
+class StoreError(Exception):
+    """The store could not do what was asked; nothing of the unit of work was kept."""
+
+
+class StoreUnavailable(StoreError):
+    """Locked, full, unreadable or unwritable just now: pause and try the same work again."""
+
+
+class StoreDamaged(StoreError):
+    """The file is not a database, or is corrupt: stop, and restore a copy."""
+
+
+class ConstraintRefused(StoreError):
+    """A rule of the schema refused the row, e.g. a prediction of a model that is not registered."""
+
+
+class SchemaMismatch(StoreError):
+    """The file's schema is not the one this code was written for."""
+
+
+class StaleActivation(StoreError):
+    """The active model, or the newest training run, is no longer the one the decision was made on."""
+
+
+class UnknownModel(StoreError, LookupError):
+    """No such model in the registry."""
+
+
+_TRANSIENT = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+    apsw.NoMemError,
+    apsw.InterruptError,
+)
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+
+
+def translated(error: Exception, path: Path) -> Exception:
+    """The driver's exception as one of ours. A number that does not fit 64 bits is the caller's fault: ValueError."""
+    if isinstance(error, OverflowError):
+        return ValueError(f"a number is too large for the store: {error}")
+    text = f"{path}: {error}"
+    if isinstance(error, _TRANSIENT):
+        return StoreUnavailable(text)
+    if isinstance(error, _DAMAGED):
+        return StoreDamaged(text)
+    if isinstance(error, apsw.ConstraintError):
+        return ConstraintRefused(text)
+    return StoreError(text)

@@ -1,0 +1,101 @@
+"""Events as they were received, compressed, in a file of their own beside the store."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.errors import StoreDamaged
+from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedEvent:
+    """One entry of a stream. `received_at` is the store's fixed-width text."""
+
+    stream: str
+    entry_id: str
+    received_at: str
+    payload: bytes
+
+
+class EventArchive:
+    """Keeps what was received, so that vectors can be rebuilt and decisions explained. Synchronous NORMAL: after a
+    power cut the newest entries may be gone, never the store's.
+
+    Call `initialize()` first, or use it as a context manager, which does.
+    """
+
+    def __init__(self, path: str | Path, *, clock: Clock = utc_now, read_only: bool = False) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._connection = Connection(path, read_only=read_only, synchronous="NORMAL")
+
+    def initialize(self) -> None:
+        """Create the file, or bring its schema up to date."""
+        migrate(self._connection, steps("archive_"), self._clock)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        self.initialize()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def append(self, rows: Sequence[ArchivedEvent]) -> int:
+        """Keep the entries, each once however often it is delivered; how many were new."""
+        params = [(row.stream, row.entry_id, row.received_at, *_pack(row.payload)) for row in rows]
+        for row in rows:
+            us_from_text(row.received_at)
+        with self._connection.atomic():
+            return len(self._connection.run_many(APPEND, params))
+
+    def get(self, stream: str, entry_id: str) -> bytes | None:
+        """The bytes as they were received, or None.
+
+        Raises:
+            StoreDamaged: they cannot be unpacked.
+        """
+        row = self._connection.one(GET, (stream, entry_id))
+        if row is None:
+            return None
+        try:
+            return zlib.decompress(row[0]) if row[1] else bytes(row[0])
+        except zlib.error as error:
+            raise StoreDamaged(f"{self.path}: {stream} {entry_id}: {error}") from error
+
+    def count(self) -> int:
+        """How many entries are kept."""
+        return int(self._connection.query("SELECT count(*) FROM events")[0][0])
+
+    def prune(self, older_than: datetime, *, at_once: int = 1000) -> int:
+        """Drop what was received before, in short transactions; how many entries."""
+        bound, dropped = utc_text(older_than), 0
+        while True:
+            with self._connection.atomic():
+                gone = self._connection.run(PRUNE, (bound, at_once))
+            dropped += gone
+            if gone < at_once:
+                return dropped
+
+
+APPEND = """
+    INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""
+GET = "SELECT payload, packed FROM events WHERE stream = ? AND entry_id = ?"
+PRUNE = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE received_at < ? ORDER BY received_at LIMIT ?)"
+
+
+def _pack(payload: bytes) -> tuple[bytes, bool]:
+    packed = zlib.compress(payload, 1)
+    return (packed, True) if len(packed) < len(payload) else (payload, False)

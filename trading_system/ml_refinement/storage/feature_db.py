@@ -1,0 +1,270 @@
+"""The store as the library sees it: signals, outcomes, predictions and models in one SQLite file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import orjson
+from loguru import logger
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, read_counts
+from trading_system.ml_refinement.storage.dead_letters import DeadLetters
+from trading_system.ml_refinement.storage.definitions import Definitions
+from trading_system.ml_refinement.storage.errors import UnknownModel
+from trading_system.ml_refinement.storage.models import Models
+from trading_system.ml_refinement.storage.outcomes import Outcomes
+from trading_system.ml_refinement.storage.runs import Runs
+from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.scores import PredictionRow, Scores
+from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
+from trading_system.ml_refinement.storage.vectors import Matrix, Selection, Vectors, fill, plain_features
+
+
+class FeatureDatabase:
+    """The feature store. Call `initialize()` before anything else, or use it as a context manager, which does.
+
+    Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
+    text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
+    The attributes `vectors`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `models`, `runs` and `definitions`
+    are the same store in batches, as the worker uses it.
+
+    Example:
+        with FeatureDatabase("features.db") as db:
+            db.store_feature_vector(vector, symbol="AAPL")
+            X, y, names = db.get_training_data("2023-01-01", "2023-12-31")
+    """
+
+    #: The version that `store_feature_vector` files a vector under when none is given.
+    FEATURE_VERSION = "1.0"
+
+    def __init__(self, db_path: str | Path = "features.db", *, clock: Clock = utc_now, read_only: bool = False) -> None:
+        self.db_path = Path(db_path)
+        self._clock = clock
+        self._connection = Connection(db_path, read_only=read_only)
+        self.vectors = Vectors(self._connection, clock)
+        self.outcomes = Outcomes(self._connection, clock)
+        self.scores = Scores(self._connection)
+        self.duplicates = Duplicates(self._connection, clock)
+        self.dead_letters = DeadLetters(self._connection, clock)
+        self.models = Models(self._connection, clock)
+        self.runs = Runs(self._connection, clock)
+        self.definitions = Definitions(self._connection, clock)
+
+    @property
+    def connection(self) -> Connection:
+        """The one connection; opened at first use."""
+        return self._connection
+
+    def initialize(self) -> None:
+        """Create the file, or bring its schema up to date. Read-only: check that it is.
+
+        Raises:
+            SchemaMismatch: the file was made by a newer release, or is read-only and not up to date.
+        """
+        applied = migrate(self._connection, steps(), self._clock)
+        if applied:
+            logger.info("store {}: schema steps applied: {}", self.db_path, applied)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        self.initialize()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def atomic(self) -> AbstractContextManager[Connection]:
+        """One unit of work: all of it is kept, or none. Inside another one it joins that."""
+        return self._connection.atomic()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """The specification's name of `atomic()`."""
+        with self._connection.atomic() as connection:
+            yield connection
+
+    def counts(self) -> StoreCounts:
+        """How much there is of everything, at a cost that does not grow with it."""
+        return read_counts(self._connection)
+
+    def store_feature_vector(
+        self,
+        fv: FeatureVector,
+        symbol: str = "",
+        asset_class: str = "",
+        signal_type: str = "",
+        conviction: str = "",
+        *,
+        feature_version: str | None = None,
+        complete: bool = True,
+    ) -> bool:
+        """Store a vector, or renew a stored one's time and features. True.
+
+        Storing again keeps the target, the time of creation, and what is not given. An outcome that came before its
+        signal is applied. A target given with the vector counts as an outcome known from now on.
+
+        Raises:
+            ValueError: a value is not a finite number, the time cannot be read, or the two targets disagree.
+        """
+        if fv.target is not None and fv.target_binary not in (None, int(fv.target > 0)):
+            raise ValueError(f"{fv.signal_id}: target {fv.target} and target_binary {fv.target_binary} disagree")
+        now = utc_text(self._clock())
+        params = (
+            fv.signal_id,
+            parse_bound(fv.timestamp, end=False),
+            orjson.dumps(plain_features(fv.features)).decode(),
+            feature_version or self.FEATURE_VERSION,
+            now,
+            symbol,
+            asset_class,
+            signal_type,
+            conviction,
+            complete,
+        )
+        with self.atomic() as connection:
+            connection.run(STORE, params)
+            self.outcomes.apply_waiting([fv.signal_id])
+            if fv.target is not None:
+                self.update_target(fv.signal_id, fv.target)
+        return True
+
+    def update_target(
+        self, signal_id: str, r_multiple: float, return_pct: float | None = None, *, closed_at: str | None = None
+    ) -> bool:
+        """Fill in the outcome of a trade, or correct it. False: the signal is not there, the outcome waits for it.
+
+        `closed_at` is when the outcome became known; without it, now.
+        """
+        closed = None if closed_at is None else parse_bound(closed_at, end=False)
+        return self.outcomes.correct(signal_id, float(r_multiple), return_pct, closed)
+
+    def get_feature_vector(self, signal_id: str) -> FeatureVector | None:
+        """One vector, or None."""
+        row = self._connection.one(GET, (signal_id,))
+        return None if row is None else FeatureVector(row[0], row[1], orjson.loads(row[2]), row[3], row[4])
+
+    def get_training_data(
+        self,
+        start_date: str,
+        end_date: str,
+        asset_class: str | None = None,
+        signal_type: str | None = None,
+        require_target: bool = True,
+        *,
+        feature_version: str | None = None,
+    ) -> tuple[Matrix, Matrix, list[str]]:
+        """X (n, f), y (n,) in R-multiples and the f feature names, oldest first; incomplete vectors left out.
+
+        Both dates are inclusive. One feature version at a time: without `feature_version`, that of the vector stored
+        last in the selection. NaN where a vector lacks a feature, and in y where there is no outcome
+        (`require_target=False`). Nothing selected: shapes (0, 0) and (0,).
+        """
+        fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
+        with self._connection.snapshot() as reads:
+            version = feature_version
+            if version is None:
+                where, params = Selection(start_date, end_date, asset_class, signal_type).where(*fixed)
+                newest = reads.one(NEWEST_VERSION.format(where=where), params)
+                version = newest[0] if newest else ""
+            where, params = Selection(start_date, end_date, asset_class, signal_type, version or "none").where(*fixed)
+            rows = reads.query(TRAINING.format(where=where), params)
+        texts = [row[0] for row in rows]
+        names = sorted({name for text in texts for name in orjson.loads(text)})
+        X = np.full((len(texts), len(names)), np.nan)
+        if texts:
+            fill(X, 0, texts, tuple(names))
+        return X, np.array([row[1] for row in rows], dtype=float), names
+
+    def get_training_data_binary(
+        self, start_date: str, end_date: str, **kwargs: Any
+    ) -> tuple[Matrix, NDArray[np.int64], list[str]]:
+        """`get_training_data` with y 1 for a win (R > 0) and 0 for a loss.
+
+        Raises:
+            ValueError: `require_target=False`: a trade without an outcome is neither.
+        """
+        if not kwargs.get("require_target", True):
+            raise ValueError("a binary target needs an outcome: require_target cannot be False")
+        X, y, names = self.get_training_data(start_date, end_date, **kwargs)
+        return X, (y > 0).astype(np.int64), names
+
+    def count_samples(
+        self, start_date: str | None = None, end_date: str | None = None, require_target: bool = True
+    ) -> int:
+        """How many complete vectors there are between the dates, inclusive; with an outcome unless told otherwise."""
+        fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
+        where, params = Selection(start_date, end_date).where(*fixed)
+        return int(self._connection.query(COUNT.format(where=where), params)[0][0])
+
+    def register_model(self, metadata: ModelMetadata) -> bool:
+        """Enter a trained model, not active. True. `models.register` takes the artefact's path and hash too."""
+        self.models.register(metadata)
+        return True
+
+    def activate_model(self, model_id: str) -> bool:
+        """Let a model serve, unconditionally, as proven as it was; the one before is retired. False: unknown id."""
+        row = self.models.get(model_id)
+        try:
+            self.models.activate(model_id, reason="activated by hand", proven=row is not None and row.proven)
+        except UnknownModel:
+            return False
+        return True
+
+    def get_active_model(self, model_type: str) -> ModelMetadata | None:
+        """The model of that type that serves, or None."""
+        row = self.models.active(model_type)
+        return None if row is None else row.metadata
+
+    def get_model_history(self, model_type: str, limit: int = 10) -> list[ModelMetadata]:
+        """Registered models of a type, newest first."""
+        return [row.metadata for row in self.models.history(model_type, limit)]
+
+    def log_prediction(
+        self,
+        signal_id: str,
+        model_id: str,
+        quality_score: float,
+        predicted_r: float | None = None,
+        confidence: float | None = None,
+    ) -> bool:
+        """Log a prediction. False: this model's prediction for the signal is logged already, and stays.
+
+        Raises:
+            ConstraintRefused: the model is not registered.
+        """
+        row = PredictionRow(signal_id, model_id, utc_text(self._clock()), quality_score, predicted_r, confidence)
+        return self.scores.log_predictions([row]) > 0
+
+    def update_prediction_actual(self, signal_id: str, actual_r: float) -> bool:
+        """Write an outcome into every prediction of the signal, each with its own error. False: there is none."""
+        return self.scores.update_actual(signal_id, actual_r) > 0
+
+
+# The literals are ours alone; every value is bound.
+STORE = """
+    INSERT INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol, asset_class,
+        signal_type, conviction, complete)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (signal_id) DO UPDATE SET
+        timestamp = excluded.timestamp, features = excluded.features, feature_version = excluded.feature_version,
+        complete = excluded.complete, updated_at = excluded.created_at,
+        symbol = coalesce(nullif(excluded.symbol, ''), symbol),
+        asset_class = coalesce(nullif(excluded.asset_class, ''), asset_class),
+        signal_type = coalesce(nullif(excluded.signal_type, ''), signal_type),
+        conviction = coalesce(nullif(excluded.conviction, ''), conviction)"""
+GET = """
+    SELECT signal_id, timestamp, features, target_r_multiple, target_binary
+    FROM feature_vectors WHERE signal_id = ?"""
+NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
+TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"
+COUNT = "SELECT count(*) FROM feature_vectors {where}"

@@ -1,0 +1,326 @@
+"""The registry of models, which of them serves, and the append-only ledger of how that came to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal
+
+import orjson
+
+from trading_system.ml_refinement.config import ModelMetadata, ModelType
+from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.errors import StaleActivation, UnknownModel
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+Action = Literal["activate", "retire", "prove", "demote", "hold", "reject"]
+
+
+class Unconditional(Enum):
+    """The type of `ANY`."""
+
+    ANY = "any"
+
+
+#: `expected_active=ANY`: whichever model is active now may be replaced.
+ANY: Final = Unconditional.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryRow:
+    """A registered model: what it is, which file it is, and whether it serves."""
+
+    metadata: ModelMetadata
+    model_path: str
+    artefact_sha256: str | None
+    feature_version: str | None
+    recipe: str | None
+    run_id: str | None
+    proven: bool
+    retired_at: str | None
+
+    @property
+    def model_id(self) -> str:
+        return self.metadata.model_id
+
+    @property
+    def is_active(self) -> bool:
+        return self.metadata.is_active
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """One entry of the ledger."""
+
+    id: int
+    at: str
+    model_type: str
+    action: Action
+    model_id: str | None
+    previous_model_id: str | None
+    artefact_sha256: str | None
+    proven: bool
+    reason: str
+    figures: dict[str, Any]
+    run_id: str | None
+
+
+class Models:
+    """The tables `model_registry` and `promotions`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def register(
+        self,
+        metadata: ModelMetadata,
+        *,
+        model_path: str | None = None,
+        artefact_sha256: str | None = None,
+        feature_version: str | None = None,
+        recipe: str | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Enter a trained model, not serving and not proven. Its file must be complete on disk already.
+
+        Raises:
+            ConstraintRefused: the id is taken.
+            ValueError: a metric or an importance is not finite.
+        """
+        params = (
+            metadata.model_id,
+            ModelType(metadata.model_type).value,
+            metadata.version,
+            metadata.created_at,
+            metadata.train_start_date,
+            metadata.train_end_date,
+            metadata.train_samples,
+            metadata.validation_samples,
+            finite_json(metadata.train_metrics),
+            finite_json(metadata.validation_metrics),
+            finite_json(metadata.feature_names),
+            finite_json(metadata.feature_importance),
+            model_path or f"{metadata.model_id}.skops",
+            artefact_sha256,
+            feature_version,
+            recipe,
+            run_id,
+        )
+        with self._connection.atomic():
+            self._connection.run(REGISTER, params)
+
+    def get(self, model_id: str) -> RegistryRow | None:
+        """One model."""
+        row = self._connection.one(f"{SELECT} WHERE model_id = ?", (model_id,))
+        return None if row is None else _registry_row(row)
+
+    def active(self, model_type: str) -> RegistryRow | None:
+        """The model of that type that serves, or None."""
+        row = self._connection.one(f"{SELECT} WHERE model_type = ? AND is_active = 1", (model_type,))
+        return None if row is None else _registry_row(row)
+
+    def active_id(self, model_type: str) -> str | None:
+        """The id of the model that serves, or None: cheap enough to ask before every batch."""
+        row = self._connection.one(ACTIVE_ID, (model_type,))
+        return None if row is None else str(row[0])
+
+    def history(self, model_type: str | None = None, limit: int = 10) -> list[RegistryRow]:
+        """Registered models, newest first, of one type or of all."""
+        where, params = ("WHERE model_type = ?", (model_type,)) if model_type else ("", ())
+        sql = f"{SELECT} {where} ORDER BY created_at DESC, id DESC LIMIT ?"
+        return [_registry_row(row) for row in self._connection.query(sql, (*params, limit))]
+
+    def activate(
+        self,
+        model_id: str,
+        *,
+        reason: str,
+        figures: Mapping[str, Any] | None = None,
+        proven: bool = False,
+        run_id: str | None = None,
+        expected_active: str | Unconditional | None = ANY,
+        fence: int | None = None,
+    ) -> None:
+        """Let a model serve: the one before is retired and the ledger written in the same transaction.
+
+        Activating the one that serves already, equally proven, changes nothing. `fence` is the token that
+        `runs.start` gave: the run must be the newest of its model type and not have failed.
+
+        Raises:
+            UnknownModel: the model is not registered.
+            StaleActivation: another model is active than `expected_active`, or the fence is passed.
+        """
+        with self._connection.atomic():
+            row = self.get(model_id)
+            if row is None:
+                raise UnknownModel(f"no model {model_id!r} in the registry")
+            model_type = row.metadata.model_type.value
+            before = self.active_id(model_type)
+            if expected_active is not ANY and before != expected_active:
+                raise StaleActivation(f"the active {model_type} is {before!r}, not {expected_active!r}")
+            self._pass_fence(model_type, fence)
+            if before == model_id and row.proven == proven:
+                return
+            now = utc_text(self._clock())
+            self._connection.run(RETIRE, (now, model_type, model_id))
+            self._connection.run(ACTIVATE, (now, proven, model_id))
+            self._enter("activate", model_type, model_id, before, reason, figures, run_id)
+
+    def retire(self, model_id: str, *, reason: str, figures: Mapping[str, Any] | None = None) -> bool:
+        """Take the serving model out of service, without a successor. False when it did not serve."""
+        with self._connection.atomic():
+            row = self.get(model_id)
+            if row is None or not row.is_active:
+                return False
+            model_type = row.metadata.model_type.value
+            self._connection.run(RETIRE, (utc_text(self._clock()), model_type, ""))
+            self._enter("retire", model_type, None, model_id, reason, figures, None)
+            return True
+
+    def set_proven(self, model_id: str, proven: bool, *, reason: str, figures: Mapping[str, Any] | None = None) -> bool:
+        """Prove a provisional model, or demote a proven one. False when it is so already.
+
+        Raises:
+            UnknownModel: the model is not registered.
+        """
+        with self._connection.atomic():
+            row = self.get(model_id)
+            if row is None:
+                raise UnknownModel(f"no model {model_id!r} in the registry")
+            if row.proven == proven:
+                return False
+            self._connection.run("UPDATE model_registry SET proven = ? WHERE model_id = ?", (proven, model_id))
+            action: Action = "prove" if proven else "demote"
+            self._enter(action, row.metadata.model_type.value, model_id, model_id, reason, figures, None)
+            return True
+
+    def note_verdict(
+        self,
+        action: Literal["hold", "reject"],
+        model_id: str,
+        *,
+        reason: str,
+        figures: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
+    ) -> None:
+        """Enter into the ledger that the gate did not let a candidate through.
+
+        Raises:
+            UnknownModel: the model is not registered.
+        """
+        with self._connection.atomic():
+            row = self.get(model_id)
+            if row is None:
+                raise UnknownModel(f"no model {model_id!r} in the registry")
+            model_type = row.metadata.model_type.value
+            self._enter(action, model_type, model_id, self.active_id(model_type), reason, figures, run_id)
+
+    def promotions(self, limit: int = 50, model_type: str | None = None) -> list[Promotion]:
+        """The ledger, newest first."""
+        where, params = ("WHERE model_type = ?", (model_type,)) if model_type else ("", ())
+        rows = self._connection.query(f"{LEDGER} {where} ORDER BY id DESC LIMIT ?", (*params, limit))
+        return [_promotion(row) for row in rows]
+
+    def _pass_fence(self, model_type: str, fence: int | None) -> None:
+        if fence is None:
+            return
+        row = self._connection.one(NEWEST_RUN, (model_type,))
+        if row is None or row[0] != fence:
+            raise StaleActivation(f"training run {fence} of {model_type} is not the newest any more")
+        if row[1] == "failed":
+            raise StaleActivation(f"training run {fence} of {model_type} was given up")
+
+    def _enter(
+        self,
+        action: Action,
+        model_type: str,
+        model_id: str | None,
+        previous: str | None,
+        reason: str,
+        figures: Mapping[str, Any] | None,
+        run_id: str | None,
+    ) -> None:
+        params = (
+            utc_text(self._clock()),
+            model_type,
+            action,
+            previous,
+            reason,
+            finite_json(dict(figures or {})),
+            run_id,
+            model_id,
+            model_id,
+            model_id,
+        )
+        self._connection.run(ENTER, params)
+
+
+# The literals are ours alone; every value is bound.
+REGISTER = """
+    INSERT INTO model_registry (model_id, model_type, version, created_at, train_start_date, train_end_date,
+        train_samples, validation_samples, train_metrics, validation_metrics, feature_names, feature_importance,
+        model_path, artefact_sha256, feature_version, recipe, run_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+SELECT = """
+    SELECT model_id, model_type, version, created_at, train_start_date, train_end_date, train_samples,
+        validation_samples, train_metrics, validation_metrics, feature_names, feature_importance, is_active,
+        deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at
+    FROM model_registry"""
+ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
+RETIRE = """
+    UPDATE model_registry SET is_active = 0, retired_at = ?
+    WHERE model_type = ? AND is_active = 1 AND model_id <> ?"""
+ACTIVATE = "UPDATE model_registry SET is_active = 1, deployed_at = ?, retired_at = NULL, proven = ? WHERE model_id = ?"
+NEWEST_RUN = "SELECT id, status FROM training_runs WHERE model_type = ? ORDER BY id DESC LIMIT 1"
+ENTER = """
+    INSERT INTO promotions (at, model_type, action, previous_model_id, reason, figures, run_id, model_id,
+        artefact_sha256, proven)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT artefact_sha256 FROM model_registry WHERE model_id = ?),
+        coalesce((SELECT proven FROM model_registry WHERE model_id = ?), 0))"""
+LEDGER = """
+    SELECT id, at, model_type, action, model_id, previous_model_id, artefact_sha256, proven, reason, figures, run_id
+    FROM promotions"""
+
+
+def finite_json(value: Any) -> str:
+    """JSON text of plain and numpy values.
+
+    Raises:
+        ValueError: a number in it is not finite, or it holds what JSON cannot.
+    """
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"cannot be stored as JSON: {error}") from error
+    if b"null" in text:
+        _refuse_non_finite(value)
+    return text.decode()
+
+
+def _refuse_non_finite(value: Any) -> None:
+    """The serialiser writes NaN and infinity as null: look for the number that became one."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            _refuse_non_finite(item)
+    elif value is not None and orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY) == b"null":
+        raise ValueError(f"not finite: {value}")
+
+
+def _registry_row(row: Row) -> RegistryRow:
+    fields = list(row)
+    fields[1] = ModelType(row[1])
+    fields[8:12] = [
+        orjson.loads(text or empty) for text, empty in zip(row[8:12], ("{}", "{}", "[]", "{}"), strict=True)
+    ]
+    fields[12], fields[19] = bool(row[12]), bool(row[19])
+    return RegistryRow(ModelMetadata(*fields[:14]), *fields[14:])
+
+
+def _promotion(row: Row) -> Promotion:
+    fields = list(row)
+    fields[7], fields[9] = bool(row[7]), orjson.loads(row[9])
+    return Promotion(*fields)

@@ -1,0 +1,138 @@
+"""Training runs: what was tried, on which labels, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import orjson
+
+from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.models import finite_json
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+Status = Literal["running", "completed", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """One run. `token` is its fencing token; `label_watermark` is `counts().labels_total` of its data."""
+
+    token: int
+    run_id: str
+    model_type: str
+    started_at: str
+    completed_at: str | None
+    status: Status
+    config: dict[str, Any]
+    label_watermark: int
+    train_samples: int | None
+    validation_samples: int | None
+    best_iteration: int | None
+    metrics: dict[str, Any]
+    model_id: str | None
+    verdict: str | None
+    error_message: str | None
+    data_digest: str | None
+    seconds: float | None
+
+
+class Runs:
+    """The table `training_runs`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def start(self, run_id: str, model_type: str, config: Mapping[str, Any], *, label_watermark: int) -> int:
+        """Enter a run as running; its fencing token, which outdates the tokens of all runs before it.
+
+        Raises:
+            ConstraintRefused: the run id is taken (a retried job needs a fresh one).
+        """
+        params = (run_id, model_type, utc_text(self._clock()), finite_json(dict(config)), label_watermark)
+        with self._connection.atomic():
+            return int(self._connection.query(START, params)[0][0])
+
+    def finish(
+        self,
+        run_id: str,
+        status: Literal["completed", "failed"],
+        *,
+        train_samples: int | None = None,
+        validation_samples: int | None = None,
+        best_iteration: int | None = None,
+        metrics: Mapping[str, Any] | None = None,
+        model_id: str | None = None,
+        verdict: str | None = None,
+        error_message: str | None = None,
+        data_digest: str | None = None,
+        seconds: float | None = None,
+    ) -> bool:
+        """End a running run. False when it was not running: ended before, or given up by `sweep_stale`."""
+        params = (
+            utc_text(self._clock()),
+            status,
+            train_samples,
+            validation_samples,
+            best_iteration,
+            finite_json(dict(metrics or {})),
+            model_id,
+            verdict,
+            error_message,
+            data_digest,
+            seconds,
+            run_id,
+        )
+        with self._connection.atomic():
+            return self._connection.run(FINISH, params) > 0
+
+    def get(self, run_id: str) -> TrainingRun | None:
+        """One run."""
+        return _first(self._connection.query(f"{SELECT} WHERE run_id = ?", (run_id,)))
+
+    def last(self, model_type: str, status: Status | None = None) -> TrainingRun | None:
+        """The newest run of a model type, of any status or of one."""
+        condition, params = ("AND status = ?", (model_type, status)) if status else ("", (model_type,))
+        sql = f"{SELECT} WHERE model_type = ? {condition} ORDER BY id DESC LIMIT 1"
+        return _first(self._connection.query(sql, params))
+
+    def recent(self, limit: int = 50) -> list[TrainingRun]:
+        """Runs of all model types, newest first."""
+        return [_run(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def sweep_stale(self, started_before: datetime, error_message: str) -> list[str]:
+        """Give up what still says running and started before; the run ids. Their fences do not hold any more."""
+        with self._connection.atomic():
+            rows = self._connection.query(SWEEP, (utc_text(self._clock()), error_message, utc_text(started_before)))
+        return [run_id for (run_id,) in rows]
+
+
+# The literals are ours alone; every value is bound.
+START = """
+    INSERT INTO training_runs (run_id, model_type, started_at, status, config, label_watermark)
+    VALUES (?, ?, ?, 'running', ?, ?) RETURNING id"""
+FINISH = """
+    UPDATE training_runs
+    SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
+        model_id = ?, verdict = ?, error_message = ?, data_digest = ?, seconds = ?
+    WHERE run_id = ? AND status = 'running'"""
+SWEEP = """
+    UPDATE training_runs SET completed_at = ?, status = 'failed', error_message = ?
+    WHERE status = 'running' AND started_at < ? RETURNING run_id"""
+SELECT = """
+    SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
+        validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds
+    FROM training_runs"""
+
+
+def _first(rows: list[Row]) -> TrainingRun | None:
+    return _run(rows[0]) if rows else None
+
+
+def _run(row: Row) -> TrainingRun:
+    fields = list(row)
+    fields[6], fields[11] = (orjson.loads(text) if text else {} for text in (row[6], row[11]))
+    return TrainingRun(*fields)

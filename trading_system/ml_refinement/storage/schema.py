@@ -1,0 +1,56 @@
+"""The schema's numbered steps: applied in order, each in one transaction with its record."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.errors import SchemaMismatch
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+
+def steps(prefix: str = "") -> dict[int, str]:
+    """The SQL of each step by its number, from the files `migrations/{prefix}NNN_*.sql`."""
+    scripts = {}
+    for file in files(__package__).joinpath("migrations").iterdir():
+        if match := re.fullmatch(rf"{prefix}(\d+)_\w+\.sql", file.name):
+            scripts[int(match[1])] = file.read_text(encoding="utf-8")
+    return scripts
+
+
+def version(connection: Connection) -> int:
+    """The last step that was applied; 0 for an empty file."""
+    if not connection.query("SELECT 1 FROM sqlite_schema WHERE name = 'ml_schema_migrations'"):
+        return 0
+    rows = connection.query("SELECT max(version) FROM ml_schema_migrations")
+    return int(rows[0][0] or 0)
+
+
+def migrate(connection: Connection, scripts: dict[int, str], clock: Clock) -> list[int]:
+    """Apply what is missing; the steps applied by this call. Two processes may start at once.
+
+    Raises:
+        SchemaMismatch: the file was made by a newer release, or is read-only and not up to date.
+    """
+    applied = []
+    newest = max(scripts)
+    while (at := version(connection)) != newest:
+        if at > newest or connection.read_only:
+            raise SchemaMismatch(f"{connection.path}: the schema is at step {at}, this release reads {newest}")
+        if (step := _apply_next(connection, scripts, clock)) is not None:
+            applied.append(step)
+    return applied
+
+
+def _apply_next(connection: Connection, scripts: dict[int, str], clock: Clock) -> int | None:
+    """One step, chosen under the write lock: another process may have been faster."""
+    with connection.atomic():
+        done = version(connection)
+        step = min((number for number in scripts if number > done), default=None)
+        if step is not None:
+            connection.run(scripts[step])
+            connection.run(
+                "INSERT INTO ml_schema_migrations (version, applied_at) VALUES (?, ?)", (step, utc_text(clock()))
+            )
+        return step

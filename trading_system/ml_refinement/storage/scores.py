@@ -1,0 +1,168 @@
+"""What the models said: the prediction log, and what was published."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.times import parse_bound, us_array, us_from_text
+from trading_system.ml_refinement.storage.vectors import id_list
+
+Role = Literal["champion", "shadow"]
+#: (signal_id, model_id or None, status, the published bytes)
+ServedRow = tuple[str, str | None, str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """One model's word on one signal. `predicted_at` is the store's fixed-width text."""
+
+    signal_id: str
+    model_id: str
+    predicted_at: str
+    quality_score: float | None
+    predicted_r: float | None = None
+    confidence: float | None = None
+    role: Role = "champion"
+
+    def check(self) -> None:
+        """Raises ValueError unless the row may be stored."""
+        us_from_text(self.predicted_at)
+        for value in (self.quality_score, self.predicted_r, self.confidence):
+            if value is not None and not isfinite(value):
+                raise ValueError(f"prediction of {self.model_id!r} for {self.signal_id!r} is not finite: {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedPrediction:
+    """A prediction and, once the trade has closed, what came of it."""
+
+    prediction: PredictionRow
+    actual_r: float | None
+    prediction_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedHistory:
+    """Served probabilities of labelled signals, ordered by (timestamp, signal_id); every array is (n,)."""
+
+    signal_id: NDArray[np.str_]
+    timestamp_us: NDArray[np.int64]
+    label_us: NDArray[np.int64]
+    quality_score: NDArray[np.float64]
+    r: NDArray[np.float64]
+    model_id: NDArray[np.str_]
+
+
+class Scores:
+    """The tables `prediction_log` and `served_scores`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def log_predictions(self, rows: Sequence[PredictionRow]) -> int:
+        """Log predictions, the first of each (signal, model) for ever; how many were new.
+
+        A prediction of a signal that is labelled already gets its actual at once.
+
+        Raises:
+            ValueError: a figure is not finite; nothing was stored.
+            ConstraintRefused: a model is not in the registry; nothing was stored.
+        """
+        for row in rows:
+            row.check()
+        with self._connection.atomic():
+            return len(self._connection.run_many(LOG, [_log_params(row) for row in rows]))
+
+    def update_actual(self, signal_id: str, actual_r: float) -> int:
+        """Write an outcome into every prediction of the signal, each with its own error; how many there were."""
+        if not isfinite(actual_r):
+            raise ValueError(f"outcome of {signal_id!r} is not finite: {actual_r}")
+        with self._connection.atomic():
+            return self._connection.run(UPDATE_ACTUAL, (actual_r, actual_r, signal_id))
+
+    def of_signal(self, signal_id: str) -> list[LoggedPrediction]:
+        """Every model's prediction for one signal, in the order they were logged."""
+        return [
+            LoggedPrediction(PredictionRow(*row[:7]), *row[7:])
+            for row in self._connection.query(OF_SIGNAL, (signal_id,))
+        ]
+
+    def put_served(self, rows: Sequence[ServedRow]) -> None:
+        """Keep what was published for the signals, the first for ever. The signals must be stored.
+
+        Raises:
+            ConstraintRefused: a signal or a model is not known; nothing was stored.
+        """
+        with self._connection.atomic():
+            self._connection.run_many(PUT_SERVED, rows)
+
+    def served(self, signal_ids: Iterable[str]) -> dict[str, bytes]:
+        """The published bytes of those of the signals that have any."""
+        return dict(self._connection.query(SERVED, (id_list(signal_ids),)))
+
+    def served_history(
+        self, since: str | None = None, model_id: str | None = None, *, role: Role = "champion"
+    ) -> ServedHistory:
+        """What was predicted at the time for signals that are labelled now, incomplete vectors left out.
+
+        `since` is a bound on the signal's time, as `parse_bound` reads it.
+        """
+        bound = parse_bound(since, end=False) if since else ""
+        by_model = "AND p.model_id = ?" if model_id else ""
+        params = (bound, role, model_id) if model_id else (bound, role)
+        rows = self._connection.query(HISTORY.format(by_model=by_model), params)
+        ids, stamps, labels, scores, r, models = (list(c) for c in zip(*rows, strict=True)) if rows else ([],) * 6
+        return ServedHistory(
+            np.array(ids, dtype=np.str_),
+            us_array(stamps),
+            us_array(labels),
+            np.array(scores, dtype=float),
+            np.array(r, dtype=float),
+            np.array(models, dtype=np.str_),
+        )
+
+
+# The literals are ours alone; every value is bound.
+LOG = """
+    INSERT INTO prediction_log
+        (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
+    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, v.target_r_multiple, v.target_r_multiple - ?5
+    FROM (SELECT 1) LEFT JOIN feature_vectors AS v ON v.signal_id = ?1
+    WHERE TRUE ON CONFLICT (signal_id, model_id) DO NOTHING RETURNING 1"""
+UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
+OF_SIGNAL = """
+    SELECT signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error
+    FROM prediction_log WHERE signal_id = ? ORDER BY id"""
+PUT_SERVED = """
+    INSERT INTO served_scores (vector_id, model_id, status, payload)
+    VALUES ((SELECT id FROM feature_vectors WHERE signal_id = ?), ?, ?, ?)
+    ON CONFLICT (vector_id) DO NOTHING"""
+SERVED = """
+    SELECT v.signal_id, s.payload FROM json_each(?) AS wanted
+    CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
+    CROSS JOIN served_scores AS s ON s.vector_id = v.id"""
+HISTORY = """
+    SELECT v.signal_id, v.timestamp, v.label_time, p.quality_score, v.target_r_multiple, p.model_id
+    FROM feature_vectors AS v JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    WHERE v.timestamp >= ? AND v.target_r_multiple IS NOT NULL AND v.complete = 1
+        AND p.role = ? AND p.quality_score IS NOT NULL {by_model}
+    ORDER BY v.timestamp, v.signal_id, p.id"""
+
+
+def _log_params(row: PredictionRow) -> tuple[object, ...]:
+    return (
+        row.signal_id,
+        row.model_id,
+        row.predicted_at,
+        row.quality_score,
+        row.predicted_r,
+        row.confidence,
+        row.role,
+    )

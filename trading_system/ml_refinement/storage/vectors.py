@@ -1,0 +1,230 @@
+"""Feature vectors: stored once for each signal, read back as matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.times import Clock, parse_bound, us_array, us_from_text, utc_text
+
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorRow:
+    """One signal as received, without its values. `timestamp` is the store's fixed-width text."""
+
+    signal_id: str
+    timestamp: str
+    symbol: str
+    asset_class: str
+    signal_type: str
+    conviction: str | None
+    feature_version: str
+    complete: bool
+    event_hash: bytes
+    entry_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSignal:
+    """What tells a redelivery from a conflict of identity; None for a vector that did not come from an event."""
+
+    event_hash: bytes | None
+    entry_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMatrix:
+    """Labelled, complete vectors of one feature version, ordered by (timestamp, signal_id).
+
+    X is (n, f) in the order of `names`, NaN where a vector lacks the feature; `r` the R-multiples (n,); `timestamp_us`
+    when the signal was known and `label_us` when its trade had closed, int64; `incomplete` how many labelled vectors
+    of the same selection were left out because an extractor had failed.
+    """
+
+    X: Matrix
+    r: Matrix
+    names: tuple[str, ...]
+    signal_ids: list[str]
+    timestamp_us: NDArray[np.int64]
+    label_us: NDArray[np.int64]
+    incomplete: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which vectors: bounds as a person writes them (`parse_bound`), None for no condition."""
+
+    start: str | None = None
+    end: str | None = None
+    asset_class: str | None = None
+    signal_type: str | None = None
+    feature_version: str | None = None
+
+    def where(self, *fixed: str) -> tuple[str, list[str]]:
+        """The WHERE clause, with further fixed conditions, and its parameters."""
+        conditions, params = list(fixed), []
+        for condition, value in (
+            ("feature_version = ?", self.feature_version),
+            ("timestamp >= ?", self.start and parse_bound(self.start, end=False)),
+            ("timestamp <= ?", self.end and parse_bound(self.end, end=True)),
+            ("asset_class = ?", self.asset_class),
+            ("signal_type = ?", self.signal_type),
+        ):
+            if value:
+                conditions.append(condition)
+                params.append(value)
+        return f"WHERE {' AND '.join(conditions or ['TRUE'])}", params
+
+
+class Vectors:
+    """The table `feature_vectors`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def known(self, signal_ids: Iterable[str]) -> dict[str, KnownSignal]:
+        """Those of the signals that are stored."""
+        rows = self._connection.query(KNOWN, (id_list(signal_ids),))
+        return {signal_id: KnownSignal(event_hash, entry_id) for signal_id, event_hash, entry_id in rows}
+
+    def insert_new(self, rows: Sequence[VectorRow], names: Sequence[str], values: Matrix) -> list[bool]:
+        """Store the vectors of the signals that are not known; True where it was new.
+
+        `values` is (len(rows), len(names)). A stored vector is never changed by this. Call inside `atomic()` together
+        with `outcomes.apply_waiting`.
+
+        Raises:
+            ValueError: the shapes disagree, a value is not finite, or a timestamp is not of the store's form.
+        """
+        texts = feature_texts(names, values, len(rows))
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            inserted = self._connection.run_many(
+                INSERT_NEW, [_params(row, text, now) for row, text in zip(rows, texts, strict=True)]
+            )
+        return _which([row.signal_id for row in rows], [signal_id for (signal_id,) in inserted])
+
+    def training_matrix(
+        self,
+        *,
+        feature_version: str,
+        names: Sequence[str],
+        start: str | None = None,
+        end: str | None = None,
+        asset_class: str | None = None,
+        signal_type: str | None = None,
+    ) -> TrainingMatrix:
+        """What a model may be trained on. Bounds are on the signal's time, inclusive, as `parse_bound` reads them."""
+        selection = Selection(start, end, asset_class, signal_type, feature_version)
+        labelled, params = selection.where("target_r_multiple IS NOT NULL")
+        columns = tuple(names)
+        with self._connection.snapshot() as reads:
+            complete, total = reads.query(SIZE.format(where=labelled), params)[0]
+            X = np.full((int(complete), len(columns)), np.nan)
+            rest: list[Row] = []
+            for chunk in reads.chunks(TRAINING.format(where=labelled), params):
+                fill(X, len(rest), [row[0] for row in chunk], columns)
+                rest += [row[1:] for row in chunk]
+        signal_ids, stamps, labels, targets = (
+            (list(column) for column in zip(*rest, strict=True)) if rest else ([],) * 4
+        )
+        return TrainingMatrix(
+            X,
+            np.array(targets, dtype=float),
+            columns,
+            signal_ids,
+            us_array(stamps),
+            us_array(labels),
+            int(total - complete),
+        )
+
+
+# The literals are ours alone; every value is bound.
+KNOWN = """
+    SELECT v.signal_id, v.event_hash, v.entry_id
+    FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
+INSERT_NEW = """
+    INSERT INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol, asset_class,
+        signal_type, conviction, complete, event_hash, entry_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (signal_id) DO NOTHING RETURNING signal_id"""
+SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
+TRAINING = """
+    SELECT features, signal_id, timestamp, label_time, target_r_multiple
+    FROM feature_vectors {where} AND complete = 1 ORDER BY timestamp, signal_id"""
+
+
+def id_list(signal_ids: Iterable[str]) -> str:
+    """The ids as the JSON array that the queries over many ids take."""
+    return orjson.dumps(list(signal_ids)).decode()
+
+
+def plain_features(features: Mapping[str, float]) -> dict[str, float]:
+    """The features as Python floats.
+
+    Raises:
+        ValueError: a value is missing, not a number, or not finite.
+    """
+    plain = {}
+    for name, value in features.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"feature {name!r} is not a number: {value!r}") from error
+        if not isfinite(number):
+            raise ValueError(f"feature {name!r} is not finite: {number}")
+        plain[name] = number
+    return plain
+
+
+def feature_texts(names: Sequence[str], values: Matrix, count: int) -> list[str]:
+    """Each row of the matrix as the JSON text that is stored."""
+    if values.shape != (count, len(names)):
+        raise ValueError(f"values of shape {values.shape} for {count} vectors of {len(names)} features")
+    if not np.isfinite(values).all():
+        row, column = np.argwhere(~np.isfinite(values))[0]
+        raise ValueError(f"feature {names[column]!r} of vector {row} is not finite: {values[row, column]}")
+    return [orjson.dumps(dict(zip(names, row, strict=True))).decode() for row in values.tolist()]
+
+
+def fill(X: Matrix, first: int, texts: Sequence[str], names: tuple[str, ...]) -> None:
+    """Parse stored feature texts into the rows of X from `first` on; NaN where a name is missing."""
+    documents = orjson.loads(f"[{','.join(texts)}]")
+    rows = [
+        list(document.values()) if tuple(document) == names else [document.get(name) for name in names]
+        for document in documents
+    ]
+    X[first : first + len(rows)] = np.array(rows, dtype=float).reshape(len(rows), len(names))
+
+
+def _params(row: VectorRow, text: str, now: str) -> tuple[object, ...]:
+    us_from_text(row.timestamp)
+    return (
+        row.signal_id,
+        row.timestamp,
+        text,
+        row.feature_version,
+        now,
+        row.symbol,
+        row.asset_class,
+        row.signal_type,
+        row.conviction,
+        int(row.complete),
+        row.event_hash,
+        row.entry_id,
+    )
+
+
+def _which(asked: list[str], inserted: list[str]) -> list[bool]:
+    """Which of the asked were inserted, the first of a repeated id only; both lists are in the same order."""
+    fresh = dict.fromkeys(inserted, True)
+    return [fresh.pop(signal_id, False) for signal_id in asked]
