@@ -1,0 +1,160 @@
+"""What extractors read: the bars of many signals as arrays, cut at each signal's own time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.bars import Bars, Floats, Instants
+from trading_system.ml_refinement.features.extractors.news_item import NewsItem
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """One signal and all that may be known of it.
+
+    `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off.
+    """
+
+    signal_id: str
+    timestamp_us: int
+    metadata: SignalMetadata
+    bars: Bars
+    benchmark: Bars | None = None
+    news: tuple[NewsItem, ...] = ()
+
+
+class BarsBatch:
+    """Bars of n rows, each cut to its first `lengths[i]` bars.
+
+    `tail` gives arrays of shape (n, n_bars), right-aligned: column -1 is the newest bar of each row, and what a row
+    does not have is NaN on the left. A row's values do not depend on the rows beside it.
+    """
+
+    def __init__(self, rows: Sequence[Bars], ends: Sequence[int]) -> None:
+        self._rows = rows
+        self._ends = ends
+        self._gathered: dict[str, Floats] = {}
+        self._remembered: dict[tuple[str, int], Floats] = {}
+        self.lengths = np.array(ends, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def longest(self) -> int:
+        """Bars of the longest row."""
+        return max(self._ends, default=0)
+
+    def tail(self, column: str, n_bars: int) -> Floats:
+        """The newest `n_bars` of a column ("open", "high", "low", "close", "volume"); a view, not to be written to."""
+        kept = self._gathered.get(column)
+        if kept is None or kept.shape[1] < n_bars:
+            kept = self._gathered[column] = self._gather(column, n_bars)
+        return kept[:, kept.shape[1] - n_bars :]
+
+    def remember(self, key: tuple[str, int], make: Callable[[], Floats]) -> Floats:
+        """What `make` gives, computed once for the batch: an intermediate that several extractors read."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
+
+    def history(self, column: str) -> Floats:
+        """All bars of every row: `tail` as wide as the longest row, at least one."""
+        return self.tail(column, max(self.longest, 1))
+
+    def missing(self, n_bars: int) -> NDArray[np.bool_]:
+        """Where `tail(..., n_bars)` is padding."""
+        return np.arange(n_bars) < (n_bars - self.lengths)[:, None]
+
+    def times(self, n_bars: int, padding: Instants) -> Instants:
+        """The close times of the newest `n_bars`; where a row has none, `padding` (of shape (n_bars,)) shows."""
+        times = np.repeat(padding[None], len(self), axis=0)
+        for row, bars, end in zip(times, self._rows, self._ends, strict=True):
+            row[n_bars - min(end, n_bars) :] = bars.timestamp[max(end - n_bars, 0) : end]
+        return times
+
+    def row(self, index: int) -> Bars:
+        """The bars of one row, cut."""
+        return self._rows[index].first(self._ends[index])
+
+    def _gather(self, column: str, n_bars: int) -> Floats:
+        out = np.empty((len(self._rows), n_bars))
+        for row, bars, end in zip(out, self._rows, self._ends, strict=True):
+            if end >= n_bars:
+                row[:] = getattr(bars, column)[end - n_bars : end]
+            else:
+                row[: n_bars - end] = np.nan
+                row[n_bars - end :] = getattr(bars, column)[:end]
+        return out
+
+
+class SignalBatch:
+    """The signals of one call, as extractors see them: nothing in it is later than each signal's own time.
+
+    `bars` has a row per signal. `market` has a row per distinct (benchmark, cut), or the signal's own bars where it has
+    no benchmark; `market_row[i]` is the row of signal i. `has_benchmark[i]` says which.
+    """
+
+    def __init__(self, requests: Sequence[FeatureRequest]) -> None:
+        self.requests = requests
+        self.ends = [closed_bars(request.bars, request.timestamp_us) for request in requests]
+        self.bars = BarsBatch([request.bars for request in requests], self.ends)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @cached_property
+    def timestamp_us(self) -> Instants:
+        """Each signal's time."""
+        return np.array([request.timestamp_us for request in self.requests], dtype=np.int64)
+
+    @cached_property
+    def metadata(self) -> list[SignalMetadata]:
+        """Each signal's own statement."""
+        return [request.metadata for request in self.requests]
+
+    @cached_property
+    def has_benchmark(self) -> NDArray[np.bool_]:
+        """Which signals came with a benchmark."""
+        return np.array([request.benchmark is not None for request in self.requests], dtype=bool)
+
+    @property
+    def market(self) -> BarsBatch:
+        """Distinct market histories."""
+        return self._markets[0]
+
+    @property
+    def market_row(self) -> NDArray[np.int64]:
+        """For each signal its row in `market`."""
+        return self._markets[1]
+
+    @cached_property
+    def _markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
+        places: dict[tuple[int, int], int] = {}
+        rows: list[Bars] = []
+        ends: list[int] = []
+        place: list[int] = []
+        for request, own_end in zip(self.requests, self.ends, strict=True):
+            benchmark = request.benchmark
+            market = request.bars if benchmark is None else benchmark
+            end = own_end if benchmark is None else closed_bars(benchmark, request.timestamp_us)
+            at = places.setdefault((id(market), end), len(rows))
+            if at == len(rows):
+                rows.append(market)
+                ends.append(end)
+            place.append(at)
+        return BarsBatch(rows, ends), np.array(place, dtype=np.int64)
+
+
+def closed_bars(bars: Bars, us: int) -> int:
+    """How many bars had closed at `us`."""
+    times = bars.timestamp
+    if times.size == 0 or times[-1] <= us:
+        return times.size
+    return int(times.searchsorted(us, side="right"))

@@ -1,0 +1,121 @@
+"""The mood of the news about a symbol in the hours before its signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.config import FeatureConfig
+from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.news_item import NewsItem
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.features.extractors.technical_features import checked_windows
+from trading_system.ml_refinement.features.extractors.windows import ratio
+
+__all__ = ["NewsFeatures", "NewsItem"]
+
+_HOUR_US = 3_600_000_000
+_define = partial(FeatureDefinition, category="news", dependencies=("news",))
+
+
+class NewsFeatures(BaseFeatureExtractor):
+    """Features of the items published in (t - lookback, t], weighted by their relevance.
+
+    Without any such item, or without relevance, each has its neutral value. The order of the items does not matter.
+    """
+
+    name = "news_features"
+    category = "news"
+    default_lookback_hours = 48
+    half_life_hours = 12.0
+
+    def __init__(self, lookback_hours: int | None = None) -> None:
+        """News of the last `lookback_hours`; None leaves the choice to the configuration."""
+        self._by_default = lookback_hours is None
+        hours = self.default_lookback_hours if lookback_hours is None else lookback_hours
+        (self.lookback_hours,) = checked_windows("news_lookback_hours", [hours], 1)
+
+    def configured(self, config: FeatureConfig) -> Self:
+        """With the configuration's `news_lookback_hours`, where none was given."""
+        return type(self)(config.news_lookback_hours) if self._by_default else self
+
+    @cached_property
+    def definitions(self) -> tuple[FeatureDefinition, ...]:
+        """Eight features."""
+        hours = self.lookback_hours
+        share, mood = partial(_define, low=0, high=1), partial(_define, low=-1, high=1)
+        return (
+            share("news_any", f"1 when there was news in the last {hours} hours"),
+            _define("news_count", "how many items", low=0),
+            mood("news_sentiment", "mean sentiment, weighted by relevance"),
+            mood(
+                "news_sentiment_recent", f"the same, with half the weight every {self.half_life_hours:g} hours of age"
+            ),
+            share("news_dispersion", "standard deviation of the sentiment, weighted by relevance"),
+            share("news_share_negative", "share of the relevance that is negative"),
+            _define("news_trend", "sentiment of the window's late half minus its early half", low=-2, high=2),
+            _define(
+                "news_hours_since",
+                "hours since the newest item; the whole window without one",
+                low=0,
+                high=hours,
+                neutral=float(hours),
+            ),
+        )
+
+    def extract(self, news: Sequence[NewsItem], timestamp_us: int) -> dict[str, float]:  # type: ignore[override]
+        """The features of the news as of an instant; items from later or too long ago do not count.
+
+        Raises:
+            FeatureError: an item that counts is not finite.
+        """
+        return self._one(FeatureRequest("", timestamp_us, SignalMetadata(), Bars.empty(), news=tuple(news)))
+
+    def compute(self, batch: SignalBatch) -> Floats:
+        """Values of shape (n_signals, 8)."""
+        row, age_us, sentiment, relevance = self._items(batch)
+        n, window_us = len(batch), self.lookback_hours * _HOUR_US
+
+        def mean(values: Floats, weights: Floats) -> Floats:
+            return ratio(_sums(row, values * weights, n), _sums(row, weights, n))
+
+        count = np.bincount(row, minlength=n)
+        mood = mean(sentiment, relevance)
+        away = sentiment - mood[row]
+        late = np.where(2 * age_us < window_us, relevance, 0.0)
+        early = relevance - late
+        both = (_sums(row, late, n) > 0) & (_sums(row, early, n) > 0)
+        newest = np.full(n, window_us, dtype=np.int64)
+        np.minimum.at(newest, row, age_us)
+        faded = relevance * 0.5 ** (age_us / (self.half_life_hours * _HOUR_US))
+        out = np.empty((n, 8))
+        out[:, 0] = count > 0
+        out[:, 1] = count
+        out[:, 2] = np.clip(mood, -1.0, 1.0)
+        out[:, 3] = np.clip(mean(sentiment, faded), -1.0, 1.0)
+        out[:, 4] = np.minimum(np.sqrt(mean(away * away, relevance)), 1.0)
+        out[:, 5] = np.minimum(mean((sentiment < 0).astype(np.float64), relevance), 1.0)
+        out[:, 6] = np.where(both, np.clip(mean(sentiment, late) - mean(sentiment, early), -2.0, 2.0), 0.0)
+        out[:, 7] = newest / _HOUR_US
+        return out
+
+    def _items(self, batch: SignalBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
+        """Row, age, sentiment and relevance of every item that counts, in an order of its own within each row."""
+        items = [item for request in batch.requests for item in request.news]
+        row = np.repeat(np.arange(len(batch)), [len(request.news) for request in batch.requests])
+        age_us = batch.timestamp_us[row] - np.array([item.published_us for item in items], dtype=np.int64)
+        sentiment = np.array([item.sentiment for item in items], dtype=np.float64)
+        relevance = np.array([item.relevance for item in items], dtype=np.float64)
+        order = np.lexsort((relevance, sentiment, age_us, row))
+        kept = order[(age_us[order] >= 0) & (age_us[order] < self.lookback_hours * _HOUR_US)]
+        return row[kept], age_us[kept], sentiment[kept], relevance[kept]
+
+
+def _sums(row: NDArray[np.int64], values: Floats, n: int) -> Floats:
+    return np.bincount(row, weights=values, minlength=n).astype(np.float64, copy=False)

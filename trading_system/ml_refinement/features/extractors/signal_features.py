@@ -1,0 +1,100 @@
+"""What the signal says of itself, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.features.extractors.windows import ratio
+
+__all__ = ["SignalMetadata", "SignalMetadataFeatures"]
+
+_define = partial(FeatureDefinition, category="signal", low=0)
+
+
+class SignalMetadataFeatures(BaseFeatureExtractor):
+    """Scores, conviction, reward against risk, size, and what kind of signal it is. What is missing is 0."""
+
+    name = "signal_metadata"
+    category = "signal"
+
+    @cached_property
+    def definitions(self) -> tuple[FeatureDefinition, ...]:
+        """Twelve features."""
+        share = partial(_define, high=1)
+        prices = ("entry_price", "target_price", "stop_price")
+        return (
+            *(
+                share(name, f"the signal's {name.replace('_', ' ')} / 10", dependencies=(name,))
+                for name in ("technical_score", "news_score", "combined_score")
+            ),
+            *(
+                share(f"conviction_{level}", f"1 when conviction is {level}", dependencies=("conviction",))
+                for level in ("high", "medium", "low")
+            ),
+            _define("risk_reward_ratio", "|target - entry| / |entry - stop|; 0 without risk", dependencies=prices),
+            _define("position_size", "size of the position in percent", dependencies=("position_size_pct",)),
+            *(
+                share(f"is_{kind}", f"1 when the asset class is {kind}", dependencies=("asset_class",))
+                for kind in ("equity", "crypto")
+            ),
+            *(
+                share(f"is_{kind}", f"1 when the signal type contains {kind}", dependencies=("signal_type",))
+                for kind in ("breakout", "momentum")
+            ),
+        )
+
+    def extract(self, signal_data: Mapping[str, Any]) -> dict[str, float]:
+        """The features of one signal's metadata.
+
+        Args:
+            signal_data: the fields of `SignalMetadata`; missing ones and None are allowed.
+
+        Raises:
+            TypeError: text where a number belongs, or the reverse.
+            FeatureError: a value is not finite.
+        """
+        return self._one(FeatureRequest("", 0, SignalMetadata.from_mapping(signal_data), Bars.empty()))
+
+    def compute(self, batch: SignalBatch) -> Floats:
+        """Values of shape (n_signals, 12)."""
+        metadata = batch.metadata
+        numbers = np.array([_numbers(one) for one in metadata], dtype=np.float64).reshape(-1, 7)
+        kinds = [(one.conviction, one.asset_class, one.signal_type) for one in metadata]
+        flags = {kind: _flags(*kind) for kind in set(kinds)}
+        out = np.empty((len(metadata), 12))
+        out[:, :3] = numbers[:, :3] / 10
+        entry, target, stop = numbers[:, 3:6].T
+        unknown = (entry <= 0) | (target <= 0) | (stop <= 0)
+        out[:, 6] = ratio(np.abs(target - entry), np.where(unknown, 0.0, np.abs(entry - stop)))
+        out[:, 7] = numbers[:, 6]
+        out[:, [3, 4, 5, 8, 9, 10, 11]] = np.array([flags[kind] for kind in kinds], dtype=np.float64).reshape(-1, 7)
+        return out
+
+
+def _numbers(one: SignalMetadata) -> tuple[float, ...]:
+    return (
+        0.0 if one.technical_score is None else one.technical_score,
+        0.0 if one.news_score is None else one.news_score,
+        0.0 if one.combined_score is None else one.combined_score,
+        0.0 if one.entry_price is None else one.entry_price,
+        0.0 if one.target_price is None else one.target_price,
+        0.0 if one.stop_price is None else one.stop_price,
+        0.0 if one.position_size_pct is None else one.position_size_pct,
+    )
+
+
+def _flags(conviction: str | None, asset_class: str | None, signal_type: str | None) -> tuple[bool, ...]:
+    level, asset, kind = ((text or "").lower() for text in (conviction, asset_class, signal_type))
+    return (
+        *(level == known for known in ("high", "medium", "low")),
+        *(asset == known for known in ("equity", "crypto")),
+        *(known in kind for known in ("breakout", "momentum")),
+    )

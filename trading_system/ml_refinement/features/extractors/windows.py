@@ -1,0 +1,88 @@
+"""Arithmetic over the newest bars of many rows at once.
+
+Sums run along each row by `np.add.reduce` and nothing else: its order of summation depends on the row's width alone, so
+that a row alone and the row in a batch agree to the last bit. BLAS and running sums do not have that property.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.bars import Floats
+from trading_system.ml_refinement.features.extractors.batch import BarsBatch
+
+
+def row_sum(values: Floats) -> Floats:
+    """Sum along the last axis."""
+    return cast(Floats, np.add.reduce(values, axis=-1))
+
+
+def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Floats:
+    """numerator / denominator where that is above 0, else `otherwise`; NaN stays NaN."""
+    out: Floats = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), otherwise)
+    np.divide(numerator, denominator, out=out, where=~(denominator <= 0))
+    return out
+
+
+def changes(close: Floats) -> Floats:
+    """Bar to bar change relative to the bar before, one column fewer than `close`."""
+    before = close[:, :-1]
+    return (close[:, 1:] - before) / before
+
+
+def deviations(values: Floats, first_missing: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats | float]:
+    """Distances from the row's mean, and how many values each row has.
+
+    Where `first_missing`, the first value is left out: its distance is 0 and it is not counted.
+    """
+    width = values.shape[-1]
+    if first_missing is None or not first_missing.any():
+        return values - row_sum(values)[..., None] / width, float(width)
+    values = values.copy()
+    values[first_missing, 0] = 0.0
+    count = width - first_missing.astype(np.float64)
+    away = values - (row_sum(values) / count)[..., None]
+    away[first_missing, 0] = 0.0
+    return away, count
+
+
+def sample_std(values: Floats, first_missing: NDArray[np.bool_] | None = None) -> Floats:
+    """Standard deviation along the last axis with n - 1, in two passes."""
+    away, count = deviations(values, first_missing)
+    return cast(Floats, np.sqrt(row_sum(away * away) / (count - 1)))
+
+
+def sliding_sum(values: Floats, window: int) -> Floats:
+    """Sums over every window along the row, each from its own values only, by doubling.
+
+    A running sum would carry the rounding, and any NaN, of everything before the window.
+    """
+    total: Floats | None = None
+    power, width, taken = values, 1, 0
+    while True:
+        if window & width:
+            part = power[:, taken : taken + values.shape[1] - window + 1]
+            total = part if total is None else total + part
+            taken += width
+        if taken == window:
+            return cast(Floats, total)
+        power = power[:, :-width] + power[:, width:]
+        width *= 2
+
+
+def average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
+    """Mean true range of the newest bars; the first bar of a history has no close before it, its range counts."""
+    return bars.remember(("atr", n_bars), lambda: _average_true_range(bars, n_bars))
+
+
+def _average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
+    high, low = bars.tail("high", n_bars), bars.tail("low", n_bars)
+    before = bars.tail("close", n_bars + 1)[:, :-1]
+    starts_here = bars.lengths == n_bars
+    if starts_here.any():
+        before = before.copy()
+        before[starts_here, 0] = low[starts_here, 0]
+    return row_sum(np.maximum(high, before) - np.minimum(low, before)) / n_bars

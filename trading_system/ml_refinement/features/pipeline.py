@@ -1,0 +1,252 @@
+"""From signals to rows of numbers: the sets of features, and one computation for live, backfill and training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from loguru import logger
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
+from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.news_item import NewsItem
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
+from trading_system.ml_refinement.features.scaling import FeatureScaler
+from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+
+__all__ = ["FeatureBatch", "FeaturePipeline", "FeatureRequest", "FeatureScaler", "NewsItem", "SignalMetadata"]
+
+_SETS = {
+    FeatureSet.MINIMAL: ("trend_features", "signal_metadata"),
+    FeatureSet.STANDARD: ("trend_features", "momentum_features", "volatility_features", "signal_metadata"),
+}
+_NOT_SHAPING = ("scale_features", "scaling_method")
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureBatch:
+    """Rows of features.
+
+    `values` has shape (n_signals, n_features), all finite, columns as `FeaturePipeline.names`. Where `complete` is
+    False an extractor failed and its features are neutral: fit to be scored, not to be trained on. `failures` says, by
+    extractor, on how many signals it failed, and how on the first.
+    """
+
+    values: Floats
+    complete: NDArray[np.bool_]
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """An extractor and which of its columns are wanted."""
+
+    extractor: BaseFeatureExtractor
+    columns: list[int]
+
+    @property
+    def definitions(self) -> list[FeatureDefinition]:
+        definitions = self.extractor.definitions
+        return [definitions[column] for column in self.columns]
+
+
+class FeaturePipeline:
+    """Runs the extractors of a set over batches of signals.
+
+    Values are as the extractors give them, unscaled and unclipped: `scale_features` is for whoever fits a model, since
+    scaling is fitted on training rows only, and the store keeps what was measured.
+
+    Attributes:
+        names: the features in the order of the columns.
+        feature_version: changes when an extractor's version, or the configuration that shapes features, does.
+        lookback_bars: bars back that any feature looks; those that look at all bars given are not counted.
+    """
+
+    def __init__(
+        self, config: FeatureConfig | None = None, registry: FeatureRegistry | None = None, *, clock: Clock = utc_now
+    ) -> None:
+        """Choose the extractors and give them the configuration's windows.
+
+        Raises:
+            UnknownFeatureError: `custom_features` names what is not there; lists near names.
+            ValueError: a window is no window, or nothing is chosen.
+        """
+        self.config = config or FeatureConfig()
+        self.registry = registry or FeatureRegistry()
+        self._clock = clock
+        self._parts = _chosen(self.config, self.registry)
+        self.names: tuple[str, ...] = tuple(d.name for part in self._parts for d in part.definitions)
+        self.feature_version = _version(self.config, self._parts)
+        self.lookback_bars = max(self._widths.values(), default=0)
+
+    def get_feature_names(self) -> list[str]:
+        """The features in the order of the columns."""
+        return list(self.names)
+
+    def get_feature_count(self) -> int:
+        """How many features a row has."""
+        return len(self.names)
+
+    def definitions(self) -> tuple[FeatureDefinition, ...]:
+        """The definitions in the order of the columns."""
+        return tuple(definition for part in self._parts for definition in part.definitions)
+
+    def extract_batch(self, requests: Sequence[FeatureRequest]) -> FeatureBatch:
+        """The rows of many signals, each as of its own time and independent of the others.
+
+        An extractor that raises, or gives a value that is not finite, makes that signal's row incomplete and nothing
+        else.
+        """
+        batch = SignalBatch(requests)
+        for column, width in self._widths.items():
+            batch.bars.tail(column, width)
+        values = np.empty((len(batch), len(self.names)))
+        complete = np.ones(len(batch), dtype=bool)
+        failures: dict[str, str] = {}
+        place = 0
+        for part in self._parts:
+            block, errors = _evaluated(part.extractor, batch)
+            if errors:
+                complete[list(errors)] = False
+                first = min(errors)
+                failures[part.extractor.name] = (
+                    f"{len(errors)} of {len(batch)} signals, first {requests[first].signal_id}: {errors[first]}"
+                )
+            values[:, place : place + len(part.columns)] = (
+                block if len(part.columns) == block.shape[1] else block[:, part.columns]
+            )
+            place += len(part.columns)
+        return FeatureBatch(values, complete, failures)
+
+    def extract_features(
+        self,
+        signal_id: str,
+        ohlcv_data: pd.DataFrame,
+        signal_metadata: Mapping[str, Any],
+        benchmark_data: pd.DataFrame | None = None,
+        *,
+        as_of: datetime | None = None,
+        news: Sequence[NewsItem] = (),
+    ) -> dict[str, float]:
+        """The features of one signal: `extract_batch` of one, as a dictionary of finite Python floats, unscaled.
+
+        Args:
+            signal_id: for messages.
+            ohlcv_data: bars of the symbol, as `Bars.from_frame` takes them.
+            signal_metadata: fields of `SignalMetadata`, any of them missing.
+            benchmark_data: bars of the benchmark.
+            as_of: the signal's time, naive means UTC; without it the close of the last bar.
+            news: items about the symbol.
+
+        Raises:
+            BarsError: the bars break a rule.
+            TypeError: the metadata holds text where a number belongs, or the reverse.
+        """
+        bars = Bars.from_frame(ohlcv_data)
+        benchmark = None if benchmark_data is None else Bars.from_frame(benchmark_data)
+        metadata = SignalMetadata.from_mapping(signal_metadata)
+        request = FeatureRequest(signal_id, _instant(as_of, bars, benchmark), metadata, bars, benchmark, tuple(news))
+        batch = self.extract_batch([request])
+        for extractor, failure in batch.failures.items():
+            logger.warning("features of {} are neutral: {}", extractor, failure)
+        return dict(zip(self.names, batch.values[0].tolist(), strict=True))  # noqa: PD011  an array
+
+    def create_feature_vector(
+        self, signal_id: str, features: dict[str, float], target: float | None = None, timestamp: str | None = None
+    ) -> FeatureVector:
+        """A vector for the store; without a timestamp it is of now."""
+        won = None if target is None else int(target > 0)
+        return FeatureVector(signal_id, timestamp or utc_text(self._clock()), features, target, won)
+
+    @cached_property
+    def _widths(self) -> dict[str, int]:
+        """How many bars of each column are read at most, so that each is gathered once."""
+        widths: dict[str, int] = {}
+        for definition in self.definitions():
+            for column in {"open", "high", "low", "close", "volume"}.intersection(definition.dependencies):
+                widths[column] = max(widths.get(column, 0), definition.lookback_bars or 0)
+        return widths
+
+
+def _chosen(config: FeatureConfig, registry: FeatureRegistry) -> list[_Part]:
+    if config.feature_set in _SETS:
+        wanted = [registry.get(name) for name in _SETS[config.feature_set]]
+    elif config.feature_set == FeatureSet.EXTENDED:
+        wanted = [one for one in registry.get_all() if config.include_news_features or one.category != "news"]
+    else:
+        return _custom(config, registry)
+    shaped = [extractor.configured(config) for extractor in wanted]
+    return [_Part(extractor, list(range(len(extractor.feature_names)))) for extractor in shaped]
+
+
+def _custom(config: FeatureConfig, registry: FeatureRegistry) -> list[_Part]:
+    """The named extractors whole, and of the others the named features; in the registry's order."""
+    shaped = [extractor.configured(config) for extractor in registry.get_all()]
+    known = [name for extractor in shaped for name in (extractor.name, *extractor.feature_names)]
+    for name in config.custom_features:
+        if name not in known:
+            raise UnknownFeatureError(name, known)
+    parts = []
+    for extractor in shaped:
+        whole = extractor.name in config.custom_features
+        names = extractor.feature_names
+        columns = [at for at, name in enumerate(names) if whole or name in config.custom_features]
+        if columns and extractor.category == "news" and not config.include_news_features:
+            raise ValueError(f"custom_features: {names[columns[0]]} is asked for and include_news_features is off")
+        if columns:
+            parts.append(_Part(extractor, columns))
+    if not parts:
+        raise ValueError("custom_features: names no extractor and no feature")
+    return parts
+
+
+def _version(config: FeatureConfig, parts: list[_Part]) -> str:
+    shape = {name: value for name, value in asdict(config).items() if name not in _NOT_SHAPING}
+    extractors = [[part.extractor.name, part.extractor.version, [d.name for d in part.definitions]] for part in parts]
+    digest = sha256(json.dumps([shape, extractors], sort_keys=True).encode()).hexdigest()
+    return f"{config.feature_set.value}-{digest[:8]}"
+
+
+def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Floats, dict[int, str]]:
+    """The block of values with neutral rows where the extractor failed, and by row how."""
+    try:
+        values = extractor.evaluate(batch)
+    except Exception as error:  # noqa: BLE001  whatever an extractor raises is its failure, not the batch's
+        if len(batch) == 1:
+            return extractor.neutral_values[None], {0: f"{type(error).__name__}: {error}"}
+        return _one_by_one(extractor, batch)
+    finite = np.isfinite(values)
+    if finite.all():
+        return values, {}
+    bad = np.flatnonzero(~finite.all(axis=1)).tolist()
+    names = extractor.feature_names
+    errors = {row: f"{names[int(finite[row].argmin())]} is not finite" for row in bad}
+    values = values.copy()
+    values[bad] = extractor.neutral_values
+    return values, errors
+
+
+def _one_by_one(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Floats, dict[int, str]]:
+    """So that a signal an extractor stumbles over takes no other signal with it."""
+    single = [_evaluated(extractor, SignalBatch([request])) for request in batch.requests]
+    errors = {row: message[0] for row, (_, message) in enumerate(single) if message}
+    return np.concatenate([block for block, _ in single]), errors
+
+
+def _instant(as_of: datetime | None, bars: Bars, benchmark: Bars | None) -> int:
+    if as_of is not None:
+        return us_from_text(utc_text(as_of))
+    if len(bars):
+        return int(bars.timestamp[-1])
+    return int(benchmark.timestamp[-1]) if benchmark is not None and len(benchmark) else 0
