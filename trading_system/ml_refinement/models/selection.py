@@ -1,0 +1,73 @@
+"""Which features a fit may use. Everything here is computed from the rows of that one fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.models.errors import NoUsableFeatures
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionRule:
+    """How many features may stay, and how little a feature may matter.
+
+    Importance is a feature's share of |corr(z, win)| + |corr(|z|, win)| over all features: its line and its fold, so
+    that a feature that matters at both ends is not taken for useless.
+    """
+
+    enabled: bool = True
+    max_features: int = 50
+    threshold: float = 0.01
+
+
+def usable_columns(X: FloatArray) -> NDArray[np.intp]:
+    """Indices of columns with at least two different known values."""
+    known = ~np.isnan(X)
+    low = np.where(known, X, np.inf).min(axis=0, initial=np.inf)
+    high = np.where(known, X, -np.inf).max(axis=0, initial=-np.inf)
+    return np.flatnonzero(low < high)
+
+
+def select_columns(X: FloatArray, won: NDArray[np.bool_], rule: SelectionRule) -> NDArray[np.intp]:
+    """Indices of the columns to fit on, ascending.
+
+    Raises:
+        NoUsableFeatures: every column is constant or missing.
+    """
+    usable = usable_columns(X)
+    if not len(usable):
+        raise NoUsableFeatures(f"all {X.shape[1]} features are constant or missing in {len(X)} rows")
+    if not rule.enabled:
+        return usable
+    share = marginal_importance(X[:, usable], won)
+    kept = np.flatnonzero(share >= rule.threshold)
+    strongest = kept[np.argsort(-share[kept], kind="stable")][: rule.max_features]
+    if not len(strongest):
+        strongest = np.argsort(-share, kind="stable")[: rule.max_features]
+    return usable[np.sort(strongest)]
+
+
+def marginal_importance(X: FloatArray, won: NDArray[np.bool_]) -> FloatArray:
+    """Shares summing to 1, shape (n_features,); equal shares where nothing correlates."""
+    z = (X - np.nanmean(X, axis=0)) / _positive(np.nanstd(X, axis=0))
+    z = np.clip(np.nan_to_num(z, nan=0.0), -5.0, 5.0)
+    target = won - won.mean()
+    total = _absolute_correlation(z, target) + _absolute_correlation(np.abs(z), target)
+    if not total.sum() > 0:
+        return np.full(X.shape[1], 1.0 / X.shape[1])
+    return np.asarray(total / total.sum(), dtype=np.float64)
+
+
+def _absolute_correlation(z: FloatArray, target: FloatArray) -> FloatArray:
+    centred = z - z.mean(axis=0)
+    norms = _positive(np.sqrt((centred**2).sum(axis=0) * (target**2).sum()))
+    return np.asarray(np.abs(centred.T @ target) / norms, dtype=np.float64)
+
+
+def _positive(x: FloatArray) -> FloatArray:
+    return np.where(x > 0, x, 1.0)

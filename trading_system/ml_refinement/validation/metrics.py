@@ -1,0 +1,150 @@
+"""Figures of predictions, as pure functions of arrays. Where scikit-learn or scipy has it, theirs is called.
+
+Throughout: `won` bool (n,), `p` probabilities in (0, 1) (n,), `r` R-multiples (n,), `score` anything that ranks (n,),
+`cluster` labels (n,) of rows that share their luck. What cannot be computed (one class, no rows) is NaN, never 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import xlog1py, xlogy
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with a standard error that allows for clusters, and its degrees of freedom (clusters - 1)."""
+
+    value: float
+    error: float
+    freedom: int
+
+    def t(self, against: float = 0.0) -> float:
+        """Student's t of `value - against`; 0 where there is no spread to judge by."""
+        return (self.value - against) / self.error if self.error > 0 else 0.0
+
+    def above(self, against: float, level: float) -> bool:
+        """Is it above `against` at one-sided `level`? Never, with fewer than two clusters."""
+        return self.freedom > 0 and self.t(against) > float(stats.t.isf(level, self.freedom))
+
+    def below(self, against: float, level: float) -> bool:
+        """Is it below `against` at one-sided `level`?"""
+        return self.freedom > 0 and self.t(against) < -float(stats.t.isf(level, self.freedom))
+
+    def interval(self, coverage: float = 0.95) -> tuple[float, float]:
+        """Two-sided interval; unbounded with fewer than two clusters."""
+        if self.freedom < 1:
+            return (-math.inf, math.inf)
+        half = float(stats.t.isf((1.0 - coverage) / 2.0, self.freedom)) * self.error
+        return (self.value - half, self.value + half)
+
+
+def clustered_mean(values: FloatArray, cluster: NDArray[np.int64]) -> Estimate:
+    """Mean with a cluster-robust standard error: from sums of deviations per cluster (Liang and Zeger 1986)."""
+    if not len(values):
+        return Estimate(math.nan, math.nan, 0)
+    mean = float(values.mean())
+    return Estimate(mean, *_robust_error((values - mean) / len(values), cluster))
+
+
+def clustered_auc(won: BoolArray, score: FloatArray, cluster: NDArray[np.int64]) -> Estimate:
+    """AUC with a cluster-robust standard error, from placement values (DeLong 1988, clustered as Obuchowski 1997)."""
+    wins, losses = int(won.sum()), int((~won).sum())
+    if not wins or not losses:
+        return Estimate(math.nan, math.nan, 0)
+    of_other_class = stats.rankdata(score) - _ranks_within(score, won)
+    beaten = np.where(won, of_other_class / losses, 1.0 - of_other_class / wins)
+    value = float(beaten[won].mean())
+    influence = np.where(won, (beaten - value) / wins, (beaten - value) / losses)
+    return Estimate(value, *_robust_error(influence, cluster))
+
+
+def _ranks_within(score: FloatArray, won: BoolArray) -> FloatArray:
+    ranks = np.empty(len(score))
+    ranks[won], ranks[~won] = stats.rankdata(score[won]), stats.rankdata(score[~won])
+    return ranks
+
+
+def _robust_error(influence: FloatArray, cluster: NDArray[np.int64]) -> tuple[float, int]:
+    _, member = np.unique(cluster, return_inverse=True)
+    sums = np.bincount(member, weights=influence)
+    count = len(sums)
+    if count < 2:
+        return math.nan, 0
+    return math.sqrt(float((sums**2).sum()) * count / (count - 1)), count - 1
+
+
+def log_losses(won: BoolArray, p: FloatArray) -> FloatArray:
+    """Log loss of each row, shape (n,), in nats."""
+    clipped = np.clip(p, _TINY, 1.0 - _TINY)
+    return np.asarray(-(xlogy(won, clipped) + xlog1py(1.0 - won, -clipped)), dtype=np.float64)
+
+
+def auc(won: BoolArray, score: FloatArray) -> float:
+    """Area under the ROC curve; NaN with one class."""
+    return float(roc_auc_score(won, score)) if 0 < won.sum() < len(won) else math.nan
+
+
+def brier(won: BoolArray, p: FloatArray) -> float:
+    """Mean squared error of the probabilities."""
+    return float(brier_score_loss(won, p, labels=[False, True])) if len(won) else math.nan
+
+
+def calibration_error(won: BoolArray, p: FloatArray, *, bins: int = 10) -> tuple[float, float]:
+    """Expected calibration error over equal-mass bins, and what a perfectly calibrated `p` would show by chance.
+
+    The second is the mean absolute deviation of a bin's win rate from its mean probability, normal approximation.
+    """
+    if not len(won):
+        return math.nan, math.nan
+    gap = chance = 0.0
+    for rows in np.array_split(np.argsort(p, kind="stable"), min(bins, len(won))):
+        gap += abs(float(p[rows].mean() - won[rows].mean())) * len(rows)
+        spread = math.sqrt(float((p[rows] * (1.0 - p[rows])).sum()))
+        chance += math.sqrt(2.0 / math.pi) * spread
+    return gap / len(won), chance / len(won)
+
+
+def reliability(won: BoolArray, p: FloatArray, *, bins: int = 10) -> FloatArray:
+    """Equal-mass bins, shape (bins, 3): mean probability, win rate, rows."""
+    parts = np.array_split(np.argsort(p, kind="stable"), max(1, min(bins, len(won))))
+    return np.array([[p[rows].mean(), won[rows].mean(), len(rows)] for rows in parts if len(rows)]).reshape(-1, 3)
+
+
+def top_mean(values: FloatArray, score: FloatArray, *, share: float) -> float:
+    """Mean of `values` over the `share` of rows scored highest. Rows tied at the edge count in part.
+
+    With `won` it is precision at the top; with `r`, mean R.
+    """
+    wanted = share * len(score)
+    if wanted <= 0:
+        return math.nan
+    order = np.argsort(-score, kind="stable")
+    edge = score[order[math.ceil(wanted - 1e-9) - 1]]
+    above, tied = score > edge, score == edge
+    weight = above + tied * ((wanted - above.sum()) / tied.sum())
+    return float(np.average(values, weights=weight))
+
+
+def by_decile(values: FloatArray, score: FloatArray, *, bins: int = 10) -> FloatArray:
+    """Mean of `values` in each tenth of the rows by score, lowest first, shape (bins,); fewer rows than bins: NaN."""
+    if len(score) < bins:
+        return np.full(bins, math.nan)
+    return np.array([values[rows].mean() for rows in np.array_split(np.argsort(score, kind="stable"), bins)])
+
+
+def information_coefficient(r: FloatArray, score: FloatArray) -> float:
+    """Spearman's rank correlation of score and R; NaN where either does not vary."""
+    if len(r) < 3 or np.ptp(r) == 0 or np.ptp(score) == 0:
+        return math.nan
+    return float(stats.spearmanr(score, r).statistic)
