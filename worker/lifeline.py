@@ -57,9 +57,8 @@ class Guard:
             self._shell = None
 
 
-def die_with_parent(*, poll_s: float = 1.0, kernel: bool = _LINUX) -> None:
-    """Called in a forked child: end it when its parent ends. The parent's forking thread has to outlive it."""
-    parent = os.getppid()
+def die_with_parent(parent: int, *, poll_s: float = 1.0, kernel: bool = _LINUX) -> None:
+    """Called in a forked child of process `parent`: end it when that ends, or, on Linux, its forking thread."""
     if kernel:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     else:

@@ -1,0 +1,153 @@
+"""The RQ queue of trainings: JSON only, and one job for each training however often it is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import redis
+import rq.serializers
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.exceptions import DuplicateJobError, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.registry import StartedJobRegistry
+from rq.serializers import JSONSerializer
+
+from worker.retraining.rule import RetrainReason
+
+QUEUE_NAME = "refinery-retrain"
+#: The one function that a trainer runs.
+RETRAIN = "worker.retraining.job.retrain"
+
+_SOCKET_TIMEOUT_S = 10.0
+_KEEP_S = 24 * 3600
+_OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
+#: A job that was over before its training began is followed by another one after these pauses, then by none.
+_RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120))
+
+
+def forbid_pickle() -> None:
+    """Make JSON the only serializer that RQ has in this process; idempotent.
+
+    RQ unpickles wherever no serializer is handed on: executions, `Worker.all`, its dashboard, its cron.
+    """
+    plain: Any = rq.serializers
+    plain.DefaultSerializer.dumps = staticmethod(JSONSerializer.dumps)
+    plain.DefaultSerializer.loads = staticmethod(JSONSerializer.loads)
+    plain.DefaultSerializer = plain.PickleSerializer = JSONSerializer
+    plain.SERIALIZER_ALIASES["pickle"] = JSONSerializer
+
+
+# At import, because a process that can reach RQ through us must not be able to forget it.
+forbid_pickle()
+
+
+def queue_client(url: str, *, retries: bool = False) -> redis.Redis:
+    """A client of its own for RQ, which changes its pool's timeout and needs replies as bytes."""
+    retry = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 5) if retries else Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(
+        url,
+        decode_responses=False,
+        retry=retry,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The job that does a training that was asked for, and whether this very call made it."""
+
+    job_id: str
+    new: bool
+
+
+class RetrainQueue:
+    """Asks for trainings, and tells whether one is waiting or running.
+
+    Args:
+        client: from `queue_client`.
+        timeout_s: a training that takes longer is ended.
+    """
+
+    def __init__(self, client: redis.Redis, *, timeout_s: int) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
+
+    def enqueue(self, *, model_type: str, after: int, reason: RetrainReason) -> Asked:
+        """Ask for the training that follows the one with token `after`.
+
+        However many workers ask, and however often a reply is lost, there is one job, because its id follows from the
+        model type and the token. A job that was over before its training began (killed at once, stuck, refused) gets
+        a successor, later each time; until then it is the answer.
+
+        Raises:
+            redis.RedisError: the queue cannot be reached now; asking again is harmless.
+        """
+        arguments = {"model_type": model_type, "after": after, "reason": reason.value}
+        job_id = f"retrain-{model_type}-{after}"
+        for pause in (*_RETRY_AFTER, None):
+            if self._added(job_id, arguments):
+                return Asked(job_id, new=True)
+            if pause is None or not self._may_follow(job_id, pause):
+                break
+            job_id = f"retrain-{model_type}-{after}-{pause.seconds}s-later"
+        return Asked(job_id, new=False)
+
+    def pending(self) -> Literal["queued", "started"] | None:
+        """Whether a training waits or runs. Reads only: no registry is cleaned up in this process."""
+        now = datetime.now(UTC).timestamp()
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.llen(self._queue.key)
+            pipeline.llen(self._queue.intermediate_queue_key)
+            pipeline.zcount(StartedJobRegistry(queue=self._queue).key, now, "+inf")
+            queued, popped, started = pipeline.execute()
+        if started:
+            return "started"
+        return "queued" if queued or popped else None
+
+    def state(self, job_id: str) -> str | None:
+        """RQ's word for the job's state, or None when it is forgotten."""
+        status = self._client.hget(Job.key_for(job_id), "status")
+        return status.decode() if isinstance(status, bytes) else None
+
+    def result(self, job_id: str) -> Mapping[str, Any] | None:
+        """What the job returned, or None when it has not, or its result is forgotten."""
+        try:
+            job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
+        value = job.return_value()
+        return value if isinstance(value, dict) else None
+
+    def _added(self, job_id: str, arguments: Mapping[str, Any]) -> bool:
+        try:
+            self._queue.enqueue_call(
+                RETRAIN,
+                kwargs=dict(arguments),
+                job_id=job_id,
+                unique=True,
+                timeout=self._timeout_s,
+                result_ttl=_KEEP_S,
+                failure_ttl=_KEEP_S,
+                description=f"{RETRAIN} {json.dumps(arguments, sort_keys=True)}",
+            )
+        except DuplicateJobError:
+            return False  # also what a retried command says whose first reply was lost
+        return True
+
+    def _may_follow(self, job_id: str, pause: timedelta) -> bool:
+        try:
+            job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return False  # forgotten between two commands: the next one who asks starts over
+        if job.get_status(refresh=False) not in _OVER:
+            return False
+        ended = job.ended_at or job.started_at or job.enqueued_at or job.created_at
+        return datetime.now(UTC) - ended >= pause
