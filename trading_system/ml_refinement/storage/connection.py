@@ -48,6 +48,7 @@ class Connection:
         self._handle: apsw.Connection | None = None
         self._depth = 0
         self._writing = False
+        self._failed = False
         self._lock = threading.RLock()
         _open_connections.add(self)
 
@@ -97,49 +98,61 @@ class Connection:
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
-        """All or nothing: a write transaction, or a savepoint of the one that is open.
+        """All or nothing: one write transaction. Inside another one it joins that.
+
+        What fails inside an inner block fails the whole: SQLite could undo the inner part alone, but at the price of
+        a copy of every page that a batch touches.
 
         Raises:
             StoreUnavailable: SQLite gave the transaction up (disk full, I/O error); nothing of it was kept.
+            StoreError: an inner block failed and its error was swallowed; nothing was kept.
         """
         with self._lock:
             if self._depth and not self._writing:
                 raise StoreError(f"{self.path}: a write inside a snapshot")
-            yield from self._frame(_NESTED if self._depth else _WRITE)
+            yield from self._frame("BEGIN IMMEDIATE")
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Several reads of one state of the store. Keep it short: an open reader keeps the WAL growing."""
         with self._lock:
-            yield from self._frame(_NESTED if self._depth else _READ)
+            yield from self._frame("BEGIN")
 
-    def _frame(self, frame: tuple[str, str, str]) -> Iterator[Connection]:
-        begin, end, undo = frame
-        self.run(begin)
+    def _frame(self, begin: str) -> Iterator[Connection]:
+        outermost = self._depth == 0
+        if outermost:
+            self.run(begin)
+            self._writing, self._failed = begin != "BEGIN", False
         self._depth += 1
-        self._writing = self._writing or frame is _WRITE
         try:
             yield self
-            self.run(end)
+            if outermost:
+                self.run("COMMIT")
         except BaseException:
-            self._undo(undo)
+            self._failed = True
             raise
         finally:
             self._depth -= 1
-            self._writing = self._writing and self._depth > 0
+            if outermost:
+                self._writing = False
+                self._undo()
 
-    def _undo(self, undo: str) -> None:
-        """Roll back, unless SQLite already did (it does so by itself when the disk is full)."""
+    def _undo(self) -> None:
+        """Roll back what was not committed; SQLite has done so by itself when the disk is full."""
         if self._handle is None or self._handle.get_autocommit():
             return
-        self.run(undo)
+        try:
+            self._handle.execute("ROLLBACK")
+        except apsw.Error:
+            self._handle.close(True)
+            self._handle = None
 
     def close(self) -> None:
         """Close; the next use opens again."""
         with self._lock:
             handle, self._handle = self._handle, None
             if handle is not None:
-                handle.close()
+                handle.close(True)
 
     def _usable(self) -> apsw.Connection:
         if self._handle is None:
@@ -148,6 +161,8 @@ class Connection:
             self._handle = self._open()
         elif self._depth and self._handle.get_autocommit():
             raise StoreUnavailable(f"{self.path}: the transaction was given up by SQLite; nothing of it was kept")
+        elif self._depth and self._failed:
+            raise StoreError(f"{self.path}: a part of this transaction failed; nothing of it is kept")
         return self._handle
 
     def _open(self) -> apsw.Connection:
@@ -204,11 +219,6 @@ class Connection:
             if mode not in ("wal", "memory"):
                 raise StoreError(f"{self.path}: the file system does not support WAL (journal mode is {mode})")
             return
-
-
-_WRITE = ("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK")
-_NESTED = ("SAVEPOINT nested", "RELEASE nested", "ROLLBACK TO nested; RELEASE nested")
-_READ = ("BEGIN", "COMMIT", "ROLLBACK")
 
 
 def _after_fork_in_child() -> None:

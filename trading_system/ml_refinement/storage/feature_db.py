@@ -17,14 +17,13 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, read_counts
 from trading_system.ml_refinement.storage.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.definitions import Definitions
-from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.models import Models
 from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.runs import Runs
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.scores import PredictionRow, Scores
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
-from trading_system.ml_refinement.storage.vectors import Matrix, Selection, Vectors, fill, plain_features
+from trading_system.ml_refinement.storage.vectors import Matrix, Selection, Vectors, parse, plain_features
 
 
 class FeatureDatabase:
@@ -180,10 +179,7 @@ class FeatureDatabase:
             rows = reads.query(TRAINING.format(where=where), params)
         texts = [row[0] for row in rows]
         names = sorted({name for text in texts for name in orjson.loads(text)})
-        X = np.full((len(texts), len(names)), np.nan)
-        if texts:
-            fill(X, 0, texts, tuple(names))
-        return X, np.array([row[1] for row in rows], dtype=float), names
+        return parse(texts, tuple(names)), np.array([row[1] for row in rows], dtype=float), names
 
     def get_training_data_binary(
         self, start_date: str, end_date: str, **kwargs: Any
@@ -213,12 +209,11 @@ class FeatureDatabase:
 
     def activate_model(self, model_id: str) -> bool:
         """Let a model serve, unconditionally, as proven as it was; the one before is retired. False: unknown id."""
-        row = self.models.get(model_id)
-        try:
-            self.models.activate(model_id, reason="activated by hand", proven=row is not None and row.proven)
-        except UnknownModel:
-            return False
-        return True
+        with self.atomic():
+            row = self.models.get(model_id)
+            if row is not None:
+                self.models.activate(model_id, reason="activated by hand", proven=row.proven)
+        return row is not None
 
     def get_active_model(self, model_type: str) -> ModelMetadata | None:
         """The model of that type that serves, or None."""
@@ -243,7 +238,10 @@ class FeatureDatabase:
             ConstraintRefused: the model is not registered.
         """
         row = PredictionRow(signal_id, model_id, utc_text(self._clock()), quality_score, predicted_r, confidence)
-        return self.scores.log_predictions([row]) > 0
+        with self.atomic():
+            known = any(logged.prediction.model_id == model_id for logged in self.scores.of_signal(signal_id))
+            self.scores.log_predictions([row])
+        return not known
 
     def update_prediction_actual(self, signal_id: str, actual_r: float) -> bool:
         """Write an outcome into every prediction of the signal, each with its own error. False: there is none."""
@@ -257,7 +255,7 @@ STORE = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (signal_id) DO UPDATE SET
         timestamp = excluded.timestamp, features = excluded.features, feature_version = excluded.feature_version,
-        complete = excluded.complete, updated_at = excluded.created_at,
+        list_id = NULL, packed = NULL, complete = excluded.complete, updated_at = excluded.created_at,
         symbol = coalesce(nullif(excluded.symbol, ''), symbol),
         asset_class = coalesce(nullif(excluded.asset_class, ''), asset_class),
         signal_type = coalesce(nullif(excluded.signal_type, ''), signal_type),

@@ -179,15 +179,15 @@ LAST = """
     SELECT revision, r_multiple, return_pct, closed_at FROM trade_outcomes
     WHERE signal_id = ? ORDER BY revision DESC LIMIT 1"""
 INSERT = """
-    INSERT INTO trade_outcomes
+    INSERT OR FAIL INTO trade_outcomes
         (signal_id, revision, closed_at, r_multiple, return_pct, exit_reason, entry_id, recorded_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 LABEL = """
-    UPDATE feature_vectors
+    UPDATE OR FAIL feature_vectors
     SET target_r_multiple = ?, target_binary = ?, target_return_pct = ?, label_time = ?, label_revision = ?,
         updated_at = ?
     WHERE signal_id = ?"""
-ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
+ACTUAL = "UPDATE OR FAIL prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
 
 
 def _columns(row: OutcomeRow) -> Row:

@@ -49,7 +49,7 @@ def _apply_next(connection: Connection, scripts: dict[int, str], clock: Clock) -
         done = version(connection)
         step = min((number for number in scripts if number > done), default=None)
         if step is not None:
-            connection.run(scripts[step])
+            connection.query(scripts[step])
             connection.run(
                 "INSERT INTO ml_schema_migrations (version, applied_at) VALUES (?, ?)", (step, utc_text(clock()))
             )

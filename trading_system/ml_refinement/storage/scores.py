@@ -66,8 +66,8 @@ class Scores:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def log_predictions(self, rows: Sequence[PredictionRow]) -> int:
-        """Log predictions, the first of each (signal, model) for ever; how many were new.
+    def log_predictions(self, rows: Sequence[PredictionRow]) -> None:
+        """Log predictions, the first of each (signal, model) for ever.
 
         A prediction of a signal that is labelled already gets its actual at once.
 
@@ -78,7 +78,10 @@ class Scores:
         for row in rows:
             row.check()
         with self._connection.atomic():
-            return len(self._connection.run_many(LOG, [_log_params(row) for row in rows]))
+            actual: dict[str, float] = dict(
+                self._connection.query(LABELLED, (id_list({row.signal_id for row in rows}),))
+            )
+            self._connection.run_many(LOG, [_log_params(row, actual.get(row.signal_id)) for row in rows])
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
         """Write an outcome into every prediction of the signal, each with its own error; how many there were."""
@@ -130,18 +133,21 @@ class Scores:
 
 
 # The literals are ours alone; every value is bound.
+LABELLED = """
+    SELECT v.signal_id, v.target_r_multiple
+    FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
+    WHERE v.target_r_multiple IS NOT NULL"""
 LOG = """
-    INSERT INTO prediction_log
+    INSERT OR FAIL INTO prediction_log
         (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
-    SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, v.target_r_multiple, v.target_r_multiple - ?5
-    FROM (SELECT 1) LEFT JOIN feature_vectors AS v ON v.signal_id = ?1
-    WHERE TRUE ON CONFLICT (signal_id, model_id) DO NOTHING RETURNING 1"""
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8 - ?5)
+    ON CONFLICT (signal_id, model_id) DO NOTHING"""
 UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
 OF_SIGNAL = """
     SELECT signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error
     FROM prediction_log WHERE signal_id = ? ORDER BY id"""
 PUT_SERVED = """
-    INSERT INTO served_scores (vector_id, model_id, status, payload)
+    INSERT OR FAIL INTO served_scores (vector_id, model_id, status, payload)
     VALUES ((SELECT id FROM feature_vectors WHERE signal_id = ?), ?, ?, ?)
     ON CONFLICT (vector_id) DO NOTHING"""
 SERVED = """
@@ -156,13 +162,6 @@ HISTORY = """
     ORDER BY v.timestamp, v.signal_id, p.id"""
 
 
-def _log_params(row: PredictionRow) -> tuple[object, ...]:
-    return (
-        row.signal_id,
-        row.model_id,
-        row.predicted_at,
-        row.quality_score,
-        row.predicted_r,
-        row.confidence,
-        row.role,
-    )
+def _log_params(row: PredictionRow, actual_r: float | None) -> tuple[object, ...]:
+    figures = row.quality_score, row.predicted_r, row.confidence
+    return row.signal_id, row.model_id, row.predicted_at, *figures, row.role, actual_r

@@ -107,11 +107,24 @@ class Vectors:
         """
         texts = feature_texts(names, values, len(rows))
         now = utc_text(self._clock())
+        packed = np.ascontiguousarray(values, dtype="<f8")
         with self._connection.atomic():
-            inserted = self._connection.run_many(
-                INSERT_NEW, [_params(row, text, now) for row, text in zip(rows, texts, strict=True)]
+            taken = {signal_id for (signal_id,) in self._connection.query(TAKEN, (id_list(r.signal_id for r in rows),))}
+            fresh = [_first(row.signal_id, taken) for row in rows]
+            list_id = self._list_id(names)
+            params = zip(rows, texts, packed, fresh, strict=True)
+            self._connection.run_many(
+                INSERT_NEW, [_params(row, text, now, list_id, bytes(pack)) for row, text, pack, new in params if new]
             )
-        return _which([row.signal_id for row in rows], [signal_id for (signal_id,) in inserted])
+        return fresh
+
+    def _list_id(self, names: Sequence[str]) -> int:
+        """The number of this list of names, entered if it is new."""
+        text = orjson.dumps(list(names)).decode()
+        row = self._connection.one("SELECT id FROM feature_lists WHERE names = ?", (text,))
+        row = row or self._connection.one("INSERT INTO feature_lists (names) VALUES (?) RETURNING id", (text,))
+        assert row is not None  # noqa: S101 - RETURNING gives a row
+        return int(row[0])
 
     def training_matrix(
         self,
@@ -130,10 +143,11 @@ class Vectors:
         with self._connection.snapshot() as reads:
             complete, total = reads.query(SIZE.format(where=labelled), params)[0]
             X = np.full((int(complete), len(columns)), np.nan)
+            lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
             rest: list[Row] = []
             for chunk in reads.chunks(TRAINING.format(where=labelled), params):
-                fill(X, len(rest), [row[0] for row in chunk], columns)
-                rest += [row[1:] for row in chunk]
+                fill(X[len(rest) : len(rest) + len(chunk)], chunk, columns, lists)
+                rest += [row[3:] for row in chunk]
         signal_ids, stamps, labels, targets = (
             (list(column) for column in zip(*rest, strict=True)) if rest else ([],) * 4
         )
@@ -152,14 +166,14 @@ class Vectors:
 KNOWN = """
     SELECT v.signal_id, v.event_hash, v.entry_id
     FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
+TAKEN = "SELECT v.signal_id FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"
 INSERT_NEW = """
-    INSERT INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol, asset_class,
-        signal_type, conviction, complete, event_hash, entry_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-    ON CONFLICT (signal_id) DO NOTHING RETURNING signal_id"""
+    INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol,
+        asset_class, signal_type, conviction, complete, event_hash, entry_id, list_id, packed)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
 TRAINING = """
-    SELECT features, signal_id, timestamp, label_time, target_r_multiple
+    SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple
     FROM feature_vectors {where} AND complete = 1 ORDER BY timestamp, signal_id"""
 
 
@@ -196,35 +210,45 @@ def feature_texts(names: Sequence[str], values: Matrix, count: int) -> list[str]
     return [orjson.dumps(dict(zip(names, row, strict=True))).decode() for row in values.tolist()]
 
 
-def fill(X: Matrix, first: int, texts: Sequence[str], names: tuple[str, ...]) -> None:
-    """Parse stored feature texts into the rows of X from `first` on; NaN where a name is missing."""
-    documents = orjson.loads(f"[{','.join(texts)}]")
+def fill(X: Matrix, rows: Sequence[Row], names: tuple[str, ...], lists: Mapping[int, tuple[str, ...]]) -> None:
+    """Fill X, one row for each of (list_id, packed, features, ...); what a vector lacks is left as it was."""
+    by_list: dict[int | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_list.setdefault(row[0], []).append(index)
+    for list_id, indexes in by_list.items():
+        if list_id is None:
+            X[indexes] = parse([rows[index][2] for index in indexes], names)
+        else:
+            stored = lists[list_id]
+            values = np.frombuffer(b"".join([rows[index][1] for index in indexes]), dtype="<f8")
+            values = values.reshape(len(indexes), len(stored))
+            if stored == names:
+                X[indexes] = values
+            else:
+                wanted = [(column, stored.index(name)) for column, name in enumerate(names) if name in stored]
+                for column, source in wanted:
+                    X[indexes, column] = values[:, source]
+
+
+def parse(texts: Sequence[str], names: tuple[str, ...]) -> Matrix:
+    """Stored feature texts as a matrix (n, f); NaN where a name is missing."""
     rows = [
         list(document.values()) if tuple(document) == names else [document.get(name) for name in names]
-        for document in documents
+        for document in map(orjson.loads, texts)
     ]
-    X[first : first + len(rows)] = np.array(rows, dtype=float).reshape(len(rows), len(names))
+    return np.array(rows, dtype=float).reshape(len(rows), len(names))
 
 
-def _params(row: VectorRow, text: str, now: str) -> tuple[object, ...]:
+def _params(row: VectorRow, text: str, now: str, list_id: int, packed: bytes) -> tuple[object, ...]:
     us_from_text(row.timestamp)
-    return (
-        row.signal_id,
-        row.timestamp,
-        text,
-        row.feature_version,
-        now,
-        row.symbol,
-        row.asset_class,
-        row.signal_type,
-        row.conviction,
-        int(row.complete),
-        row.event_hash,
-        row.entry_id,
-    )
+    labels = row.symbol, row.asset_class, row.signal_type, row.conviction
+    origin = int(row.complete), row.event_hash, row.entry_id
+    return row.signal_id, row.timestamp, text, row.feature_version, now, *labels, *origin, list_id, packed
 
 
-def _which(asked: list[str], inserted: list[str]) -> list[bool]:
-    """Which of the asked were inserted, the first of a repeated id only; both lists are in the same order."""
-    fresh = dict.fromkeys(inserted, True)
-    return [fresh.pop(signal_id, False) for signal_id in asked]
+def _first(signal_id: str, taken: set[str]) -> bool:
+    """Whether the id is not taken; from now on it is."""
+    if signal_id in taken:
+        return False
+    taken.add(signal_id)
+    return True

@@ -5,6 +5,19 @@ UPDATE feature_vectors SET timestamp = strftime('%Y-%m-%dT%H:%M:%f', timestamp) 
 DELETE FROM prediction_log
     WHERE id NOT IN (SELECT min(id) FROM prediction_log GROUP BY signal_id, model_id);
 
+-- The worker's vectors carry their values a second time, as little-endian doubles in the order of a list of names:
+-- a matrix of 100,000 is read several times faster than from JSON. The JSON is what counts.
+CREATE TABLE feature_lists (
+    id INTEGER PRIMARY KEY,
+    names TEXT NOT NULL UNIQUE       -- JSON array
+) STRICT;
+ALTER TABLE feature_vectors ADD COLUMN list_id INTEGER;
+ALTER TABLE feature_vectors ADD COLUMN packed BLOB;
+CREATE TRIGGER features_edited AFTER UPDATE OF features ON feature_vectors
+    WHEN NEW.packed IS NOT NULL AND NEW.packed IS OLD.packed BEGIN
+    UPDATE feature_vectors SET packed = NULL, list_id = NULL WHERE id = NEW.id;
+END;
+
 -- Vectors: what was received, whether every extractor succeeded, and when the label became known.
 ALTER TABLE feature_vectors ADD COLUMN complete INTEGER NOT NULL DEFAULT 1 CHECK (complete IN (0, 1));
 ALTER TABLE feature_vectors ADD COLUMN event_hash BLOB;
