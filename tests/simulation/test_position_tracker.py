@@ -8,7 +8,7 @@ import pytest
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.position_tracker import OutcomeEvent, close_trade, track_positions
 from trading_system.simulation.signal_generator import HOLD_BARS, SignalEvent, generate_signals
-from trading_system.simulation.timeline import Moment, arrange, stock_timeline
+from trading_system.simulation.timeline import Moment, arrange, timeline_of
 
 SIGNAL_AT = "2001-01-02T21:00:00Z"
 
@@ -174,9 +174,11 @@ def test_every_trade_ends_after_its_signal_and_within_its_holding(
         assert 1 <= held <= HOLD_BARS[trade["signal_type"]]
 
 
-def test_the_timeline_goes_forward_only_and_holds_every_event_once(signals: list[SignalEvent]) -> None:
-    timeline = stock_timeline()
-    instants = [moment.at for moment in timeline]
+def test_the_timeline_goes_forward_only_and_holds_every_event_once(
+    market: dict[str, pd.DataFrame], signals: list[SignalEvent]
+) -> None:
+    timeline = timeline_of(market)
+    instants = [moment.instant for moment in timeline]
     assert instants == sorted(set(instants))
     assert [event for moment in timeline for event in moment.signals] == signals
     seen: set[str] = set()

@@ -10,7 +10,7 @@ ways together cost `COST_BPS` of the entry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, NotRequired, TypedDict
+from typing import Final, TypedDict
 
 import pandas as pd
 
@@ -28,7 +28,6 @@ class OutcomeEvent(TypedDict):
     r_multiple: float
     return_pct: float
     exit_reason: str
-    revision: NotRequired[int]
 
 
 def track_positions(

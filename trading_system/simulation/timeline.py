@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from trading_system.simulation.market_data import load_stocks
+import pandas as pd
+
 from trading_system.simulation.position_tracker import OutcomeEvent, track_positions
 from trading_system.simulation.signal_generator import SignalEvent, generate_signals
 
@@ -14,7 +15,7 @@ from trading_system.simulation.signal_generator import SignalEvent, generate_sig
 class Moment:
     """Everything that became known at one instant (RFC 3339 UTC): trades that ended, then signals that were given."""
 
-    at: str
+    instant: str
     outcomes: tuple[OutcomeEvent, ...]
     signals: tuple[SignalEvent, ...]
 
@@ -32,12 +33,7 @@ def arrange(signals: Iterable[SignalEvent], outcomes: Iterable[OutcomeEvent]) ->
     )
 
 
-def stock_timeline() -> tuple[Moment, ...]:
-    """The demo's history: all rules on all stocks, 2000 to 2013, with what became of every trade.
-
-    Raises:
-        MarketDataMissing: the `demo` extra is not installed.
-    """
-    stocks = load_stocks()
-    signals = generate_signals(stocks)
-    return arrange(signals, track_positions(signals, stocks))
+def timeline_of(market: Mapping[str, pd.DataFrame]) -> tuple[Moment, ...]:
+    """All rules on all symbols of `market`, with what became of every trade."""
+    signals = generate_signals(market)
+    return arrange(signals, track_positions(signals, market))

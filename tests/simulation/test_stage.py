@@ -1,0 +1,153 @@
+"""The demo's place: apart from real state, empty each time, and told to the other processes without loss."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+import redis
+
+from trading_system.simulation.market_data import load_stocks
+from trading_system.simulation.timeline import Moment, timeline_of
+from worker import demo
+from worker.demo.replay import Patience, Replay, ReplayStalled
+from worker.demo.stage import MIN_NEW_SAMPLES, demo_settings, environment_of, own_place, up_to
+from worker.errors import ConfigurationError, RefineryError
+from worker.settings import Settings, load_settings
+from worker.status import Status
+
+
+@pytest.fixture
+def settings(state_dir: Path) -> Settings:
+    return load_settings(state_dir=state_dir)
+
+
+@pytest.fixture(scope="module")
+def timeline() -> tuple[Moment, ...]:
+    stocks = load_stocks()
+    return timeline_of({"MSFT": stocks["MSFT"].iloc[:120]})
+
+
+def test_another_process_reads_the_very_settings_of_the_demo(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = demo_settings(settings)
+    assert chosen.market_data_dir is not None
+    chosen.market_data_dir.mkdir(parents=True)
+    for name, value in environment_of(chosen, "unix:///tmp/valkey.sock").items():
+        monkeypatch.setenv(name, value)
+    told = load_settings()
+    assert told == chosen.model_copy(update={"redis_url": "unix:///tmp/valkey.sock", "log_level": "WARNING"})
+    assert told.state_dir == settings.state_dir / "demo"
+    assert told.ml.min_new_samples_for_retrain == MIN_NEW_SAMPLES
+
+
+def test_a_pace_that_was_set_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN", "33")
+    assert demo_settings(load_settings()).ml.min_new_samples_for_retrain == 33
+
+
+def test_an_earlier_demo_is_deleted_and_its_neighbours_are_not(state_dir: Path) -> None:
+    (state_dir / "features.db").write_text("real signals")
+    with own_place(state_dir / "demo"):
+        (state_dir / "demo" / "features.db").write_text("a demo's signals")
+    assert (state_dir / "demo" / "features.db").exists()
+    with own_place(state_dir / "demo"):
+        assert [path.name for path in (state_dir / "demo").iterdir()] == ["demo.txt"]
+        assert (state_dir / "demo").stat().st_mode & 0o777 == 0o700
+    assert (state_dir / "features.db").read_text() == "real signals"
+
+
+def test_a_directory_that_no_demo_made_is_left_alone(state_dir: Path) -> None:
+    (state_dir / "demo").mkdir()
+    (state_dir / "demo" / "thesis.txt").write_text("the only copy")
+    with pytest.raises(ConfigurationError, match="was not made by a demo"), own_place(state_dir / "demo"):
+        pass
+    assert (state_dir / "demo" / "thesis.txt").exists()
+
+
+def test_two_demos_do_not_share_a_place(state_dir: Path) -> None:
+    refused = pytest.raises(RefineryError, match="another demo is running")
+    with own_place(state_dir / "demo"), refused, own_place(state_dir / "demo"):
+        pass
+    with own_place(state_dir / "demo"):
+        pass
+
+
+def test_a_replay_ends_with_the_day_it_was_given(timeline: tuple[Moment, ...]) -> None:
+    day = timeline[5].instant[:10]
+    assert list(up_to(timeline, date.fromisoformat(day))) == list(timeline[:6])
+    assert up_to(timeline, None) is timeline
+
+
+def test_a_day_that_is_none_is_refused_before_anything_is_begun(settings: Settings) -> None:
+    with pytest.raises(RefineryError, match=r"2006-12-31.*'yesterday'"):
+        demo.run(settings, keep_running=False, until="yesterday")
+    assert not (settings.state_dir / "demo").exists()
+
+
+def test_a_redis_with_data_is_refused_and_left_as_it_was(
+    settings: Settings, valkey: redis.Redis, valkey_url: str
+) -> None:
+    valkey.xadd("signals.created", {"data": b"a real one"})
+    with pytest.raises(ConfigurationError, match="wants an empty Redis database"):
+        demo.run(settings.model_copy(update={"redis_url": valkey_url}), keep_running=False, until="2000-05-01")
+    assert valkey.xlen("signals.created") == 1
+
+
+@pytest.fixture
+def replay(valkey: redis.Redis, timeline: tuple[Moment, ...], settings: Settings) -> Replay:
+    def look() -> Status:
+        return NOTHING_YET
+
+    return Replay(
+        valkey,
+        timeline,
+        streams=settings.streams,
+        look=look,
+        is_due=lambda _: False,
+        patience=Patience(drain_s=0.2),
+    )
+
+
+NOTHING_YET = Status(
+    redis="embedded",
+    streams=(),
+    pending=0,
+    lag=0,
+    signals=0,
+    labelled=0,
+    predictions=0,
+    outcomes=0,
+    waiting_outcomes=0,
+    incomplete=0,
+    duplicates=0,
+    dead_letters=0,
+    new_labels=0,
+    labels_for_retraining=10,
+    newest_label_at=None,
+    champion=None,
+    proven=False,
+    champion_since=None,
+    last_training=None,
+)
+
+
+def test_a_replay_without_a_worker_says_what_is_left_and_publishes_no_second_moment(
+    replay: Replay, valkey: redis.Redis, timeline: tuple[Moment, ...]
+) -> None:
+    with pytest.raises(ReplayStalled, match=r"the events of 2000-.* in 0\.2 s: signals\.created 0 pending, lag 1"):
+        replay.run()
+    assert valkey.xlen("signals.created") == len(timeline[0].signals)
+
+
+def test_a_replay_goes_on_only_when_everything_is_acknowledged(
+    replay: Replay, valkey: redis.Redis, timeline: tuple[Moment, ...]
+) -> None:
+    valkey.xgroup_create("signals.created", "ml-refinement", id="0", mkstream=True)
+    with pytest.raises(ReplayStalled):
+        replay.run()
+    valkey.xreadgroup("ml-refinement", "one", {"signals.created": ">"})
+    with pytest.raises(ReplayStalled, match=r"signals\.created 1 pending, lag 1"):
+        replay.run()

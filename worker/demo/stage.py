@@ -1,0 +1,246 @@
+"""The demo's stage: a place of its own, the processes, the play, and both sides put beside each other at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Final
+
+import orjson
+import pandas as pd
+import redis
+from rich.console import Console
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.simulation.market_data import (
+    BENCHMARK,
+    MarketDataMissing,
+    load_indexes,
+    load_stocks,
+    write_directory,
+)
+from trading_system.simulation.timeline import Moment, timeline_of
+from worker import app, processes
+from worker.demo.display import live_display, show_summary
+from worker.demo.replay import Patience, Replay
+from worker.demo.summary import Held, Learned, Played, Summary, summarise
+from worker.embedded import make_private, take_lock
+from worker.errors import ConfigurationError, RefineryError
+from worker.settings import Settings
+from worker.status import Status, read_status
+from worker.streams import translated
+
+#: New labels for a retraining, unless the settings say otherwise: some twenty trainings in the thirteen years.
+MIN_NEW_SAMPLES: Final = 80
+_MARK: Final = "demo.txt"
+_MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
+_ALL: Final = 1_000_000
+_POLL_S: Final = 0.5
+
+
+def run(
+    settings: Settings,
+    *,
+    keep_running: bool,
+    until: str | None = None,
+    report: Callable[[Summary], None] = lambda _: None,
+) -> Summary:
+    """Play the history through a server, a worker and a trainer of the demo's own.
+
+    They work in `demo` below the state directory, which begins empty each time: a replay does not belong among real
+    signals. A configured Redis is used only where its database is empty.
+
+    Args:
+        settings: of the installation; its own state is not touched.
+        keep_running: leave everything up after the replay until SIGINT or SIGTERM.
+        until: the last day that is replayed, as 2006-12-31; None replays all.
+        report: given the summary as soon as the replay has been drained, while everything is still up.
+
+    Raises:
+        RefineryError: one line: the demo's data are missing, its place is taken, or a process did not do its part.
+        KeyboardInterrupt: SIGINT or SIGTERM before the end; everything has been ended.
+    """
+    last_day = _day(until)
+    try:
+        stocks, indexes = load_stocks(), load_indexes()
+    except MarketDataMissing as missing:
+        raise RefineryError(str(missing)) from missing
+    timeline = up_to(timeline_of(stocks), last_day)
+    chosen = demo_settings(settings)
+    with _interrupt_on_sigterm(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
+        with app.connect(url) as client, app.open_store(chosen) as store:
+            summary = _play(chosen, client, store, timeline, children.tend)
+        report(summary)
+        with suppress(KeyboardInterrupt):
+            while keep_running:
+                children.tend()
+                time.sleep(_POLL_S)
+    return summary
+
+
+def show(summary: Summary) -> None:
+    """The summary as tables on stdout."""
+    show_summary(summary, Console())
+
+
+def demo_settings(settings: Settings) -> Settings:
+    """The settings of the demo's processes: a state of their own, the demo's prices, and its pace of retraining."""
+    state_dir = settings.state_dir / "demo"
+    pace = settings.ml.min_new_samples_for_retrain
+    if "min_new_samples_for_retrain" not in settings.ml.model_fields_set:
+        pace = MIN_NEW_SAMPLES
+    return settings.model_copy(
+        update={
+            "state_dir": state_dir,
+            "market_data_dir": state_dir / "market",
+            "benchmark_symbols": {"equity": BENCHMARK},
+            "ml": settings.ml.model_copy(update={"min_new_samples_for_retrain": pace}),
+        }
+    )
+
+
+def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
+    """What another process has to be told to work with `demo_settings`, beside this process's own environment."""
+    return {
+        "REFINERY_REDIS_URL": url,
+        "REFINERY_STATE_DIR": str(chosen.state_dir),
+        "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
+        "REFINERY_BENCHMARK_SYMBOLS": orjson.dumps(chosen.benchmark_symbols).decode(),
+        "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(chosen.ml.min_new_samples_for_retrain),
+        "REFINERY_LOG_LEVEL": "ERROR" if chosen.log_level == "ERROR" else "WARNING",
+    }
+
+
+@contextmanager
+def own_place(state_dir: Path) -> Iterator[None]:
+    """An empty private directory, held by this process while the block runs; an earlier demo's state is deleted.
+
+    Raises:
+        ConfigurationError: the directory is there and no demo made it.
+        RefineryError: another demo is running in it.
+    """
+    make_private(state_dir.parent)
+    lock = take_lock(state_dir.parent / "demo.lock")
+    if lock is None:
+        raise RefineryError(f"another demo is running in {state_dir}")
+    try:
+        if state_dir.exists():
+            if not (state_dir / _MARK).is_file():
+                raise ConfigurationError(f"{state_dir} exists and was not made by a demo: move it out of the way")
+            shutil.rmtree(state_dir)
+        make_private(state_dir)
+        (state_dir / _MARK).write_text(_MARK_TEXT, encoding="utf-8")
+        yield
+    finally:
+        os.close(lock)
+
+
+def up_to(timeline: Sequence[Moment], last_day: date | None) -> Sequence[Moment]:
+    """The moments of the days up to and including `last_day`; all without one."""
+    if last_day is None:
+        return timeline
+    return [moment for moment in timeline if moment.instant[:10] <= last_day.isoformat()]
+
+
+def learned(store: FeatureDatabase) -> Learned:
+    """How the trainings ended: promoted is what the ledger let serve."""
+    kind = ModelType.SIGNAL_QUALITY
+    served = {entry.run_id for entry in store.models.promotions(_ALL, kind) if entry.action == "activate"}
+    ended = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
+    promoted = sum(run.run_id in served for run in ended)
+    failed = sum(run.status == "failed" for run in ended)
+    return Learned(len(ended), promoted, len(ended) - promoted - failed, failed)
+
+
+def held(store: FeatureDatabase, played: Played) -> Held:
+    """What of the published events the store holds, an outcome only with the very figure that was published."""
+    counts = store.counts()
+    kept = {
+        outcome["signal_id"]
+        for outcome in played.outcomes
+        if any(row.r_multiple == outcome["r_multiple"] for row in store.outcomes.history(outcome["signal_id"]))
+    }
+    return Held(
+        signals=counts.signals,
+        outcomes=counts.outcomes,
+        labelled=counts.labelled,
+        dead_letters=counts.dead_letters_open,
+        signal_ids=frozenset(store.vectors.known([signal["signal_id"] for signal in played.signals])),
+        outcome_ids=frozenset(kept),
+    )
+
+
+def _play(
+    chosen: Settings,
+    client: redis.Redis,
+    store: FeatureDatabase,
+    timeline: Sequence[Moment],
+    tend: Callable[[], None],
+) -> Summary:
+    def look() -> Status:
+        return read_status(chosen, store, client)
+
+    with live_display(Console(stderr=True)) as tell:
+        played = Replay(
+            client,
+            timeline,
+            streams=chosen.streams,
+            look=look,
+            is_due=lambda status: _is_due(status, chosen.ml.training.min_training_samples),
+            tend=tend,
+            on_progress=tell,
+            patience=Patience(training_s=chosen.training_timeout_s),
+        ).run()
+    return summarise(played, learned(store), held(store, played))
+
+
+def _is_due(status: Status, min_training_samples: int) -> bool:
+    return status.new_labels >= status.labels_for_retraining and status.labelled >= min_training_samples
+
+
+@contextmanager
+def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, processes.Children]]:
+    """Server, worker and trainer over the demo's market data, while the block runs."""
+    write_directory(market, chosen.state_dir / "market")
+    with processes.server_url(chosen) as url:
+        _refuse_other_data(chosen, url)
+        children = processes.Children(environment_of(chosen, url), grace_s=chosen.shutdown_grace_s)
+        try:
+            for role in ("worker", "trainer"):
+                children.start(role)
+            yield url, children
+        finally:
+            children.stop()
+
+
+def _refuse_other_data(chosen: Settings, url: str) -> None:
+    with app.connect(url) as client, translated():
+        if client.dbsize():
+            raise ConfigurationError(
+                f"the demo wants an empty Redis database, and {chosen.masked_redis_url} has data: "
+                "unset REFINERY_REDIS_URL, or name another database"
+            )
+
+
+@contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: what it began is ended too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise RefineryError(f"--until must be a day such as 2006-12-31, and is {text!r}") from None
