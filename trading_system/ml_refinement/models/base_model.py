@@ -320,6 +320,12 @@ class SignalQualityModel(BaseModel):
         """How much of the raw opinion held out of fold: 1 all of it, 0 the base rate is served."""
         return self._classifier.calibration.slope
 
+    @property
+    def iterations(self) -> int:
+        """Number of trees; 0 where the base rate is served."""
+        estimator = self._classifier.estimator
+        return len(estimator.forest.roots) if estimator is not None and estimator.forest is not None else 0
+
     def fit(
         self,
         X_train: ArrayLike,
@@ -380,13 +386,13 @@ class SignalQualityModel(BaseModel):
     def _report(self, X: FloatArray, won: NDArray[np.bool_]) -> dict[str, float]:
         p = self._classifier.proba(X)
         both = 0 < won.sum() < len(won)
-        return {
+        report = {
             "accuracy": float(accuracy_score(won, p > 0.5)),
-            "auc": float(roc_auc_score(won, p)) if both else float("nan"),
             "f1": float(f1_score(won, p > 0.5, zero_division=0.0)),
             "log_loss": float(log_loss(won, p, labels=[False, True])),
             "base_rate": float(won.mean()),
         }
+        return report | {"auc": float(roc_auc_score(won, p))} if both else report
 
     def _learned(self) -> dict[str, Any]:
         settings = self.settings

@@ -1,0 +1,1 @@
+"""Training: the walk-forward evidence, the candidate, and the gate."""

@@ -1,0 +1,1 @@
+"""Validation: who is trained on when, and the figures of what was predicted."""

@@ -1,0 +1,136 @@
+"""Walk forward over the past: fit on what was known, predict what came next, pool. This is the gate's evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.models.base_model import SignalQualityModel
+from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
+from trading_system.ml_refinement.models.selection import SelectionRule
+from trading_system.ml_refinement.storage.times import Clock
+from trading_system.ml_refinement.training.dataset import Dataset
+from trading_system.ml_refinement.training.promotion import Evidence, block_us
+from trading_system.ml_refinement.validation.walk_forward import (
+    PurgedWalkForward,
+    measured_hold_us,
+    purged_blocks,
+    purged_tail,
+)
+
+FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+
+#: Called with (done, total) as the folds go by.
+Progress = Callable[[int, int], None]
+
+_CALIBRATION_FOLDS = 4
+_STOPPING_SHARE = 0.2
+#: The holding that training rows are purged by is measured, but no more than this part of the training window.
+_HOLD_SHARE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Out-of-sample predictions of all folds: `rows` are indices into the dataset, ascending in time."""
+
+    rows: IndexArray
+    p: FloatArray
+    predicted_r: FloatArray
+    base: FloatArray
+    folds: int
+
+    def evidence(self, data: Dataset, max_hold_us: int) -> Evidence:
+        """The same, as the gate takes it."""
+        return Evidence(
+            data.won[self.rows], self.p, self.base, data.entered_us[self.rows], block_us=block_us(max_hold_us)
+        )
+
+
+def splitter(data: Dataset, config: MLConfig) -> PurgedWalkForward:
+    """The walk-forward of this configuration and these rows' holdings.
+
+    A fold needs half of `min_training_samples`: evidence from less data than the model itself has is pessimistic,
+    not wrong.
+    """
+    training = config.training
+    hold = measured_hold_us(data.entered_us, data.known_us, at_most_days=training.train_window_days * _HOLD_SHARE)
+    return PurgedWalkForward(
+        max_hold_us=hold,
+        train_days=training.train_window_days,
+        test_days=training.step_size_days,
+        step_days=training.step_size_days,
+        pool_days=training.train_window_days,
+        min_train=max(2, training.min_training_samples // 2),
+    )
+
+
+def quality_model(config: MLConfig, *, min_samples: int, clock: Clock) -> SignalQualityModel:
+    """An unfitted model as configured.
+
+    Raises:
+        UnknownParameter: a recipe, scaling method or hyperparameter that does not exist.
+    """
+    training, features = config.training, config.features
+    return SignalQualityModel(
+        recipe=training.model_type,
+        scaling=features.scaling_method if features.scale_features else None,
+        selection=SelectionRule(
+            training.feature_selection, training.max_features, training.feature_importance_threshold
+        ),
+        min_samples=min_samples,
+        stopping_rounds=training.early_stopping_rounds if training.early_stopping else None,
+        clock=clock,
+        **training.hyperparameters,
+    )
+
+
+def fit_plan(entered_us: NDArray[np.int64], known_us: NDArray[np.int64], max_hold_us: int) -> FitPlan:
+    """Held-out rows inside one training set, purged by time."""
+
+    def tail(rows: IndexArray) -> RowSplit:
+        fold = purged_tail(entered_us[rows], known_us[rows], share=_STOPPING_SHARE, max_hold_us=max_hold_us)
+        return RowSplit(fold.train, fold.test)
+
+    blocks = purged_blocks(entered_us, known_us, n_folds=_CALIBRATION_FOLDS, max_hold_us=max_hold_us)
+    folds = [RowSplit(block.train, block.test) for block in blocks]
+    return FitPlan(folds, [tail(np.arange(len(entered_us))), *(tail(fold.fit) for fold in folds)])
+
+
+def fit_on(
+    data: Dataset, rows: IndexArray, config: MLConfig, *, max_hold_us: int, min_samples: int, clock: Clock
+) -> SignalQualityModel:
+    """A model fitted on some rows of the dataset, given in time order.
+
+    Raises:
+        LearningError: what `SignalQualityModel.fit` refuses.
+    """
+    model = quality_model(config, min_samples=min_samples, clock=clock)
+    plan = fit_plan(data.entered_us[rows], data.known_us[rows], max_hold_us)
+    model.fit(data.X[rows], data.r[rows], feature_names=data.names, plan=plan)
+    return model
+
+
+def walk_forward(data: Dataset, config: MLConfig, *, clock: Clock, progress: Progress | None = None) -> Pooled:
+    """Fit and predict fold by fold. A fold whose training rows are all wins, or all losses, is left out."""
+    walk = splitter(data, config)
+    folds = list(walk.split(data.entered_us, data.known_us))
+    parts: list[tuple[IndexArray, FloatArray, FloatArray, FloatArray]] = []
+    for done, fold in enumerate(folds):
+        if progress is not None:
+            progress(done, len(folds))
+        won = data.won[fold.train]
+        if not 0 < won.sum() < len(won):
+            continue
+        model = fit_on(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
+        X = data.X[fold.test]
+        base = np.full(len(fold.test), model.base_rate)
+        parts.append((fold.test, model.predict_proba(X), model.predict_r(X), base))
+    if not parts:
+        return Pooled(np.arange(0), np.empty(0), np.empty(0), np.empty(0), 0)
+    rows, p, predicted_r, base = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Pooled(rows, p, predicted_r, base, len(parts))

@@ -1,0 +1,125 @@
+"""The rows a training sees, and what must be true of them before anything is fitted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from trading_system.ml_refinement.models.errors import (
+    BadData,
+    LabelAmongFeatures,
+    NoUsableFeatures,
+    OneClass,
+    TooFewSamples,
+)
+from trading_system.ml_refinement.models.selection import usable_columns
+from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+
+FloatArray = NDArray[np.float64]
+
+#: A single feature that separates wins from losses better than this is the label in disguise ...
+LEAK_AUC = 0.8
+#: ... unless so few rows say so that chance could.
+_LEAK_ERRORS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Labelled rows of one feature version in time order.
+
+    `X` is (n, n_features), NaN where missing; `r` the R-multiples; `entered_us` when each signal was known and
+    `known_us` when its outcome was, microseconds. `left_out` counts what was not used, by reason.
+    """
+
+    X: FloatArray
+    r: FloatArray
+    names: tuple[str, ...]
+    signal_ids: NDArray[np.str_]
+    entered_us: NDArray[np.int64]
+    known_us: NDArray[np.int64]
+    left_out: dict[str, int]
+
+    @property
+    def won(self) -> NDArray[np.bool_]:
+        """R above 0."""
+        return self.r > 0
+
+    def digest(self) -> str:
+        """SHA-256 over everything a fit depends on."""
+        hasher = hashlib.sha256("\0".join((*self.names, *self.signal_ids)).encode())
+        for array in (self.X, self.r, self.entered_us, self.known_us):
+            hasher.update(np.ascontiguousarray(array).tobytes())
+        return hasher.hexdigest()
+
+
+def read_dataset(db: FeatureDatabase, *, names: Sequence[str], feature_version: str, now_us: int) -> Dataset:
+    """Every labelled and complete row of a feature version whose outcome was known by `now_us`.
+
+    Rows told twice under different ids (same time, features and outcome) count once.
+    """
+    matrix = db.vectors.training_matrix(feature_version=feature_version, names=names)
+    future = matrix.label_us > now_us
+    told = pd.DataFrame(np.column_stack([matrix.X, matrix.r])).assign(entered=matrix.timestamp_us)
+    repeated = told.duplicated().to_numpy() & ~future
+    keep = np.flatnonzero(~future & ~repeated)
+    return Dataset(
+        X=np.ascontiguousarray(matrix.X[keep]),
+        r=matrix.r[keep],
+        names=tuple(names),
+        signal_ids=np.array(matrix.signal_ids, dtype=np.str_)[keep],
+        entered_us=matrix.timestamp_us[keep],
+        known_us=matrix.label_us[keep],
+        left_out={
+            "incomplete": matrix.incomplete,
+            "outcome_in_the_future": int(future.sum()),
+            "repeated": int(repeated.sum()),
+        },
+    )
+
+
+def check_dataset(data: Dataset, *, min_samples: int) -> None:
+    """Refuse what nothing honest can be learned from.
+
+    Raises:
+        TooFewSamples, OneClass, NoUsableFeatures, LabelAmongFeatures: as named.
+        BadData: a value is infinite, or an outcome was known before its signal.
+    """
+    if len(data.r) < min_samples:
+        left_out = ", ".join(f"{count} {what}" for what, count in data.left_out.items() if count)
+        raise TooFewSamples(f"{len(data.r)} labelled rows of {min_samples}; left out: {left_out or 'none'}")
+    if not np.isfinite(data.r).all() or np.isinf(data.X).any() or (data.known_us < data.entered_us).any():
+        raise BadData("a value is not finite, or an outcome was known before its signal")
+    wins = int(data.won.sum())
+    if wins in (0, len(data.r)):
+        raise OneClass(f"all {len(data.r)} trades {'won' if wins else 'lost'}")
+    if not len(usable_columns(data.X)):
+        raise NoUsableFeatures(f"all {len(data.names)} features are constant or missing")
+    suspects = suspicious_features(data)
+    if suspects:
+        raise LabelAmongFeatures("; ".join(f"{name} alone has AUC {auc:.3f}" for name, auc in suspects))
+
+
+def suspicious_features(data: Dataset) -> list[tuple[str, float]]:
+    """Features whose own AUC, either way round, is above `LEAK_AUC`, by value or by being missing."""
+    won = data.won
+    wins, losses = int(won.sum()), int((~won).sum())
+    missing = np.isnan(data.X)
+    filled = np.where(missing, np.inf, data.X)
+    found: dict[str, float] = {}
+    for values in (filled, np.where(missing, -np.inf, data.X)):
+        ranks = rankdata(values, axis=0)
+        auc = (ranks[won].sum(axis=0) - wins * (wins + 1) / 2.0) / (wins * losses)
+        for column in np.flatnonzero(_beyond(np.abs(auc - 0.5), wins, losses)):
+            found[data.names[column]] = float(max(auc[column], 1.0 - auc[column]))
+    return sorted(found.items())
+
+
+def _beyond(edge: FloatArray, wins: int, losses: int) -> NDArray[np.bool_]:
+    error = np.sqrt((wins + losses + 1.0) / (12.0 * wins * losses))
+    return np.asarray((edge > LEAK_AUC - 0.5) & (edge > _LEAK_ERRORS * error))

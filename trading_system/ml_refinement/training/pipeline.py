@@ -1,0 +1,234 @@
+"""One training: data, folds, fit, calibrate, pool, evaluate, register, verdict. The only path there is."""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from loguru import logger
+
+from trading_system.ml_refinement.config import MLConfig, ModelType
+from trading_system.ml_refinement.models.base_model import SignalQualityModel
+from trading_system.ml_refinement.models.errors import LearningError
+from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
+from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
+from trading_system.ml_refinement.training import backtest
+from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
+from trading_system.ml_refinement.training.promotion import Decision, Evidence, Serve, Verdict, evidence_figures, judge
+from trading_system.ml_refinement.training.served import champion_record, demote_if_failing
+from trading_system.ml_refinement.validation import metrics
+
+#: Called with a stage's name and (done, total) within it.
+Progress = Callable[[str, int, int], None]
+
+_TYPE = ModelType.SIGNAL_QUALITY
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a run ended. `reason` is the verdict's words, or the code and words of what made it fail."""
+
+    run_id: str
+    status: Literal["completed", "failed"]
+    verdict: Verdict | None
+    model_id: str | None
+    figures: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+def train(
+    db: FeatureDatabase,
+    registry: ModelRegistry,
+    config: MLConfig,
+    *,
+    pipeline_names: Sequence[str],
+    feature_version: str,
+    clock: Clock,
+    run_id: str,
+    label_watermark: int,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train a candidate on what is known, judge it, and let it serve if the gate says so.
+
+    The run's row in `training_runs` ends completed or failed whatever happens here, short of a kill. A run that fails
+    leaves what serves as it was. Unexpected errors are recorded and raised again.
+
+    Args:
+        db: the store.
+        registry: where the candidate is registered; on the same store.
+        config: what is trained and how.
+        pipeline_names: the features, in the pipeline's order.
+        feature_version: only rows of this version are trained on.
+        clock: outcomes later than its now are left out.
+        run_id: new, unique.
+        label_watermark: `db.counts().labels_total` when the run was decided on.
+        progress: told where the training is.
+    """
+    started = time.perf_counter()
+    told = {**asdict(config), "feature_version": feature_version, "features": list(pipeline_names)}
+    fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark)
+    run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent)
+    try:
+        return run.train(pipeline_names, feature_version)
+    except LearningError as error:
+        return run.fail(error.reason, error)
+    except StaleActivation as error:
+        return run.fail("stale_activation", error)
+    except OSError as error:
+        return run.fail("disk_full" if error.errno in _DISK_FULL else "model_file_unwritable", error)
+    except BaseException as error:
+        run.fail("unexpected", error)
+        raise
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What the steps of one run share."""
+
+    db: FeatureDatabase
+    registry: ModelRegistry
+    config: MLConfig
+    clock: Clock
+    run_id: str
+    fence: int
+    started: float
+    progress: Progress
+
+    def train(self, names: Sequence[str], feature_version: str) -> TrainingResult:
+        self.progress("data", 0, 1)
+        now_us = us_from_text(utc_text(self.clock()))
+        data = read_dataset(self.db, names=names, feature_version=feature_version, now_us=now_us)
+        check_dataset(data, min_samples=self.config.training.min_training_samples)
+        pooled = backtest.walk_forward(
+            data, self.config, clock=self.clock, progress=lambda done, total: self.progress("folds", done, total)
+        )
+        self.progress("fit", 0, 1)
+        model, max_hold_us = self._candidate(data, feature_version)
+        evidence = pooled.evidence(data, max_hold_us)
+        figures = self._figures(data, pooled, evidence, model)
+        model.set_validation(len(pooled.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
+        active = self.db.models.active(_TYPE.value)
+        champion = None
+        if active is not None:
+            active = demote_if_failing(self.db, active, max_hold_us=max_hold_us)
+            since_us = int(evidence.entered_us.min(initial=now_us))
+            champion = champion_record(self.db, active, data.signal_ids[pooled.rows], since_us=since_us)
+        verdict = judge(
+            evidence,
+            recipe=model.recipe,
+            champion=champion,
+            recipes_tried=self._recipes_tried(model.recipe),
+            min_rows=self.config.training.min_validation_samples,
+        )
+        self.progress("register", 0, 1)
+        self.registry.register(model, recipe=model.recipe, run_id=self.run_id)
+        return self._settle(model, data, verdict, figures | verdict.figures, champion.model_id if champion else None)
+
+    def _candidate(self, data: Dataset, feature_version: str) -> tuple[SignalQualityModel, int]:
+        walk = backtest.splitter(data, self.config)
+        rows = walk.training_rows(data.entered_us, data.known_us, at_us=int(data.known_us.max()) + 1)
+        model = backtest.fit_on(
+            data,
+            rows,
+            self.config,
+            max_hold_us=walk.max_hold_us,
+            min_samples=self.config.training.min_training_samples,
+            clock=self.clock,
+        )
+        model.feature_version = feature_version
+        entered = data.entered_us[rows]
+        model.set_training_period(text_from_us(int(entered.min())), text_from_us(int(entered.max())))
+        return model, walk.max_hold_us
+
+    def _figures(
+        self, data: Dataset, pooled: backtest.Pooled, evidence: Evidence, model: SignalQualityModel
+    ) -> dict[str, Any]:
+        r = data.r[pooled.rows]
+        window = self.config.training.validation_window_days * 86_400_000_000
+        recent = evidence.entered_us > evidence.entered_us.max(initial=0) - window
+        newest = evidence_figures(evidence.rows(recent))
+        return {
+            **evidence_figures(evidence),
+            **_finite(
+                {
+                    "mean_r": float(r.mean()) if len(r) else math.nan,
+                    "mean_r_top_tenth": metrics.top_mean(r, pooled.p, share=0.1),
+                    "precision_top_tenth": metrics.top_mean(data.won[pooled.rows].astype(float), pooled.p, share=0.1),
+                    "information_coefficient": metrics.information_coefficient(r, pooled.predicted_r),
+                }
+            ),
+            **{f"newest_window_{name}": newest[name] for name in ("rows", "auc", "log_loss") if name in newest},
+            "folds": pooled.folds,
+            "calibration_slope": model.calibration_slope,
+            "left_out": data.left_out,
+            "model_digest": model.digest(),
+        }
+
+    def _recipes_tried(self, recipe: str) -> int:
+        rows = self.db.models.history(_TYPE.value, 500)
+        return len({row.recipe for row in rows if row.recipe} | {recipe})
+
+    def _settle(
+        self,
+        model: SignalQualityModel,
+        data: Dataset,
+        verdict: Verdict,
+        figures: dict[str, Any],
+        expected_active: str | None,
+    ) -> TrainingResult:
+        """Activation, ledger and the run's end in one transaction."""
+        with self.db.atomic():
+            if verdict.serve is Serve.NO:
+                action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
+                self.db.models.note_verdict(
+                    action, model.model_id, reason=verdict.reason, figures=figures, run_id=self.run_id
+                )
+            else:
+                self.registry.activate(
+                    model.model_id,
+                    reason=verdict.reason,
+                    figures=figures,
+                    proven=verdict.serve is Serve.PROVEN,
+                    run_id=self.run_id,
+                    expected_active=expected_active,
+                    fence=self.fence,
+                )
+            metadata = model.get_metadata()
+            self.db.runs.finish(
+                self.run_id,
+                "completed",
+                train_samples=metadata.train_samples,
+                validation_samples=metadata.validation_samples,
+                best_iteration=model.iterations,
+                metrics=figures,
+                model_id=model.model_id,
+                verdict=verdict.decision.value,
+                data_digest=data.digest(),
+                seconds=time.perf_counter() - self.started,
+            )
+        logger.info("run {}: {}, serves: {}; {}", self.run_id, verdict.decision, verdict.serve, verdict.reason)
+        return TrainingResult(self.run_id, "completed", verdict, model.model_id, figures, verdict.reason)
+
+    def fail(self, code: str, error: BaseException) -> TrainingResult:
+        reason = f"{code}: {error or type(error).__name__}"
+        logger.error("run {} failed: {}", self.run_id, reason)
+        try:
+            self.db.runs.finish(self.run_id, "failed", error_message=reason, seconds=time.perf_counter() - self.started)
+        except StoreError:  # the store itself may be what failed; the first error is the one to tell of
+            logger.exception("run {} could not be marked failed; it will be swept", self.run_id)
+        return TrainingResult(self.run_id, "failed", None, None, reason=reason)
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -1,0 +1,241 @@
+"""The gate: does a candidate serve, and as what? Pure functions of arrays; every answer carries its figures.
+
+Trades open together share their luck, so every test here works on sums over blocks of time, never on single rows.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.walk_forward import DAY_US, time_blocks
+
+FloatArray = NDArray[np.float64]
+
+MIN_BLOCKS = 6
+MIN_ROWS = 100
+MIN_PER_CLASS = 30
+MIN_BLOCK_DAYS = 10
+
+SKILL_LEVEL = 0.025
+REFRESH_LEVEL = 0.10
+NEW_RECIPE_LEVEL = 0.05
+PROVISIONAL_LEVEL = 0.10
+DEMOTION_LEVEL = 0.01
+DEMOTION_DAYS = 126
+
+
+class Decision(StrEnum):
+    """What the gate says. HOLD: the evidence does not reach; REJECT: it reaches, and a test was failed."""
+
+    PROMOTE = "promote"
+    HOLD = "hold"
+    REJECT = "reject"
+
+
+class Serve(StrEnum):
+    """How the candidate serves from now on. A provisional model's scores are published and move nothing."""
+
+    PROVEN = "proven"
+    PROVISIONAL = "provisional"
+    NO = "no"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Pooled out-of-sample predictions: outcomes, probabilities, the base rate known when each was made, and when.
+
+    All arrays have shape (n,). `block_us` is the length of a block of shared luck.
+    """
+
+    won: NDArray[np.bool_]
+    p: FloatArray
+    base: FloatArray
+    entered_us: NDArray[np.int64]
+    block_us: int
+
+    @property
+    def cluster(self) -> NDArray[np.int64]:
+        """The block each row lies in."""
+        return time_blocks(self.entered_us, block_us=self.block_us)
+
+    @property
+    def gain(self) -> FloatArray:
+        """Log loss of the base rate minus that of `p`, per row: above 0 is better than the base rate."""
+        return metrics.log_losses(self.won, self.base) - metrics.log_losses(self.won, self.p)
+
+    def rows(self, chosen: NDArray[np.bool_]) -> Evidence:
+        """The same evidence on some of the rows."""
+        return Evidence(self.won[chosen], self.p[chosen], self.base[chosen], self.entered_us[chosen], self.block_us)
+
+    def shortfall(self) -> str:
+        """What is missing to judge by, in words; empty where nothing is."""
+        smaller = min(int(self.won.sum()), int((~self.won).sum()))
+        have = ((len(np.unique(self.cluster)), MIN_BLOCKS, "blocks"), (len(self.won), MIN_ROWS, "rows"))
+        missing = [f"{seen} of {wanted} {what}" for seen, wanted, what in have if seen < wanted]
+        missing += [f"{smaller} of {MIN_PER_CLASS} rows of the rarer outcome"] * (smaller < MIN_PER_CLASS)
+        return ", ".join(missing)
+
+
+@dataclass(frozen=True, slots=True)
+class Champion:
+    """The model that serves. `served` are the probabilities it logged when it served, NaN where it did not, (n,)."""
+
+    model_id: str
+    recipe: str
+    proven: bool
+    served: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was decided, by which rule, why, and on what figures (finite numbers only)."""
+
+    decision: Decision
+    serve: Serve
+    rule: str
+    reasons: tuple[str, ...]
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """The reasons as one line."""
+        return "; ".join(self.reasons)
+
+
+def block_us(max_hold_us: int) -> int:
+    """The length of a block: the longest holding, and at least ten days."""
+    return max(MIN_BLOCK_DAYS * DAY_US, max_hold_us)
+
+
+def judge(
+    evidence: Evidence,
+    *,
+    recipe: str,
+    champion: Champion | None,
+    recipes_tried: int = 1,
+    min_rows: int = 20,
+) -> Verdict:
+    """The gate.
+
+    Args:
+        evidence: the candidate's pooled out-of-sample predictions.
+        recipe: what the candidate was made by.
+        champion: the model that serves, `served` aligned with the evidence's rows; None where none does.
+        recipes_tried: how many recipes and parameter settings were tried; a new one pays for all of them.
+        min_rows: fewer out-of-sample rows than this, and the candidate does not even serve provisionally.
+    """
+    rule = "skill"
+    if champion is not None and champion.proven:
+        rule = "refresh" if champion.recipe == recipe else "new_recipe"
+    figures = evidence_figures(evidence)
+    shortfall = evidence.shortfall()
+    if shortfall:
+        decision, reasons = Decision.HOLD, [f"too little evidence: {shortfall}"]
+    else:
+        decision, reasons = _skill(evidence)
+        if decision is Decision.PROMOTE and champion is not None and rule != "skill":
+            decision, reasons = _against_champion(evidence, champion, rule, recipes_tried, figures)
+    serve = Serve.PROVEN if decision is Decision.PROMOTE else Serve.NO
+    if serve is Serve.NO and rule == "skill":
+        serve, why = _provisionally(evidence, min_rows)
+        reasons = [*reasons, why]
+    return Verdict(decision, serve, rule, tuple(reasons), figures)
+
+
+def _skill(evidence: Evidence) -> tuple[Decision, list[str]]:
+    auc = metrics.clustered_auc(evidence.won, evidence.p, evidence.cluster)
+    gain = float(evidence.gain.mean())
+    failed = []
+    if not auc.above(0.5, SKILL_LEVEL):
+        failed.append(f"AUC {auc.value:.3f} is not above 0.5 beyond chance (t {auc.t(0.5):.2f})")
+    if not gain > 0.0:
+        failed.append(f"log loss is {-gain:.4f} above the base rate's")
+    if failed:
+        return Decision.REJECT, failed
+    return Decision.PROMOTE, [f"AUC {auc.value:.3f} (t {auc.t(0.5):.2f}), log loss {gain:.4f} below the base rate's"]
+
+
+def _against_champion(
+    evidence: Evidence, champion: Champion, rule: str, recipes_tried: int, figures: dict[str, float]
+) -> tuple[Decision, list[str]]:
+    both = ~np.isnan(champion.served)
+    shared = evidence.rows(both)
+    better = metrics.log_losses(shared.won, champion.served[both]) - metrics.log_losses(shared.won, shared.p)
+    margin = metrics.clustered_mean(better, shared.cluster)
+    figures |= _finite({"champion_rows": len(better), "champion_margin": margin.value, "champion_t": margin.t()})
+    words = f"log loss {margin.value:+.4f} better than served by {champion.model_id} on {len(better)} rows"
+    words = f"{words} (t {margin.t():.2f})" if len(better) else f"{champion.model_id} has not served these rows"
+    if rule == "refresh":
+        worse = margin.below(0.0, REFRESH_LEVEL)
+        return (Decision.REJECT if worse else Decision.PROMOTE), [words]
+    shortfall = shared.shortfall()
+    if shortfall:
+        return Decision.HOLD, [f"too little served by {champion.model_id} to compare with: {shortfall}"]
+    level = NEW_RECIPE_LEVEL / max(1, recipes_tried)
+    return (Decision.PROMOTE if margin.above(0.0, level) else Decision.REJECT), [f"{words}, at level {level:.4f}"]
+
+
+def _provisionally(evidence: Evidence, min_rows: int) -> tuple[Serve, str]:
+    """Not worse than the base rate by more than noise; where blocks are too few to judge by, rows are the clusters."""
+    if len(evidence.won) < max(min_rows, 1):
+        return Serve.NO, f"{len(evidence.won)} out-of-sample rows are too few to serve on"
+    excess = metrics.clustered_mean(-evidence.gain, evidence.cluster)
+    if excess.freedom < 2:
+        excess = metrics.clustered_mean(-evidence.gain, np.arange(len(evidence.won)))
+    if excess.above(0.0, PROVISIONAL_LEVEL):
+        return Serve.NO, f"worse than the base rate by {excess.value:.4f} (t {excess.t():.2f})"
+    return Serve.PROVISIONAL, "not worse than the base rate: serves provisionally"
+
+
+def demoted(served: Evidence) -> tuple[bool, str]:
+    """Has a proven champion's served log loss been worse than the base rate, beyond doubt, over the last 126 days?
+
+    Args:
+        served: what it served, with the base rate of its training rows; older rows are left out here.
+    """
+    if len(served.won):
+        served = served.rows(served.entered_us > served.entered_us.max() - DEMOTION_DAYS * DAY_US)
+    if len(served.won) < MIN_ROWS:
+        return False, f"{len(served.won)} served rows are too few to demote on"
+    excess = metrics.clustered_mean(-served.gain, served.cluster)
+    words = f"served log loss {excess.value:+.4f} above the base rate's on {len(served.won)} rows (t {excess.t():.2f})"
+    return excess.above(0.0, DEMOTION_LEVEL), words
+
+
+def evidence_figures(evidence: Evidence) -> dict[str, float]:
+    """The figures of pooled out-of-sample predictions; what cannot be computed is left out."""
+    won, p = evidence.won, evidence.p
+    if not len(won):
+        return {"rows": 0.0, "blocks": 0.0}
+    auc = metrics.clustered_auc(won, p, evidence.cluster)
+    gain = metrics.clustered_mean(evidence.gain, evidence.cluster)
+    error, chance = metrics.calibration_error(won, p)
+    low, high = auc.interval()
+    return _finite(
+        {
+            "rows": len(won),
+            "blocks": len(np.unique(evidence.cluster)),
+            "win_rate": float(won.mean()),
+            "auc": auc.value,
+            "auc_low": low,
+            "auc_high": high,
+            "auc_t": auc.t(0.5),
+            "log_loss": float(metrics.log_losses(won, p).mean()),
+            "base_rate_log_loss": float(metrics.log_losses(won, evidence.base).mean()),
+            "log_loss_gain": gain.value,
+            "log_loss_gain_t": gain.t(),
+            "brier": metrics.brier(won, p),
+            "calibration_error": error,
+            "calibration_error_by_chance": chance,
+        }
+    )
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
