@@ -1,0 +1,158 @@
+"""Bars for signals that bring none, from a directory with one file per symbol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loguru import logger
+
+from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.storage.times import text_from_us
+from worker.bar_files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.errors import EventRejected, Reason, TransientError
+
+_DAY_US = 86_400_000_000
+
+
+class NoMarketData(EventRejected):
+    """A signal's bars are not to be had: no_market_data, or bad_market_data. The detail says which symbol and times."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarketBook:
+    """What the source holds for one batch, looked up once per symbol."""
+
+    found: Mapping[str, Bars | NoMarketData]
+    benchmark_symbols: Mapping[str, str]
+    max_bar_age_days: float
+
+    def bars(self, symbol: str, us: int) -> Bars:
+        """The bars that had closed at `us`; the newest of them is not older than `max_bar_age_days`.
+
+        Raises:
+            NoMarketData: there are none, they are too old, or the file is bad.
+        """
+        found = self.found[symbol]
+        if isinstance(found, NoMarketData):
+            raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
+        bars = found.as_of(us)
+        if len(bars) and bars.timestamp[-1] >= us - self.max_bar_age_days * _DAY_US:
+            return bars
+        raise NoMarketData(
+            Reason.NO_MARKET_DATA,
+            f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
+        )
+
+    def benchmark(self, asset_class: str) -> Bars | None:
+        """All bars of the asset class's benchmark; None where none is set or its file is missing.
+
+        Raises:
+            NoMarketData: bad_market_data, the file is there and cannot be used.
+        """
+        symbol = self.benchmark_symbols.get(asset_class)
+        found = self.found.get(symbol) if symbol is not None else None
+        if not isinstance(found, NoMarketData):
+            return found
+        if found.reason is Reason.NO_MARKET_DATA:
+            return None
+        raise NoMarketData(found.reason, f"benchmark {found.detail}")
+
+
+class DirectorySource:
+    """One CSV or Parquet file per symbol, read when first asked for and again whenever it has changed.
+
+    Args:
+        directory: where the files are; None: there is no source, and no symbol has bars.
+        benchmark_symbols: symbol of the benchmark by asset class.
+        max_bar_age_days: bars older than this before a signal are a stale file, and as good as none.
+    """
+
+    def __init__(
+        self, directory: Path | None, *, benchmark_symbols: Mapping[str, str], max_bar_age_days: float = 7.0
+    ) -> None:
+        self._directory = directory
+        self._benchmark_symbols = dict(benchmark_symbols)
+        self._max_bar_age_days = max_bar_age_days
+        self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
+        self._missed: set[str] = set()  # benchmarks whose absence was said
+
+    def lookup(self, requests: Iterable[tuple[str, str]]) -> MarketBook:
+        """What there is for these (symbol, asset class) pairs, benchmarks included; one look per symbol.
+
+        Raises:
+            TransientError: the directory itself is gone.
+        """
+        pairs = set(requests)
+        benchmarks = {self._benchmark_symbols[kind] for _, kind in pairs if kind in self._benchmark_symbols}
+        found = {symbol: self._symbol(symbol) for symbol in {symbol for symbol, _ in pairs} | benchmarks}
+        self._report_benchmarks(benchmarks, found)
+        return MarketBook(found, self._benchmark_symbols, self._max_bar_age_days)
+
+    def bars_as_of(self, symbol: str, us: int) -> Bars:
+        """`MarketBook.bars` of a single symbol."""
+        return self.lookup([(symbol, "")]).bars(symbol, us)
+
+    def _report_benchmarks(self, benchmarks: set[str], found: Mapping[str, Bars | NoMarketData]) -> None:
+        for symbol in sorted(benchmarks):
+            problem = found[symbol]
+            if isinstance(problem, Bars):
+                self._missed.discard(symbol)
+            elif problem.reason is Reason.NO_MARKET_DATA and symbol not in self._missed:
+                self._missed.add(symbol)
+                logger.warning("benchmark {}; what compares with it is neutral until it is there", problem.detail)
+
+    def _symbol(self, symbol: str) -> Bars | NoMarketData:
+        if self._directory is None:
+            return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: no bars in the event, and no market-data directory")
+        stem = file_stem(symbol)
+        versions = {path: version for path in _paths(self._directory, stem) if (version := _version(path)) is not None}
+        if not versions:
+            self._kept.pop(symbol, None)
+            return self._absent(self._directory, symbol, stem)
+        if len(versions) > 1:
+            return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: both a CSV and a Parquet file are there")
+        ((path, version),) = versions.items()
+        kept = self._kept.get(symbol)
+        if kept is None or kept[0] != version:
+            kept = self._kept[symbol] = (version, self._read(symbol, path))
+        return kept[1]
+
+    def _absent(self, directory: Path, symbol: str, stem: str) -> NoMarketData:
+        if not directory.is_dir():
+            raise TransientError(f"the market-data directory {directory} is not there")
+        names = " or ".join(f"{stem}{suffix}" for suffix in SUFFIXES)
+        return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}")
+
+    def _read(self, symbol: str, path: Path) -> Bars | NoMarketData:
+        try:
+            if path.name not in os.listdir(path.parent):  # a file system that does not tell upper from lower case
+                return self._absent(path.parent, symbol, file_stem(symbol))
+            return read_bars(path)
+        except FileNotFoundError:
+            return self._absent(path.parent, symbol, file_stem(symbol))
+        except BadFileError as error:
+            return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: {path.name}: {error}")
+
+
+_Version = tuple[str, int, int, int]
+
+
+def _paths(directory: Path, stem: str) -> list[Path]:
+    return [directory / f"{stem}{suffix}" for suffix in SUFFIXES]
+
+
+def _version(path: Path) -> _Version | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return path.suffix, stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _extent(bars: Bars) -> str:
+    if not len(bars):
+        return "the file has no bars"
+    return f"the file goes from {text_from_us(int(bars.timestamp[0]))} to {text_from_us(int(bars.timestamp[-1]))}"
