@@ -31,6 +31,8 @@ _SETS = {
     FeatureSet.MINIMAL: ("trend_features", "signal_metadata"),
     FeatureSet.STANDARD: ("trend_features", "momentum_features", "volatility_features", "signal_metadata"),
 }
+#: Arrays of more rows than this fall out of the processor's cache between two operations.
+_ROWS_AT_ONCE = 64
 _NOT_SHAPING = ("scale_features", "scaling_method")
 
 
@@ -108,26 +110,32 @@ class FeaturePipeline:
         An extractor that raises, or gives a value that is not finite, makes that signal's row incomplete and nothing
         else.
         """
+        values = np.empty((len(requests), len(self.names)))
+        complete = np.ones(len(requests), dtype=bool)
+        errors: dict[str, dict[int, str]] = {}
+        for start in range(0, len(requests), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            for name, failed in self._fill(values[rows], requests[rows]).items():
+                errors.setdefault(name, {}).update({start + row: error for row, error in failed.items()})
+        for failed in errors.values():
+            complete[list(failed)] = False
+        return FeatureBatch(values, complete, {name: _told(failed, requests) for name, failed in errors.items()})
+
+    def _fill(self, out: Floats, requests: Sequence[FeatureRequest]) -> dict[str, dict[int, str]]:
+        """Write the rows of these signals, and say which extractor failed on which row, and how."""
         batch = SignalBatch(requests)
         for column, width in self._widths.items():
             batch.bars.tail(column, width)
-        values = np.empty((len(batch), len(self.names)))
-        complete = np.ones(len(batch), dtype=bool)
-        failures: dict[str, str] = {}
+        failures = {}
         place = 0
         for part in self._parts:
             block, errors = _evaluated(part.extractor, batch)
+            wanted = len(part.columns)
+            out[:, place : place + wanted] = block if wanted == block.shape[1] else block[:, part.columns]
+            place += wanted
             if errors:
-                complete[list(errors)] = False
-                first = min(errors)
-                failures[part.extractor.name] = (
-                    f"{len(errors)} of {len(batch)} signals, first {requests[first].signal_id}: {errors[first]}"
-                )
-            values[:, place : place + len(part.columns)] = (
-                block if len(part.columns) == block.shape[1] else block[:, part.columns]
-            )
-            place += len(part.columns)
-        return FeatureBatch(values, complete, failures)
+                failures[part.extractor.name] = errors
+        return failures
 
     def extract_features(
         self,
@@ -242,6 +250,11 @@ def _one_by_one(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Fl
     single = [_evaluated(extractor, SignalBatch([request])) for request in batch.requests]
     errors = {row: message[0] for row, (_, message) in enumerate(single) if message}
     return np.concatenate([block for block, _ in single]), errors
+
+
+def _told(errors: Mapping[int, str], requests: Sequence[FeatureRequest]) -> str:
+    first = min(errors)
+    return f"{len(errors)} of {len(requests)} signals, first {requests[first].signal_id}: {errors[first]}"
 
 
 def _instant(as_of: datetime | None, bars: Bars, benchmark: Bars | None) -> int:

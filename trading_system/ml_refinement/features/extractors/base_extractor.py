@@ -95,7 +95,7 @@ class BaseFeatureExtractor(ABC):
         return self._by_extract(batch, [asdict(metadata) for metadata in batch.metadata])
 
     def history_lengths(self, batch: SignalBatch) -> NDArray[np.int64]:
-        """Bars each signal has of the history that `min_bars` counts."""
+        """For each signal, how many bars it has of those that `min_bars` counts."""
         return batch.bars.lengths
 
     def evaluate(self, batch: SignalBatch) -> Floats:
@@ -106,11 +106,10 @@ class BaseFeatureExtractor(ABC):
         """
         with np.errstate(all="ignore"):  # what is not finite is found by looking at the result
             values = np.asarray(self.compute(batch), dtype=np.float64)
-        neutral, min_bars = self._limits
+        neutral, min_bars, longest = self._limits
         if values.shape != (len(batch), neutral.size):
             raise FeatureError(f"{self.name} gave shape {values.shape}, not {(len(batch), neutral.size)}")
-        lengths = self.history_lengths(batch)
-        if lengths.size and lengths.min() < min_bars.max(initial=0):
+        if longest and (lengths := self.history_lengths(batch)).min(initial=longest) < longest:
             values = np.where(lengths[:, None] < min_bars, neutral, values)
         return values
 
@@ -124,10 +123,11 @@ class BaseFeatureExtractor(ABC):
         return self._limits[0]
 
     @cached_property
-    def _limits(self) -> tuple[Floats, NDArray[np.int64]]:
+    def _limits(self) -> tuple[Floats, NDArray[np.int64], int]:
         definitions = self.definitions
         neutral = np.array([definition.neutral for definition in definitions], dtype=np.float64)
-        return neutral, np.array([definition.min_bars for definition in definitions], dtype=np.int64)
+        min_bars = np.array([definition.min_bars for definition in definitions], dtype=np.int64)
+        return neutral, min_bars, int(min_bars.max(initial=0))
 
     def _one(self, request: FeatureRequest) -> dict[str, float]:
         row = self.evaluate(SignalBatch([request]))[0]

@@ -46,10 +46,19 @@ class BarsBatch:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Bars of the longest row."""
         return max(self._ends, default=0)
+
+    @cached_property
+    def shortest(self) -> int:
+        """Bars of the shortest row."""
+        return min(self._ends, default=0)
+
+    def starting(self, n_bars: int) -> NDArray[np.bool_] | None:
+        """Which rows have exactly `n_bars`, so that there is nothing before them; None where no row is that short."""
+        return self.lengths == n_bars if self.shortest <= n_bars else None
 
     def tail(self, column: str, n_bars: int) -> Floats:
         """The newest `n_bars` of a column ("open", "high", "low", "close", "volume"); a view, not to be written to."""
@@ -91,6 +100,7 @@ class BarsBatch:
             else:
                 row[: n_bars - end] = np.nan
                 row[n_bars - end :] = getattr(bars, column)[:end]
+        out.flags.writeable = False  # the extractors share it
         return out
 
 

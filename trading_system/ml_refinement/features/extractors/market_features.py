@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property, partial
 from typing import Self
 
@@ -129,63 +130,70 @@ class MarketRegimeFeatures(OHLCVExtractor):
         return out
 
     def _of_market(self, market: BarsBatch) -> Floats:
-        n, lengths = self.window, market.lengths
-        close = market.tail("close", max(self.trend_bars, 2 * n) + 1)
+        n, steps = self.window, self.trend_bars
+        close = market.tail("close", max(steps, 2 * n) + 1)
         moves, now = changes(close), close[:, -1]
-        trend_vol = sample_std(moves[:, -self.trend_bars :], lengths == self.trend_bars)
-        average = row_sum(close[:, -self.trend_bars :]) / self.trend_bars
-        volatility = sample_std(moves[:, -n:], lengths == n)
-        before = sample_std(moves[:, -2 * n : -n], lengths == 2 * n)
+        average = row_sum(close[:, -steps:]) / steps
+        volatility = sample_std(moves[:, -n:], market.starting(n))
         start = close[:, -n]
-        out = np.empty((len(market), 7))
-        out[:, 0] = ratio(now - average, average * trend_vol * np.sqrt(self.trend_bars))
-        out[:, 1] = np.add.reduce(moves[:, -n:] > 0, axis=1) / n
-        out[:, 3] = np.minimum(ratio(volatility, 2 * before, 0.5), 1.0)
-        out[:, 4], out[:, 5] = self._from_high(market)
-        out[:, 6] = ratio((now - start) / start, volatility * np.sqrt(n))
-        out[:, [0, 6]] = np.clip(out[:, [0, 6]], -1.0, 1.0)
-        return out
+        above, below = np.empty((2, len(market), 7))
+        above[:, 0] = now - average
+        below[:, 0] = average * sample_std(moves[:, -steps:], market.starting(steps)) * math.sqrt(steps)
+        above[:, 1], below[:, 1] = np.add.reduce(moves[:, -n:] > 0, axis=1), n
+        above[:, 2], below[:, 2] = 0, 1
+        above[:, 3], below[:, 3] = volatility, 2 * sample_std(moves[:, -2 * n : -n], market.starting(2 * n))
+        self._from_high(market, above[:, 4:6], below[:, 4:6])
+        above[:, 6], below[:, 6] = (now - start) / start, volatility * math.sqrt(n)
+        out = ratio(above, below, self.neutral_values)
+        return np.minimum(np.maximum(out, -1.0), 1.0)
 
-    def _from_high(self, market: BarsBatch) -> tuple[Floats, Floats]:
-        every, lengths = market.history("close"), market.lengths
-        if lengths.size and lengths.min() < every.shape[1]:
+    def _from_high(self, market: BarsBatch, above: Floats, below: Floats) -> None:
+        """Fill in what the drawdown and the days from the high are ratios of."""
+        every = market.history("close")
+        if market.shortest < every.shape[1]:
             every = np.where(market.missing(every.shape[1]), -np.inf, every)
         peak = np.maximum.reduce(every, axis=1)
         year = every[:, -self.year_bars :]
-        span = np.maximum(np.minimum(lengths, self.year_bars), 1)
-        return (every[:, -1] - peak) / peak, (year.shape[1] - 1 - year.argmax(axis=1)) / span
+        above[:, 0], below[:, 0] = every[:, -1] - peak, peak
+        above[:, 1] = year.shape[1] - 1 - year.argmax(axis=1)
+        below[:, 1] = np.minimum(market.lengths, self.year_bars)
 
     def _correlation(self, batch: SignalBatch) -> Floats:
+        rows = np.flatnonzero(batch.has_benchmark)
         out = np.full(len(batch), UNCORRELATED)
-        rows = batch.has_benchmark.nonzero()[0]
-        if not rows.size:
-            return out
-        own, market, count = self._common_closes(batch, rows)
-        first_missing = count == self.window
-        own_away, _ = deviations(changes(own), first_missing)
-        market_away, _ = deviations(changes(market), first_missing)
-        size = np.sqrt(row_sum(own_away * own_away)) * np.sqrt(row_sum(market_away * market_away))
-        correlation = np.clip(ratio(row_sum(own_away * market_away), size, UNCORRELATED), -1.0, 1.0)
-        out[rows] = np.where(count < self.window, UNCORRELATED, correlation)
+        if rows.size:
+            closes, count = self._common_closes(batch, rows)
+            first_missing = count == self.window
+            away, _ = deviations(changes(closes), first_missing if first_missing.any() else None)
+            sizes = np.sqrt(row_sum(away * away))
+            own, market = away[: rows.size], away[rows.size :]
+            correlation = ratio(row_sum(own * market), sizes[: rows.size] * sizes[rows.size :], UNCORRELATED)
+            enough = count[: rows.size] >= self.window
+            out[rows] = np.where(enough, np.minimum(np.maximum(correlation, -1.0), 1.0), UNCORRELATED)
         return out
 
-    def _common_closes(self, batch: SignalBatch, rows: NDArray[np.int64]) -> tuple[Floats, Floats, NDArray[np.int64]]:
-        """The newest window + 1 closes of symbol and market at common times, and how many there are of them."""
-        wanted, reach = self.window + 1, self.calendar_bars
+    def _common_closes(self, batch: SignalBatch, rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
+        """The newest window + 1 closes at common times, and how many there are of them: symbols, then their markets."""
+        n = self.window + 1
         place = batch.market_row[rows]
-        early = 2 * np.arange(reach, dtype=np.int64) - 2**62  # padding that meets neither a time nor another padding
-        own_times = batch.bars.times(reach, early)[rows]
-        market_times = batch.market.times(reach, early + 1)[place]
-        own = batch.bars.tail("close", reach)[rows]
-        market = batch.market.tail("close", reach)[place]
-        left, right = own[:, -wanted:].copy(), market[:, -wanted:].copy()
-        count = np.full(rows.size, wanted)
-        apart = (own_times[:, -wanted:] != market_times[:, -wanted:]).any(axis=1).nonzero()[0]
+        closes = np.concatenate((batch.bars.tail("close", n)[rows], batch.market.tail("close", n)[place]))
+        count = np.full(2 * rows.size, n)
+        own, market = batch.bars.times(n, _padding(n, 0))[rows], batch.market.times(n, _padding(n, 1))[place]
+        apart = np.flatnonzero((own != market).any(axis=1))
         if apart.size:
-            at_own, at_market, count[apart] = _newest_common(own_times[apart], market_times[apart], wanted)
-            left[apart] = np.take_along_axis(own[apart], at_own, axis=1)
-            right[apart] = np.take_along_axis(market[apart], at_market, axis=1)
-        return left, right, count
+            reach, beside = self.calendar_bars, rows.size + apart
+            own = batch.bars.times(reach, _padding(reach, 0))[rows[apart]]
+            market = batch.market.times(reach, _padding(reach, 1))[place[apart]]
+            at_own, at_market, found = _newest_common(own, market, n)
+            closes[apart] = np.take_along_axis(batch.bars.tail("close", reach)[rows[apart]], at_own, axis=1)
+            closes[beside] = np.take_along_axis(batch.market.tail("close", reach)[place[apart]], at_market, axis=1)
+            count[apart] = count[beside] = found
+        return closes, count
+
+
+def _padding(n_bars: int, side: int) -> Instants:
+    """Times before all times that meet neither each other nor those of the other side."""
+    return 2 * np.arange(n_bars, dtype=np.int64) - (2**62 + side)
 
 
 def _newest_common(

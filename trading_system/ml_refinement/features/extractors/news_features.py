@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,29 +79,28 @@ class NewsFeatures(BaseFeatureExtractor):
 
     def compute(self, batch: SignalBatch) -> Floats:
         """Values of shape (n_signals, 8)."""
-        row, age_us, sentiment, relevance = self._items(batch)
         n, window_us = len(batch), self.lookback_hours * _HOUR_US
-
-        def mean(values: Floats, weights: Floats) -> Floats:
-            return ratio(_sums(row, values * weights, n), _sums(row, weights, n))
-
-        count = np.bincount(row, minlength=n)
-        mood = mean(sentiment, relevance)
-        away = sentiment - mood[row]
+        row, age_us, sentiment, relevance = self._items(batch)
+        if not row.size:
+            return np.repeat(self.neutral_values[None], n, axis=0)
         late = np.where(2 * age_us < window_us, relevance, 0.0)
-        early = relevance - late
-        both = (_sums(row, late, n) > 0) & (_sums(row, early, n) > 0)
+        faded = relevance * 0.5 ** (age_us / (self.half_life_hours * _HOUR_US))
+        negative = np.where(sentiment < 0, relevance, 0.0)
+        weights = np.array((relevance, faded, late, relevance - late))
+        count, all_of, *_, below = sums = _sums(row, (np.ones(row.size), *weights, *(weights * sentiment), negative), n)
+        mood, recent, late_mood, early_mood = ratio(sums[5:9], sums[1:5])
+        away = sentiment - mood[row]
+        (spread,) = _sums(row, (relevance * away * away,), n)
         newest = np.full(n, window_us, dtype=np.int64)
         np.minimum.at(newest, row, age_us)
-        faded = relevance * 0.5 ** (age_us / (self.half_life_hours * _HOUR_US))
         out = np.empty((n, 8))
         out[:, 0] = count > 0
         out[:, 1] = count
-        out[:, 2] = np.clip(mood, -1.0, 1.0)
-        out[:, 3] = np.clip(mean(sentiment, faded), -1.0, 1.0)
-        out[:, 4] = np.minimum(np.sqrt(mean(away * away, relevance)), 1.0)
-        out[:, 5] = np.minimum(mean((sentiment < 0).astype(np.float64), relevance), 1.0)
-        out[:, 6] = np.where(both, np.clip(mean(sentiment, late) - mean(sentiment, early), -2.0, 2.0), 0.0)
+        out[:, 2] = np.minimum(np.maximum(mood, -1.0), 1.0)
+        out[:, 3] = np.minimum(np.maximum(recent, -1.0), 1.0)
+        out[:, 4] = np.minimum(np.sqrt(ratio(spread, all_of)), 1.0)
+        out[:, 5] = np.minimum(ratio(below, all_of), 1.0)
+        out[:, 6] = np.where((sums[3] > 0) & (sums[4] > 0), np.clip(late_mood - early_mood, -2.0, 2.0), 0.0)
         out[:, 7] = newest / _HOUR_US
         return out
 
@@ -117,5 +116,8 @@ class NewsFeatures(BaseFeatureExtractor):
         return row[kept], age_us[kept], sentiment[kept], relevance[kept]
 
 
-def _sums(row: NDArray[np.int64], values: Floats, n: int) -> Floats:
-    return np.bincount(row, weights=values, minlength=n).astype(np.float64, copy=False)
+def _sums(row: NDArray[np.int64], values: Sequence[Floats], n: int) -> Floats:
+    """Sums of each array over the items of each row, in the items' order: shape (len(values), n)."""
+    bins = row + n * np.arange(len(values))[:, None]
+    sums = np.bincount(bins.ravel(), np.concatenate(values), n * len(values)).reshape(len(values), n)
+    return cast(Floats, sums)

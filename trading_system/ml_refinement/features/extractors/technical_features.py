@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Floats
 from trading_system.ml_refinement.config import FeatureConfig
@@ -15,17 +16,17 @@ from trading_system.ml_refinement.features.extractors.base_extractor import Feat
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch, SignalBatch
 from trading_system.ml_refinement.features.extractors.windows import (
     average_true_range,
-    changes,
     deviations,
     ratio,
     row_sum,
-    sample_std,
     sliding_sum,
 )
 
 ATR_BARS = 14
 #: A past volatility counts as below today's when it is lower by more than this share: less is rounding.
 SAME_SHARE = 1e-9
+#: A volatility below this share of the size of the changes themselves is rounding, and counts as none.
+ROUNDING_SHARE = 1e-6
 
 _define = partial(FeatureDefinition, category="technical", dependencies=("close",))
 
@@ -91,33 +92,49 @@ class TrendFeatures(OHLCVExtractor):
             counted("lower_lows", "share of the last 9 bars with a lower low", dependencies=("low",)),
         )
 
+    @cached_property
+    def _spans(self) -> Floats:
+        return np.array(self.lookbacks, dtype=np.float64)
+
+    @cached_property
+    def _steps(self) -> NDArray[np.int64]:
+        """Columns of the newest 5 bars, then for each lookback of the 5 that its average has lost within 5 bars."""
+        newest = max(self.lookbacks) + self.slope_bars - 1
+        return np.array([[newest - back - bar for bar in range(self.slope_bars)] for back in (0, *self.lookbacks)])
+
     def compute(self, batch: SignalBatch) -> Floats:
         """Values of shape (n_signals, n_features)."""
         bars = batch.bars
         averages = 2 * len(self.lookbacks)
-        out = np.empty((len(bars), averages + 4))
-        out[:, 0:averages:2], out[:, 1:averages:2] = self._averages(bars)
+        above, below = np.empty((2, len(bars), averages + 4))
+        self._averages(bars, above[:, :averages], below[:, :averages])
         close = bars.tail("close", self.slow_bars)
         slow = row_sum(close) / self.slow_bars
-        out[:, averages] = ratio(row_sum(close[:, -self.fast_bars :]) / self.fast_bars - slow, slow)
-        out[:, averages + 1] = _straightness(bars.tail("close", self.line_bars))
+        above[:, averages] = row_sum(close[:, -self.fast_bars :]) / self.fast_bars - slow
+        below[:, averages] = slow
+        above[:, averages + 1], below[:, averages + 1] = _straightness(bars.tail("close", self.line_bars))
         high, low = bars.tail("high", self.count_bars), bars.tail("low", self.count_bars)
-        steps = self.count_bars - 1
-        out[:, averages + 2] = np.add.reduce(high[:, 1:] > high[:, :-1], axis=1) / steps
-        out[:, averages + 3] = np.add.reduce(low[:, 1:] < low[:, :-1], axis=1) / steps
+        counted = np.empty((len(bars), 2, self.count_bars - 1), dtype=bool)
+        np.greater(high[:, 1:], high[:, :-1], out=counted[:, 0])
+        np.less(low[:, 1:], low[:, :-1], out=counted[:, 1])
+        above[:, averages + 2 :] = np.add.reduce(counted, axis=-1)
+        below[:, averages + 2 :] = self.count_bars - 1
+        out = ratio(above, below)
+        np.minimum(out[:, averages + 1], 1.0, out=out[:, averages + 1])
         return out
 
-    def _averages(self, bars: BarsBatch) -> tuple[Floats, Floats]:
+    def _averages(self, bars: BarsBatch, above: Floats, below: Floats) -> None:
+        """Fill in what the features of the averages are ratios of."""
         close = bars.tail("close", max(self.lookbacks) + self.slope_bars)
         width = close.shape[1]
-        now, before = np.empty((2, len(bars), len(self.lookbacks)))
+        average = below[:, ::2]
         for place, n in enumerate(self.lookbacks):
-            np.add.reduce(close[:, width - n :], axis=1, out=now[:, place])
-            np.add.reduce(close[:, width - n - self.slope_bars : -self.slope_bars], axis=1, out=before[:, place])
-        now /= self.lookbacks
-        before /= self.lookbacks
-        step = self.slope_bars * average_true_range(bars, ATR_BARS)[:, None]
-        return ratio(close[:, -1:] - now, now), ratio(now - before, np.where(before <= 0, 0.0, step))
+            np.add.reduce(close[:, width - n :], axis=1, out=average[:, place])
+        average /= self._spans
+        np.subtract(close[:, -1:], average, out=above[:, ::2])
+        fives = row_sum(close.take(self._steps, axis=1))
+        np.subtract(fives[:, :1], fives[:, 1:], out=above[:, 1::2])
+        np.multiply(average_true_range(bars, ATR_BARS)[:, None], self.slope_bars * self._spans, out=below[:, 1::2])
 
 
 class MomentumFeatures(OHLCVExtractor):
@@ -160,16 +177,18 @@ class MomentumFeatures(OHLCVExtractor):
         """Values of shape (n_signals, n_features)."""
         rates = len(self.lookbacks)
         close = batch.bars.tail("close", max(*self.lookbacks, 0, 27) + 1)
-        out = np.empty((len(batch), rates + 4))
-        past = close[:, [-1 - n for n in self.lookbacks]]
-        out[:, :rates] = ratio(close[:, -1:] - past, past)
-        rsi = _relative_strength(close[:, -1 - self.rsi_bars :])
-        out[:, rates] = rsi
-        out[:, rates + 1] = 2 * rsi - 1
-        out[:, rates + 2] = _divergence(close, self.divergence_bars)
+        above, below = np.empty((2, len(batch), rates + 4))
+        below[:, :rates] = close.take([close.shape[1] - 1 - n for n in self.lookbacks], axis=1)
+        np.subtract(close[:, -1:], below[:, :rates], out=above[:, :rates])
+        moves = close[:, -self.rsi_bars :] - close[:, -1 - self.rsi_bars : -1]
+        gained, moved = row_sum(np.maximum(moves, 0.0)), row_sum(np.abs(moves))
+        above[:, rates], below[:, rates] = gained, moved
+        above[:, rates + 1], below[:, rates + 1] = 2 * gained - moved, moved
+        below[:, rates + 2 :] = 1.0
+        above[:, rates + 2] = _divergence(close, self.divergence_bars)
         n = self.acceleration_bars
-        out[:, rates + 3] = _change(close, 1, n) - _change(close, 1 + n, n)
-        return out
+        above[:, rates + 3] = _change(close, 1, n) - _change(close, 1 + n, n)
+        return ratio(above, below, self.neutral_values)
 
 
 class VolatilityFeatures(OHLCVExtractor):
@@ -241,41 +260,41 @@ class VolatilityFeatures(OHLCVExtractor):
     def compute(self, batch: SignalBatch) -> Floats:
         """Values of shape (n_signals, n_features)."""
         bars, n = batch.bars, self.window
-        out = np.empty((len(batch), 6))
+        above, below = np.empty((2, len(batch), 6))
         close = bars.tail("close", self.year_bars + n)
-        moves = changes(close)
         spans = bars.tail("high", n) - bars.tail("low", n)
-        out[:, 0] = ratio(average_true_range(bars, ATR_BARS), close[:, -1])
-        out[:, 1] = self._percentile(moves, bars)
-        now, before = sample_std(np.stack((moves[:, -n:], moves[:, 1 - 2 * n : 1 - n])))
-        out[:, 2] = ratio(now - before, before)
-        out[:, 3] = ratio(spans[:, -1], row_sum(spans) / n, 1.0)
-        out[:, 4] = ratio(bars.tail("open", 1)[:, -1] - close[:, -2], close[:, -2])
-        out[:, 5] = ratio(spans[:, -1], close[:, -1])
-        return out
+        newest, before = close[:, -1], close[:, -2]
+        above[:, 0], below[:, 0] = average_true_range(bars, ATR_BARS), newest
+        self._against_past(close, bars, above[:, 1:3], below[:, 1:3])
+        above[:, 3], below[:, 3] = spans[:, -1], row_sum(spans) / n
+        above[:, 4], below[:, 4] = bars.tail("open", 1)[:, 0] - before, before
+        above[:, 5], below[:, 5] = spans[:, -1], newest
+        return ratio(above, below, self.neutral_values)
 
-    def _percentile(self, moves: Floats, bars: BarsBatch) -> Floats:
+    def _against_past(self, close: Floats, bars: BarsBatch, above: Floats, below: Floats) -> None:
+        """Fill in what the percentile and the trend of volatility are ratios of."""
         n = self.window
-        sums = sliding_sum(moves, n)
-        spread = sliding_sum(moves * moves, n) - sums * sums / n
-        lower = spread < spread[:, -1:] * (1 - 2 * SAME_SHARE)
-        expected = np.clip(bars.lengths - n, 1, self.year_bars)
+        powers = np.empty((2, len(bars), close.shape[1] - 1))
+        np.divide(close[:, 1:] - close[:, :-1], close[:, :-1], out=powers[0])
+        np.multiply(powers[0], powers[0], out=powers[1])
+        sums, squares = sliding_sum(powers, n)
+        spread = squares - sums * sums / n
+        windows = np.minimum(np.maximum(bars.lengths - n, 1), self.year_bars)
         found = np.add.reduce(~np.isnan(spread), axis=1)  # fewer: a bar is no number, and the value is none either
-        return np.where(found == expected, np.add.reduce(lower, axis=1) / expected, np.nan)
+        lower = np.add.reduce(spread < spread[:, -1:] * (1 - 2 * SAME_SHARE), axis=1)
+        above[:, 0], below[:, 0] = np.where(found == windows, lower, np.nan), windows
+        two = slice(-n, None, n - 1)
+        before, now = np.sqrt(np.where(spread[:, two] <= ROUNDING_SHARE**2 * squares[:, two], 0.0, spread[:, two])).T
+        above[:, 1], below[:, 1] = now - before, before
 
 
-def _straightness(close: Floats) -> Floats:
+def _straightness(close: Floats) -> tuple[Floats, Floats]:
+    """What R² is the ratio of."""
     away, _ = deviations(close - close[:, -1:])
     n = close.shape[1]
     steps = np.arange(n) - (n - 1) / 2
     along = row_sum(away * steps)
-    return np.minimum(ratio(along * along, row_sum(away * away) * float(steps @ steps)), 1.0)
-
-
-def _relative_strength(close: Floats) -> Floats:
-    moves = close[:, 1:] - close[:, :-1]
-    gained, lost = row_sum(np.maximum(moves, 0.0)), -row_sum(np.minimum(moves, 0.0))
-    return ratio(gained, gained + lost, 0.5)
+    return along * along, row_sum(away * away) * (n * (n * n - 1) / 12)
 
 
 def _change(close: Floats, back: int, n_bars: int) -> Floats:

@@ -20,9 +20,10 @@ def row_sum(values: Floats) -> Floats:
     return cast(Floats, np.add.reduce(values, axis=-1))
 
 
-def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Floats:
-    """numerator / denominator where that is above 0, else `otherwise`; NaN stays NaN."""
-    out: Floats = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), otherwise)
+def ratio(numerator: Floats, denominator: Floats, otherwise: Floats | float = 0.0) -> Floats:
+    """numerator / denominator where that is above 0, else `otherwise`; NaN stays NaN. Shapes must be equal."""
+    out = np.empty(denominator.shape)
+    out[...] = otherwise
     np.divide(numerator, denominator, out=out, where=~(denominator <= 0))
     return out
 
@@ -39,7 +40,7 @@ def deviations(values: Floats, first_missing: NDArray[np.bool_] | None = None) -
     Where `first_missing`, the first value is left out: its distance is 0 and it is not counted.
     """
     width = values.shape[-1]
-    if first_missing is None or not first_missing.any():
+    if first_missing is None:
         return values - row_sum(values)[..., None] / width, float(width)
     values = values.copy()
     values[first_missing, 0] = 0.0
@@ -64,12 +65,12 @@ def sliding_sum(values: Floats, window: int) -> Floats:
     power, width, taken = values, 1, 0
     while True:
         if window & width:
-            part = power[:, taken : taken + values.shape[1] - window + 1]
+            part = power[..., taken : taken + values.shape[-1] - window + 1]
             total = part if total is None else total + part
             taken += width
         if taken == window:
             return cast(Floats, total)
-        power = power[:, :-width] + power[:, width:]
+        power = power[..., :-width] + power[..., width:]
         width *= 2
 
 
@@ -81,8 +82,8 @@ def average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
 def _average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
     high, low = bars.tail("high", n_bars), bars.tail("low", n_bars)
     before = bars.tail("close", n_bars + 1)[:, :-1]
-    starts_here = bars.lengths == n_bars
-    if starts_here.any():
+    starts_here = bars.starting(n_bars)
+    if starts_here is not None:
         before = before.copy()
         before[starts_here, 0] = low[starts_here, 0]
     return row_sum(np.maximum(high, before) - np.minimum(low, before)) / n_bars
