@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.models import finite_json
+from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 

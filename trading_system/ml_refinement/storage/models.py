@@ -12,6 +12,7 @@ import orjson
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.errors import StaleActivation, UnknownModel
+from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Action = Literal["activate", "retire", "prove", "demote", "hold", "reject"]
@@ -282,32 +283,6 @@ ENTER = """
 LEDGER = """
     SELECT id, at, model_type, action, model_id, previous_model_id, artefact_sha256, proven, reason, figures, run_id
     FROM promotions"""
-
-
-def finite_json(value: Any) -> str:
-    """JSON text of plain and numpy values.
-
-    Raises:
-        ValueError: a number in it is not finite, or it holds what JSON cannot.
-    """
-    try:
-        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    except orjson.JSONEncodeError as error:
-        raise ValueError(f"cannot be stored as JSON: {error}") from error
-    if b"null" in text:
-        _refuse_non_finite(value)
-    return text.decode()
-
-
-def _refuse_non_finite(value: Any) -> None:
-    """The serialiser writes NaN and infinity as null: look for the number that became one."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            _refuse_non_finite(item)
-    elif value is not None and orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY) == b"null":
-        raise ValueError(f"not finite: {value}")
 
 
 def _registry_row(row: Row) -> RegistryRow:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.models import finite_json
+from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Status = Literal["running", "completed", "failed"]

@@ -1,0 +1,37 @@
+"""JSON columns: written without a number that is not finite, whoever computed it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+
+def finite_json(value: Any) -> str:
+    """JSON text of plain and numpy values.
+
+    Raises:
+        ValueError: a number in it is not finite, or it holds what JSON cannot.
+    """
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError as error:
+        raise ValueError(f"cannot be stored as JSON: {error}") from error
+    if b"null" in text:
+        _refuse_non_finite(value)
+    return text.decode()
+
+
+def _refuse_non_finite(value: Any) -> None:
+    """The serialiser writes NaN and infinity as null: look for the number that became one."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        for item in value:
+            _refuse_non_finite(item)
+    elif isinstance(value, float) and not np.isfinite(value):
+        raise ValueError(f"not finite: {value}")
