@@ -61,7 +61,7 @@ def explain(item: Any, types: Mapping[str, Any]) -> str:
     while len(path) > 1 and not any(name.startswith(variable(path)) for name in types):
         path.pop()  # an element of a list or of a dictionary: the setting is the whole
     allowed = re.sub(r"^Value error, ", "", item["msg"])
-    allowed = re.sub(r"^Input should", "must", allowed)
+    allowed = re.sub(r"^\w+ should", "must", allowed)
     allowed = allowed.replace("Path does not point to a directory", "must be an existing directory")
     if isinstance(item["input"], BaseModel | dict):
         return f"{variable(path)}: {allowed}"

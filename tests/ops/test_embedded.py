@@ -8,12 +8,12 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
+from waiting import runs, wait_until
 
 from worker.embedded import EmbeddedServer, answers, make_private, socket_path
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
@@ -23,6 +23,8 @@ from worker.server_binary import find_server, server_version
 HOST = """
 import sys, time
 from pathlib import Path
+from waiting import runs, wait_until
+
 from worker.embedded import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid if server.hosting else 0, flush=True)
@@ -36,22 +38,6 @@ def start_host(directory: Path) -> tuple[subprocess.Popen[str], int]:
     )
     assert process.stdout is not None
     return process, int(process.stdout.readline())
-
-
-def wait_until(condition: Callable[[], bool], within_s: float = 10) -> bool:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_the_server_keeps_every_write_and_evicts_nothing(valkey: redis.Redis) -> None:
@@ -93,7 +79,7 @@ def test_the_server_dies_with_a_killed_host_and_its_data_survives(tmp_path: Path
     assert runs(server_pid)
     host.kill()
     host.wait()
-    assert wait_until(lambda: not runs(server_pid))
+    wait_until(lambda: not runs(server_pid))
     with EmbeddedServer(tmp_path, join=False) as server, redis.Redis.from_url(server.url) as client:
         assert client.xrange("s") == [(entry, {b"data": b"{}"})]
 
@@ -110,7 +96,7 @@ def test_a_second_process_joins_and_takes_over_when_the_host_is_killed(tmp_path:
         client.set("a", "1")
         host.kill()
         host.wait()
-        assert wait_until(lambda: joined.hosting and answers(socket_path(tmp_path)))
+        wait_until(lambda: joined.hosting and answers(socket_path(tmp_path)))
         assert joined.pid != server_pid
         assert client.get("a") == b"1"
 
@@ -121,7 +107,7 @@ def test_a_host_that_leaves_hands_over_to_those_who_joined(tmp_path: Path) -> No
     host, server_pid = start_host(tmp_path)
     assert server_pid == 0
     first.stop()
-    assert wait_until(lambda: answers(socket_path(tmp_path)))
+    wait_until(lambda: answers(socket_path(tmp_path)))
     assert host.stdin is not None
     host.stdin.close()
     assert host.wait() == 0
@@ -134,7 +120,7 @@ def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
         first = server.pid
         assert first is not None
         os.kill(first, signal.SIGKILL)
-        assert wait_until(lambda: server.pid not in (first, None) and answers(socket_path(tmp_path)))
+        wait_until(lambda: server.pid not in (first, None) and answers(socket_path(tmp_path)))
         assert client.get("a") == b"1"
 
 
@@ -201,7 +187,7 @@ def test_a_guard_kills_the_child_where_the_kernel_does_not() -> None:
     assert runs(child)
     parent.kill()
     parent.wait()
-    assert wait_until(lambda: not runs(child))
+    wait_until(lambda: not runs(child))
 
 
 def test_a_released_guard_kills_nobody() -> None:

@@ -23,7 +23,7 @@ from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job
 
-from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, queue_client
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect, pending_job
 from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -31,10 +31,10 @@ RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_samples=20, f
 
 ASK = """
 import sys
-from worker.retraining.queue import RetrainQueue, queue_client
+from worker.retraining.queue import RetrainQueue, connect, pending_job
 from worker.retraining.rule import RetrainReason
 sys.stdin.readline()
-queue = RetrainQueue(queue_client(sys.argv[1]), timeout_s=60)
+queue = RetrainQueue(connect(sys.argv[1]), timeout_s=60)
 asked = queue.enqueue(model_type="signal_quality", after=7, reason=RetrainReason.NEW_LABELS)
 print(asked.job_id, asked.new)
 """
@@ -79,7 +79,7 @@ def test_nothing_is_due_where_learning_is_off() -> None:
 
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with queue_client(valkey_url) as client:
+    with connect(valkey_url) as client:
         yield client
 
 
@@ -101,7 +101,7 @@ def test_eight_threads_that_notice_make_one_job(client: redis.Redis, valkey_url:
     barrier = threading.Barrier(8)
 
     def notice(_: int) -> tuple[str, bool]:
-        with queue_client(valkey_url) as own:
+        with connect(valkey_url) as own:
             queue = RetrainQueue(own, timeout_s=60)
             barrier.wait()
             return ask(queue)
@@ -163,10 +163,10 @@ def lossy_proxy(target: str, directory: Path, word: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("retries", [False, True])
 def test_a_lost_reply_makes_no_second_job(client: redis.Redis, valkey_url: str, tmp_path: Path, retries: bool) -> None:
-    with queue_client(valkey_url) as warm:
+    with connect(valkey_url) as warm:
         ask(RetrainQueue(warm, timeout_s=60), 1)  # the script is loaded, so that the next request is the one that adds
     server = unquote(urlsplit(valkey_url).path)
-    with lossy_proxy(server, tmp_path, b"EVALSHA") as url, queue_client(url, retries=retries) as unlucky:
+    with lossy_proxy(server, tmp_path, b"EVALSHA") as url, connect(url, retries=retries) as unlucky:
         queue = RetrainQueue(unlucky, timeout_s=60)
         if not retries:
             with pytest.raises(redis.RedisError):
@@ -176,18 +176,18 @@ def test_a_lost_reply_makes_no_second_job(client: redis.Redis, valkey_url: str, 
 
 
 def test_whether_a_training_waits_is_read_without_changing_anything(client: redis.Redis, queue: RetrainQueue) -> None:
-    assert queue.pending() is None
+    assert pending_job(client) is None
     job_id, _ = ask(queue)
-    assert queue.pending() == "queued"
+    assert pending_job(client) == "queued"
     assert queue.state(job_id) == "queued"
     client.lmove(f"rq:queue:{QUEUE_NAME}", f"rq:queue:{QUEUE_NAME}:intermediate")
-    assert queue.pending() == "queued"
+    assert pending_job(client) == "queued"
     now = datetime.now(UTC).timestamp()
     client.zadd(f"rq:wip:{QUEUE_NAME}", {f"{job_id}:x": now + 60})
     client.lpop(f"rq:queue:{QUEUE_NAME}:intermediate")
-    assert queue.pending() == "started"
+    assert pending_job(client) == "started"
     client.zadd(f"rq:wip:{QUEUE_NAME}", {f"{job_id}:x": now - 1})
-    assert queue.pending() is None
+    assert pending_job(client) is None
     assert client.zcard(f"rq:wip:{QUEUE_NAME}") == 1
     assert queue.state("retrain-signal_quality-99") is None
     assert queue.result(job_id) is None

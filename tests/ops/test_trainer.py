@@ -9,20 +9,20 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import redis
 from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from waiting import runs, wait_until
 
 from worker.embedded import EmbeddedServer
-from worker.retraining.queue import QUEUE_NAME, RetrainQueue, queue_client
+from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect, pending_job
 
 TRAINER = """
 import os, sys, time
@@ -76,23 +76,9 @@ def trainer(url: str, notes: Path, *, grace_s: int = 30) -> Iterator[subprocess.
         process.wait()
 
 
-def wait_until(condition: Callable[[], Any], within_s: float = 20) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with queue_client(valkey_url) as client:
+    with connect(valkey_url) as client:
         yield client
 
 
@@ -113,7 +99,7 @@ def test_an_allowed_function_runs_and_its_result_can_be_read(
     with trainer(valkey_url, tmp_path):
         wait_until(lambda: ended(job))
         assert queue.result(job.id) == {"word": "yes"}
-        wait_until(lambda: queue.pending() is None)
+        wait_until(lambda: pending_job(client) is None)
 
 
 def test_what_is_not_allowed_does_not_run_and_the_trainer_goes_on(
@@ -227,17 +213,20 @@ def test_an_idle_trainer_stops_at_once(valkey_url: str, client: redis.Redis, tmp
 
 
 def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
-    with EmbeddedServer(tmp_path / "valkey") as server, queue_client(server.url, retries=True) as client:
-        with trainer(server.url, tmp_path / "notes"):
-            wait_until((tmp_path / "notes" / "kept-1").exists)
-            time.sleep(0.3)
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGKILL)
-            time.sleep(0.3)
-            wait_until(lambda: answers(client))
-            job = put(client, "done", "yes")
-            wait_until(lambda: ended(job), within_s=40)
-            assert job.get_status() == "finished"
+    with (
+        EmbeddedServer(tmp_path / "valkey") as server,
+        connect(server.url, retries=True) as client,
+        trainer(server.url, tmp_path / "notes"),
+    ):
+        wait_until((tmp_path / "notes" / "kept-1").exists)
+        time.sleep(0.3)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        time.sleep(0.3)
+        wait_until(lambda: answers(client))
+        job = put(client, "done", "yes")
+        wait_until(lambda: ended(job), within_s=40)
+        assert job.get_status() == "finished"
 
 
 def answers(client: redis.Redis) -> bool:

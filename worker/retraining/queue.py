@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -47,7 +48,7 @@ def forbid_pickle() -> None:
 forbid_pickle()
 
 
-def queue_client(url: str, *, retries: bool = False) -> redis.Redis:
+def connect(url: str, *, retries: bool = False) -> redis.Redis:
     """A client of its own for RQ, which changes its pool's timeout and needs replies as bytes."""
     retry = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 5) if retries else Retry(NoBackoff(), 0)
     return redis.Redis.from_url(
@@ -59,6 +60,17 @@ def queue_client(url: str, *, retries: bool = False) -> redis.Redis:
     )
 
 
+def job_id_of(model_type: str, after: int) -> str:
+    """Id of the job that does the training after the one with token `after`."""
+    return f"retrain-{model_type}-{after}"
+
+
+def run_id_of(job_id: str) -> str | None:
+    """Id of the run that the job or its successors begin; None when this is no id of ours."""
+    found = re.fullmatch(r"(retrain-[a-z_]+-\d+)(-\d+s-later)?", job_id)
+    return found.group(1) if found else None
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The job that does a training that was asked for, and whether this very call made it."""
@@ -67,11 +79,24 @@ class Asked:
     new: bool
 
 
+def pending_job(client: redis.Redis) -> Literal["queued", "started"] | None:
+    """Whether a training waits or runs. Reads only: no registry is cleaned up in this process."""
+    queue = Queue(QUEUE_NAME, connection=client)
+    with client.pipeline(transaction=True) as pipeline:
+        pipeline.llen(queue.key)
+        pipeline.llen(queue.intermediate_queue_key)
+        pipeline.zcount(StartedJobRegistry(queue=queue).key, datetime.now(UTC).timestamp(), "+inf")
+        queued, popped, started = pipeline.execute()
+    if started:
+        return "started"
+    return "queued" if queued or popped else None
+
+
 class RetrainQueue:
     """Asks for trainings, and tells whether one is waiting or running.
 
     Args:
-        client: from `queue_client`.
+        client: from `connect`.
         timeout_s: a training that takes longer is ended.
     """
 
@@ -91,26 +116,14 @@ class RetrainQueue:
             redis.RedisError: the queue cannot be reached now; asking again is harmless.
         """
         arguments = {"model_type": model_type, "after": after, "reason": reason.value}
-        job_id = f"retrain-{model_type}-{after}"
+        job_id = job_id_of(model_type, after)
         for pause in (*_RETRY_AFTER, None):
             if self._added(job_id, arguments):
                 return Asked(job_id, new=True)
             if pause is None or not self._may_follow(job_id, pause):
                 break
-            job_id = f"retrain-{model_type}-{after}-{pause.seconds}s-later"
+            job_id = f"{job_id_of(model_type, after)}-{pause.seconds}s-later"
         return Asked(job_id, new=False)
-
-    def pending(self) -> Literal["queued", "started"] | None:
-        """Whether a training waits or runs. Reads only: no registry is cleaned up in this process."""
-        now = datetime.now(UTC).timestamp()
-        with self._client.pipeline(transaction=True) as pipeline:
-            pipeline.llen(self._queue.key)
-            pipeline.llen(self._queue.intermediate_queue_key)
-            pipeline.zcount(StartedJobRegistry(queue=self._queue).key, now, "+inf")
-            queued, popped, started = pipeline.execute()
-        if started:
-            return "started"
-        return "queued" if queued or popped else None
 
     def state(self, job_id: str) -> str | None:
         """RQ's word for the job's state, or None when it is forgotten."""

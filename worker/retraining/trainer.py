@@ -22,7 +22,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from worker.errors import RefineryError
 from worker.lifeline import die_with_parent
-from worker.retraining.queue import QUEUE_NAME, queue_client
+from worker.retraining.queue import QUEUE_NAME, connect
 from worker.settings import Settings
 
 JobFunction = Callable[..., Mapping[str, Any]]
@@ -84,7 +84,7 @@ class TrainerWorker(Worker):
     """Runs one training at a time in a child process that dies with it.
 
     Args:
-        client: from `queue_client`.
+        client: from `connect`.
         functions: what may run, by name.
         housekeeping: called now and then, and whenever a training was killed.
         shutdown_grace_s: how long a training may go on after SIGTERM.
@@ -196,7 +196,7 @@ def _work(
     housekeeping: Callable[[], None],
     stopping: threading.Event,
 ) -> None:
-    with queue_client(url, retries=True) as client:
+    with connect(url, retries=True) as client:
         worker = TrainerWorker(
             client,
             functions=functions,

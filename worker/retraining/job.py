@@ -1,0 +1,245 @@
+"""The training itself, as the trainer runs it, and what is noticed between trainings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+from loguru import logger
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, TrainingRun
+from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.training.pipeline import train
+from worker.app import open_store
+from worker.embedded import take_lock
+from worker.retraining.queue import RETRAIN, RetrainQueue, connect, job_id_of, pending_job, run_id_of
+from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
+from worker.retraining.trainer import ForbiddenJob, work_until_stopped
+from worker.settings import Settings
+
+#: So many trainings in a row that were killed, and the next one waits for new labels, as after any other failure.
+KILLED_IN_A_ROW = 3
+
+_KILLED = "killed"
+_RECENT = 50
+
+
+def run_trainer(settings: Settings, url: str) -> None:
+    """The trainer process: runs trainings one at a time until SIGTERM or SIGINT. Call it in the main thread.
+
+    Args:
+        settings: of this process.
+        url: address of the server, embedded or not.
+    """
+    with connect(url) as client:
+        work_until_stopped(
+            settings,
+            url,
+            functions={RETRAIN: partial(retrain, settings)},
+            housekeeping=partial(housekeeping, settings, client),
+        )
+
+
+def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> Mapping[str, Any]:
+    """Train once, and let the gate decide. The job function: arguments and result are plain JSON values.
+
+    Holds the training lock of the state directory from beginning to end, so that there is one training at a time
+    however many trainers there are, and a training whose lock is free is known to be dead.
+
+    Args:
+        settings: of the trainer.
+        model_type: what is trained.
+        after: token of the newest training when this one was asked for. When another has begun since, this job is a
+            leftover (RQ ran it twice, or it waited) and nothing is done.
+        reason: why it was asked for.
+
+    Raises:
+        ForbiddenJob: this release trains no such model.
+    """
+    if model_type != ModelType.SIGNAL_QUALITY:
+        raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
+    with training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
+        sweep(store)
+        newest = store.runs.last(model_type)
+        if (newest.token if newest else 0) != after:
+            return {"status": "skipped", "reason": f"a training has begun since training {after}"}
+        run_id = job_id_of(model_type, after)
+        logger.info("training {} begins ({})", run_id, reason)
+        return _train(settings, store, run_id)
+
+
+def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason | None:
+    """Why a training is due now, by the settings and what the store holds; None when it is not."""
+    ml = settings.ml
+    rule = RetrainRule(
+        enabled=ml.enabled,
+        min_training_samples=ml.training.min_training_samples,
+        min_new_samples=ml.min_new_samples_for_retrain,
+        frequency_days=ml.retrain_frequency_days,
+    )
+    history = training_history(store, ModelType.SIGNAL_QUALITY)
+    return due(rule, history, labels_total=store.counts().labels_total, now=utc_now())
+
+
+def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:
+    """Ask for a training when one is due, and return its job id. Cheap and idempotent: call it after every batch.
+
+    When Redis cannot be reached, that is logged, and the next call asks again.
+    """
+    reason = reason_if_due(settings, store)
+    if reason is None:
+        return None
+    try:
+        return enqueue(settings, store, client, reason=reason)
+    except redis.RedisError as error:
+        logger.warning("a training is due ({}) and could not be asked for: {}", reason.value, error)
+        return None
+
+
+def enqueue(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, *, reason: RetrainReason = RetrainReason.MANUAL
+) -> str:
+    """Ask for the training after the newest one, due or not, and return its job id.
+
+    However many ask before it begins, there is one job.
+
+    Raises:
+        redis.RedisError: the queue cannot be reached now; asking again is harmless.
+    """
+    after = training_history(store, ModelType.SIGNAL_QUALITY).newest
+    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason)
+    if asked.new:
+        logger.info("asked for training {} ({})", asked.job_id, reason.value)
+    return asked.job_id
+
+
+def wait_for(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, job_id: str, *, untaken_s: float = 60
+) -> TrainingRun | None:
+    """The run of job `job_id` once it has ended; None when the job was over without one.
+
+    Args:
+        settings: of this process.
+        store: where the run's row appears.
+        client: from `connect`.
+        job_id: from `enqueue`.
+        untaken_s: how long the job may wait in the queue while no other training runs.
+
+    Raises:
+        StoreError, redis.RedisError: either cannot be reached.
+    """
+    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    run_id = run_id_of(job_id) or job_id
+    give_up_at = time.monotonic() + untaken_s
+    while True:
+        # The job's state is read first: a job that is over has finished its row.
+        state, pending = queue.state(job_id), pending_job(client)
+        run = store.runs.get(run_id)
+        if run is not None and run.status != "running":
+            return run
+        if pending == "started" or run is not None:
+            give_up_at = time.monotonic() + untaken_s
+        elif state not in ("queued", "started") or time.monotonic() > give_up_at:
+            return None
+        time.sleep(0.1)
+
+
+def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory:
+    """What `due` has to know, from the store."""
+    newest = store.runs.last(model_type)
+    if newest is None:
+        return TrainingHistory()
+    counts = newest if not _was_killed(newest) else _last_that_counts(store, model_type)
+    if counts is None:
+        return TrainingHistory(newest=newest.token)
+    return TrainingHistory(newest.token, counts.label_watermark, _instant(counts.started_at))
+
+
+def housekeeping(settings: Settings, client: redis.Redis) -> None:
+    """Gives up trainings whose process is gone, and asks for what is due. What it cannot do now, it logs."""
+    try:
+        with closing(open_store(settings)) as store:
+            lock = take_lock(settings.training_lock_path)
+            if lock is not None:
+                try:
+                    sweep(store)
+                finally:
+                    os.close(lock)
+            enqueue_if_due(settings, store, client)
+    except (StoreError, OSError) as error:
+        logger.warning("the store could not be looked after: {}", error)
+
+
+def sweep(store: FeatureDatabase) -> list[str]:
+    """Mark our trainings that still say `running` as killed; the caller holds the training lock, so none of them is."""
+    swept = []
+    for run in store.runs.recent(_RECENT):
+        if run.status == "running" and run_id_of(run.run_id) == run.run_id:
+            message = f"{_KILLED}: the process that trained it ended without a word"
+            if store.runs.finish(run.run_id, "failed", error_message=message):
+                logger.warning("training {} was killed; the champion stays as it was", run.run_id)
+                swept.append(run.run_id)
+    return swept
+
+
+@contextmanager
+def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
+    """Waits for the lock on `path` and holds it; the kernel lets go of it when the process dies."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = take_lock(path)
+    while lock is None:
+        time.sleep(poll_s)
+        lock = take_lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[str, Any]:
+    ml = settings.to_ml_config()
+    pipeline = FeaturePipeline(ml.features)
+    result = train(
+        store,
+        ModelRegistry(model_dir=str(settings.models_dir), db=store),
+        ml,
+        pipeline_names=pipeline.names,
+        feature_version=pipeline.feature_version,
+        clock=utc_now,
+        run_id=run_id,
+        label_watermark=store.counts().labels_total,
+    )
+    return {
+        "run_id": run_id,
+        "status": result.status,
+        "verdict": None if result.verdict is None else result.verdict.decision.value,
+        "model_id": result.model_id,
+        "reason": result.reason,
+    }
+
+
+def _was_killed(run: TrainingRun) -> bool:
+    return run.status == "failed" and (run.error_message or "").startswith(_KILLED)
+
+
+def _last_that_counts(store: FeatureDatabase, model_type: str) -> TrainingRun | None:
+    runs = [run for run in store.runs.recent(_RECENT) if run.model_type == model_type]
+    alive = next((place for place, run in enumerate(runs) if not _was_killed(run)), len(runs))
+    if alive >= KILLED_IN_A_ROW:
+        return runs[0]
+    return runs[alive] if alive < len(runs) else None
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
