@@ -23,8 +23,6 @@ from worker.server_binary import find_server, server_version
 HOST = """
 import sys, time
 from pathlib import Path
-from waiting import runs, wait_until
-
 from worker.embedded import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid if server.hosting else 0, flush=True)

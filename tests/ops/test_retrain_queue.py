@@ -228,7 +228,7 @@ def test_nothing_in_this_process_unpickles_what_rq_reads(
         _ = job.args
     with pytest.raises(UnicodeDecodeError):
         job.get_meta()
-    assert job.result is None or isinstance(job.result, str)
+    assert job._result is None or isinstance(job._result, str)
     assert Execution(id="x", job_id=job_id, connection=client).job.meta == {"unserialized": bomb}
     Worker.all(connection=client)
     assert Queue(QUEUE_NAME, connection=client).fetch_job(job_id) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -15,12 +16,8 @@ import redis
 from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
-from trading_system.ml_refinement.training.pipeline import train
-from worker.app import open_store
 from worker.embedded import take_lock
 from worker.retraining.queue import RETRAIN, RetrainQueue, connect, job_id_of, pending_job, run_id_of
 from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
@@ -30,6 +27,7 @@ from worker.settings import Settings
 #: So many trainings in a row that were killed, and the next one waits for new labels, as after any other failure.
 KILLED_IN_A_ROW = 3
 
+_LEARNING = "trading_system.ml_refinement.training.pipeline"
 _KILLED = "killed"
 _RECENT = 50
 
@@ -41,6 +39,7 @@ def run_trainer(settings: Settings, url: str) -> None:
         settings: of this process.
         url: address of the server, embedded or not.
     """
+    importlib.import_module(_LEARNING)  # once, before the children are forked
     with connect(url) as client:
         work_until_stopped(
             settings,
@@ -68,7 +67,7 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
     """
     if model_type != ModelType.SIGNAL_QUALITY:
         raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
-    with training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
+    with training_lock(settings.training_lock_path), closing(_open_store(settings)) as store:
         sweep(store)
         newest = store.runs.last(model_type)
         if (newest.token if newest else 0) != after:
@@ -169,7 +168,7 @@ def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
     """Gives up trainings whose process is gone, and asks for what is due. What it cannot do now, it logs."""
     try:
-        with closing(open_store(settings)) as store:
+        with closing(_open_store(settings)) as store:
             lock = take_lock(settings.training_lock_path)
             if lock is not None:
                 try:
@@ -207,7 +206,18 @@ def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
         os.close(lock)
 
 
+def _open_store(settings: Settings) -> FeatureDatabase:
+    store = FeatureDatabase(settings.store_path)
+    store.initialize()
+    return store
+
+
 def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[str, Any]:
+    # Here, because it takes seconds to load, and of all who ask for trainings only the trainer needs it.
+    from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+    from trading_system.ml_refinement.models.model_registry import ModelRegistry
+    from trading_system.ml_refinement.training.pipeline import train
+
     ml = settings.to_ml_config()
     pipeline = FeaturePipeline(ml.features)
     result = train(
