@@ -152,7 +152,7 @@ def _frame_times(times: pd.Series[Any]) -> Instants:
     if times.dtype.kind in "iu":
         return times.to_numpy(dtype=np.int64)
     try:
-        stamps = pd.DatetimeIndex(pd.to_datetime(times, utc=True))
+        stamps = pd.DatetimeIndex(pd.to_datetime(times, utc=True, format="ISO8601"))
     except (ValueError, TypeError) as error:
         raise BarsError("bad_timestamp", str(error)) from error
     if stamps.hasnans:

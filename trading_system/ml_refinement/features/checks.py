@@ -163,15 +163,14 @@ def strange_bars() -> dict[str, Bars]:
     """Series that are allowed and unusual."""
     usual = sample_bars(9)
     flat = np.full(len(usual), 100.0)
+    growth = np.power(1.01, np.arange(len(usual)))
     halves = np.where(np.arange(len(usual)) < 200, 1.0, 0.5)
     tenths = np.where(np.arange(len(usual)) < 250, 1.0, 0.1)
     halted = np.where(np.arange(len(usual)) < 150, usual.close, usual.close[150])
     return {
         "constant": Bars(usual.timestamp, flat, flat, flat, flat, flat),
         "halted": Bars(usual.timestamp, halted, halted, halted, halted, usual.volume),
-        "steady growth": _scaled(
-            Bars(usual.timestamp, flat, flat, flat, flat, flat), np.power(1.01, np.arange(len(usual)))
-        ),
+        "steady growth": _scaled(replace(usual, open=flat, high=flat, low=flat, close=flat), growth),
         "no volume": replace(usual, volume=np.zeros(len(usual))),
         "tiny": _scaled(usual, np.full(len(usual), 1e-8)),
         "huge": _scaled(usual, np.full(len(usual), 1e4)),
@@ -263,7 +262,7 @@ def _evaluate(extractor: BaseFeatureExtractor, requests: Sequence[FeatureRequest
 
 def _in_range(extractor: BaseFeatureExtractor, values: Floats, requests: Sequence[FeatureRequest]) -> None:
     for at, one in enumerate(extractor.definitions):
-        for row in np.flatnonzero((values[:, at] < one.low) | (values[:, at] > one.high)):
+        for row in np.flatnonzero((values[:, at] < one.low) | (values[:, at] > one.high)).tolist():
             away = max(one.low - values[row, at], values[row, at] - one.high)
             rounding = AGREEMENT * max(abs(values[row, at]), 1.0)
             where = f"for {requests[row].signal_id}"
