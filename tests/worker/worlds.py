@@ -1,0 +1,144 @@
+"""Small worlds for the worker's tests: events as producers send them, and a worker on a real server and store."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import orjson
+import redis
+
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker import app
+from worker.consumer import Consumer
+from worker.handlers import Handled
+from worker.settings import Settings, load_settings
+
+SIGNALS, TRADES, SCORES, GROUP = "signals.created", "trades.closed", "signals.scored", "ml-refinement"
+START = datetime(2024, 3, 1, 21, tzinfo=UTC)
+
+
+def bars(count: int = 60, *, end: datetime = START, seed: int = 1) -> dict[str, list[Any]]:
+    """Plausible daily bars that close at `end`."""
+    rng = np.random.default_rng(seed)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, 0.01, count)))
+    spread = close * rng.uniform(0.002, 0.02, count)
+    return {
+        "timestamp": [(end - timedelta(days=count - 1 - day)).isoformat() for day in range(count)],
+        "open": (close - spread / 3).tolist(),
+        "high": (close + spread).tolist(),
+        "low": (close - spread).tolist(),
+        "close": close.tolist(),
+        "volume": rng.uniform(1e5, 1e6, count).tolist(),
+    }
+
+
+def signal(number: int, **changes: Any) -> dict[str, Any]:
+    """A signal with its own bars."""
+    at = START + timedelta(hours=number)
+    fields = {
+        "signal_id": f"s-{number}",
+        "timestamp": at.isoformat(),
+        "symbol": "ACME",
+        "asset_class": "equity",
+        "signal_type": "breakout",
+        "conviction": "HIGH",
+        "technical_score": 7.5,
+        "combined_score": 6.0,
+        "entry_price": 100.0,
+        "target_price": 110.0,
+        "stop_price": 95.0,
+        "bars": bars(end=at, seed=number),
+    }
+    return fields | changes
+
+
+def outcome(number: int, r_multiple: float = 1.5, **changes: Any) -> dict[str, Any]:
+    """What became of that signal's trade."""
+    closed = START + timedelta(hours=number, days=5)
+    return {"signal_id": f"s-{number}", "closed_at": closed.isoformat(), "r_multiple": r_multiple} | changes
+
+
+def send(client: redis.Redis, stream: str, event: dict[str, Any] | bytes) -> str:
+    """Publish one event; its entry id."""
+    data = event if isinstance(event, bytes) else orjson.dumps(event)
+    entry_id: Any = client.xadd(stream, {"data": data})
+    return str(entry_id.decode())
+
+
+def scored(client: redis.Redis) -> list[dict[str, Any]]:
+    """Every score published so far, in order."""
+    rows: Any = client.xrange(SCORES)
+    return [orjson.loads(fields[b"data"]) for _, fields in rows]
+
+
+def pending(client: redis.Redis) -> int:
+    """Entries delivered and not acknowledged, over both input streams."""
+    return sum(client.xpending(stream, GROUP)["pending"] for stream in (SIGNALS, TRADES))  # type: ignore[index]
+
+
+def settings_for(state_dir: Any, url: str, **changes: Any) -> Settings:
+    """Settings of a worker that does not wait long for anything."""
+    quick = {"state_dir": state_dir, "redis_url": url, "block_ms": 20, "metrics_port": 0, "trainer_metrics_port": 0}
+    return load_settings(**quick | changes)
+
+
+class Desk:
+    """A worker's parts, driven step by step."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: redis.Redis,
+        consumer: Consumer,
+        store: FeatureDatabase,
+        handled: list[Handled],
+    ) -> None:
+        self.settings = settings
+        self.client = client
+        self.consumer = consumer
+        self.store = store
+        self.handled = handled
+
+    def drain(self, *, rounds: int = 200) -> Handled:
+        """Run until both streams are handled; the sum of what was handled."""
+        before = len(self.handled)
+        for _ in range(rounds):
+            stop = _StopAfter(1)
+            self.consumer.run(stop)
+            if not pending(self.client) and not any(state.lag for state in self.states()):
+                break
+        return sum(self.handled[before:], Handled())
+
+    def states(self) -> list[Any]:
+        from worker.streams import stream_states
+
+        return stream_states(self.client, (SIGNALS, TRADES), GROUP)
+
+
+class _StopAfter(threading.Event):
+    """Lets the loop take so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0 or super().is_set()
+
+
+@contextmanager
+def desk(settings: Settings) -> Iterator[Desk]:
+    """A worker on a real server and store; nothing runs until it is driven."""
+    handled: list[Handled] = []
+    with (
+        app.connect(settings.redis_url or "") as client,
+        app.worker_consumer(settings, client, after_batch=lambda _, batch: handled.append(batch)) as consumer,
+        FeatureDatabase(settings.store_path) as store,
+    ):
+        yield Desk(settings, client, consumer, store, handled)

@@ -1,0 +1,151 @@
+"""The composition root: everything a process needs, built once from the settings and passed on as parts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+
+import redis
+from loguru import logger
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.scoring import Scorer
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage.times import utc_now
+from worker.consumer import Consumer
+from worker.dead_letters import DeadLetters
+from worker.errors import ConfigurationError
+from worker.events import Limits
+from worker.handlers import BatchHandler, Handled
+from worker.market_data import DirectorySource
+from worker.settings import Settings
+from worker.streams import GroupReader, translated
+
+#: Above the longest blocking read, so that a silent server and an empty stream are told apart.
+_SOCKET_TIMEOUT_S = 10.0
+
+
+def release() -> str:
+    """The installed version of this distribution."""
+    return version("signal-refinery")
+
+
+def set_up_logging(settings: Settings) -> None:
+    """Send logs to stderr, for people or as JSON lines."""
+    logger.remove()
+    if settings.log_format == "json":
+        logger.add(sys.stderr, level=settings.log_level, serialize=True, backtrace=False, diagnose=False)
+        return
+    line = "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}"
+    logger.add(sys.stderr, level=settings.log_level, format=line, backtrace=False, diagnose=False)
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that neither retries nor decodes: for everything that writes to or reads from streams."""
+    return redis.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        protocol=2,
+    )
+
+
+def check_server(client: redis.Redis) -> None:
+    """Refuse a server that may throw events away, and warn about one that may forget them.
+
+    Raises:
+        ConfigurationError: its eviction policy is another than `noeviction`.
+        TransientError: it is away.
+    """
+    with translated():
+        try:
+            settings = client.config_get("maxmemory-policy", "appendonly")
+        except redis.ResponseError:
+            logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
+            return
+    policy = settings.get("maxmemory-policy")
+    if policy != "noeviction":
+        raise ConfigurationError(f"Redis must have maxmemory-policy noeviction, and has {policy}: it would drop events")
+    if settings.get("appendonly") != "yes":
+        logger.warning("Redis keeps no append-only file: a crash of the server loses events (set appendonly yes)")
+
+
+def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabase:
+    """The store of this installation, with its schema up to date unless it is only read.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no store, or a damaged one.
+    """
+    store = FeatureDatabase(str(settings.store_path), read_only=read_only)
+    if not read_only:
+        store.initialize()
+    return store
+
+
+@contextmanager
+def worker_consumer(
+    settings: Settings,
+    client: redis.Redis,
+    *,
+    after_batch: Callable[[FeatureDatabase, Handled], None],
+) -> Iterator[Consumer]:
+    """A consumer with everything behind it; the store is closed when the block ends.
+
+    Args:
+        settings: of this process.
+        client: from `connect`.
+        after_batch: called with the open store after every settled batch and every idle read.
+    """
+    store = open_store(settings)
+    with ExitStack() as stack:
+        stack.callback(store.close)
+        archive = stack.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
+        yield Consumer(
+            _group_reader(settings, client),
+            _batch_handler(settings, store, archive),
+            max_deliveries=settings.max_deliveries,
+            retry_delay_s=1.0,
+            claim_every_s=settings.claim_idle_ms / 4000,
+            after_batch=lambda handled: after_batch(store, handled),
+        )
+
+
+def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArchive | None) -> BatchHandler:
+    ml = settings.to_ml_config()
+    pipeline = FeaturePipeline(ml.features)
+    registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+    return BatchHandler(
+        store=store,
+        archive=archive,
+        pipeline=pipeline,
+        scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
+        market_data=DirectorySource(settings.market_data_dir, benchmark_symbols=settings.benchmark_symbols),
+        dead_letters=DeadLetters(store, version=release()),
+        kinds={
+            settings.streams.signals_created: "signal.created",
+            settings.streams.trades_closed: "trade.closed",
+        },
+        limits=Limits(max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s),
+        clock=utc_now,
+    )
+
+
+def _group_reader(settings: Settings, client: redis.Redis) -> GroupReader:
+    return GroupReader(
+        client,
+        streams=(settings.streams.signals_created, settings.streams.trades_closed),
+        group=settings.streams.group,
+        consumer=settings.consumer,
+        batch_size=settings.batch_size,
+        block_ms=settings.block_ms,
+        claim_idle_ms=settings.claim_idle_ms,
+        scores=settings.streams.signals_scored,
+        scores_maxlen=settings.scored_maxlen or None,
+    )

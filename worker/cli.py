@@ -1,0 +1,280 @@
+"""The command `refinery`: arguments to calls, results to tables or JSON, errors to one line and an exit code.
+
+Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from contextlib import ExitStack
+from typing import Annotated, Any
+
+import typer
+from loguru import logger
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.storage import DeadLetterRow, StoreError
+from worker import app as composition
+from worker import processes, rendering
+from worker.dead_letters import DeadLetters
+from worker.errors import RefineryError
+from worker.events import json_schema
+from worker.publishing import publish_lines
+from worker.settings import Settings, load_settings
+from worker.status import read_status
+
+_HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
+cli = typer.Typer(**_HELP, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+models = typer.Typer(**_HELP, help="The registry of models: what was trained, what serves.")
+letters = typer.Typer(**_HELP, help="Events that could not be used: look at them, replay them.")
+cli.add_typer(models, name="models")
+cli.add_typer(letters, name="dead-letters")
+
+KINDS = ("signal.created", "trade.closed", "signal.scored")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> None:
+    """Run the command line, and turn what is raised on purpose into one line and exit code 1."""
+    try:
+        cli()
+    except (RefineryError, StoreError) as error:
+        rendering.fail(str(error))
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        rendering.line(f"refinery {composition.release()}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Signal Refinery: signals that learn from their own trades."""
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    composition.set_up_logging(settings)
+    return settings
+
+
+@cli.command()
+def up() -> None:
+    """Run everything on this machine: embedded Valkey (unless a URL is set), worker and trainer. Ctrl-C stops all."""
+    processes.run_up(_settings())
+
+
+@cli.command()
+def worker(
+    slot: Annotated[int | None, typer.Option(help="Which of several workers on this machine this one is.")] = None,
+) -> None:
+    """Handle events until stopped: features, scores, labels."""
+    settings = load_settings() if slot is None else load_settings(consumer_slot=slot)
+    composition.set_up_logging(settings)
+    processes.run_worker(settings)
+
+
+@cli.command()
+def trainer() -> None:
+    """Run retraining jobs until stopped."""
+    processes.run_trainer(_settings())
+
+
+@cli.command()
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="End when the replay has been drained.")] = False,
+    json: Json = False,
+    until: Annotated[str | None, typer.Option(help="Replay up to this day only, as 2006-12-31.")] = None,
+) -> None:
+    """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining."""
+    from worker import demo as replay  # the demo's data packages are an extra
+
+    summary = replay.run(_settings(), keep_running=not exit_, until=until)
+    if json:
+        rendering.document(summary.to_json())
+    else:
+        replay.show(summary)
+
+
+@cli.command()
+def publish(
+    file: Annotated[typer.FileBinaryRead, typer.Argument(help="JSON lines with `type`; - is stdin.")],
+    json: Json = False,
+) -> None:
+    """Publish events from a file of JSON lines to the streams.
+
+    A line is {"type": "signal.created", ...} or {"type": "trade.closed", ...}. Publishing a file twice is harmless.
+    """
+    settings = _settings()
+    with processes.server(settings) as client, rendering.progress("publishing", unit="lines") as progress:
+        result = publish_lines(client, file, streams=processes.stream_of_kind(settings), progress=progress)
+    for refused in result.refused[:20]:
+        rendering.note(f"line {refused.number}: {refused.why}")
+    if json:
+        rendering.document({"published": result.events, "refused": len(result.refused)})
+    else:
+        rendering.line(f"{result.events} published, {len(result.refused)} refused")
+    if result.refused:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def status(json: Json = False) -> None:
+    """Streams, labels, dead letters, champion and last training."""
+    settings = _settings()
+    with ExitStack() as stack:
+        client = stack.enter_context(processes.server_if_there(settings))
+        store = stack.enter_context(composition.open_store(settings))
+        state = read_status(settings, store, client)
+    if json:
+        rendering.document(state.to_json())
+    else:
+        rendering.status(state)
+
+
+@cli.command()
+def retrain(
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the training to its end.")] = False,
+    json: Json = False,
+) -> None:
+    """Enqueue a retraining now, due or not."""
+    result = processes.retrain_now(_settings(), wait=wait)
+    if json:
+        rendering.document(result)
+    else:
+        rendering.pairs(result)
+    if result.get("status") == "failed":
+        raise typer.Exit(1)
+
+
+@cli.command()
+def schema(
+    kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all when left out.")] = None,
+) -> None:
+    """Print the JSON Schema of the events."""
+    if kind is not None and kind not in KINDS:
+        raise typer.BadParameter(f"must be one of {', '.join(KINDS)}", param_hint="KIND")
+    rendering.document(json_schema(kind) if kind else {name: json_schema(name) for name in KINDS})
+
+
+@models.command("list")
+def models_list(
+    kind: Annotated[ModelType, typer.Option("--type", help="What the models predict.")] = ModelType.SIGNAL_QUALITY,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    json: Json = False,
+) -> None:
+    """The newest models of a type."""
+    with composition.open_store(_settings()) as store:
+        rows = store.models.history(kind, limit=limit)
+    if json:
+        rendering.document([rendering.model_fields(row) for row in rows])
+    else:
+        rendering.models(rows)
+
+
+@models.command("show")
+def models_show(model_id: str, json: Json = False) -> None:
+    """One model: its training, figures, features, and why it serves or not."""
+    with composition.open_store(_settings()) as store:
+        row = store.models.get(model_id)
+        if row is None:
+            raise RefineryError(f"there is no model {model_id}; `refinery models list` shows those there are")
+        history = [entry for entry in store.models.promotions(limit=1000) if entry.model_id == model_id]
+    if json:
+        rendering.document(rendering.model_fields(row) | {"promotions": [rendering.fields(e) for e in history]})
+    else:
+        rendering.model(row, history)
+
+
+@models.command("activate")
+def models_activate(model_id: str) -> None:
+    """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps who did it."""
+    settings = _settings()
+    with composition.open_store(settings) as store:
+        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+        if not registry.activate(model_id):
+            raise RefineryError(f"{model_id} was not activated: the log above says why")
+    rendering.line(f"{model_id} serves from the next batch on")
+
+
+@letters.command("list")
+def letters_list(
+    reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
+    stream: Annotated[str | None, typer.Option(help="Only events of this stream.")] = None,
+    symbol: Annotated[str | None, typer.Option(help="Only events of this symbol.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    every: Annotated[bool, typer.Option("--all", help="Also those that were replayed or discarded.")] = False,
+    json: Json = False,
+) -> None:
+    """Dead letters in the order they were buried."""
+    with composition.open_store(_settings()) as store:
+        rows = store.dead_letters.list(
+            reason=reason, stream=stream, symbol=symbol, status=None if every else "open", limit=limit
+        )
+    if json:
+        rendering.document([rendering.letter_fields(row) for row in rows])
+    else:
+        rendering.letters(rows)
+
+
+@letters.command("show")
+def letters_show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
+    """One dead letter: reason, error, traceback and the original bytes."""
+    with composition.open_store(_settings()) as store:
+        row = store.dead_letters.get(letter_id)
+        if row is None:
+            raise RefineryError(f"there is no dead letter {letter_id}")
+        audit = store.dead_letters.audit(letter_id)
+    if json:
+        extra = {
+            "payload_base64": base64.b64encode(row.payload or b"").decode(),
+            "traceback": row.traceback,
+            "audit": [rendering.fields(entry) for entry in audit],
+        }
+        rendering.document(rendering.letter_fields(row) | extra)
+    else:
+        rendering.letter(row, audit)
+
+
+@letters.command("replay")
+def letters_replay(
+    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All open ones that the filters let through.")] = False,
+    reason: Annotated[str | None, typer.Option(help="With --all: only this reason code.")] = None,
+    symbol: Annotated[str | None, typer.Option(help="With --all: only events of this symbol.")] = None,
+    json: Json = False,
+) -> None:
+    """Append dead letters to their streams again, with their identity and a fresh budget of tries.
+
+    refinery dead-letters replay 17 18
+
+    refinery dead-letters replay --all --reason no_market_data
+    """
+    if bool(ids) == every:
+        raise typer.BadParameter("name the ids, or say --all")
+    settings = _settings()
+    with ExitStack() as stack:
+        store = stack.enter_context(composition.open_store(settings))
+        client = stack.enter_context(processes.server(settings))
+        rows: list[DeadLetterRow] = []
+        for letter_id in ids or ():
+            row = store.dead_letters.get(letter_id)
+            if row is None:
+                raise RefineryError(f"there is no dead letter {letter_id}")
+            rows.append(row)
+        if every:
+            rows = store.dead_letters.list(reason=reason, symbol=symbol, status="open", limit=1_000_000, payloads=True)
+        done = DeadLetters(store, version=composition.release()).replay(client, rows, actor="cli")
+    if json:
+        rendering.document([rendering.fields(row) for row in done])
+    else:
+        rendering.line(f"{len(done)} of {len(rows)} replayed")
+    logger.debug("replayed {}", [row.dead_letter_id for row in done])

@@ -1,0 +1,379 @@
+"""A batch of entries into effects: decode, compute, then one transaction. Publishing and acknowledging come after.
+
+Everything that takes long (bars, features, scores) happens before the store is locked, and nothing that was found out
+before the lock is trusted inside it: two workers may hold the same signal.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
+from trading_system.ml_refinement.scoring import Scorer, Scores
+from trading_system.ml_refinement.storage import (
+    ArchivedEvent,
+    DuplicateRow,
+    EventArchive,
+    FeatureDatabase,
+    OutcomeRow,
+    PredictionRow,
+    ServedRow,
+    StoreUnavailable,
+    VectorRow,
+)
+from trading_system.ml_refinement.storage.times import text_from_us, utc_text
+from worker.dead_letters import Burial, DeadLetters
+from worker.errors import EventError, EventRejected, Reason, TransientError
+from worker.events import EventKind, Limits, SignalCreated, SignalScored, TradeClosed, decode
+from worker.market_data import DirectorySource, NoMarketData
+from worker.streams import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """What a batch came to. `received = applied + duplicates + buried + redelivered`."""
+
+    scores: list[bytes] = field(default_factory=list)
+    signals: int = 0
+    outcomes: int = 0
+    labelled: int = 0
+    duplicates: int = 0
+    redelivered: int = 0
+    buried: int = 0
+
+    def __add__(self, other: Handled) -> Handled:
+        return Handled(
+            self.scores + other.scores,
+            self.signals + other.signals,
+            self.outcomes + other.outcomes,
+            self.labelled + other.labelled,
+            self.duplicates + other.duplicates,
+            self.redelivered + other.redelivered,
+            self.buried + other.buried,
+        )
+
+
+@dataclass(slots=True)
+class _Intake:
+    """A decoded batch. Signals are grouped by id: the first entry may become the signal, the others repeat it."""
+
+    signals: dict[str, list[tuple[Entry, SignalCreated]]] = field(default_factory=dict)
+    outcomes: list[tuple[Entry, TradeClosed]] = field(default_factory=list)
+    burials: list[Burial] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """Signals ready to be stored, one row each, in the order of `entries`."""
+
+    entries: list[Entry]
+    signals: list[SignalCreated]
+    rows: list[VectorRow]
+    values: NDArray[np.float64]
+    predictions: list[PredictionRow]
+    served: list[ServedRow]
+
+
+class BatchHandler:
+    """Applies batches of entries to the store, each in one transaction.
+
+    Args:
+        store: the open store of this process.
+        archive: keeps the events as received; None keeps none.
+        pipeline: the features to compute.
+        scorer: the models to score with.
+        market_data: bars for signals that bring none.
+        dead_letters: where unusable events go.
+        kinds: event type by stream name.
+        limits: what the door lets in.
+        clock: the worker's clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: FeatureDatabase,
+        archive: EventArchive | None,
+        pipeline: FeaturePipeline,
+        scorer: Scorer,
+        market_data: DirectorySource,
+        dead_letters: DeadLetters,
+        kinds: Mapping[str, EventKind],
+        limits: Limits,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._pipeline = pipeline
+        self._scorer = scorer
+        self._market_data = market_data
+        self._dead_letters = dead_letters
+        self._kinds = dict(kinds)
+        self._stream_of = {kind: stream for stream, kind in kinds.items()}
+        self._limits = limits
+        self._clock = clock
+
+    def handle(self, entries: Sequence[Entry]) -> Handled:
+        """Apply a batch whole, and say what is to be published.
+
+        Raises:
+            TransientError: the store cannot take it now; nothing was applied.
+        """
+        try:
+            now = self._clock()
+            self._keep_originals(entries, now)
+            intake = self._open(entries, now)
+            computed = self._compute(intake, now)
+            with self._store.atomic():
+                return self._apply(intake, computed)
+        except StoreUnavailable as error:
+            raise TransientError(f"the store cannot be written: {error}") from error
+
+    def bury(self, entry: Entry, error: Exception, attempts: int) -> None:
+        """Put one event into the dead letters, in a transaction of its own.
+
+        Raises:
+            TransientError: the store cannot take it now.
+        """
+        try:
+            with self._store.atomic():
+                self._dead_letters.bury([Burial(entry, error, attempts)])
+        except StoreUnavailable as unavailable:
+            raise TransientError(f"the store cannot be written: {unavailable}") from unavailable
+
+    def _keep_originals(self, entries: Sequence[Entry], now: datetime) -> None:
+        if self._archive is not None:
+            received_at = utc_text(now)
+            self._archive.append(
+                [ArchivedEvent(e.stream, e.entry_id, received_at, e.data) for e in entries if e.data is not None]
+            )
+
+    def _open(self, entries: Sequence[Entry], now: datetime) -> _Intake:
+        intake = _Intake()
+        for entry in entries:
+            try:
+                event = self._decode(entry, now)
+            except EventError as error:
+                intake.burials.append(Burial(entry, error))
+                continue
+            if isinstance(event, SignalCreated):
+                intake.signals.setdefault(event.signal_id, []).append((entry, event))
+            else:
+                intake.outcomes.append((entry, event))
+        return intake
+
+    def _decode(self, entry: Entry, now: datetime) -> SignalCreated | TradeClosed:
+        if entry.is_lost:
+            raise EventRejected(Reason.PAYLOAD_LOST, "the stream was trimmed before the event was handled")
+        if entry.data is None:
+            raise EventRejected(Reason.MISSING_DATA, f"the entry has the fields {sorted(entry.fields)} and no 'data'")
+        return decode(self._kinds[entry.stream], entry.data, now=now, limits=self._limits).event
+
+    def _compute(self, intake: _Intake, now: datetime) -> _Computed:
+        """Features and scores of the signals that are new as far as one can see without the lock."""
+        known = self._store.vectors.known(list(intake.signals))
+        firsts = [entries[0] for signal_id, entries in intake.signals.items() if signal_id not in known]
+        fresh = self._with_bars(firsts, intake)
+        requests = [
+            FeatureRequest(s.signal_id, s.timestamp_us, s.metadata, bars, benchmark, s.news)
+            for _, s, bars, benchmark in fresh
+        ]
+        entries = [entry for entry, _, _, _ in fresh]
+        signals = [signal for _, signal, _, _ in fresh]
+        features = self._pipeline.extract_batch(requests)
+        self._scorer.refresh()
+        scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
+        scored_at = utc_text(now)
+        version = self._pipeline.feature_version
+        rows = [
+            _vector_row(entry, signal, version, complete=bool(complete))
+            for entry, signal, complete in zip(entries, signals, features.complete, strict=True)
+        ]
+        return _Computed(
+            entries,
+            signals,
+            rows,
+            features.values,
+            _prediction_rows(signals, scores, scored_at),
+            _served_rows(signals, scores, scored_at),
+        )
+
+    def _with_bars(
+        self, firsts: Sequence[tuple[Entry, SignalCreated]], intake: _Intake
+    ) -> list[tuple[Entry, SignalCreated, Bars, Bars | None]]:
+        """Each signal with its bars; those without any are buried and so are their repeats."""
+        book = self._market_data.lookup(
+            [(s.symbol, s.asset_class) for _, s in firsts if s.bars is None or s.benchmark is None]
+        )
+        found = []
+        for entry, signal in firsts:
+            try:
+                bars = signal.bars if signal.bars is not None else book.bars(signal.symbol, signal.timestamp_us)
+                benchmark = signal.benchmark if signal.benchmark is not None else book.benchmark(signal.asset_class)
+            except NoMarketData as error:
+                intake.burials += [
+                    Burial(e, error, signal_id=s.signal_id, symbol=s.symbol)
+                    for e, s in intake.signals.pop(signal.signal_id)
+                ]
+                continue
+            found.append((entry, signal, bars, benchmark))
+        return found
+
+    def _apply(self, intake: _Intake, computed: _Computed) -> Handled:
+        """Everything of the batch that is written, inside the caller's transaction."""
+        is_new = self._store.vectors.insert_new(computed.rows, self._pipeline.names, computed.values)
+        new = {row.signal_id for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
+        self._store.scores.put_served([row for row in computed.served if row[0] in new])
+        self._store.scores.log_predictions([row for row in computed.predictions if row.signal_id in new])
+        handled = Handled(signals=len(new), labelled=self._apply_waiting(intake, list(new)))
+        handled += self._apply_repeats(intake, new)
+        handled += self._apply_outcomes(intake)
+        self._dead_letters.bury(intake.burials)
+        served = self._store.scores.served(intake.signals)
+        scores = [served[signal_id] for signal_id in intake.signals if signal_id in served]
+        return handled + Handled(scores=scores, buried=len(intake.burials))
+
+    def _apply_waiting(self, intake: _Intake, new: list[str]) -> int:
+        """Label signals whose outcome came first; an outcome from before its signal could not be refused until now."""
+        for early in self._store.outcomes.take_before_signal(new):
+            entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": _outcome_bytes(early)})
+            intake.burials.append(Burial(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
+        return len(self._store.outcomes.apply_waiting(new))
+
+    def _apply_repeats(self, intake: _Intake, new: set[str]) -> Handled:
+        """Tell each signal's entries apart: the stored one, its redelivery, a duplicate, or a conflict of identity."""
+        stored = self._store.vectors.known(intake.signals)
+        redelivered = 0
+        duplicates = []
+        for signal_id, entries in intake.signals.items():
+            known = stored[signal_id]
+            for entry, signal in entries:
+                if entry.entry_id == known.entry_id:
+                    redelivered += signal_id not in new
+                elif known.event_hash in (None, signal.digest):
+                    duplicates.append(DuplicateRow(entry.stream, entry.entry_id, signal_id, "signal.created"))
+                else:
+                    rejected = EventRejected(Reason.IDENTITY_CONFLICT, f"{signal_id} is stored with other content")
+                    intake.burials.append(Burial(entry, rejected, signal_id=signal_id, symbol=signal.symbol))
+        recorded = self._store.duplicates.record(duplicates)
+        return Handled(redelivered=redelivered + len(duplicates) - recorded, duplicates=recorded)
+
+    def _apply_outcomes(self, intake: _Intake) -> Handled:
+        results = self._store.outcomes.record([_outcome_row(entry, outcome) for entry, outcome in intake.outcomes])
+        counts = Counter(results)
+        duplicates = []
+        for (entry, outcome), result in zip(intake.outcomes, results, strict=True):
+            if result == "duplicate":
+                duplicates.append(DuplicateRow(entry.stream, entry.entry_id, outcome.signal_id, "trade.closed"))
+            elif result == "conflict":
+                detail = f"revision {outcome.revision} of {outcome.signal_id} is stored with other content"
+                rejected = EventRejected(Reason.OUTCOME_CONFLICT, detail)
+                intake.burials.append(Burial(entry, rejected, signal_id=outcome.signal_id))
+            elif result == "before_signal":
+                rejected = _closed_before(outcome.signal_id)
+                intake.burials.append(Burial(entry, rejected, signal_id=outcome.signal_id))
+        recorded = self._store.duplicates.record(duplicates)
+        return Handled(
+            outcomes=counts["applied"] + counts["waiting"] + counts["superseded"],
+            labelled=counts["applied"],
+            redelivered=counts["redelivered"] + len(duplicates) - recorded,
+            duplicates=recorded,
+        )
+
+
+def _closed_before(signal_id: str) -> EventRejected:
+    return EventRejected(Reason.CLOSED_BEFORE_SIGNAL, f"the trade of {signal_id} closed before its signal was known")
+
+
+def _vector_row(entry: Entry, signal: SignalCreated, feature_version: str, *, complete: bool) -> VectorRow:
+    return VectorRow(
+        signal_id=signal.signal_id,
+        timestamp=text_from_us(signal.timestamp_us),
+        symbol=signal.symbol,
+        asset_class=signal.asset_class,
+        signal_type=signal.signal_type,
+        conviction=signal.metadata.conviction,
+        feature_version=feature_version,
+        complete=complete,
+        event_hash=signal.digest,
+        entry_id=entry.entry_id,
+    )
+
+
+def _outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:
+    return OutcomeRow(
+        signal_id=outcome.signal_id,
+        revision=outcome.revision,
+        closed_at=text_from_us(outcome.closed_at_us),
+        r_multiple=outcome.r_multiple,
+        return_pct=outcome.return_pct,
+        exit_reason=outcome.exit_reason,
+        entry_id=entry.entry_id,
+    )
+
+
+def _prediction_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> list[PredictionRow]:
+    model_id = scores.model_id
+    if model_id is None:
+        return []
+    columns = zip(
+        signals, _or_none(scores.quality), _or_none(scores.predicted_r), _or_none(scores.confidence), strict=True
+    )
+    return [
+        PredictionRow(signal.signal_id, model_id, at, quality, predicted_r, confidence)
+        for signal, quality, predicted_r, confidence in columns
+    ]
+
+
+def _served_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> list[ServedRow]:
+    """What is published for each signal, as the bytes that a redelivery will publish again."""
+    quality, predicted_r, risk_r, confidence, combined = (
+        _or_none(column)
+        for column in (scores.quality, scores.predicted_r, scores.risk_r, scores.confidence, scores.combined)
+    )
+    rows: list[ServedRow] = []
+    for i, signal in enumerate(signals):
+        answer = SignalScored(
+            signal_id=signal.signal_id,
+            status=scores.status,
+            proven=scores.proven,
+            model_id=scores.model_id,
+            quality_score=quality[i],
+            quality_band=scores.band[i],
+            predicted_r=predicted_r[i],
+            risk_r=risk_r[i],
+            regime=scores.regime[i],
+            confidence=confidence[i],
+            out_of_distribution=scores.out_of_distribution[i],
+            combined_score=combined[i],
+            feature_version=scores.feature_version,
+            scored_at=at,
+        )
+        rows.append((signal.signal_id, scores.model_id, scores.status, answer.to_bytes()))
+    return rows
+
+
+def _or_none(column: NDArray[np.float64]) -> list[float | None]:
+    """The column as JSON can say it: what is no number is None."""
+    return [None if value != value else value for value in column.tolist()]
+
+
+def _outcome_bytes(row: OutcomeRow) -> bytes:
+    """The event of a stored outcome, for a dead letter whose original entry was acknowledged long ago."""
+    fields = {
+        "signal_id": row.signal_id,
+        "closed_at": row.closed_at,
+        "r_multiple": row.r_multiple,
+        "return_pct": row.return_pct,
+        "exit_reason": row.exit_reason,
+        "revision": row.revision,
+    }
+    return orjson.dumps(fields)

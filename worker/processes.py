@@ -1,0 +1,231 @@
+"""The processes of an installation: worker, trainer, and `up`, which runs them all and ends them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from loguru import logger
+
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker import app, retraining
+from worker.embedded import EmbeddedServer, answers, socket_path
+from worker.errors import RefineryError, TransientError
+from worker.handlers import Handled
+from worker.settings import Settings
+
+#: How often a worker that gets no labels looks whether a retraining is due by age.
+_LOOK_EVERY_S = 5.0
+_RESTART_PAUSES_S = (0.5, 30.0)
+
+
+def stream_of_kind(settings: Settings) -> Mapping[str, str]:
+    """Input stream by event type."""
+    return {
+        "signal.created": settings.streams.signals_created,
+        "trade.closed": settings.streams.trades_closed,
+    }
+
+
+@contextmanager
+def server_url(settings: Settings) -> Iterator[str]:
+    """Address of the server: the configured one, or the embedded one, hosted or joined while the block runs.
+
+    Raises:
+        ConfigurationError: there is no server to host.
+        RefineryError: it does not start.
+    """
+    if settings.redis_url is not None:
+        yield settings.redis_url
+        return
+    with EmbeddedServer(settings.valkey_dir) as embedded:
+        yield embedded.url
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[redis.Redis]:
+    """A client of the server, which is started where it is embedded and not running yet."""
+    with server_url(settings) as url, app.connect(url) as client:
+        yield client
+
+
+@contextmanager
+def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
+    """A client of the server; None where it is embedded and not running. Starts nothing."""
+    url = settings.redis_url
+    if url is None:
+        socket = socket_path(settings.valkey_dir)
+        if not answers(socket):
+            yield None
+            return
+        url = f"unix://{socket}"
+    with app.connect(url) as client:
+        yield client
+
+
+def run_worker(settings: Settings) -> None:
+    """Handle events until SIGTERM or SIGINT; the batch in hand is finished first."""
+    stop = _stop_on_signals()
+    with server_url(settings) as url, app.connect(url) as client:
+        _wait_for_server(client, stop)
+        trigger = _RetrainingTrigger(settings, url)
+        with app.worker_consumer(settings, client, after_batch=trigger) as consumer:
+            logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
+            consumer.run(stop)
+    logger.info("worker stopped")
+
+
+def run_trainer(settings: Settings) -> None:
+    """Run retraining jobs until SIGTERM or SIGINT."""
+    with server_url(settings) as url:
+        retraining.run_trainer(settings, url)
+
+
+class _RetrainingTrigger:
+    """After a batch with labels, and now and then, ask whether a retraining is due, and enqueue it."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._client = retraining.connect(url)
+        self._look_at = 0.0
+
+    def __call__(self, store: FeatureDatabase, handled: Handled) -> None:
+        now = time.monotonic()
+        if handled.labelled == 0 and now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        retraining.enqueue_if_due(self._settings, store, self._client)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _wait_for_server(client: redis.Redis, stop: threading.Event) -> None:
+    """Check the server's settings, waiting for it with capped back-off while it is away."""
+    pause_s = 0.1
+    while not stop.is_set():
+        try:
+            app.check_server(client)
+        except TransientError as error:
+            if pause_s == 0.1:
+                logger.error("waiting: {}", error)
+            stop.wait(pause_s)
+            pause_s = min(5.0, pause_s * 2)
+        else:
+            return
+
+
+class Children:
+    """Our own processes, started again with growing pauses when they end by themselves, and ended together.
+
+    Args:
+        environment: added to this process's own.
+        grace_s: how long they may take to end once they are told to.
+    """
+
+    def __init__(self, environment: Mapping[str, str], *, grace_s: float) -> None:
+        self._environment = {**os.environ, **environment}
+        self._grace_s = grace_s
+        self._running: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
+        self._pauses_s: dict[tuple[str, ...], float] = {}
+        self._start_at: dict[tuple[str, ...], float] = {}
+
+    def start(self, *arguments: str) -> None:
+        """Start `refinery ARGUMENTS` in a session of its own, so that Ctrl-C reaches us alone."""
+        self._running[arguments] = subprocess.Popen(  # noqa: S603 - our own command line
+            [sys.executable, "-m", "worker", *arguments], env=self._environment, start_new_session=True
+        )
+
+    def tend(self) -> None:
+        """Start again what has ended; call it now and then."""
+        now = time.monotonic()
+        for arguments, process in list(self._running.items()):
+            if process.poll() is not None:
+                pause_s = self._pauses_s.get(arguments, _RESTART_PAUSES_S[0])
+                logger.error("{} ended with {}, starting it again in {:.1f} s", arguments, process.returncode, pause_s)
+                del self._running[arguments]
+                self._start_at[arguments] = now + pause_s
+                self._pauses_s[arguments] = min(pause_s * 2, _RESTART_PAUSES_S[1])
+        for arguments in [name for name, due in self._start_at.items() if now >= due]:
+            del self._start_at[arguments]
+            self.start(*arguments)
+
+    def stop(self) -> None:
+        """Tell all to end, wait for them, and kill what has not ended within the grace."""
+        for process in self._running.values():
+            process.terminate()
+        deadline = time.monotonic() + self._grace_s
+        for arguments, process in self._running.items():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                logger.error("{} did not end in {} s and is killed", arguments, self._grace_s)
+                process.kill()
+                process.wait()
+        self._running.clear()
+
+
+@contextmanager
+def everything(settings: Settings, *, roles: Sequence[str] = ("worker", "trainer")) -> Iterator[tuple[str, Children]]:
+    """Server, worker and trainer while the block runs; the server's address and the processes."""
+    with server_url(settings) as url:
+        children = Children(
+            {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(settings.state_dir)},
+            grace_s=settings.shutdown_grace_s,
+        )
+        try:
+            for role in roles:
+                children.start(role)
+            yield url, children
+        finally:
+            children.stop()
+
+
+def run_up(settings: Settings) -> None:
+    """Run everything until SIGTERM or SIGINT."""
+    stop = _stop_on_signals()
+    with everything(settings) as (url, children):
+        logger.info(
+            "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
+        )
+        while not stop.wait(0.5):
+            children.tend()
+
+
+def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
+    """Enqueue a retraining, due or not; with `wait`, its run's status, verdict and reason when it has ended.
+
+    Raises:
+        RefineryError: no trainer took the job in time.
+    """
+    with server_url(settings) as url, app.open_store(settings) as store:
+        client = retraining.connect(url)
+        try:
+            job_id = retraining.enqueue(settings, store, client)
+            run = retraining.wait_for(settings, store, client, job_id) if wait else None
+        except redis.RedisError as error:
+            raise TransientError(f"Redis does not answer: {error}") from error
+        if not wait:
+            return {"job_id": job_id}
+        if run is None:
+            raise RefineryError(f"{job_id} was not run: is a trainer running? `refinery trainer`")
+        return {
+            "job_id": job_id,
+            "run_id": run.run_id,
+            "status": run.status,
+            "verdict": run.verdict,
+            "model_id": run.model_id,
+            "reason": run.error_message,
+        }

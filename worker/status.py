@@ -1,0 +1,108 @@
+"""The state of an installation at one moment, as `refinery status` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import redis
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.errors import TransientError
+from worker.settings import Settings
+from worker.streams import StreamState, stream_states
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the last training ended, or that it runs."""
+
+    run_id: str
+    status: str
+    started_at: str
+    completed_at: str | None
+    model_id: str | None
+    verdict: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything on one screen. What Redis does not tell, or the store does not hold, is None, never 0."""
+
+    redis: str
+    streams: tuple[StreamState, ...]
+    pending: int | None
+    #: Entries not yet delivered, over both input streams.
+    lag: int | None
+    signals: int
+    labelled: int
+    predictions: int
+    outcomes: int
+    waiting_outcomes: int
+    incomplete: int
+    duplicates: int
+    dead_letters: int
+    new_labels: int
+    labels_for_retraining: int
+    newest_label_at: str | None
+    champion: str | None
+    proven: bool
+    champion_since: str | None
+    last_training: Training | None
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
+    """Look at the store and, when it answers, at Redis. Takes the same time whatever the size of the store."""
+    states = _streams(settings, client)
+    counts = store.counts()
+    champion = store.models.active(ModelType.SIGNAL_QUALITY)
+    last = store.runs.last(ModelType.SIGNAL_QUALITY)
+    lags = [state.lag for state in states or ()]
+    return Status(
+        redis=settings.masked_redis_url if states is not None else f"{settings.masked_redis_url} (does not answer)",
+        streams=states or (),
+        pending=None if states is None else sum(state.pending for state in states),
+        lag=None if states is None or None in lags else sum(lag for lag in lags if lag is not None),
+        signals=counts.signals,
+        labelled=counts.labelled,
+        predictions=counts.predictions,
+        outcomes=counts.outcomes,
+        waiting_outcomes=counts.waiting_outcomes,
+        incomplete=counts.incomplete,
+        duplicates=counts.duplicates,
+        dead_letters=counts.dead_letters_open,
+        new_labels=counts.labels_total - (last.label_watermark if last else 0),
+        labels_for_retraining=settings.ml.min_new_samples_for_retrain,
+        newest_label_at=counts.newest_label,
+        champion=champion.model_id if champion else None,
+        proven=champion.proven if champion else False,
+        champion_since=champion.metadata.deployed_at if champion else None,
+        last_training=None
+        if last is None
+        else Training(
+            last.run_id,
+            last.status,
+            last.started_at,
+            last.completed_at,
+            last.model_id,
+            last.verdict,
+            last.error_message,
+        ),
+    )
+
+
+def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:
+    if client is None:
+        return None
+    names = (settings.streams.signals_created, settings.streams.trades_closed)
+    try:
+        return tuple(stream_states(client, names, settings.streams.group))
+    except TransientError:
+        return None

@@ -1,0 +1,327 @@
+"""Redis Streams: one consumer group over the input streams, and the stream of scores.
+
+The client given here must not retry by itself: a retried XREADGROUP hands out the *next* entries and leaves the lost
+ones unseen in our pending list, and a retried XADD writes twice. Whatever was lost is found again by `read_own`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import redis
+from loguru import logger
+
+from worker.errors import TransientError
+
+_DATA = b"data"
+_REPLAY_OF = b"replay_of"
+#: Answers of a server that is there and cannot serve now; every other error answer is a defect of ours.
+_SERVER_SIDE = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of an input stream, as delivered to this consumer."""
+
+    stream: str
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+    #: Delivered before, to us or to another consumer: its effects may be in the store already.
+    redelivered: bool = False
+
+    @property
+    def data(self) -> bytes | None:
+        """The event's bytes; None when the entry was trimmed away while pending, or has no such field."""
+        return self.fields.get(_DATA)
+
+    @property
+    def is_lost(self) -> bool:
+        """True when the server no longer has the entry: it was trimmed or deleted while it was pending."""
+        return not self.fields
+
+    @property
+    def replay_of(self) -> int | None:
+        """The dead letter that this entry replays."""
+        text = self.fields.get(_REPLAY_OF, b"")
+        return int(text) if text.isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What ops want to know of one stream. `lag` is None where the server cannot tell (after an XDEL)."""
+
+    name: str
+    length: int
+    pending: int
+    lag: int | None
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the client's exceptions for "the server is away or unwell" into `TransientError`.
+
+    Raises:
+        TransientError: the server cannot be reached, timed out, or says that it cannot serve now.
+    """
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise TransientError(f"Redis does not answer: {error}") from error
+    except redis.ResponseError as error:
+        if str(error).startswith(_SERVER_SIDE) or isinstance(error, (redis.ReadOnlyError, redis.OutOfMemoryError)):
+            raise TransientError(f"Redis cannot serve: {error}") from error
+        raise
+
+
+class GroupReader:
+    """Reads the input streams for one consumer of the group, and settles what was handled.
+
+    Args:
+        client: a client that does not retry and does not decode.
+        streams: names of the input streams, read together.
+        group: the consumer group; created at 0, so that a backlog is read.
+        consumer: stable name of this consumer, so that a restart finds its own pending entries.
+        batch_size: most entries of one stream in one read.
+        block_ms: how long a read waits for new entries; below the client's socket timeout.
+        claim_idle_ms: entries that another consumer has held for longer are taken over.
+        scores: name of the output stream, and its approximate length limit (None: never trimmed).
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        streams: Sequence[str],
+        group: str,
+        consumer: str,
+        batch_size: int,
+        block_ms: int,
+        claim_idle_ms: int,
+        scores: str,
+        scores_maxlen: int | None,
+    ) -> None:
+        self._client = client
+        self._streams = tuple(streams)
+        self._group = group
+        self._consumer = consumer
+        self._batch_size = batch_size
+        self._block_ms = block_ms
+        self._claim_idle_ms = claim_idle_ms
+        self._scores = scores
+        self._scores_maxlen = scores_maxlen
+        self._own_cursor = dict.fromkeys(self._streams, "0")
+
+    def ensure_groups(self) -> None:
+        """Create the group on every input stream where it is missing.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        with translated():
+            for stream in self._streams:
+                try:
+                    self._client.xgroup_create(stream, self._group, id="0", mkstream=True)
+                except redis.ResponseError as error:
+                    if not str(error).startswith("BUSYGROUP"):
+                        raise
+
+    def read_new(self) -> list[Entry]:
+        """Entries never delivered to anyone, waiting up to `block_ms` for the first one.
+
+        Raises:
+            TransientError: Redis is away; what it may have handed out is found by `read_own`.
+        """
+        return self._read(dict.fromkeys(self._streams, ">"), redelivered=False)
+
+    def restart_own(self) -> None:
+        """Begin the next walk over our own pending entries at the oldest one."""
+        self._own_cursor = dict.fromkeys(self._streams, "0")
+
+    def read_own(self) -> list[Entry]:
+        """The next of our own pending entries, oldest first; empty when this walk is done.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        entries = self._read(self._own_cursor, redelivered=True)
+        for entry in entries:
+            self._own_cursor[entry.stream] = entry.entry_id
+        return entries
+
+    def claim_idle(self) -> list[Entry]:
+        """Take over entries that another consumer has left pending for too long.
+
+        Entries whose payload is gone come back with `is_lost` set and are not claimed: a claim would silently strike
+        them off the pending list before the loss is recorded.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        return [entry for stream in self._streams for entry in self._healed(partial(self._claim_idle_of, stream), [])]
+
+    def _claim_idle_of(self, stream: str) -> list[Entry]:
+        rows: list[dict[str, Any]] = self._client.xpending_range(
+            stream, self._group, "-", "+", self._batch_size, idle=self._claim_idle_ms
+        )
+        ids = [row["message_id"] for row in rows if row["consumer"] != self._consumer.encode()]
+        if not ids:
+            return []
+        with self._client.pipeline(transaction=False) as pipe:
+            for entry_id in ids:
+                pipe.xrange(stream, entry_id, entry_id, count=1)
+            found = {entry_id for entry_id, rows in zip(ids, pipe.execute(), strict=True) if rows}
+        lost = [Entry(stream, entry_id.decode(), {}, redelivered=True) for entry_id in ids if entry_id not in found]
+        if not found:
+            return lost
+        there = [entry_id for entry_id in ids if entry_id in found]
+        taken: Any = self._client.xclaim(stream, self._group, self._consumer, self._claim_idle_ms, there)
+        logger.info("took over {} entries of {} from an idle consumer", len(taken), stream)
+        return lost + [Entry(stream, entry_id.decode(), fields or {}, redelivered=True) for entry_id, fields in taken]
+
+    def deliveries(self, entry: Entry) -> int:
+        """How often the entry was handed out: an upper bound, since reading one's own pending list counts too.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        command = partial(self._client.xpending_range, entry.stream, self._group, entry.entry_id, entry.entry_id, 1)
+        rows: Any = self._healed(command, [])
+        return int(rows[0]["times_delivered"]) if rows else 1
+
+    def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
+        """Publish the scores and acknowledge the entries, in one MULTI.
+
+        Raises:
+            TransientError: Redis is away; it may or may not have happened, and doing it again is harmless.
+        """
+        with translated(), self._client.pipeline(transaction=True) as pipe:
+            for payload in scores:
+                pipe.xadd(self._scores, {_DATA: payload}, maxlen=self._scores_maxlen, approximate=True)
+            for stream, ids in _ids_by_stream(done).items():
+                pipe.xack(stream, self._group, *ids)
+            try:
+                pipe.execute()
+            except redis.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                self.ensure_groups()
+
+    def keep(self, held: Sequence[Entry]) -> None:
+        """Reset the idle time of entries that we still work on, so that no one takes them over.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        self._claim_again(held, idle_ms=0)
+
+    def release(self, held: Sequence[Entry]) -> None:
+        """Give entries back: they count as idle at once, so that any consumer may take them over.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        self._claim_again(held, idle_ms=self._claim_idle_ms + 1)
+
+    def _claim_again(self, held: Sequence[Entry], *, idle_ms: int) -> None:
+        for stream, ids in _ids_by_stream(held).items():
+            command = partial(
+                self._client.xclaim, stream, self._group, self._consumer, 0, list(ids), idle=idle_ms, justid=True
+            )
+            self._healed(command, None)
+
+    def _read(self, positions: Mapping[Any, Any], *, redelivered: bool) -> list[Entry]:
+        command = partial(
+            self._client.xreadgroup,
+            self._group,
+            self._consumer,
+            dict(positions),
+            count=self._batch_size,
+            block=None if redelivered else self._block_ms,
+        )
+        return _entries(self._healed(command, None), redelivered=redelivered)
+
+    def _healed(self, command: Callable[[], Any], otherwise: Any) -> Any:
+        """The command's reply; where a flush or a failover took the group, it is made again and `otherwise` returned.
+
+        Reading from 0 again is harmless, since events have an identity.
+        """
+        with translated():
+            try:
+                return command()
+            except redis.ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+                logger.error("the consumer group {} was gone and is made again at 0: {}", self._group, error)
+        self.ensure_groups()
+        return otherwise
+
+
+def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:
+    """Length, pending and lag of each stream; zeros where stream or group do not exist yet.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        return [_state(client, stream, group) for stream in streams]
+
+
+def append(client: redis.Redis, stream: str, data: bytes, *, replay_of: int | None = None) -> str:
+    """Add one event to a stream; returns its entry id.
+
+    Raises:
+        TransientError: Redis is away; the event may have been written, and identity makes a second try harmless.
+    """
+    fields: dict[Any, Any] = {_DATA: data}
+    if replay_of is not None:
+        fields[_REPLAY_OF] = str(replay_of).encode()
+    with translated():
+        entry_id: Any = client.xadd(stream, fields)
+        return str(entry_id.decode())
+
+
+def append_many(client: redis.Redis, events: Sequence[tuple[str, bytes]]) -> None:
+    """Add (stream, event) pairs in order, in one round trip.
+
+    Raises:
+        TransientError: Redis is away; any number of them may have been written.
+    """
+    with translated(), client.pipeline(transaction=False) as pipe:
+        for stream, data in events:
+            pipe.xadd(stream, {_DATA: data})
+        pipe.execute()
+
+
+def _state(client: redis.Redis, stream: str, group: str) -> StreamState:
+    if not client.exists(stream):
+        return StreamState(stream, 0, 0, 0)
+    length = int(client.xlen(stream))
+    groups: Any = client.xinfo_groups(stream)
+    for row in groups:
+        if row["name"] == group.encode():
+            return StreamState(stream, length, int(row["pending"]), row.get("lag"))
+    return StreamState(stream, length, 0, length)
+
+
+def _entries(reply: Any, *, redelivered: bool) -> list[Entry]:
+    """Normalise XREADGROUP's reply, whose shape differs with the protocol (a list of pairs, or a map of lists)."""
+    if isinstance(reply, dict):
+        pairs = [(stream, [row for chunk in chunks for row in chunk]) for stream, chunks in reply.items()]
+    else:
+        pairs = [(stream, rows) for stream, rows in reply or ()]
+    return [
+        Entry(stream.decode(), entry_id.decode(), fields or {}, redelivered)
+        for stream, rows in pairs
+        for entry_id, fields in rows
+    ]
+
+
+def _ids_by_stream(entries: Iterable[Entry]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = {}
+    for entry in entries:
+        ids.setdefault(entry.stream, []).append(entry.entry_id)
+    return ids
