@@ -38,3 +38,21 @@ def path(tmp_path: Path) -> Path:
 def db(path: Path, clock: SteppingClock) -> Iterator[FeatureDatabase]:
     with FeatureDatabase(path, clock=clock) as store:
         yield store
+
+
+@pytest.fixture
+def db_program() -> str:
+    """The head of a program for another process: its first argument is the store's path."""
+    return """
+import sys, time
+from pathlib import Path
+from trading_system.ml_refinement.config import FeatureVector
+from trading_system.ml_refinement.storage import Connection, FeatureDatabase
+from trading_system.ml_refinement.storage.schema import steps
+
+path = Path(sys.argv[1])
+
+def say_and_wait():
+    print("inside", flush=True)
+    time.sleep(60)
+"""

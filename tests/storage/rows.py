@@ -40,7 +40,7 @@ def vector(signal_id: str, day: int = 5, **changes: Any) -> VectorRow:
 
 def insert(db: FeatureDatabase, *rows: VectorRow) -> list[bool]:
     """As the worker does it: store, then apply what waited, then hand out what came before its signal."""
-    values = np.array([[float(index), 0.5] for index in range(len(rows))])
+    values = np.array([[float(index), 0.5] for index in range(len(rows))]).reshape(len(rows), 2)
     with db.atomic():
         fresh = db.vectors.insert_new(rows, NAMES, values)
         ids = [row.signal_id for row in rows]

@@ -49,7 +49,7 @@ def test_a_bound_is_normalised_and_a_date_alone_means_the_whole_day(text: str, e
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2023-13-01", "2023-12-31T25:00", "0001-01-01T00:00:00+05:00"])
 def test_a_bound_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"neither a date nor a time|calendar"):
         parse_bound(text, end=False)
 
 

@@ -43,8 +43,8 @@ class DuplicateRow:
 def read_counts(connection: Connection) -> StoreCounts:
     """All counters at one moment."""
     with connection.snapshot() as reads:
-        counters: dict[str, int] = dict(reads.query("SELECT name, value FROM counters"))
-        newest = reads.query("SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL")[0][0]
+        counters: dict[str, int] = dict(reads.query(COUNTERS))
+        newest = reads.query(NEWEST_LABEL)[0][0]
     return StoreCounts(**counters, newest_label=newest)
 
 
@@ -66,6 +66,8 @@ class Duplicates:
             )
 
 
+COUNTERS = "SELECT name, value FROM counters"
+NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL"
 RECORD = """
     INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""

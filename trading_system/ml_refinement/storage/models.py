@@ -90,25 +90,10 @@ class Models:
             ConstraintRefused: the id is taken.
             ValueError: a metric or an importance is not finite.
         """
-        params = (
-            metadata.model_id,
-            ModelType(metadata.model_type).value,
-            metadata.version,
-            metadata.created_at,
-            metadata.train_start_date,
-            metadata.train_end_date,
-            metadata.train_samples,
-            metadata.validation_samples,
-            finite_json(metadata.train_metrics),
-            finite_json(metadata.validation_metrics),
-            finite_json(metadata.feature_names),
-            finite_json(metadata.feature_importance),
-            model_path or f"{metadata.model_id}.skops",
-            artefact_sha256,
-            feature_version,
-            recipe,
-            run_id,
-        )
+        plain = [getattr(metadata, name) for name in PLAIN_FIELDS]
+        documents = [finite_json(getattr(metadata, name)) for name in JSON_FIELDS]
+        artefact = model_path or f"{metadata.model_id}.skops", artefact_sha256, feature_version, recipe, run_id
+        params = (metadata.model_id, ModelType(metadata.model_type).value, *plain, *documents, *artefact)
         with self._connection.atomic():
             self._connection.run(REGISTER, params)
 
@@ -258,6 +243,8 @@ class Models:
         self._connection.run(ENTER, params)
 
 
+PLAIN_FIELDS = "version", "created_at", "train_start_date", "train_end_date", "train_samples", "validation_samples"
+JSON_FIELDS = "train_metrics", "validation_metrics", "feature_names", "feature_importance"
 # The literals are ours alone; every value is bound.
 REGISTER = """
     INSERT INTO model_registry (model_id, model_type, version, created_at, train_start_date, train_end_date,

@@ -73,5 +73,12 @@ def parse_bound(text: str, *, end: bool) -> str:
     try:
         day = date.fromisoformat(text)
     except ValueError:
-        return utc_text(datetime.fromisoformat(text))
+        return utc_text(_read_time(text))
     return utc_text(datetime.combine(day, time.max if end else time.min, UTC))
+
+
+def _read_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"neither a date nor a time: {text!r} ({error})") from error

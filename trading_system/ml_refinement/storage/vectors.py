@@ -138,7 +138,7 @@ class Vectors:
     ) -> TrainingMatrix:
         """What a model may be trained on. Bounds are on the signal's time, inclusive, as `parse_bound` reads them."""
         selection = Selection(start, end, asset_class, signal_type, feature_version)
-        labelled, params = selection.where("target_r_multiple IS NOT NULL")
+        labelled, params = selection.where(LABELLED)
         columns = tuple(names)
         with self._connection.snapshot() as reads:
             complete, total = reads.query(SIZE.format(where=labelled), params)[0]
@@ -171,6 +171,7 @@ INSERT_NEW = """
     INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol,
         asset_class, signal_type, conviction, complete, event_hash, entry_id, list_id, packed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+LABELLED = "target_r_multiple IS NOT NULL"
 SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
 TRAINING = """
     SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple

@@ -30,7 +30,7 @@ UPDATE feature_vectors
         label_revision = 0
     WHERE target_r_multiple IS NOT NULL;
 
-CREATE INDEX idx_fv_training ON feature_vectors(feature_version, timestamp, signal_id, complete)
+CREATE INDEX idx_fv_training ON feature_vectors(feature_version, timestamp, signal_id)
     WHERE target_r_multiple IS NOT NULL;
 CREATE INDEX idx_fv_label_time ON feature_vectors(label_time) WHERE label_time IS NOT NULL;
 

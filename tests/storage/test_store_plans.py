@@ -1,0 +1,91 @@
+"""What is done for every event or batch is done through indexes, so that its cost does not grow with the store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.storage.rows import metadata, vector
+from trading_system.ml_refinement.storage import (
+    FeatureDatabase,
+    counters,
+    dead_letters,
+    models,
+    outcomes,
+    scores,
+    vectors,
+)
+
+NO_TABLES = ("VIRTUAL TABLE", "counters")
+HOT = {
+    "known": (vectors.KNOWN, 1),
+    "taken": (vectors.TAKEN, 1),
+    "insert vectors": (vectors.INSERT_NEW, 14),
+    "timestamps": (outcomes.TIMESTAMPS, 1),
+    "kept": (outcomes.KEPT, 1),
+    "waiting": (outcomes.WAITING, 1),
+    "early": (outcomes.EARLY, 1),
+    "last": (outcomes.LAST, 1),
+    "insert outcomes": (outcomes.INSERT, 8),
+    "label": (outcomes.LABEL, 7),
+    "actual": (outcomes.ACTUAL, 3),
+    "labelled": (scores.LABELLED, 1),
+    "log": (scores.LOG, 8),
+    "put served": (scores.PUT_SERVED, 4),
+    "served": (scores.SERVED, 1),
+    "of signal": (scores.OF_SIGNAL, 1),
+    "active id": (models.ACTIVE_ID, 1),
+    "newest run": (models.NEWEST_RUN, 1),
+    "bury": (dead_letters.BURY, 13),
+    "duplicates": (counters.RECORD, 5),
+    "counts": (counters.COUNTERS, 0),
+    "newest label": (counters.NEWEST_LABEL, 0),
+}
+
+
+def plan(db: FeatureDatabase, sql: str, parameters: int) -> list[str]:
+    return [row[3] for row in db.connection.query(f"EXPLAIN QUERY PLAN {sql}", (None,) * parameters)]
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_statement_scans_no_table(db: FeatureDatabase, name: str) -> None:
+    steps = plan(db, *HOT[name])
+    scans = [step for step in steps if step.startswith("SCAN") and not any(table in step for table in NO_TABLES)]
+    assert scans == []
+    assert not any("TEMP B-TREE" in step for step in steps if name != "waiting")
+
+
+def test_training_reads_one_version_through_its_index_in_order(db: FeatureDatabase) -> None:
+    where, params = vectors.Selection("2024-01-01", "2024-12-31", feature_version="v").where(vectors.LABELLED)
+    steps = plan(db, vectors.TRAINING.format(where=where), len(params))
+    assert len(steps) == 1
+    assert "USING INDEX idx_fv_training (feature_version=? AND timestamp>? AND timestamp<?)" in steps[0]
+
+
+def work_of_one_batch(db: FeatureDatabase, first: int) -> int:
+    """Virtual machine steps that SQLite takes for one batch."""
+    rows = [vector(f"s{first + n:06d}") for n in range(50)]
+    ids = [row.signal_id for row in rows]
+    steps = 0
+
+    def count() -> bool:
+        nonlocal steps
+        steps += 1
+        return False
+
+    handle = db.connection._usable()
+    handle.set_progress_handler(count, 10)
+    with db.atomic():
+        db.vectors.known(ids)
+        db.vectors.insert_new(rows, ("a",), np.zeros((50, 1)))
+        db.outcomes.apply_waiting(ids)
+    handle.set_progress_handler(None)
+    return steps
+
+
+def test_one_more_batch_costs_the_same_in_a_store_a_hundred_times_larger(db: FeatureDatabase) -> None:
+    db.register_model(metadata())
+    early = work_of_one_batch(db, 0)
+    for first in range(50, 5000, 50):
+        late = work_of_one_batch(db, first)
+    assert late <= early * 1.2

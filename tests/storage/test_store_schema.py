@@ -1,0 +1,194 @@
+"""The specification's schema, and how a file gets it whatever happens on the way."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.storage.conftest import SteppingClock
+from tests.storage.rows import plain
+from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
+from trading_system.ml_refinement.storage.schema import migrate, steps, version
+
+# Column: type, with "!" for NOT NULL and "#" for the primary key.
+TABLES = {
+    "feature_vectors": """id INTEGER#, signal_id TEXT!, timestamp TEXT!, features TEXT!, target_r_multiple REAL,
+        target_binary INTEGER, target_return_pct REAL, feature_version TEXT!, created_at TEXT!, updated_at TEXT,
+        symbol TEXT, asset_class TEXT, signal_type TEXT, conviction TEXT""",
+    "model_registry": """id INTEGER#, model_id TEXT!, model_type TEXT!, version TEXT!, created_at TEXT!,
+        train_start_date TEXT, train_end_date TEXT, train_samples INTEGER, validation_samples INTEGER,
+        train_metrics TEXT, validation_metrics TEXT, feature_names TEXT, feature_importance TEXT, model_path TEXT,
+        is_active INTEGER!, deployed_at TEXT, retired_at TEXT""",
+    "feature_definitions": """id INTEGER#, name TEXT!, category TEXT!, description TEXT, data_type TEXT!,
+        computation TEXT, dependencies TEXT, created_at TEXT!""",
+    "training_runs": """id INTEGER#, run_id TEXT!, model_type TEXT!, started_at TEXT!, completed_at TEXT,
+        status TEXT!, config TEXT, train_samples INTEGER, validation_samples INTEGER, best_iteration INTEGER,
+        metrics TEXT, model_id TEXT, error_message TEXT""",
+    "prediction_log": """id INTEGER#, signal_id TEXT!, model_id TEXT!, predicted_at TEXT!, quality_score REAL,
+        predicted_r REAL, confidence REAL, actual_r REAL, prediction_error REAL""",
+    "ml_schema_migrations": "version INTEGER#, applied_at TEXT!",
+}
+# Index: table, columns (an expression is "-"), "u" for unique, "p" for partial.
+INDEXES = {
+    "idx_fv_signal_id": "feature_vectors signal_id",
+    "idx_fv_timestamp": "feature_vectors timestamp",
+    "idx_fv_symbol": "feature_vectors symbol",
+    "idx_fv_asset_class": "feature_vectors asset_class",
+    "idx_fv_has_target": "feature_vectors -",
+    "idx_model_type": "model_registry model_type",
+    "idx_model_active": "model_registry is_active",
+    "idx_model_type_active": "model_registry model_type u p",
+    "idx_training_status": "training_runs status",
+    "idx_training_model_type": "training_runs model_type",
+    "idx_pred_signal": "prediction_log signal_id",
+    "idx_pred_model": "prediction_log model_id",
+}
+
+
+def columns(connection: Connection, table: str) -> list[str]:
+    rows = connection.query('SELECT name, type, "notnull", pk FROM pragma_table_info(?)', (table,))
+    return [f"{name} {kind}{'!' * required}{'#' * key}" for name, kind, required, key in rows]
+
+
+def indexes(connection: Connection) -> dict[str, str]:
+    sql = """
+        SELECT i.name, t.name, group_concat(coalesce(c.name, '-')), i."unique", i.partial
+        FROM sqlite_schema AS t, pragma_index_list(t.name) AS i, pragma_index_info(i.name) AS c
+        WHERE t.type = 'table' AND i.origin = 'c' GROUP BY i.name"""
+    return {
+        name: f"{table} {keys}{' u' * unique}{' p' * partial}"
+        for name, table, keys, unique, partial in connection.query(sql)
+    }
+
+
+def test_step_one_is_the_specifications_schema_and_nothing_else(path: Path, clock: SteppingClock) -> None:
+    connection = Connection(path)
+    migrate(connection, {1: steps()[1]}, clock)
+    tables = connection.query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+    assert {name for (name,) in tables} == set(TABLES)
+    for table, expected in TABLES.items():
+        assert columns(connection, table) == re.split(r",\s+", expected), table
+    assert indexes(connection) == INDEXES
+    assert connection.query('SELECT "from", "table", "to" FROM pragma_foreign_key_list(\'prediction_log\')') == [
+        ("model_id", "model_registry", "model_id")
+    ]
+
+
+def test_later_steps_change_no_column_and_no_index_of_step_one(db: FeatureDatabase) -> None:
+    for table, expected in TABLES.items():
+        wanted = re.split(r",\s+", expected)
+        assert columns(db.connection, table)[: len(wanted)] == wanted
+    assert INDEXES.items() <= indexes(db.connection).items()
+
+
+def test_every_step_is_recorded_once(db: FeatureDatabase) -> None:
+    db.initialize()
+    applied = db.connection.query("SELECT version FROM ml_schema_migrations ORDER BY version")
+    assert [number for (number,) in applied] == sorted(steps())
+
+
+def test_c20_a_step_that_fails_half_way_leaves_nothing(path: Path, clock: SteppingClock) -> None:
+    connection = Connection(path)
+    scripts = {1: steps()[1], 2: "CREATE TABLE half (x); INSERT INTO half VALUES (1); CREATE TABLE oops (;"}
+    with pytest.raises(StoreError, match="syntax"):
+        migrate(connection, scripts, clock)
+    assert version(connection) == 1
+    assert not connection.query("SELECT 1 FROM sqlite_schema WHERE name = 'half'")
+
+
+def test_c20_a_process_killed_inside_step_one_leaves_nothing(path: Path, db_program: str) -> None:
+    program = (
+        db_program
+        + """
+connection = Connection(path)
+with connection.atomic():
+    connection.query(steps()[1][: steps()[1].index("CREATE TABLE IF NOT EXISTS training_runs")])
+    say_and_wait()
+"""
+    )
+    kill_when_it_speaks(program, path)
+    connection = Connection(path)
+    assert connection.query("SELECT name FROM sqlite_schema") == []
+    with FeatureDatabase(path) as db:
+        assert db.counts().signals == 0
+
+
+def test_a_file_left_half_made_by_other_means_is_completed(path: Path) -> None:
+    script = steps()[1]
+    Connection(path).query(script[: script.index("CREATE TABLE IF NOT EXISTS training_runs")])
+    with FeatureDatabase(path) as db:
+        assert db.store_feature_vector(plain("s1"))
+
+
+def test_a_store_from_before_step_two_keeps_its_rows_and_gets_their_counts(path: Path, clock: SteppingClock) -> None:
+    connection = Connection(path)
+    migrate(connection, {1: steps()[1]}, clock)
+    connection.query("""
+        INSERT INTO feature_vectors (signal_id, timestamp, features, target_r_multiple, target_binary,
+            feature_version, created_at, updated_at) VALUES
+            ('a', '2024-01-05T10:00:00', '{"rsi": 1.0}', 1.5, 1, '1.0', '2024-01-05T10:00:01',
+                '2024-01-09T10:00:00.25'),
+            ('b', '2024-01-05T10:00:00+02:00', '{"rsi": 2.0}', NULL, NULL, '1.0', '2024-01-05T10:00:01', NULL);
+        INSERT INTO model_registry (model_id, model_type, version, created_at) VALUES ('m', 'signal_quality', '1', '');
+        INSERT INTO prediction_log (signal_id, model_id, predicted_at, quality_score)
+            VALUES ('a', 'm', '', 0.6), ('a', 'm', '', 0.6)""")
+    connection.close()
+    with FeatureDatabase(path) as db:
+        counts = db.counts()
+        assert (counts.signals, counts.labelled, counts.labels_total, counts.predictions) == (2, 1, 1, 1)
+        assert (counts.outcomes, counts.newest_label) == (1, "2024-01-09T10:00:00.250000Z")
+        stored = db.get_feature_vector("b")
+        assert stored is not None
+        assert stored.timestamp == "2024-01-05T08:00:00.000000Z"
+        matrix = db.vectors.training_matrix(feature_version="1.0", names=["rsi"])
+        assert (matrix.signal_ids, matrix.X.tolist()) == (["a"], [[1.0]])
+
+
+def test_a_store_of_a_newer_release_is_refused(db: FeatureDatabase, path: Path) -> None:
+    db.connection.run("INSERT INTO ml_schema_migrations VALUES (999, '')")
+    with pytest.raises(SchemaMismatch, match="999"):
+        FeatureDatabase(path).initialize()
+
+
+def test_a_read_only_store_is_checked_and_not_migrated(path: Path, clock: SteppingClock) -> None:
+    migrate(Connection(path), {1: steps()[1]}, clock)
+    with pytest.raises(SchemaMismatch, match="step 1"):
+        FeatureDatabase(path, read_only=True).initialize()
+
+
+def test_processes_that_start_at_once_make_one_schema_and_lose_no_row(path: Path, db_program: str) -> None:
+    program = (
+        db_program
+        + """
+while time.time() < float(sys.argv[2]):
+    pass
+with FeatureDatabase(path) as db:
+    for n in range(25):
+        db.store_feature_vector(FeatureVector(f"{sys.argv[3]}-{n}", "2024-01-05", {"rsi": 1.0}))
+"""
+    )
+    begin = str(time.time() + 2.5)
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), begin, name], stderr=subprocess.PIPE)
+        for name in "abc"
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said.decode()
+    with FeatureDatabase(path) as db:
+        assert db.counts().signals == 75
+        applied = db.connection.query("SELECT version FROM ml_schema_migrations ORDER BY version")
+        assert [number for (number,) in applied] == sorted(steps())
+
+
+def kill_when_it_speaks(program: str, path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        process.kill()
+    assert said == b"inside\n"
