@@ -17,7 +17,7 @@ class Reason(StrEnum):
     """Why an event is in the dead letters. Closed: ops filter on these, producers code against them."""
 
     BAD_ENCODING = "bad_encoding"
-    """Not valid UTF-8, or it begins with a byte order mark. Fix the producer's encoding, then publish again."""
+    """Not valid UTF-8, half a surrogate pair, or a byte order mark. Fix the producer's encoding, then publish again."""
 
     BAD_JSON = "bad_json"
     """Not one JSON object: a syntax error, trailing text, another top-level type, too deep. Fix the producer."""
@@ -53,7 +53,7 @@ class Reason(StrEnum):
     """Columns of unequal length, times that do not increase, or a bar that contradicts itself. Fix the producer."""
 
     LOOKAHEAD = "lookahead"
-    """A bar closes, or a news item appears, after the signal's timestamp. Fix the producer; this is never repaired."""
+    """A bar of the event closes after the signal's timestamp. Fix the producer; this is never repaired."""
 
     BAD_NEWS = "bad_news"
     """A news item has a sentiment or a relevance out of range, or no time. Fix the producer."""

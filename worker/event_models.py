@@ -48,7 +48,6 @@ Score = Annotated[float, Field(ge=0, le=10)]
 Price = Annotated[float, Field(ge=PRICE_MIN, le=PRICE_MAX)]
 Ratio = Annotated[float, Field(ge=-MAGNITUDE_MAX, le=MAGNITUDE_MAX)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(max_length=2_000)]
 
 
 class _Contract(BaseModel):
@@ -63,8 +62,8 @@ class NewsJson(_Contract):
     published_at: Instant
     sentiment: Annotated[float, Field(ge=-1, le=1)]
     relevance: Share = 1.0
-    source: Text | None = None
-    headline: Text | None = None
+    source: str | None = None
+    headline: str | None = None
 
 
 class SignalCreatedJson(_Contract):
@@ -108,7 +107,7 @@ class TradeClosedJson(_Contract):
     """Not before the signal's timestamp."""
     r_multiple: Ratio
     return_pct: Ratio | None = None
-    exit_reason: Annotated[str, Field(max_length=128)] | None = None
+    exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
     revision: Annotated[int, Field(ge=0, le=REVISION_MAX)] = 0
     """A higher revision corrects an earlier outcome; the same one with other content is a conflict."""
     schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
