@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +131,26 @@ EVENTS = st.one_of(
 )
 
 
-def play(events: list[Event]) -> dict[str, list[tuple[Any, ...]]]:
-    with tempfile.TemporaryDirectory() as folder, FeatureDatabase(Path(folder) / "f.db", clock=SteppingClock()) as db:
-        db.connection.query("PRAGMA synchronous = OFF")
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one model, to be copied: making one waits for the disk each time."""
+    path = tmp_path_factory.mktemp("empty") / "f.db"
+    with FeatureDatabase(path, clock=SteppingClock()) as db:
         db.register_model(metadata())
+    return path
+
+
+@contextmanager
+def copy_of(empty: Path) -> Iterator[FeatureDatabase]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(shutil.copy(empty, folder))
+        with FeatureDatabase(path, clock=SteppingClock()) as db:
+            db.connection.query("PRAGMA synchronous = OFF")
+            yield db
+
+
+def play(empty: Path, events: list[Event]) -> dict[str, list[tuple[Any, ...]]]:
+    with copy_of(empty) as db:
         for kind, what in events:
             if kind == "signal":
                 insert(db, vector(what, SIGNAL_DAY))
@@ -144,44 +163,45 @@ def play(events: list[Event]) -> dict[str, list[tuple[Any, ...]]]:
 
 @STORE_FILES
 @given(st.lists(EVENTS, max_size=14), st.data())
-def test_any_order_and_any_repetition_give_the_same_store(events: list[Event], data: st.DataObject) -> None:
+def test_any_order_and_any_repetition_give_the_same_store(
+    empty: Path, events: list[Event], data: st.DataObject
+) -> None:
     repeated = [*events, *data.draw(st.lists(st.sampled_from(events), max_size=5))] if events else []
-    assert play(data.draw(st.permutations(repeated))) == play(events)
+    assert play(empty, data.draw(st.permutations(repeated))) == play(empty, events)
 
 
 @STORE_FILES
 @given(st.lists(EVENTS, max_size=12), st.data())
-def test_contradictions_never_change_what_was_said_first(events: list[Event], data: st.DataObject) -> None:
+def test_contradictions_never_change_what_was_said_first(empty: Path, events: list[Event], data: st.DataObject) -> None:
     disturbed = list(events)
     for index, (kind, what) in reversed(list(enumerate(events))):
         if kind == "outcome" and what.signal_id != "s3" and data.draw(st.booleans()):
             contradiction = outcome(what.signal_id, what.r_multiple + 7, what.revision)
             disturbed.insert(data.draw(st.integers(index + 1, len(disturbed))), ("outcome", contradiction))
-    assert play(disturbed) == play(events)
+    assert play(empty, disturbed) == play(empty, events)
 
 
 @STORE_FILES
 @given(st.lists(EVENTS, max_size=14), st.integers(1, 5))
-def test_batches_of_any_size_give_the_same_store(events: list[Event], size: int) -> None:
+def test_batches_of_any_size_give_the_same_store(empty: Path, events: list[Event], size: int) -> None:
     outcomes = [what for kind, what in events if kind == "outcome"]
     others = [event for event in events if event[0] != "outcome"]
-    with tempfile.TemporaryDirectory() as folder, FeatureDatabase(Path(folder) / "f.db", clock=SteppingClock()) as db:
-        db.register_model(metadata())
+    with copy_of(empty) as db:
         for first in range(0, len(outcomes), size):
             db.outcomes.record(outcomes[first : first + size])
         signals = list(dict.fromkeys(what for kind, what in others if kind == "signal"))
         insert(db, *(vector(name, SIGNAL_DAY) for name in signals))
         db.scores.log_predictions([prediction(what) for kind, what in others if kind == "prediction"])
         batched = contents(db)
-    alone = play([("outcome", what) for what in outcomes] + others)
+    alone = play(empty, [("outcome", what) for what in outcomes] + others)
     batched.pop("vectors"), alone.pop("vectors")  # the features of a row depend on its place in the batch here
     assert batched == alone
 
 
 @STORE_FILES
 @given(st.lists(EVENTS, max_size=14))
-def test_the_counters_equal_what_counting_gives(events: list[Event]) -> None:
-    store = play(events)
+def test_the_counters_equal_what_counting_gives(empty: Path, events: list[Event]) -> None:
+    store = play(empty, events)
     counters = dict(store["counters"])
     signals = {row[0] for row in store["vectors"]}
     labelled = [row for row in store["vectors"] if row[3] is not None]
