@@ -79,6 +79,7 @@ class Consumer:
         self._own_due = 0.0
         self._claim_due = 0.0
         self._failures = 0
+        self._groups_are_there = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is finished first."""
@@ -93,8 +94,9 @@ class Consumer:
                     self._failures = 0
 
     def _step(self) -> None:
-        if self._failures:
+        if not self._groups_are_there:
             self._reader.ensure_groups()
+            self._groups_are_there = True
         entries = self._fetch()
         self._after_batch(self._handle(entries) if entries else Handled())
 
@@ -154,5 +156,6 @@ class Consumer:
         first, longest = self._pause_s
         stop.wait(min(longest, first * 2 ** min(self._failures, 16)))
         self._failures += 1
+        self._groups_are_there = False
         self._reader.restart_own()
         self._own_due = 0.0

@@ -11,6 +11,7 @@ import redis
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.errors import TransientError
+from worker.retraining import training_history
 from worker.settings import Settings
 from worker.streams import StreamState, stream_states
 
@@ -78,7 +79,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         incomplete=counts.incomplete,
         duplicates=counts.duplicates,
         dead_letters=counts.dead_letters_open,
-        new_labels=counts.labels_total - (last.label_watermark if last else 0),
+        new_labels=counts.labels_total - training_history(store, ModelType.SIGNAL_QUALITY).label_watermark,
         labels_for_retraining=settings.ml.min_new_samples_for_retrain,
         newest_label_at=counts.newest_label,
         champion=champion.model_id if champion else None,
