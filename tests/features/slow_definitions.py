@@ -20,14 +20,14 @@ def average_true_range(bars: pd.DataFrame) -> float:
 
 def trend(bars: pd.DataFrame, lookbacks: tuple[int, ...] = (5, 10, 20, 50, 200)) -> dict[str, float]:
     close, high, low = bars["close"], bars["high"], bars["low"]
-    features = {}
+    features, unit = {}, average_true_range(bars)
     for n in lookbacks:
         average = close.rolling(n).mean()
         enough = len(bars) >= n
         features[f"price_vs_ma{n}"] = (close.iloc[-1] - average.iloc[-1]) / average.iloc[-1] if enough else 0.0
         features[f"ma{n}_slope"] = 0.0
-        if len(bars) >= max(n + 5, 14) and average_true_range(bars) > 0:
-            features[f"ma{n}_slope"] = (average.iloc[-1] - average.iloc[-6]) / 5 / average_true_range(bars)
+        if len(bars) >= max(n + 5, 14) and unit > 0:
+            features[f"ma{n}_slope"] = (average.iloc[-1] - average.iloc[-6]) / 5 / unit
     features["price_vs_ma_fast_slow"] = 0.0
     if len(bars) >= 50:
         features["price_vs_ma_fast_slow"] = close.tail(10).mean() / close.tail(50).mean() - 1

@@ -283,8 +283,9 @@ def test_a_shared_benchmark_is_looked_at_once() -> None:
     bars, benchmark = sample_bars(1), sample_bars(2)
     requests = [request(bars, benchmark=benchmark, timestamp_us=int(us)) for us in bars.timestamp[100:110]]
     batch = SignalBatch([*requests, *requests, request(timestamp_us=5 * DAY_US)])
-    assert len(batch.market) == 11
-    assert batch.market_row.tolist() == [*range(10), *range(10), 10]
+    market, place = batch.markets
+    assert len(market) == 11
+    assert place.tolist() == [*range(10), *range(10), 10]
 
 
 def test_scaler_as_specified() -> None:

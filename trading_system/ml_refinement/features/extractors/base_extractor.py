@@ -98,6 +98,10 @@ class BaseFeatureExtractor(ABC):
         """For each signal, how many bars it has of those that `min_bars` counts."""
         return batch.bars.lengths
 
+    def shortest_history(self, batch: SignalBatch) -> int:
+        """The least of `history_lengths`."""
+        return batch.bars.shortest
+
     def evaluate(self, batch: SignalBatch) -> Floats:
         """`compute`, with the neutral value wherever the history is too short.
 
@@ -109,7 +113,8 @@ class BaseFeatureExtractor(ABC):
         neutral, min_bars, longest = self._limits
         if values.shape != (len(batch), neutral.size):
             raise FeatureError(f"{self.name} gave shape {values.shape}, not {(len(batch), neutral.size)}")
-        if longest and (lengths := self.history_lengths(batch)).min(initial=longest) < longest:
+        if longest and self.shortest_history(batch) < longest:
+            lengths = self.history_lengths(batch)
             values = np.where(lengths[:, None] < min_bars, neutral, values)
         return values
 

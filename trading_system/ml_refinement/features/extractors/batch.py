@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,19 +41,11 @@ class BarsBatch:
         self._gathered: dict[str, Floats] = {}
         self._remembered: dict[tuple[str, int], Floats] = {}
         self.lengths = np.array(ends, dtype=np.int64)
+        self.longest = max(ends, default=0)
+        self.shortest = min(ends, default=0)
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    @cached_property
-    def longest(self) -> int:
-        """Bars of the longest row."""
-        return max(self._ends, default=0)
-
-    @cached_property
-    def shortest(self) -> int:
-        """Bars of the shortest row."""
-        return min(self._ends, default=0)
 
     def starting(self, n_bars: int) -> NDArray[np.bool_] | None:
         """Which rows have exactly `n_bars`, so that there is nothing before them; None where no row is that short."""
@@ -81,9 +72,15 @@ class BarsBatch:
         """Where `tail(..., n_bars)` is padding."""
         return np.arange(n_bars) < (n_bars - self.lengths)[:, None]
 
-    def times(self, n_bars: int, padding: Instants) -> Instants:
-        """The close times of the newest `n_bars`; where a row has none, `padding` (of shape (n_bars,)) shows."""
-        times = np.repeat(padding[None], len(self), axis=0)
+    def times(self, n_bars: int, side: int) -> Instants:
+        """The close times of the newest `n_bars`.
+
+        Where a row has none there are times before all times, that meet neither each other nor those of the other
+        `side` (0 or 1).
+        """
+        times = np.empty((len(self), n_bars), dtype=np.int64)
+        if self.shortest < n_bars:
+            times[:] = 2 * np.arange(n_bars) - (2**62 + side)
         for row, bars, end in zip(times, self._rows, self._ends, strict=True):
             row[n_bars - min(end, n_bars) :] = bars.timestamp[max(end - n_bars, 0) : end]
         return times
@@ -107,50 +104,49 @@ class BarsBatch:
 class SignalBatch:
     """The signals of one call, as extractors see them: nothing in it is later than each signal's own time.
 
-    `bars` has a row per signal. `market` has a row per distinct (benchmark, cut), or the signal's own bars where it has
-    no benchmark; `market_row[i]` is the row of signal i. `has_benchmark[i]` says which.
+    `bars` has a row per signal.
     """
 
     def __init__(self, requests: Sequence[FeatureRequest]) -> None:
         self.requests = requests
-        self.ends = [closed_bars(request.bars, request.timestamp_us) for request in requests]
-        self.bars = BarsBatch([request.bars for request in requests], self.ends)
+        self._ends = [closed_bars(request.bars, request.timestamp_us) for request in requests]
+        self.bars = BarsBatch([request.bars for request in requests], self._ends)
+        self._markets: tuple[BarsBatch, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
 
-    @cached_property
+    @property
     def timestamp_us(self) -> Instants:
         """Each signal's time."""
         return np.array([request.timestamp_us for request in self.requests], dtype=np.int64)
 
-    @cached_property
+    @property
     def metadata(self) -> list[SignalMetadata]:
         """Each signal's own statement."""
         return [request.metadata for request in self.requests]
 
-    @cached_property
+    @property
     def has_benchmark(self) -> NDArray[np.bool_]:
         """Which signals came with a benchmark."""
         return np.array([request.benchmark is not None for request in self.requests], dtype=bool)
 
     @property
-    def market(self) -> BarsBatch:
-        """Distinct market histories."""
-        return self._markets[0]
+    def markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
+        """The distinct market histories, and for each signal its row among them.
 
-    @property
-    def market_row(self) -> NDArray[np.int64]:
-        """For each signal its row in `market`."""
-        return self._markets[1]
+        A market is a benchmark cut at the signal's time, or the signal's own bars where it has no benchmark.
+        """
+        if self._markets is None:
+            self._markets = self._distinct_markets()
+        return self._markets
 
-    @cached_property
-    def _markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
+    def _distinct_markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
         places: dict[tuple[int, int], int] = {}
         rows: list[Bars] = []
         ends: list[int] = []
         place: list[int] = []
-        for request, own_end in zip(self.requests, self.ends, strict=True):
+        for request, own_end in zip(self.requests, self._ends, strict=True):
             benchmark = request.benchmark
             market = request.bars if benchmark is None else benchmark
             end = own_end if benchmark is None else closed_bars(benchmark, request.timestamp_us)

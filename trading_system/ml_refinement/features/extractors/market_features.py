@@ -121,11 +121,17 @@ class MarketRegimeFeatures(OHLCVExtractor):
 
     def history_lengths(self, batch: SignalBatch) -> NDArray[np.int64]:
         """Bars of the market."""
-        return batch.market.lengths[batch.market_row]
+        market, place = batch.markets
+        return market.lengths[place]
+
+    def shortest_history(self, batch: SignalBatch) -> int:
+        """The least of `history_lengths`."""
+        return batch.markets[0].shortest
 
     def compute(self, batch: SignalBatch) -> Floats:
         """Values of shape (n_signals, n_features)."""
-        out = self._of_market(batch.market)[batch.market_row]
+        market, place = batch.markets
+        out = self._of_market(market)[place]
         out[:, 2] = self._correlation(batch)
         return out
 
@@ -134,18 +140,24 @@ class MarketRegimeFeatures(OHLCVExtractor):
         close = market.tail("close", max(steps, 2 * n) + 1)
         moves, now = changes(close), close[:, -1]
         average = row_sum(close[:, -steps:]) / steps
-        volatility = sample_std(moves[:, -n:], market.starting(n))
+        before, volatility = sample_std(moves[:, -2 * n :].reshape(-1, 2, n), self._first_missing(market)).T
         start = close[:, -n]
         above, below = np.empty((2, len(market), 7))
         above[:, 0] = now - average
         below[:, 0] = average * sample_std(moves[:, -steps:], market.starting(steps)) * math.sqrt(steps)
         above[:, 1], below[:, 1] = np.add.reduce(moves[:, -n:] > 0, axis=1), n
         above[:, 2], below[:, 2] = 0, 1
-        above[:, 3], below[:, 3] = volatility, 2 * sample_std(moves[:, -2 * n : -n], market.starting(2 * n))
+        above[:, 3], below[:, 3] = volatility, 2 * before
         self._from_high(market, above[:, 4:6], below[:, 4:6])
         above[:, 6], below[:, 6] = (now - start) / start, volatility * math.sqrt(n)
         out = ratio(above, below, self.neutral_values)
         return np.minimum(np.maximum(out, -1.0), 1.0)
+
+    def _first_missing(self, market: BarsBatch) -> NDArray[np.bool_] | None:
+        """Where the first change of each of two windows has no bar before it, if anywhere."""
+        if market.shortest > 2 * self.window:
+            return None
+        return np.equal(market.lengths[:, None], (2 * self.window, self.window))
 
     def _from_high(self, market: BarsBatch, above: Floats, below: Floats) -> None:
         """Fill in what the drawdown and the days from the high are ratios of."""
@@ -159,41 +171,33 @@ class MarketRegimeFeatures(OHLCVExtractor):
         below[:, 1] = np.minimum(market.lengths, self.year_bars)
 
     def _correlation(self, batch: SignalBatch) -> Floats:
-        rows = np.flatnonzero(batch.has_benchmark)
-        out = np.full(len(batch), UNCORRELATED)
-        if rows.size:
-            closes, count = self._common_closes(batch, rows)
-            first_missing = count == self.window
-            away, _ = deviations(changes(closes), first_missing if first_missing.any() else None)
-            sizes = np.sqrt(row_sum(away * away))
-            own, market = away[: rows.size], away[rows.size :]
-            correlation = ratio(row_sum(own * market), sizes[: rows.size] * sizes[rows.size :], UNCORRELATED)
-            enough = count[: rows.size] >= self.window
-            out[rows] = np.where(enough, np.minimum(np.maximum(correlation, -1.0), 1.0), UNCORRELATED)
-        return out
+        benchmarked = batch.has_benchmark
+        if not benchmarked.any():
+            return np.full(len(batch), UNCORRELATED)
+        closes, count = self._common_closes(batch)
+        first_missing = None
+        if count.min() <= self.window:
+            first_missing = np.broadcast_to(count == self.window, closes.shape[:2])
+        away, _ = deviations(changes(closes), first_missing)
+        own, market = np.sqrt(row_sum(away * away))
+        correlation = ratio(row_sum(away[0] * away[1]), own * market, UNCORRELATED)
+        known = benchmarked & (count >= self.window)
+        return np.where(known, np.minimum(np.maximum(correlation, -1.0), 1.0), UNCORRELATED)
 
-    def _common_closes(self, batch: SignalBatch, rows: NDArray[np.int64]) -> tuple[Floats, NDArray[np.int64]]:
-        """The newest window + 1 closes at common times, and how many there are of them: symbols, then their markets."""
-        n = self.window + 1
-        place = batch.market_row[rows]
-        closes = np.concatenate((batch.bars.tail("close", n)[rows], batch.market.tail("close", n)[place]))
-        count = np.full(2 * rows.size, n)
-        own, market = batch.bars.times(n, _padding(n, 0))[rows], batch.market.times(n, _padding(n, 1))[place]
-        apart = np.flatnonzero((own != market).any(axis=1))
+    def _common_closes(self, batch: SignalBatch) -> tuple[Floats, NDArray[np.int64]]:
+        """The newest window + 1 closes at common times, (2, n_signals, window + 1), and how many there are of them."""
+        n, (market, place) = self.window + 1, batch.markets
+        closes = np.empty((2, len(batch), n))
+        closes[0], closes[1] = batch.bars.tail("close", n), market.tail("close", n)[place]
+        count = np.full(len(batch), n)
+        apart = np.flatnonzero((batch.bars.times(n, 0) != market.times(n, 1)[place]).any(axis=1))
         if apart.size:
-            reach, beside = self.calendar_bars, rows.size + apart
-            own = batch.bars.times(reach, _padding(reach, 0))[rows[apart]]
-            market = batch.market.times(reach, _padding(reach, 1))[place[apart]]
-            at_own, at_market, found = _newest_common(own, market, n)
-            closes[apart] = np.take_along_axis(batch.bars.tail("close", reach)[rows[apart]], at_own, axis=1)
-            closes[beside] = np.take_along_axis(batch.market.tail("close", reach)[place[apart]], at_market, axis=1)
-            count[apart] = count[beside] = found
+            reach, beside = self.calendar_bars, place[apart]
+            times, market_times = batch.bars.times(reach, 0)[apart], market.times(reach, 1)[beside]
+            at_own, at_market, count[apart] = _newest_common(times, market_times, n)
+            closes[0, apart] = np.take_along_axis(batch.bars.tail("close", reach)[apart], at_own, axis=1)
+            closes[1, apart] = np.take_along_axis(market.tail("close", reach)[beside], at_market, axis=1)
         return closes, count
-
-
-def _padding(n_bars: int, side: int) -> Instants:
-    """Times before all times that meet neither each other nor those of the other side."""
-    return 2 * np.arange(n_bars, dtype=np.int64) - (2**62 + side)
 
 
 def _newest_common(

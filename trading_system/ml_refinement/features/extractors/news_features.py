@@ -83,14 +83,20 @@ class NewsFeatures(BaseFeatureExtractor):
         row, age_us, sentiment, relevance = self._items(batch)
         if not row.size:
             return np.repeat(self.neutral_values[None], n, axis=0)
-        late = np.where(2 * age_us < window_us, relevance, 0.0)
-        faded = relevance * 0.5 ** (age_us / (self.half_life_hours * _HOUR_US))
-        negative = np.where(sentiment < 0, relevance, 0.0)
-        weights = np.array((relevance, faded, late, relevance - late))
-        count, all_of, *_, below = sums = _sums(row, (np.ones(row.size), *weights, *(weights * sentiment), negative), n)
+        half_lives = age_us / (self.half_life_hours * _HOUR_US)
+        table = np.empty((10, row.size))
+        table[0] = 1.0
+        table[1] = relevance
+        np.multiply(relevance, 0.5**half_lives, out=table[2])
+        np.multiply(relevance, 2 * age_us < window_us, out=table[3])
+        np.subtract(relevance, table[3], out=table[4])
+        np.multiply(table[1:5], sentiment, out=table[5:9])
+        np.multiply(relevance, sentiment < 0, out=table[9])
+        sums = _sums(row, table, n)
+        count, all_of, below = sums[0], sums[1], sums[9]
         mood, recent, late_mood, early_mood = ratio(sums[5:9], sums[1:5])
         away = sentiment - mood[row]
-        (spread,) = _sums(row, (relevance * away * away,), n)
+        (spread,) = _sums(row, (relevance * away * away)[None], n)
         newest = np.full(n, window_us, dtype=np.int64)
         np.minimum.at(newest, row, age_us)
         out = np.empty((n, 8))
@@ -116,8 +122,8 @@ class NewsFeatures(BaseFeatureExtractor):
         return row[kept], age_us[kept], sentiment[kept], relevance[kept]
 
 
-def _sums(row: NDArray[np.int64], values: Sequence[Floats], n: int) -> Floats:
-    """Sums of each array over the items of each row, in the items' order: shape (len(values), n)."""
-    bins = row + n * np.arange(len(values))[:, None]
-    sums = np.bincount(bins.ravel(), np.concatenate(values), n * len(values)).reshape(len(values), n)
+def _sums(row: NDArray[np.int64], table: Floats, n: int) -> Floats:
+    """Sums of each line of the table over the items of each row, in the items' order: shape (len(table), n)."""
+    bins = row + n * np.arange(len(table))[:, None]
+    sums = np.bincount(bins.ravel(), table.ravel(), n * len(table)).reshape(len(table), n)
     return cast(Floats, sums)

@@ -29,9 +29,9 @@ def ratio(numerator: Floats, denominator: Floats, otherwise: Floats | float = 0.
 
 
 def changes(close: Floats) -> Floats:
-    """Bar to bar change relative to the bar before, one column fewer than `close`."""
-    before = close[:, :-1]
-    return (close[:, 1:] - before) / before
+    """Bar to bar change relative to the bar before along the last axis, one value fewer than `close`."""
+    before = close[..., :-1]
+    return (close[..., 1:] - before) / before
 
 
 def deviations(values: Floats, first_missing: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats | float]:
