@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from datetime import UTC, datetime, timedelta, timezone
@@ -215,11 +216,11 @@ def change_structure(rng: random.Random, event: dict[str, Any]) -> None:
     container, key = rng.choice(places(event))
     match rng.randrange(5):
         case 0:
-            container[key] = rng.choice(ODD_VALUES)
+            container[key] = copy.deepcopy(rng.choice(ODD_VALUES))
         case 1:
             del container[key]
         case 2 if isinstance(container, list):
-            container.insert(key, rng.choice([container[key], rng.choice(ODD_VALUES)]))
+            container.insert(key, copy.deepcopy(rng.choice([container[key], rng.choice(ODD_VALUES)])))
         case 3 if isinstance(container, list):
             rng.shuffle(container)
         case _:
