@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterRow, Promotion, RegistryRow
 from worker.status import Status
@@ -25,8 +25,9 @@ _MORE_FIELDS = ("symbol", "status", "fingerprint", "worker_version", "replay_of"
 
 
 def out() -> Console:
-    """The console of stdout, made when it is used so that a redirected stdout is seen."""
-    return Console(file=sys.stdout, highlight=False)
+    """The console of stdout, made when it is used so that a redirected stdout is seen; a pipe gets whole lines."""
+    width = None if sys.stdout.isatty() else 200
+    return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def line(text: str) -> None:
@@ -138,7 +139,8 @@ def _champion(state: Status) -> str:
 
 def models(rows: Sequence[RegistryRow]) -> None:
     """Models, one a line."""
-    table = Table("", "model", "created", "recipe", "rows", "log loss", "AUC", box=None, header_style="dim")
+    model = Column("model", overflow="fold", no_wrap=True)
+    table = Table("", model, "created", "recipe", "rows", "log loss", "AUC", box=None, header_style="dim")
     for row in rows:
         mark = ("●" if row.proven else "○") if row.is_active else " "
         about, figures = row.metadata, row.metadata.validation_metrics
@@ -161,7 +163,8 @@ def model(row: RegistryRow, promotions: Sequence[Promotion]) -> None:
     shown = {name: value for name, value in model_fields(row).items() if not isinstance(value, (dict, list))}
     figures = sorted(row.metadata.validation_metrics.items())
     pairs(shown | {f"validation {name}": _figure(value) for name, value in figures})
-    top = sorted(row.metadata.feature_importance.items(), key=lambda item: -item[1])[:10]
+    used = [item for item in row.metadata.feature_importance.items() if item[1] > 0]
+    top = sorted(used, key=lambda item: -item[1])[:10]
     pairs({f"importance {name}": _figure(value) for name, value in top})
     for entry in promotions:
         pairs(asdict(entry))

@@ -1,0 +1,210 @@
+"""The command line as a person and a script meet it: real processes, a real server, exit codes and documents."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import signal as signals
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import redis
+
+from tests.worker.worlds import SIGNALS, outcome, scored, signal
+
+REFINERY = [sys.executable, "-m", "worker"]
+
+
+class Installation:
+    """A state directory, a server, and the command with both."""
+
+    def __init__(self, state_dir: Path, url: str) -> None:
+        self.environment = {**os.environ, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_REDIS_URL": url}
+        self.environment |= {"REFINERY_METRICS_PORT": "0", "REFINERY_TRAINER_METRICS_PORT": "0"}
+        self.environment |= {"REFINERY_CONSOLE_PORT": "0", "REFINERY_BLOCK_MS": "50"}
+
+    def run(self, *arguments: str, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
+        environment = self.environment | more
+        return subprocess.run(
+            [*REFINERY, *arguments], input=stdin, env=environment, capture_output=True, timeout=120, check=False
+        )
+
+    def document(self, *arguments: str) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*REFINERY, *arguments], env=self.environment, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def installation(state_dir: Path, valkey_url: str) -> Installation:
+    return Installation(state_dir, valkey_url)
+
+
+@pytest.fixture
+def running(installation: Installation) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(role: str) -> subprocess.Popen[bytes]:
+        started.append(installation.start(role))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(60)
+
+
+def lines(events: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
+    return b"".join(orjson.dumps({"type": kind, **event}) + b"\n" for kind, event in events)
+
+
+def wait(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
+    installation: Installation, running: Callable[[str], subprocess.Popen[bytes]], valkey: redis.Redis
+) -> None:
+    events = [("signal.created", signal(n)) for n in range(5)] + [("trade.closed", outcome(n)) for n in range(4)]
+    done = installation.run("publish", "-", "--json", stdin=lines(events) + b"\nnot json\n")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"published": 9, "refused": 1}
+    assert b"line 11" in done.stderr
+
+    worker = running("worker")
+    wait(lambda: len(scored(valkey)) == 5)
+    wait(lambda: installation.document("status")["labelled"] == 4)
+    status = installation.document("status")
+    expected = {"signals": 5, "labelled": 4, "predictions": 0, "pending": 0, "lag": 0, "dead_letters": 0}
+    expected |= {"new_labels": 4, "champion": None, "proven": False, "last_training": None}
+    assert {name: status[name] for name in expected} == expected
+
+    worker.send_signal(signals.SIGTERM)
+    assert worker.wait(30) == 0
+    assert b"4 of 20" in installation.run("status").stdout
+
+
+def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
+    installation: Installation, running: Callable[[str], subprocess.Popen[bytes]], valkey: redis.Redis
+) -> None:
+    running("worker")
+    valkey.xadd(SIGNALS, {"data": b'{"signal_id": "s-1"}'})
+    wait(lambda: installation.document("status")["dead_letters"] == 1)
+    [letter] = installation.document("dead-letters", "list")
+    wanted = {"id", "stream", "entry_id", "reason", "error", "attempts", "first_seen", "signal_id"}
+    assert wanted <= letter.keys()
+    assert (letter["stream"], letter["reason"], letter["signal_id"]) == (SIGNALS, "schema", "s-1")
+    shown = installation.document("dead-letters", "show", str(letter["id"]))
+    assert base64.b64decode(shown["payload_base64"]) == b'{"signal_id": "s-1"}'
+
+    assert installation.run("dead-letters", "replay", str(letter["id"])).returncode == 0
+    wait(lambda: [row["id"] for row in installation.document("dead-letters", "list")] not in ([], [letter["id"]]))
+    [again] = installation.document("dead-letters", "list")
+    assert again["replay_of"] == letter["id"]
+
+
+def test_asking_for_a_training_that_cannot_succeed_says_why_and_exits_with_1(
+    installation: Installation, running: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    running("trainer")
+    done = installation.run("retrain", "--wait", "--json")
+    assert done.returncode == 1
+    answer = json.loads(done.stdout)
+    assert answer["status"] == "failed"
+    assert answer["reason"]
+    assert installation.document("status")["last_training"]["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["status"], {"REFINERY_BATCH_SIZE": "many"}, b"REFINERY_BATCH_SIZE"),
+        (["status"], {"REFINERY_BATCHSIZE": "1"}, b"REFINERY_BATCH_SIZE"),
+        (["models", "show", "nothing"], {}, b"nothing"),
+        (["models", "activate", "nothing"], {}, b"nothing"),
+        (["dead-letters", "show", "7"], {}, b"7"),
+        (["dead-letters", "replay", "7"], {}, b"7"),
+    ],
+)
+def test_a_failure_is_one_line_that_names_what_is_wrong_and_exit_code_1(
+    installation: Installation, arguments: list[str], environment: dict[str, str], says: bytes
+) -> None:
+    done = installation.run(*arguments, **environment)
+    assert done.returncode == 1
+    assert says in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["schema", "bogus"], ["dead-letters", "replay"], ["publish"]])
+def test_wrong_usage_exits_with_2(installation: Installation, arguments: list[str]) -> None:
+    assert installation.run(*arguments).returncode == 2
+
+
+def test_the_schema_of_every_event_is_printed(installation: Installation) -> None:
+    done = installation.run("schema")
+    assert set(json.loads(done.stdout)) == {"signal.created", "trade.closed", "signal.scored"}
+    assert json.loads(installation.run("schema", "trade.closed").stdout)["title"] == "trade.closed"
+
+
+def test_up_runs_worker_and_trainer_and_one_signal_ends_them_all(state_dir: Path) -> None:
+    environment = {**os.environ, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_CONSOLE_PORT": "0"}
+    environment |= {"REFINERY_METRICS_PORT": "0", "REFINERY_TRAINER_METRICS_PORT": "0", "REFINERY_BLOCK_MS": "50"}
+    up = subprocess.Popen([*REFINERY, "up"], env=environment, stderr=subprocess.PIPE)
+    try:
+        socket = state_dir / "valkey" / "valkey.sock"
+        wait(socket.exists)
+        with redis.Redis(unix_socket_path=str(socket)) as client:
+            wait(lambda: _answers(client))
+            client.xadd(SIGNALS, {"data": orjson.dumps(signal(1))})
+            wait(lambda: len(scored(client)) == 1)
+            wait(lambda: bool(client.smembers("rq:workers")))
+    finally:
+        up.send_signal(signals.SIGINT)
+        _, said = up.communicate(timeout=60)
+    assert up.returncode == 0, said.decode()
+    assert not socket.exists()
+    assert _processes_of(state_dir) == []
+
+
+def test_every_command_of_the_readme_exists_and_every_command_is_in_the_readme(installation: Installation) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    named = set(re.findall(r"`refinery ([a-z-]+)", readme)) | set(
+        re.findall(r"`refinery [a-z]+`, `refinery ([a-z]+)`", readme)
+    )
+    listed = installation.run("--help").stdout.decode().split("Commands:")[1]
+    there = {line.split()[0] for line in listed.splitlines() if re.match(r"^  [a-z]", line)}
+    assert named == there
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def _processes_of(state_dir: Path) -> list[str]:
+    """Command lines of what still runs with this state directory in its environment or arguments."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        about = [*(process.info["cmdline"] or []), (process.info["environ"] or {}).get("REFINERY_STATE_DIR", "")]
+        if process.pid != os.getpid() and any(str(state_dir) in part for part in about):
+            found.append(" ".join(process.info["cmdline"] or []))
+    return found
