@@ -166,10 +166,20 @@ def _fit_linear(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], sc
     return Linear(median, centre, scale, clip, logistic.coef_[0].copy(), float(logistic.intercept_[0]))
 
 
+_BOOSTING = (
+    "learning_rate",
+    "max_iter",
+    "max_leaf_nodes",
+    "min_samples_leaf",
+    "l2_regularization",
+    "max_features",
+    "max_bins",
+)
+
+
 def _fit_histogram_boosting(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any]) -> Forest:
-    names = ("learning_rate", "max_iter", "max_leaf_nodes", "min_samples_leaf", "l2_regularization", "max_features")
     grown = HistGradientBoostingClassifier(
-        **{name: parameters[name] for name in names},
+        **{name: parameters[name] for name in _BOOSTING},
         early_stopping=False,
         random_state=parameters["random_state"],
     )
@@ -205,6 +215,7 @@ RECIPES: Mapping[str, Recipe] = {
             "min_samples_leaf": 20,
             "l2_regularization": 20.0,
             "max_features": 0.3,
+            "max_bins": 64,
             "random_state": 42,
         },
         stops_early=False,

@@ -99,11 +99,15 @@ class FittedClassifier:
     base_rate: float
     rows: int
 
+    def raw(self, X: FloatArray) -> FloatArray:
+        """The members' mean probability before calibration, shape (n,); constant without an estimator."""
+        if self.estimator is None:
+            return np.full(len(X), 0.5)
+        return np.asarray(self.estimator.member_probabilities(X[:, self.columns]).mean(axis=1), dtype=np.float64)
+
     def proba(self, X: FloatArray) -> FloatArray:
         """P(win), shape (n,)."""
-        if self.estimator is None:
-            return self.calibration(np.full(len(X), 0.5))
-        return self.calibration(self.estimator.member_probabilities(X[:, self.columns]).mean(axis=1))
+        return self.calibration(self.raw(X))
 
     def agreement(self, X: FloatArray) -> FloatArray:
         """1 minus the widest gap between the members' probabilities, shape (n,); 1 for a single member."""

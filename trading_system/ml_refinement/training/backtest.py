@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +43,18 @@ class Pooled:
     p: FloatArray
     predicted_r: FloatArray
     base: FloatArray
-    folds: int
+    #: Number of the fold each row was predicted in.
+    window: NDArray[np.int64]
 
     def evidence(self, data: Dataset, max_hold_us: int) -> Evidence:
         """The same, as the gate takes it."""
         return Evidence(
-            data.won[self.rows], self.p, self.base, data.entered_us[self.rows], block_us=block_us(max_hold_us)
+            data.won[self.rows],
+            self.p,
+            self.base,
+            data.entered_us[self.rows],
+            self.window,
+            block_us(max_hold_us),
         )
 
 
@@ -119,7 +126,7 @@ def walk_forward(data: Dataset, config: MLConfig, *, clock: Clock, progress: Pro
     """Fit and predict fold by fold. A fold whose training rows are all wins, or all losses, is left out."""
     walk = splitter(data, config)
     folds = list(walk.split(data.entered_us, data.known_us))
-    parts: list[tuple[IndexArray, FloatArray, FloatArray, FloatArray]] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
     for done, fold in enumerate(folds):
         if progress is not None:
             progress(done, len(folds))
@@ -128,9 +135,8 @@ def walk_forward(data: Dataset, config: MLConfig, *, clock: Clock, progress: Pro
             continue
         model = fit_on(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
         X = data.X[fold.test]
-        base = np.full(len(fold.test), model.base_rate)
-        parts.append((fold.test, model.predict_proba(X), model.predict_r(X), base))
+        base, window = np.full(len(X), model.base_rate), np.full(len(X), done)
+        parts.append((fold.test, model.predict_proba(X), model.predict_r(X), base, window))
     if not parts:
-        return Pooled(np.arange(0), np.empty(0), np.empty(0), np.empty(0), 0)
-    rows, p, predicted_r, base = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Pooled(rows, p, predicted_r, base, len(parts))
+        return Pooled(np.arange(0), np.empty(0), np.empty(0), np.empty(0), np.arange(0))
+    return Pooled(*(np.concatenate(column) for column in zip(*parts, strict=True)))

@@ -169,7 +169,7 @@ class _Run:
                 }
             ),
             **{f"newest_window_{name}": newest[name] for name in ("rows", "auc", "log_loss") if name in newest},
-            "folds": pooled.folds,
+            "folds": len(set(pooled.window.tolist())),
             "calibration_slope": model.calibration_slope,
             "left_out": data.left_out,
             "model_digest": model.digest(),

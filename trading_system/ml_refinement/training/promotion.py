@@ -50,19 +50,25 @@ class Serve(StrEnum):
 class Evidence:
     """Pooled out-of-sample predictions: outcomes, probabilities, the base rate known when each was made, and when.
 
-    All arrays have shape (n,). `block_us` is the length of a block of shared luck.
+    All arrays have shape (n,). `window` numbers the fit a prediction came from; wins are ranked against losses of the
+    same window only. `block_us` is the length of a block of shared luck.
     """
 
     won: NDArray[np.bool_]
     p: FloatArray
     base: FloatArray
     entered_us: NDArray[np.int64]
+    window: NDArray[np.int64]
     block_us: int
 
     @property
     def cluster(self) -> NDArray[np.int64]:
         """The block each row lies in."""
         return time_blocks(self.entered_us, block_us=self.block_us)
+
+    def auc(self) -> metrics.Estimate:
+        """AUC within windows, with its error over blocks."""
+        return metrics.clustered_auc(self.won, self.p, self.cluster, self.window)
 
     @property
     def gain(self) -> FloatArray:
@@ -71,7 +77,14 @@ class Evidence:
 
     def rows(self, chosen: NDArray[np.bool_]) -> Evidence:
         """The same evidence on some of the rows."""
-        return Evidence(self.won[chosen], self.p[chosen], self.base[chosen], self.entered_us[chosen], self.block_us)
+        return Evidence(
+            self.won[chosen],
+            self.p[chosen],
+            self.base[chosen],
+            self.entered_us[chosen],
+            self.window[chosen],
+            self.block_us,
+        )
 
     def shortfall(self) -> str:
         """What is missing to judge by, in words; empty where nothing is."""
@@ -149,7 +162,7 @@ def judge(
 
 
 def _skill(evidence: Evidence) -> tuple[Decision, list[str]]:
-    auc = metrics.clustered_auc(evidence.won, evidence.p, evidence.cluster)
+    auc = evidence.auc()
     gain = float(evidence.gain.mean())
     failed = []
     if not auc.above(0.5, SKILL_LEVEL):
@@ -213,7 +226,7 @@ def evidence_figures(evidence: Evidence) -> dict[str, float]:
     won, p = evidence.won, evidence.p
     if not len(won):
         return {"rows": 0.0, "blocks": 0.0}
-    auc = metrics.clustered_auc(won, p, evidence.cluster)
+    auc = evidence.auc()
     gain = metrics.clustered_mean(evidence.gain, evidence.cluster)
     error, chance = metrics.calibration_error(won, p)
     low, high = auc.interval()

@@ -37,7 +37,12 @@ def served_evidence(db: FeatureDatabase, active: RegistryRow, *, max_hold_us: in
     mine = np.array([model_id in base_rates for model_id in served.model_id.tolist()], dtype=bool)
     base = np.array([base_rates[model_id] for model_id in served.model_id[mine].tolist()], dtype=np.float64)
     return Evidence(
-        served.r[mine] > 0, served.quality_score[mine], base, served.timestamp_us[mine], block_us(max_hold_us)
+        served.r[mine] > 0,
+        served.quality_score[mine],
+        base,
+        served.timestamp_us[mine],
+        np.zeros(len(base), dtype=np.int64),
+        block_us(max_hold_us),
     )
 
 
