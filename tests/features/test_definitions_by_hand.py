@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import market_data
 import numpy as np
 import pandas as pd
 import pytest
+import real_bars
 import slow_definitions as slow
 
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
@@ -47,9 +47,9 @@ def expect_equal(features: dict[str, float], expected: dict[str, float], where: 
     np.testing.assert_allclose(list(features.values()), list(expected.values()), RELATIVE, ROUNDING, err_msg=str(where))
 
 
-@pytest.mark.parametrize("symbol", market_data.SYMBOLS)
+@pytest.mark.parametrize("symbol", real_bars.SYMBOLS)
 def test_every_feature_equals_its_slow_definition_at_every_cut(symbol: str) -> None:
-    frame, index = market_data.stock(symbol), market_data.index()
+    frame, index = real_bars.stock(symbol), real_bars.index()
     index = index[index.index >= frame.index[0] - pd.Timedelta(days=120)]
     bars, benchmark, news = Bars.from_frame(frame), Bars.from_frame(index), news_for(frame)
     items = items_of(news)
@@ -69,7 +69,7 @@ def test_every_feature_equals_its_slow_definition_at_every_cut(symbol: str) -> N
 
 @pytest.mark.parametrize("cut", [3, 14, 15, 19, 21, 33, 34, 66, 67, 251, 252, 285, 329])
 def test_other_windows_are_honoured(cut: int) -> None:
-    frame, index = market_data.stock("IBM").iloc[: cut + 1], market_data.index()
+    frame, index = real_bars.stock("IBM").iloc[: cut + 1], real_bars.index()
     index = index[index.index <= frame.index[-1]]
     expect_equal(TrendFeatures([3, 33]).extract(frame), slow.trend(frame, (3, 33)), cut)
     expect_equal(MomentumFeatures([1, 66]).extract(frame), slow.momentum(frame, (1, 66)), cut)
@@ -81,7 +81,7 @@ def test_other_windows_are_honoured(cut: int) -> None:
 
 @pytest.mark.parametrize("day", range(0, 300, 37))
 def test_a_benchmark_of_another_calendar_is_aligned_by_time(day: int) -> None:
-    daily = market_data.index().iloc[900 + day : 1230 + day]
+    daily = real_bars.index().iloc[900 + day : 1230 + day]
     local = daily.tz_convert("America/New_York")
     every_day = local.reindex(pd.date_range(local.index[0], local.index[-1], freq="D"), method="ffill").tz_convert(
         "UTC"
@@ -97,14 +97,14 @@ def test_a_benchmark_of_another_calendar_is_aligned_by_time(day: int) -> None:
 
 
 def test_a_benchmark_without_common_times_is_neutral() -> None:
-    frame, index = market_data.stock("MSFT"), market_data.index()
+    frame, index = real_bars.stock("MSFT"), real_bars.index()
     moved = index.set_axis(index.index + pd.Timedelta(hours=1))
     assert MarketRegimeFeatures().extract(frame, benchmark_data=moved)["correlation_regime"] == 0.5
 
 
 @pytest.mark.parametrize("hours", [1, 6, 48, 240])
 def test_other_news_windows_are_honoured(hours: int) -> None:
-    frame = market_data.stock("AAPL")
+    frame = real_bars.stock("AAPL")
     news = news_for(frame)
     for when in frame.index[::29]:
         got = NewsFeatures(hours).extract(items_of(news), round(when.timestamp() * 1e6))

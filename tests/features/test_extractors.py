@@ -152,10 +152,12 @@ def test_the_configuration_chooses_the_windows_unless_the_constructor_did() -> N
     assert TrendFeatures([3]).configured(config).lookbacks == (3,)
 
 
-@pytest.mark.parametrize("lookbacks", [[0], [-5], [5, 5], [2.5], [True]])
+@pytest.mark.parametrize("lookbacks", [[], [0], [-5], [5, 5], [2.5], [True]])
 def test_windows_that_are_none_are_refused(lookbacks: list[int]) -> None:
-    with pytest.raises(ValueError, match="lookbacks"):
+    with pytest.raises(ValueError, match="technical_lookbacks"):
         TrendFeatures(lookbacks)
+    with pytest.raises(ValueError, match="volatility_window"):
+        VolatilityFeatures().configured(FeatureConfig(volatility_window=1))
 
 
 def test_metadata_as_specified() -> None:

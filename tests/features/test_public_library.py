@@ -11,20 +11,20 @@ Where they differ:
 
 from __future__ import annotations
 
-import market_data
 import numpy as np
 import pytest
+import real_bars
 import talib
 
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest, SignalMetadata
 
-pytestmark = pytest.mark.parametrize("symbol", market_data.SYMBOLS)
+pytestmark = pytest.mark.parametrize("symbol", real_bars.SYMBOLS)
 
 
 def ours(symbol: str) -> tuple[Bars, Bars, dict[str, np.ndarray]]:
-    frame, index = market_data.stock(symbol), market_data.index()
+    frame, index = real_bars.stock(symbol), real_bars.index()
     bars, benchmark = Bars.from_frame(frame), Bars.from_frame(index[index.index.isin(frame.index)])
     assert (bars.timestamp == benchmark.timestamp).all()
     pipeline = FeaturePipeline(FeatureConfig(feature_set=FeatureSet.EXTENDED))

@@ -47,7 +47,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
     def __init__(self, window: int | None = None) -> None:
         """Regimes over `window` bars; None leaves the choice to the configuration."""
         self._by_default = window is None
-        (self.window,) = checked_windows("window", [self.default_window if window is None else window], 2)
+        (self.window,) = checked_windows("market_regime_window", [self.default_window if window is None else window], 2)
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `market_regime_window`, where none was given."""

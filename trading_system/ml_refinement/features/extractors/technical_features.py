@@ -59,7 +59,10 @@ class TrendFeatures(OHLCVExtractor):
     def __init__(self, lookbacks: Sequence[int] | None = None) -> None:
         """Moving averages over `lookbacks` bars; None leaves the choice to the configuration."""
         self._by_default = lookbacks is None
-        self.lookbacks = checked_windows("lookbacks", lookbacks or self.default_lookbacks, 1)
+        given = self.default_lookbacks if lookbacks is None else lookbacks
+        if not given:
+            raise ValueError("technical_lookbacks: at least one moving average is needed")
+        self.lookbacks = checked_windows("technical_lookbacks", given, 1)
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `technical_lookbacks`, where none were given."""
@@ -151,7 +154,9 @@ class MomentumFeatures(OHLCVExtractor):
     def __init__(self, lookbacks: Sequence[int] | None = None) -> None:
         """Rates of change over `lookbacks` bars; None leaves the choice to the configuration."""
         self._by_default = lookbacks is None
-        self.lookbacks = checked_windows("lookbacks", self.default_lookbacks if lookbacks is None else lookbacks, 1)
+        self.lookbacks = checked_windows(
+            "technical_lookbacks", self.default_lookbacks if lookbacks is None else lookbacks, 1
+        )
 
     def configured(self, config: FeatureConfig) -> Self:
         """With those of the configuration's `technical_lookbacks` that are 50 bars or less, where none were given."""
@@ -162,7 +167,9 @@ class MomentumFeatures(OHLCVExtractor):
     def definitions(self) -> tuple[FeatureDefinition, ...]:
         """One feature a lookback, and four more."""
 
-        def over(n: int, name: str, meaning: str, low: float = -math.inf, high: float = math.inf, neutral: float = 0.0):  # type: ignore[no-untyped-def]
+        def over(
+            n: int, name: str, meaning: str, low: float = -math.inf, high: float = math.inf, neutral: float = 0.0
+        ) -> FeatureDefinition:
             return _define(name, meaning, low=low, high=high, neutral=neutral, min_bars=n, lookback_bars=n)
 
         return (
@@ -202,7 +209,7 @@ class VolatilityFeatures(OHLCVExtractor):
     def __init__(self, window: int | None = None) -> None:
         """Volatility over `window` bars; None leaves the choice to the configuration."""
         self._by_default = window is None
-        (self.window,) = checked_windows("window", [self.default_window if window is None else window], 2)
+        (self.window,) = checked_windows("volatility_window", [self.default_window if window is None else window], 2)
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `volatility_window`, where none was given."""

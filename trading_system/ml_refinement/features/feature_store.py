@@ -1,0 +1,177 @@
+"""The one way features go into the store and come out of it: captured as of each signal, read back point in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import pandas as pd
+
+from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
+from trading_system.ml_refinement.features.pipeline import FeatureBatch, FeaturePipeline, FeatureRequest
+from trading_system.ml_refinement.storage import (
+    DefinitionRow,
+    FeatureDatabase,
+    OutcomeResult,
+    OutcomeRow,
+    TrainingMatrix,
+    VectorRow,
+)
+from trading_system.ml_refinement.storage.times import text_from_us, utc_text
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A signal to be stored: all that may be known of it, and where it came from if it came as an event."""
+
+    request: FeatureRequest
+    symbol: str
+    event_hash: bytes = b""
+    entry_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """Computed and not yet stored: `rows[i]` goes with `features.values[i]`."""
+
+    rows: list[VectorRow]
+    features: FeatureBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a batch.
+
+    `new[i]` is False where the signal was there already: it was left as it was. `labelled` are signals whose outcome
+    had come first. `refused` are such outcomes that closed before their signal was known; they are gone from the store.
+    """
+
+    new: list[bool]
+    labelled: list[str]
+    refused: list[OutcomeRow]
+
+
+class FeatureStore:
+    """A pipeline and a store.
+
+    Example:
+        with FeatureDatabase("features.db") as db:
+            store = FeatureStore(db, FeaturePipeline())
+            store.capture([Capture(request, symbol="AAPL")])
+            store.label("sig-1", 1.8, closed_at=datetime(2024, 3, 1, tzinfo=UTC))
+            matrix = store.training_matrix(end="2024-06-30")
+    """
+
+    def __init__(self, db: FeatureDatabase, pipeline: FeaturePipeline) -> None:
+        self._db = db
+        self._pipeline = pipeline
+
+    def describe(self) -> None:
+        """Enter the definitions of the pipeline's features into the table `feature_definitions`."""
+        self._db.definitions.put([_definition_row(one) for one in self._pipeline.definitions()])
+
+    def compute(self, captures: Sequence[Capture]) -> Captured:
+        """The features of a batch of signals, each as of its own time, with the rows to store them under."""
+        features = self._pipeline.extract_batch([one.request for one in captures])
+        complete = features.complete.tolist()
+        return Captured([self._row(one, whole) for one, whole in zip(captures, complete, strict=True)], features)
+
+    def store(self, captured: Captured) -> Stored:
+        """Store what was computed, and apply the outcomes that came first, in one transaction."""
+        with self._db.atomic():
+            values = captured.features.values  # noqa: PD011  an array
+            new = self._db.vectors.insert_new(captured.rows, self._pipeline.names, values)
+            ids = [row.signal_id for row, fresh in zip(captured.rows, new, strict=True) if fresh]
+            refused = self._db.outcomes.take_before_signal(ids)
+            return Stored(new, self._db.outcomes.apply_waiting(ids), refused)
+
+    def capture(self, captures: Sequence[Capture]) -> Stored:
+        """Compute and store."""
+        return self.store(self.compute(captures))
+
+    def label(
+        self,
+        signal_id: str,
+        r_multiple: float,
+        closed_at: datetime,
+        *,
+        return_pct: float | None = None,
+        exit_reason: str | None = None,
+        revision: int = 0,
+    ) -> OutcomeResult:
+        """Say what became of a signal's trade; before the signal is there, it waits for it.
+
+        Args:
+            signal_id: the signal.
+            r_multiple: the outcome in units of the risk taken.
+            closed_at: when it was known; naive means UTC.
+            return_pct: the outcome in percent.
+            exit_reason: in the tracker's words.
+            revision: a higher one corrects an earlier outcome.
+
+        Raises:
+            ValueError: a figure is not finite, or the revision is negative.
+        """
+        outcome = OutcomeRow(signal_id, revision, utc_text(closed_at), r_multiple, return_pct, exit_reason)
+        return self._db.outcomes.record([outcome])[0]
+
+    def training_matrix(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        asset_class: str | None = None,
+        signal_type: str | None = None,
+    ) -> TrainingMatrix:
+        """The labelled, complete vectors of this pipeline's feature version, ordered by time.
+
+        Bounds are on the signal's time and inclusive; a date alone means the whole day, no offset means UTC. Vectors
+        that an extractor failed on are left out and counted in `incomplete`.
+        """
+        return self._db.vectors.training_matrix(
+            feature_version=self._pipeline.feature_version,
+            names=self._pipeline.names,
+            start=start,
+            end=end,
+            asset_class=asset_class,
+            signal_type=signal_type,
+        )
+
+    def training_frame(
+        self,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        asset_class: str | None = None,
+        signal_type: str | None = None,
+    ) -> pd.DataFrame:
+        """`training_matrix` for notebooks: by signal, the features, `r_multiple`, `timestamp` and `label_time`."""
+        matrix = self.training_matrix(start=start, end=end, asset_class=asset_class, signal_type=signal_type)
+        frame = pd.DataFrame(matrix.X, index=pd.Index(matrix.signal_ids, name="signal_id"), columns=list(matrix.names))
+        return frame.assign(
+            r_multiple=matrix.r,
+            timestamp=pd.to_datetime(matrix.timestamp_us, unit="us", utc=True),
+            label_time=pd.to_datetime(matrix.label_us, unit="us", utc=True),
+        )
+
+    def _row(self, one: Capture, complete: bool) -> VectorRow:
+        metadata = one.request.metadata
+        return VectorRow(
+            signal_id=one.request.signal_id,
+            timestamp=text_from_us(one.request.timestamp_us),
+            symbol=one.symbol,
+            asset_class=metadata.asset_class or "",
+            signal_type=metadata.signal_type or "",
+            conviction=metadata.conviction,
+            feature_version=self._pipeline.feature_version,
+            complete=complete,
+            event_hash=one.event_hash,
+            entry_id=one.entry_id,
+        )
+
+
+def _definition_row(one: FeatureDefinition) -> DefinitionRow:
+    reach = "all bars given" if one.lookback_bars is None else f"the newest {one.lookback_bars} bars at most"
+    computation = f"{one.low:g} to {one.high:g}; {one.neutral:g} with fewer than {one.min_bars} bars; from {reach}"
+    return DefinitionRow(one.name, one.category, one.meaning, computation, one.dependencies)
