@@ -10,6 +10,7 @@ from trading_system.ml_refinement.storage import (
     FeatureDatabase,
     counters,
     dead_letters,
+    entries,
     models,
     outcomes,
     scores,
@@ -38,6 +39,10 @@ HOT = {
     "newest run": (models.NEWEST_RUN, 1),
     "bury": (dead_letters.BURY, 13),
     "duplicates": (counters.RECORD, 5),
+    "buried entries": (entries.BURIED, 1),
+    "duplicate entries": (entries.DUPLICATES, 1),
+    "entries of signals": (entries.SIGNALS, 1),
+    "entries of outcomes": (entries.OUTCOMES, 1),
     "counts": (counters.COUNTERS, 0),
     "newest label": (counters.NEWEST_LABEL, 0),
 }

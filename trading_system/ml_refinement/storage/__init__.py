@@ -6,6 +6,7 @@ from trading_system.ml_refinement.storage.dead_letters import (
     AuditEntry,
     DeadLetterGroup,
     DeadLetterRow,
+    Filter,
     NewDeadLetter,
 )
 from trading_system.ml_refinement.storage.definitions import DefinitionRow
@@ -22,6 +23,7 @@ from trading_system.ml_refinement.storage.event_archive import ArchivedEvent, Ev
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import ANY, Promotion, RegistryRow
 from trading_system.ml_refinement.storage.outcomes import OutcomeResult, OutcomeRow
+from trading_system.ml_refinement.storage.replays import Replay, ReplayProgress
 from trading_system.ml_refinement.storage.runs import TrainingRun
 from trading_system.ml_refinement.storage.scores import (
     LoggedPrediction,
@@ -43,6 +45,7 @@ __all__ = [
     "DuplicateRow",
     "EventArchive",
     "FeatureDatabase",
+    "Filter",
     "KnownSignal",
     "LoggedPrediction",
     "NewDeadLetter",
@@ -51,6 +54,8 @@ __all__ = [
     "PredictionRow",
     "Promotion",
     "RegistryRow",
+    "Replay",
+    "ReplayProgress",
     "SchemaMismatch",
     "ServedHistory",
     "ServedRow",

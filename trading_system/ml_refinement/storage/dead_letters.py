@@ -36,7 +36,11 @@ class NewDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """A buried event. `payload` is None in a listing without payloads."""
+    """A buried event. `payload` and `edited` are None in a listing without payloads.
+
+    `payload` is what was received, for ever; `edited` is what a replay sends instead, None unless it was edited.
+    `replays` counts how often it was sent again; `replay_of` is the dead letter that this one was a replay of.
+    """
 
     id: int
     stream: str
@@ -54,6 +58,44 @@ class DeadLetterRow:
     fingerprint: str
     status: Status
     replay_of: int | None
+    replays: int = 0
+    edited: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which dead letters; None for no condition.
+
+    `since` and `until` bound the first time, as `parse_bound` reads them.
+    """
+
+    reason: str | None = None
+    stream: str | None = None
+    symbol: str | None = None
+    fingerprint: str | None = None
+    signal_id: str | None = None
+    status: Status | None = "open"
+    since: str | None = None
+    until: str | None = None
+
+    def where(self, after_id: int = 0) -> tuple[str, list[Any]]:
+        """The condition and its parameters."""
+        conditions = ["id > ?"]
+        params: list[Any] = [after_id]
+        for condition, value in (
+            ("status = ?", self.status),
+            ("reason = ?", self.reason),
+            ("stream = ?", self.stream),
+            ("symbol = ?", self.symbol),
+            ("fingerprint = ?", self.fingerprint),
+            ("signal_id = ?", self.signal_id),
+            ("first_seen >= ?", self.since and parse_bound(self.since, end=False)),
+            ("first_seen <= ?", self.until and parse_bound(self.until, end=True)),
+        ):
+            if value:
+                conditions.append(condition)
+                params.append(value)
+        return " AND ".join(conditions), params
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +142,9 @@ class DeadLetters:
 
     def get(self, number: int) -> DeadLetterRow | None:
         """One dead letter with its payload."""
-        row = self._connection.one(SELECT.format(payload="payload", where="id = ?", limit=""), (number,))
+        row = self._connection.one(
+            SELECT.format(payload="payload", edited="edited", where="id = ?", limit=""), (number,)
+        )
         return None if row is None else DeadLetterRow(*row)
 
     def list(
@@ -120,30 +164,29 @@ class DeadLetters:
     ) -> builtins.list[DeadLetterRow]:
         """Dead letters in the order they were buried, `limit` of them after number `after_id`.
 
-        `since` and `until` bound the first time, as `parse_bound` reads them; `status=None` means every status.
+        The conditions are those of `Filter`; `status=None` means every status.
         """
-        conditions = ["id > ?"]
-        params: builtins.list[Any] = [after_id]
-        for condition, value in (
-            ("status = ?", status),
-            ("reason = ?", reason),
-            ("stream = ?", stream),
-            ("symbol = ?", symbol),
-            ("fingerprint = ?", fingerprint),
-            ("signal_id = ?", signal_id),
-            ("first_seen >= ?", since and parse_bound(since, end=False)),
-            ("first_seen <= ?", until and parse_bound(until, end=True)),
-        ):
-            if value:
-                conditions.append(condition)
-                params.append(value)
-        payload = "payload" if payloads else "NULL"
-        sql = SELECT.format(payload=payload, where=" AND ".join(conditions), limit="ORDER BY id LIMIT ?")
+        wanted = Filter(reason, stream, symbol, fingerprint, signal_id, status, since, until)
+        return self.find(wanted, limit=limit, after_id=after_id, payloads=payloads)
+
+    def find(
+        self, wanted: Filter, *, limit: int = 100, after_id: int = 0, payloads: bool = False
+    ) -> builtins.list[DeadLetterRow]:
+        """Dead letters in the order they were buried, `limit` of them after number `after_id`."""
+        where, params = wanted.where(after_id)
+        columns = ("payload", "edited") if payloads else ("NULL", "NULL")
+        sql = SELECT.format(payload=columns[0], edited=columns[1], where=where, limit="ORDER BY id LIMIT ?")
         return [DeadLetterRow(*row) for row in self._connection.query(sql, (*params, limit))]
 
-    def groups(self, limit: int = 100) -> builtins.list[DeadLetterGroup]:
-        """Open dead letters by fingerprint and reason, the most frequent first."""
-        return [DeadLetterGroup(*row) for row in self._connection.query(GROUPS, (limit,))]
+    def count(self, wanted: Filter) -> int:
+        """How many there are."""
+        where, params = wanted.where()
+        return int(self._connection.query(f"SELECT count(*) FROM dead_letters WHERE {where}", params)[0][0])  # noqa: S608 - bound
+
+    def groups(self, limit: int = 100, wanted: Filter | None = None) -> builtins.list[DeadLetterGroup]:
+        """Dead letters by fingerprint and reason, the most frequent first; the open ones when nothing else is said."""
+        where, params = (wanted or Filter()).where()
+        return [DeadLetterGroup(*row) for row in self._connection.query(GROUPS.format(where=where), (*params, limit))]
 
     def mark_replayed(self, number: int, new_entry_id: str, *, actor: str = "worker") -> bool:
         """Note that an open dead letter was published again. False when it was not open (any more)."""
@@ -152,6 +195,24 @@ class DeadLetters:
     def mark_discarded(self, number: int, reason: str, *, actor: str = "worker") -> bool:
         """Note that an open dead letter is not wanted. False when it was not open (any more)."""
         return self._settle(number, "discarded", actor, {"reason": reason})
+
+    def edit(self, number: int, edited: bytes, detail: Mapping[str, Any], *, actor: str) -> bool:
+        """Let replays of an open dead letter send other bytes; the original stays. False when it is not open."""
+        with self._connection.atomic():
+            found = self._connection.query(EDIT, (edited, number))
+            for stream, entry_id in found:
+                self._enter(number, stream, entry_id, "edited", actor, detail)
+            return bool(found)
+
+    def prune(self, older_than: str, *, actor: str, limit: int = 1000) -> int:
+        """Drop replayed and discarded dead letters last seen before, `limit` at most; how many. Each is audited."""
+        with self._connection.atomic():
+            gone = self._connection.query(PRUNE, (older_than, limit))
+            for number, stream, entry_id, status, reason, first_seen in gone:
+                detail = {"was": status, "reason": reason, "first_seen": first_seen}
+                self._enter(number, stream, entry_id, "pruned", actor, detail)
+                self._connection.run("DELETE FROM replays WHERE dead_letter_id = ?", (number,))
+        return len(gone)
 
     def audit(self, number: int) -> builtins.list[AuditEntry]:
         """All that was done to a dead letter, oldest first; it outlives the dead letter."""
@@ -162,15 +223,20 @@ class DeadLetters:
         with self._connection.atomic():
             settled = self._connection.query(SETTLE, (status, number))
             for stream, entry_id in settled:
-                params = (number, stream, entry_id, utc_text(self._clock()), status, actor, finite_json(dict(detail)))
-                self._connection.run(ENTER, params)
+                self._enter(number, stream, entry_id, status, actor, detail)
             return bool(settled)
+
+    def _enter(
+        self, number: int, stream: str, entry_id: str, action: str, actor: str, detail: Mapping[str, Any]
+    ) -> None:
+        at = utc_text(self._clock())
+        self._connection.run(ENTER, (number, stream, entry_id, at, action, actor, finite_json(dict(detail))))
 
 
 # The literals are ours alone; every value is bound.
 SELECT = """
     SELECT id, stream, entry_id, reason, error, traceback, {payload}, attempts, first_seen, last_seen, signal_id,
-        symbol, worker_version, fingerprint, status, replay_of
+        symbol, worker_version, fingerprint, status, replay_of, replays, {edited}
     FROM dead_letters WHERE {where} {limit}"""
 BURY = """
     INSERT INTO dead_letters (stream, entry_id, reason, error, traceback, payload, attempts, first_seen, last_seen,
@@ -179,10 +245,17 @@ BURY = """
     ON CONFLICT (stream, entry_id) DO UPDATE SET
         attempts = max(attempts, excluded.attempts), last_seen = excluded.last_seen
     RETURNING id"""
-SETTLE = "UPDATE dead_letters SET status = ? WHERE id = ? AND status = 'open' RETURNING stream, entry_id"
+SETTLE = """
+    UPDATE dead_letters SET status = ?1, replays = replays + (?1 = 'replayed')
+    WHERE id = ?2 AND status = 'open' RETURNING stream, entry_id"""
+EDIT = "UPDATE dead_letters SET edited = ? WHERE id = ? AND status = 'open' RETURNING stream, entry_id"
+PRUNE = """
+    DELETE FROM dead_letters WHERE id IN (
+        SELECT id FROM dead_letters WHERE status <> 'open' AND last_seen < ? ORDER BY id LIMIT ?)
+    RETURNING id, stream, entry_id, status, reason, first_seen"""
 GROUPS = """
     SELECT fingerprint, reason, count(*) AS n, min(first_seen), max(last_seen), max(id)
-    FROM dead_letters WHERE status = 'open' GROUP BY fingerprint, reason ORDER BY n DESC, fingerprint LIMIT ?"""
+    FROM dead_letters WHERE {where} GROUP BY fingerprint, reason ORDER BY n DESC, fingerprint LIMIT ?"""
 ENTER = """
     INSERT INTO dead_letter_audit (dead_letter_id, stream, entry_id, at, action, actor, detail)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""

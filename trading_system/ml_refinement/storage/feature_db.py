@@ -13,12 +13,15 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
+from trading_system.ml_refinement.storage.attempts import Attempts
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, read_counts
 from trading_system.ml_refinement.storage.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.definitions import Definitions
+from trading_system.ml_refinement.storage.entries import Entries
 from trading_system.ml_refinement.storage.models import Models
 from trading_system.ml_refinement.storage.outcomes import Outcomes
+from trading_system.ml_refinement.storage.replays import Replays
 from trading_system.ml_refinement.storage.runs import Runs
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.scores import PredictionRow, Scores
@@ -31,8 +34,8 @@ class FeatureDatabase:
 
     Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
     text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
-    The attributes `vectors`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `models`, `runs` and `definitions`
-    are the same store in batches, as the worker uses it.
+    The attributes `vectors`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `replays`, `attempts`, `entries`,
+    `models`, `runs` and `definitions` are the same store in batches, as the worker uses it.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -52,6 +55,9 @@ class FeatureDatabase:
         self.scores = Scores(self._connection)
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetters(self._connection, clock)
+        self.replays = Replays(self._connection, self.dead_letters, clock)
+        self.attempts = Attempts(self._connection, clock)
+        self.entries = Entries(self._connection)
         self.models = Models(self._connection, clock)
         self.runs = Runs(self._connection, clock)
         self.definitions = Definitions(self._connection, clock)

@@ -1,0 +1,55 @@
+"""What became of stream entries: the question that the worker asks before it decides on one a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import orjson
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.vectors import id_list
+
+#: (stream, entry id)
+EntryKey = tuple[str, str]
+
+
+class Entries:
+    """Every table that an entry can have come to rest in, by entry id."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def buried(self, entries: Sequence[EntryKey]) -> dict[EntryKey, bytes]:
+        """Those that are dead letters, whatever became of these, with the bytes they were buried with."""
+        rows = self._connection.query(BURIED, (_pairs(entries),))
+        return {(stream, entry_id): payload for stream, entry_id, payload in rows}
+
+    def duplicates(self, entries: Sequence[EntryKey]) -> set[EntryKey]:
+        """Those that were noted as duplicates."""
+        return {(row[0], row[1]) for row in self._connection.query(DUPLICATES, (_pairs(entries),))}
+
+    def stored_signals(self, entry_ids: Iterable[str]) -> set[str]:
+        """Those that brought a stored signal."""
+        return {row[0] for row in self._connection.query(SIGNALS, (id_list(entry_ids),))}
+
+    def stored_outcomes(self, entry_ids: Iterable[str]) -> set[str]:
+        """Those that brought a stored outcome."""
+        return {row[0] for row in self._connection.query(OUTCOMES, (id_list(entry_ids),))}
+
+
+def _pairs(entries: Sequence[EntryKey]) -> str:
+    return orjson.dumps(entries).decode()
+
+
+BURIED = """
+    SELECT d.stream, d.entry_id, d.payload FROM json_each(?) AS wanted
+    CROSS JOIN dead_letters AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
+DUPLICATES = """
+    SELECT d.stream, d.entry_id FROM json_each(?) AS wanted
+    CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
+SIGNALS = """
+    SELECT v.entry_id FROM json_each(?) AS wanted
+    CROSS JOIN feature_vectors AS v ON v.entry_id = wanted.value"""
+OUTCOMES = """
+    SELECT o.entry_id FROM json_each(?) AS wanted
+    CROSS JOIN trade_outcomes AS o ON o.entry_id = wanted.value"""

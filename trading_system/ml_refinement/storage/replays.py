@@ -1,0 +1,79 @@
+"""Replays of dead letters: each takes effect through one entry, however often it was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.dead_letters import DeadLetters
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One replay of a dead letter, named by the two numbers, and one entry that carries it."""
+
+    dead_letter_id: int
+    number: int
+    stream: str
+    entry_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayProgress:
+    """What became of some replays: handled by a worker, and of these, buried again."""
+
+    handled: int
+    died: int
+
+
+class Replays:
+    """The table `replays`."""
+
+    def __init__(self, connection: Connection, dead_letters: DeadLetters, clock: Clock) -> None:
+        self._connection = connection
+        self._dead_letters = dead_letters
+        self._clock = clock
+
+    def carriers(self, replays: Sequence[Replay]) -> dict[tuple[int, int], tuple[str, str] | None]:
+        """The (stream, entry id) that each replay took effect through, None while it has not.
+
+        Keyed by (dead letter, number). One that is not here is no replay: no such dead letter, or other bytes.
+        """
+        known: dict[tuple[int, int], tuple[str, str] | None] = {}
+        for replay in replays:
+            row = self._connection.one(SENT, (replay.number, replay.dead_letter_id))
+            if row is not None and replay.stream == row[0] and replay.payload in row[1:3]:
+                known[replay.dead_letter_id, replay.number] = None if row[4] is None else (row[3], row[4])
+        return known
+
+    def take_effect(self, replays: Sequence[Replay]) -> None:
+        """Note the entry that each replay takes effect through, and that its dead letter is no longer open."""
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            for replay in replays:
+                key = (replay.dead_letter_id, replay.number)
+                self._connection.run(TAKE_EFFECT, (*key, replay.stream, replay.entry_id, now))
+                self._dead_letters.mark_replayed(replay.dead_letter_id, replay.entry_id)
+
+    def progress(self, replays: Iterable[tuple[int, int]]) -> ReplayProgress:
+        """What became of the replays (dead letter, number)."""
+        handled, died = self._connection.query(PROGRESS, (orjson.dumps(list(replays)).decode(),))[0]
+        return ReplayProgress(int(handled), int(died))
+
+
+SENT = """
+    SELECT d.stream, d.payload, d.edited, r.stream, r.entry_id
+    FROM dead_letters AS d LEFT JOIN replays AS r ON r.dead_letter_id = d.id AND r.number = ?1
+    WHERE d.id = ?2 AND ?1 BETWEEN 1 AND d.replays + 1"""
+TAKE_EFFECT = """
+    INSERT INTO replays (dead_letter_id, number, stream, entry_id, handled_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT DO NOTHING"""
+PROGRESS = """
+    SELECT count(*), count(d.id) FROM json_each(?) AS wanted
+    CROSS JOIN replays AS r ON r.dead_letter_id = wanted.value ->> 0 AND r.number = wanted.value ->> 1
+    LEFT JOIN dead_letters AS d ON d.stream = r.stream AND d.entry_id = r.entry_id"""
