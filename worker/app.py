@@ -17,7 +17,7 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.consumer import Consumer
+from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
 from worker.errors import ConfigurationError
 from worker.events import Limits
@@ -95,6 +95,7 @@ def worker_consumer(
     client: redis.Redis,
     *,
     after_batch: Callable[[FeatureDatabase, Handled], None],
+    observed: Callable[[Handler], Handler] = lambda handler: handler,
 ) -> Iterator[Consumer]:
     """A consumer with everything behind it; the store is closed when the block ends.
 
@@ -102,6 +103,7 @@ def worker_consumer(
         settings: of this process.
         client: from `connect`.
         after_batch: called with the open store after every settled batch and every idle read.
+        observed: given the handler, the one to use in its place.
     """
     store = open_store(settings)
     with ExitStack() as stack:
@@ -109,7 +111,7 @@ def worker_consumer(
         archive = stack.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
         yield Consumer(
             _group_reader(settings, client),
-            _batch_handler(settings, store, archive),
+            observed(_batch_handler(settings, store, archive)),
             max_deliveries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=settings.claim_idle_ms / 4000,

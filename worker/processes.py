@@ -16,7 +16,7 @@ import redis
 from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker import app, retraining
+from worker import app, metrics, retraining
 from worker.embedded import EmbeddedServer, answers, socket_path
 from worker.errors import RefineryError, TransientError
 from worker.handlers import Handled
@@ -77,15 +77,27 @@ def run_worker(settings: Settings) -> None:
     with server_url(settings) as url, app.connect(url) as client:
         _wait_for_server(client, stop)
         trigger = _RetrainingTrigger(settings, url)
-        with app.worker_consumer(settings, client, after_batch=trigger) as consumer:
-            logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
-            consumer.run(stop)
+        port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
+        with metrics.served(settings, url, port=port, loop=True) as counters:
+
+            def after_batch(store: FeatureDatabase, handled: Handled) -> None:
+                counters.came_round()
+                trigger(store, handled)
+
+            with app.worker_consumer(
+                settings,
+                client,
+                after_batch=after_batch,
+                observed=lambda handler: metrics.ObservedHandler(handler, counters),
+            ) as consumer:
+                logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
+                consumer.run(stop)
     logger.info("worker stopped")
 
 
 def run_trainer(settings: Settings) -> None:
     """Run retraining jobs until SIGTERM or SIGINT."""
-    with server_url(settings) as url:
+    with server_url(settings) as url, metrics.served(settings, url, port=settings.trainer_metrics_port, loop=False):
         retraining.run_trainer(settings, url)
 
 

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import DirectoryPath, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -85,11 +85,21 @@ class Settings(BaseSettings):
     benchmark_symbols: dict[str, str] = Field(default_factory=dict)
     """Benchmark by asset class, such as `{"equity": "SPX"}`. JSON object."""
     console_port: Port = 8700
-    """Port of the console on 127.0.0.1; 0 turns it off."""
+    """Port of the console; 0 turns it off."""
+    console_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address the console listens on; another than this machine's needs `console_operator_password`."""
+    console_operator_password: SecretStr | None = None
+    """Password of the role that may change things; unset: whoever is on this machine may."""
+    console_viewer_password: SecretStr | None = None
+    """Password of the role that may only look; unset: there is no such role."""
+    console_secure_cookies: bool = False
+    """Send the session cookie over HTTPS only; for a console behind a proxy that speaks TLS."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address the metrics of worker and trainer listen on; they have no password."""
     metrics_port: Port = 9464
-    """Port of the worker's metrics on 127.0.0.1; 0 turns them off."""
+    """Port of the worker's metrics, plus its slot; 0 turns them off."""
     trainer_metrics_port: Port = 9465
-    """Port of the trainer's metrics on 127.0.0.1; 0 turns them off."""
+    """Port of the trainer's metrics; 0 turns them off."""
     streams: StreamSettings = StreamSettings()
     """Names of the streams and of the consumer group."""
     consumer_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
