@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.models.base_model import SignalQualityModel
 from trading_system.ml_refinement.models.errors import FeatureContractError, ModelFileRefused
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.calibration import Calibration, base_rate_only, fit_calibration
-from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsableFeatures, UnknownParameter
+from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
 from trading_system.ml_refinement.models.estimators import (
     RECIPES,
     SCALERS,
@@ -19,7 +19,7 @@ from trading_system.ml_refinement.models.estimators import (
     resolve_recipe,
     threads,
 )
-from trading_system.ml_refinement.models.selection import SelectionRule, select_columns
+from trading_system.ml_refinement.models.selection import SelectionRule, select_columns, usable_columns
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -176,12 +176,9 @@ def _out_of_fold(X: FloatArray, won: BoolArray, settings: FitSettings, plan: Fit
     raw, target = [np.empty(0)], [np.empty(0, dtype=bool)]
     for number, (inside, outside) in enumerate(plan.calibration, start=1):
         fold_X, fold_won = X[inside], won[inside]
-        if not len(outside) or not 0 < fold_won.sum() < len(fold_won):
+        if not len(outside) or not 0 < fold_won.sum() < len(fold_won) or not len(usable_columns(fold_X)):
             continue
-        try:
-            columns = select_columns(fold_X, fold_won, settings.selection)
-        except NoUsableFeatures:
-            continue
+        columns = select_columns(fold_X, fold_won, settings.selection)
         stopping = plan.stopping[number] if number < len(plan.stopping) else None
         estimator = _fit(fold_X[:, columns], fold_won, settings, stopping)
         raw.append(estimator.member_probabilities(X[np.ix_(outside, columns)]).mean(axis=1))

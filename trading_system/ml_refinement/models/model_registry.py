@@ -12,8 +12,9 @@ from loguru import logger
 
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.models import artefact
-from trading_system.ml_refinement.models.base_model import BaseModel, SignalQualityModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
+from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import ANY, RegistryRow, Unconditional
 

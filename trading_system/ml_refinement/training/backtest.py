@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig
-from trading_system.ml_refinement.models.base_model import SignalQualityModel
 from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
 from trading_system.ml_refinement.models.selection import SelectionRule
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import Evidence, block_us

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from loguru import logger
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
-from trading_system.ml_refinement.models.base_model import SignalQualityModel
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text

@@ -34,13 +34,12 @@ class Fold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PurgedWalkForward:
-    """Windows of `test_days` on a fixed grid of `step_days` (so that retrainings see the same ones), the last first
-    to be dropped where its rows are not all closed.
+    """Windows of `test_days`, one every `step_days` on a fixed grid, so that every retraining sees the same ones.
 
     Training rows of a window that begins at v were entered in `[v - train_days, v - max_hold)` and known before v.
     The rows of the last `max_hold` are left out because only their quick losers have closed. Where that leaves fewer
     than `min_train`, the window reaches further back, to as many as there are. Test rows were entered in the window,
-    `max_hold` or more before the last known outcome, at most `pool_days` before that.
+    `max_hold` or more before the last known outcome, and at most `pool_days` before that.
     """
 
     max_hold_us: int

@@ -1,0 +1,265 @@
+"""What every model is: fitted on rows in time order, asked, saved and loaded."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import NotFittedError
+
+from trading_system.ml_refinement.config import ModelMetadata, ModelType
+from trading_system.ml_refinement.models import artefact
+from trading_system.ml_refinement.models.errors import BadData, FeatureContractError, ModelFileRefused
+from trading_system.ml_refinement.models.fitting import FitPlan
+from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
+
+FloatArray = NDArray[np.float64]
+
+_FORMAT = 1
+_GOLDEN_ROWS = 8
+_GOLDEN_TOLERANCE = 1e-9
+_LIBRARIES = ("numpy", "scikit-learn", "skops")
+
+
+class BaseModel(ABC):
+    """A model that can be fitted, asked, saved and loaded.
+
+    Features are an array of shape (n, n_features) in the order of `feature_names`, or a DataFrame, whose columns are
+    then taken by name. NaN means missing; infinity is refused.
+    """
+
+    def __init__(self, model_type: ModelType, version: str = "1.0", *, clock: Clock = utc_now) -> None:
+        self.model_type = model_type
+        self.version = version
+        self.model_id = f"{model_type.value}_{version}_{uuid.uuid4().hex[:8]}"
+        self.is_fitted = False
+        #: Version of the feature extraction it was fitted on; empty where that was not told.
+        self.feature_version = ""
+        self.feature_names: tuple[str, ...] = ()
+        self.created_at = utc_text(clock())
+        self._period = ("", "")
+        self._samples = {"train": 0, "validation": 0}
+        self._metrics: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
+        self._importance: dict[str, float] = {}
+        self._golden: dict[str, FloatArray] = {}
+
+    @abstractmethod
+    def fit(
+        self,
+        X_train: ArrayLike,
+        y_train: ArrayLike,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        *,
+        plan: FitPlan | None = None,
+    ) -> dict[str, float]:
+        """Fit on rows in time order.
+
+        Args:
+            X_train: features, shape (n, n_features).
+            y_train: R-multiples, shape (n,); above 0 is a win.
+            X_val: rows to report on; nothing is fitted on them.
+            y_val: their R-multiples.
+            feature_names: names of the columns; `f0`, `f1`, ... where not given.
+            plan: which rows are held out inside; without it, blocks of rows with nothing purged.
+
+        Returns:
+            Metrics on the training rows.
+
+        Raises:
+            BadData: shapes disagree, or a value is not finite.
+        """
+
+    @abstractmethod
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predictions, shape (n,)."""
+
+    @abstractmethod
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """Probabilities: shape (n,) for two classes, (n, n_classes) for more."""
+
+    @abstractmethod
+    def _learned(self) -> dict[str, Any]:
+        """Everything fitted, as plain values and arrays."""
+
+    @abstractmethod
+    def _restore(self, learned: Mapping[str, Any]) -> None:
+        """The inverse of `_learned`; `feature_names` are set already."""
+
+    def save(self, path: str) -> bool:
+        """Write the model file, whole or not at all; True.
+
+        Raises:
+            NotFittedError: not fitted.
+            OSError: as the system says it.
+        """
+        artefact.write_file(Path(path), self.to_bytes())
+        return True
+
+    def load(self, path: str, *, sha256: str | None = None) -> bool:
+        """Become the model in a file; True. On failure this model is as it was.
+
+        Raises:
+            ModelFileRefused: altered (`sha256` is what it must hash to), malformed, or of other library versions.
+        """
+        self.from_bytes(artefact.read_file(Path(path)), sha256=sha256)
+        return True
+
+    def to_bytes(self) -> bytes:
+        """The model file's content."""
+        self._require_fitted()
+        return artefact.encode(
+            {
+                "format": _FORMAT,
+                "model_type": self.model_type.value,
+                "identity": {
+                    "model_id": self.model_id,
+                    "version": self.version,
+                    "created_at": self.created_at,
+                    "period": list(self._period),
+                },
+                "libraries": {name: installed_version(name) for name in _LIBRARIES},
+                "features": {"version": self.feature_version, "names": list(self.feature_names)},
+                "learned": self._learned(),
+                "report": {"samples": self._samples, "metrics": self._metrics, "importance": self._importance},
+                "golden": self._golden,
+            }
+        )
+
+    def from_bytes(self, data: bytes, *, sha256: str | None = None) -> None:
+        """Become the model of a file's content; see `load`."""
+        state = artefact.decode(data, sha256=sha256)
+        fresh = object.__new__(type(self))
+        fresh.model_type = self.model_type
+        try:
+            fresh._become(state)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ModelFileRefused(f"malformed: {type(error).__name__}: {error}") from error
+        self.__dict__.update(fresh.__dict__)
+
+    def _become(self, state: Mapping[str, Any]) -> None:
+        if state["format"] != _FORMAT or state["model_type"] != self.model_type.value:
+            raise ModelFileRefused(f"a {state['model_type']} file of format {state['format']}")
+        for name, saved in state["libraries"].items():
+            if _series(saved) != _series(installed_version(name)):
+                raise ModelFileRefused(f"written with {name} {saved}; here is {installed_version(name)}")
+        identity, report = state["identity"], state["report"]
+        self.model_id, self.version = identity["model_id"], identity["version"]
+        self.created_at, self._period = identity["created_at"], tuple(identity["period"])
+        self.feature_version, self.feature_names = state["features"]["version"], tuple(state["features"]["names"])
+        self._samples, self._metrics = report["samples"], report["metrics"]
+        self._importance, self._golden = report["importance"], state["golden"]
+        self._restore(state["learned"])
+        self.is_fitted = True
+        replayed = self.predict_proba(self._golden["features"])
+        if not np.allclose(replayed, self._golden["answers"], rtol=0.0, atol=_GOLDEN_TOLERANCE):
+            raise ModelFileRefused("it does not answer as it did when it was written")
+
+    def digest(self) -> str:
+        """SHA-256 over what was learned and on which features, without ids and times: equal training, equal digest."""
+        self._require_fitted()
+        return artefact.digest({"learned": self._learned(), "names": self.feature_names, "type": self.model_type.value})
+
+    def get_metadata(self) -> ModelMetadata:
+        """What the registry keeps about this model."""
+        return ModelMetadata(
+            model_id=self.model_id,
+            model_type=self.model_type,
+            version=self.version,
+            created_at=self.created_at,
+            train_start_date=self._period[0],
+            train_end_date=self._period[1],
+            train_samples=self._samples["train"],
+            validation_samples=self._samples["validation"],
+            train_metrics=dict(self._metrics["train"]),
+            validation_metrics=dict(self._metrics["validation"]),
+            feature_names=list(self.feature_names),
+            feature_importance=dict(self._importance),
+        )
+
+    def set_training_period(self, start_date: str, end_date: str) -> None:
+        """The first and last signal time trained on."""
+        self._period = (start_date, end_date)
+
+    def set_validation(self, samples: int, metrics: Mapping[str, float]) -> None:
+        """What a validation outside this model found, for the registry."""
+        self._samples["validation"] = samples
+        self._metrics["validation"] = dict(metrics)
+
+    def check_features(self, names: Sequence[str], feature_version: str) -> None:
+        """Refuse features other than those fitted on.
+
+        Raises:
+            FeatureContractError: another version, or names that differ or stand in another order.
+        """
+        if feature_version != self.feature_version:
+            raise FeatureContractError(
+                f"{self.model_id} was fitted on features {self.feature_version!r}, offered are {feature_version!r}"
+            )
+        if tuple(names) != self.feature_names:
+            differing = sorted(set(names) ^ set(self.feature_names)) or ["the order"]
+            raise FeatureContractError(f"{self.model_id}: features differ in {', '.join(differing[:5])}")
+
+    def get_top_features(self, n: int = 10) -> list[tuple[str, float]]:
+        """The n features of largest importance, largest first."""
+        return sorted(self._importance.items(), key=lambda item: -item[1])[:n]
+
+    def _begin(self, X: ArrayLike, y: ArrayLike, names: Sequence[str] | None) -> tuple[FloatArray, FloatArray]:
+        """Checked training arrays; takes over the names."""
+        if names is None and isinstance(X, pd.DataFrame):
+            names = [str(column) for column in X.columns]
+        values, target = _finite_or_missing(X), np.asarray(y, dtype=np.float64)
+        names = tuple(names) if names is not None else tuple(f"f{i}" for i in range(values.shape[1]))
+        if target.shape != (len(values),) or len(names) != values.shape[1] or len(set(names)) != len(names):
+            raise BadData(f"features {values.shape}, targets {target.shape}, {len(set(names))} different names")
+        if not len(target) or not np.isfinite(target).all():
+            raise BadData("there are no rows" if not len(target) else "a target is not finite")
+        self.feature_names = names
+        return values, target
+
+    def _finish(self, X: FloatArray, importance: FloatArray) -> None:
+        """Golden rows and importance, once the model answers."""
+        self.is_fitted = True
+        self._importance = dict(zip(self.feature_names, importance.tolist(), strict=True))
+        chosen = X[np.linspace(0, len(X) - 1, min(_GOLDEN_ROWS, len(X))).astype(int)]
+        self._golden = {"features": chosen, "answers": self.predict_proba(chosen)}
+
+    def _matrix(self, X: ArrayLike) -> FloatArray:
+        """Checked features in the order fitted on."""
+        self._require_fitted()
+        if isinstance(X, pd.DataFrame):
+            missing = [name for name in self.feature_names if name not in X.columns]
+            if missing:
+                raise FeatureContractError(f"{self.model_id} needs {', '.join(missing[:5])}")
+            X = X[list(self.feature_names)]
+        values = _finite_or_missing(X)
+        if values.shape[1] != len(self.feature_names):
+            raise FeatureContractError(
+                f"{self.model_id} takes {len(self.feature_names)} features, not {values.shape[1]}"
+            )
+        return values
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise NotFittedError(f"{self.model_id} is not fitted")
+
+
+def _finite_or_missing(X: ArrayLike) -> FloatArray:
+    values = np.ascontiguousarray(X, dtype=np.float64)
+    if values.ndim != 2:
+        raise BadData(f"features are a matrix of shape (n, n_features), not {values.shape}")
+    if np.isinf(values).any():
+        raise BadData("a feature is infinite")
+    return values
+
+
+def _series(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:2])

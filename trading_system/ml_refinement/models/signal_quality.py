@@ -1,0 +1,196 @@
+"""The model of signal quality: will this signal's trade win, and what R is to be expected of it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models.errors import OneClass
+from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, FittedClassifier, fit_classifier
+from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.novelty import Novelty, fit_novelty
+from trading_system.ml_refinement.models.selection import SelectionRule
+from trading_system.ml_refinement.storage.times import Clock, utc_now
+
+FloatArray = NDArray[np.float64]
+
+
+class SignalQualityModel(BaseModel):
+    """The calibrated probability that a signal's trade wins, and the R-multiple expected of it.
+
+    Recipe `ensemble` is logistic regression beside a small histogram boosting; `gradient_boosting` is the
+    specification's. Both are calibrated on held-out rows by a sigmoid that can only shrink. With fewer than
+    `min_samples` rows the base rate is served.
+    """
+
+    def __init__(
+        self,
+        version: str = "1.0",
+        *,
+        recipe: str | None = None,
+        scaling: str | None = "standard",
+        selection: SelectionRule | None = None,
+        min_samples: int = 100,
+        stopping_rounds: int | None = None,
+        clock: Clock = utc_now,
+        **hyperparameters: Any,
+    ) -> None:
+        """Store the settings.
+
+        Args:
+            version: of the model, free text of letters, digits, `.`, `-` and `_`.
+            recipe: `ensemble` or `gradient_boosting`; None: the first that knows all of `hyperparameters`.
+            scaling: `standard`, `minmax`, `robust`, or None for none.
+            selection: which features may be used.
+            min_samples: below it, the base rate.
+            stopping_rounds: for recipes that stop early.
+            clock: for `created_at`.
+            **hyperparameters: of the recipe.
+
+        Raises:
+            UnknownParameter: a recipe, scaling or hyperparameter that does not exist.
+        """
+        super().__init__(ModelType.SIGNAL_QUALITY, version, clock=clock)
+        self.settings = FitSettings.resolve(
+            recipe,
+            hyperparameters,
+            scaling=scaling,
+            selection=selection or SelectionRule(),
+            min_samples=min_samples,
+            stopping_rounds=stopping_rounds,
+        )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The recipe's parameters."""
+        return dict(self.settings.parameters)
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe."""
+        return self.settings.recipe
+
+    @property
+    def base_rate(self) -> float:
+        """Win rate of the training rows."""
+        return self._classifier.base_rate
+
+    @property
+    def calibration_slope(self) -> float:
+        """How much of the raw opinion held out of fold: 1 all of it, 0 the base rate is served."""
+        return self._classifier.calibration.slope
+
+    @property
+    def iterations(self) -> int:
+        """Number of trees; 0 where the base rate is served."""
+        estimator = self._classifier.estimator
+        return len(estimator.forest.roots) if estimator is not None and estimator.forest is not None else 0
+
+    def fit(
+        self,
+        X_train: ArrayLike,
+        y_train: ArrayLike,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        *,
+        plan: FitPlan | None = None,
+    ) -> dict[str, float]:
+        """See `BaseModel.fit`.
+
+        Raises:
+            OneClass: all rows won, or all lost.
+            NoUsableFeatures: every feature is constant or missing.
+        """
+        X, r = self._begin(X_train, y_train, feature_names)
+        won = r > 0
+        if not 0 < won.sum() < len(won):
+            raise OneClass(f"all {len(won)} trades {'won' if won.any() else 'lost'}")
+        self._classifier = fit_classifier(X, won, self.settings, plan or FitPlan.by_rows(len(X)))
+        self._mean_r = tuple(_winsorised_mean(part) for part in (r[won], r[~won]))
+        self._novelty = fit_novelty(X)
+        self._finish(X, self._classifier.importance(X.shape[1]))
+        self._samples["train"] = len(X)
+        self._metrics["train"] = self._report(X, won) | {"calibration_slope": self.calibration_slope}
+        if X_val is not None and y_val is not None:
+            validation = self._matrix(X_val)
+            self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0))
+        return dict(self._metrics["train"])
+
+    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+        """1 where a win is more likely than not, else 0; shape (n,)."""
+        return (self.predict_proba(X) > 0.5).astype(np.int64)
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """P(win), calibrated, shape (n,)."""
+        values = self._matrix(X)
+        return self._classifier.proba(values)
+
+    def predict_r(self, X: ArrayLike) -> FloatArray:
+        """Expected R, shape (n,): P(win) times the mean R of winners plus P(loss) times that of losers, winsorised."""
+        p = self.predict_proba(X)
+        return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
+
+    def novelty(self, X: ArrayLike) -> FloatArray:
+        """Distance from the training rows over its limit, shape (n,): above 1 is out of distribution."""
+        values = self._matrix(X)
+        return self._novelty.distance(values)
+
+    def confidence(self, X: ArrayLike) -> FloatArray:
+        """0 to 1, shape (n,): the calibration slope times the members' agreement; halved out of distribution.
+
+        It orders scores by how far to trust them. It is not a probability, and 0 where the base rate is served.
+        """
+        values = self._matrix(X)
+        trust = self.calibration_slope * self._classifier.agreement(values)
+        return np.where(self._novelty.distance(values) > 1.0, 0.5 * trust, trust)
+
+    def _report(self, X: FloatArray, won: NDArray[np.bool_]) -> dict[str, float]:
+        p = self._classifier.proba(X)
+        both = 0 < won.sum() < len(won)
+        report = {
+            "accuracy": float(accuracy_score(won, p > 0.5)),
+            "f1": float(f1_score(won, p > 0.5, zero_division=0.0)),
+            "log_loss": float(log_loss(won, p, labels=[False, True])),
+            "base_rate": float(won.mean()),
+        }
+        return report | {"auc": float(roc_auc_score(won, p))} if both else report
+
+    def _learned(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "recipe": settings.recipe,
+            "parameters": dict(settings.parameters),
+            "scaling": settings.scaling,
+            "selection": [settings.selection.enabled, settings.selection.max_features, settings.selection.threshold],
+            "min_samples": settings.min_samples,
+            "stopping_rounds": settings.stopping_rounds,
+            "classifier": self._classifier.state(),
+            "mean_r": list(self._mean_r),
+            "novelty": self._novelty.state(),
+        }
+
+    def _restore(self, learned: Mapping[str, Any]) -> None:
+        self.settings = FitSettings.resolve(
+            learned["recipe"],
+            learned["parameters"],
+            scaling=learned["scaling"],
+            selection=SelectionRule(*learned["selection"]),
+            min_samples=learned["min_samples"],
+            stopping_rounds=learned["stopping_rounds"],
+        )
+        n_features = len(self.feature_names)
+        self._classifier = FittedClassifier.from_state(learned["classifier"], n_features=n_features)
+        self._mean_r = tuple(learned["mean_r"])
+        self._novelty = Novelty.from_state(learned["novelty"], n_features=n_features)
+
+
+def _winsorised_mean(values: FloatArray) -> float:
+    """Mean with everything beyond the 1st and 99th percentile drawn in to it."""
+    low, high = np.quantile(values, [0.01, 0.99])
+    return float(np.clip(values, low, high).mean())
