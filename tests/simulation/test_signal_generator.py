@@ -35,9 +35,9 @@ def spoken(rule: Rule, bars: pd.DataFrame) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def apple() -> pd.DataFrame:
-    """A year and a half with a fall of 52 % overnight in it, and eleven sessions cut out."""
-    bars = load_stocks()["AAPL"].iloc[:420]
-    return pd.concat([bars.iloc[:300], bars.iloc[311:]])
+    """Sixteen months with a fall of 52 % overnight in them, and eleven sessions cut out."""
+    bars = load_stocks()["AAPL"].iloc[:335]
+    return pd.concat([bars.iloc[:270], bars.iloc[281:]])
 
 
 def test_the_average_true_range_counts_gaps() -> None:

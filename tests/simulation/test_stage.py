@@ -11,11 +11,9 @@ import redis
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker import demo
-from worker.demo.replay import Patience, Replay, ReplayStalled
-from worker.demo.stage import MIN_NEW_SAMPLES, demo_settings, environment_of, own_place, up_to
+from worker.demo.stage import MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, demo_settings, environment_of, own_place, up_to
 from worker.errors import ConfigurationError, RefineryError
 from worker.settings import Settings, load_settings
-from worker.status import Status
 
 
 @pytest.fixture
@@ -41,11 +39,14 @@ def test_another_process_reads_the_very_settings_of_the_demo(
     assert told == chosen.model_copy(update={"redis_url": "unix:///tmp/valkey.sock", "log_level": "WARNING"})
     assert told.state_dir == settings.state_dir / "demo"
     assert told.ml.min_new_samples_for_retrain == MIN_NEW_SAMPLES
+    assert told.ml.training.train_window_days == TRAIN_WINDOW_DAYS
 
 
 def test_a_pace_that_was_set_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN", "33")
-    assert demo_settings(load_settings()).ml.min_new_samples_for_retrain == 33
+    monkeypatch.setenv("REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS", "504")
+    chosen = demo_settings(load_settings()).ml
+    assert (chosen.min_new_samples_for_retrain, chosen.training.train_window_days) == (33, 504)
 
 
 def test_an_earlier_demo_is_deleted_and_its_neighbours_are_not(state_dir: Path) -> None:
@@ -94,60 +95,3 @@ def test_a_redis_with_data_is_refused_and_left_as_it_was(
     with pytest.raises(ConfigurationError, match="wants an empty Redis database"):
         demo.run(settings.model_copy(update={"redis_url": valkey_url}), keep_running=False, until="2000-05-01")
     assert valkey.xlen("signals.created") == 1
-
-
-@pytest.fixture
-def replay(valkey: redis.Redis, timeline: tuple[Moment, ...], settings: Settings) -> Replay:
-    def look() -> Status:
-        return NOTHING_YET
-
-    return Replay(
-        valkey,
-        timeline,
-        streams=settings.streams,
-        look=look,
-        is_due=lambda _: False,
-        patience=Patience(drain_s=0.2),
-    )
-
-
-NOTHING_YET = Status(
-    redis="embedded",
-    streams=(),
-    pending=0,
-    lag=0,
-    signals=0,
-    labelled=0,
-    predictions=0,
-    outcomes=0,
-    waiting_outcomes=0,
-    incomplete=0,
-    duplicates=0,
-    dead_letters=0,
-    new_labels=0,
-    labels_for_retraining=10,
-    newest_label_at=None,
-    champion=None,
-    proven=False,
-    champion_since=None,
-    last_training=None,
-)
-
-
-def test_a_replay_without_a_worker_says_what_is_left_and_publishes_no_second_moment(
-    replay: Replay, valkey: redis.Redis, timeline: tuple[Moment, ...]
-) -> None:
-    with pytest.raises(ReplayStalled, match=r"the events of 2000-.* in 0\.2 s: signals\.created 0 pending, lag 1"):
-        replay.run()
-    assert valkey.xlen("signals.created") == len(timeline[0].signals)
-
-
-def test_a_replay_goes_on_only_when_everything_is_acknowledged(
-    replay: Replay, valkey: redis.Redis, timeline: tuple[Moment, ...]
-) -> None:
-    valkey.xgroup_create("signals.created", "ml-refinement", id="0", mkstream=True)
-    with pytest.raises(ReplayStalled):
-        replay.run()
-    valkey.xreadgroup("ml-refinement", "one", {"signals.created": ">"})
-    with pytest.raises(ReplayStalled, match=r"signals\.created 1 pending, lag 1"):
-        replay.run()

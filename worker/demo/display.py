@@ -109,7 +109,8 @@ def _facts(summary: Summary) -> Table:
     cold = f"{summary.cold_start:,} cold starts (no model yet)"
     grid.add_row("[dim]signals[/]", f"{summary.signals:,}: {summary.scored:,} scored, {cold}")
     grid.add_row("[dim]outcomes[/]", f"{summary.outcomes:,}: {summary.labelled:,} labelled")
-    ends = f"{summary.promotions} promoted, {summary.rejections} rejected, {summary.failures} failed"
+    served = f"{summary.promotions} promoted ({summary.proven} of them proven)"
+    ends = f"{served}, {summary.rejections} rejected, {summary.failures} failed"
     grid.add_row("[dim]retrainings[/]", f"{summary.retrainings}: {ends}")
     wrong = summary.lost or summary.duplicated or summary.dead_letters
     kept = f"{summary.lost} lost, {summary.duplicated} duplicated, {summary.dead_letters} dead letters"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import orjson
 import pandas as pd
@@ -33,16 +33,19 @@ from worker.demo.replay import Patience, Replay
 from worker.demo.summary import Held, Learned, Played, Summary, summarise
 from worker.embedded import make_private, take_lock
 from worker.errors import ConfigurationError, RefineryError
+from worker.ml_settings import Part
 from worker.settings import Settings
 from worker.status import Status, read_status
 from worker.streams import translated
 
-#: New labels for a retraining, unless the settings say otherwise: some twenty trainings in the thirteen years.
-MIN_NEW_SAMPLES: Final = 80
+#: What the demo's learning is told where the settings say nothing else. Five symbols give some 130 trades a year: a
+#: window of a year would leave a model fewer rows than it needs, and evidence in steps of three weeks one or two each.
+MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, STEP_SIZE_DAYS = 100, 3 * 365, 91
 _MARK: Final = "demo.txt"
 _MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
 _ALL: Final = 1_000_000
 _POLL_S: Final = 0.5
+_Part = TypeVar("_Part", bound=Part)
 
 
 def run(
@@ -78,10 +81,8 @@ def run(
         with app.connect(url) as client, app.open_store(chosen) as store:
             summary = _play(chosen, client, store, timeline, children.tend)
         report(summary)
-        with suppress(KeyboardInterrupt):
-            while keep_running:
-                children.tend()
-                time.sleep(_POLL_S)
+        if keep_running:
+            _keep_running(chosen, children)
     return summary
 
 
@@ -91,17 +92,18 @@ def show(summary: Summary) -> None:
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """The settings of the demo's processes: a state of their own, the demo's prices, and its pace of retraining."""
+    """The settings of the demo's processes: a state of their own, the demo's prices, and a pace that fits them."""
     state_dir = settings.state_dir / "demo"
-    pace = settings.ml.min_new_samples_for_retrain
-    if "min_new_samples_for_retrain" not in settings.ml.model_fields_set:
-        pace = MIN_NEW_SAMPLES
+    training = _unless_set(
+        settings.ml.training, {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    )
+    ml = _unless_set(settings.ml, {"min_new_samples_for_retrain": MIN_NEW_SAMPLES})
     return settings.model_copy(
         update={
             "state_dir": state_dir,
             "market_data_dir": state_dir / "market",
             "benchmark_symbols": {"equity": BENCHMARK},
-            "ml": settings.ml.model_copy(update={"min_new_samples_for_retrain": pace}),
+            "ml": ml.model_copy(update={"training": training}),
         }
     )
 
@@ -114,6 +116,8 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
         "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
         "REFINERY_BENCHMARK_SYMBOLS": orjson.dumps(chosen.benchmark_symbols).decode(),
         "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(chosen.ml.min_new_samples_for_retrain),
+        "REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS": str(chosen.ml.training.train_window_days),
+        "REFINERY_ML__TRAINING__STEP_SIZE_DAYS": str(chosen.ml.training.step_size_days),
         "REFINERY_LOG_LEVEL": "ERROR" if chosen.log_level == "ERROR" else "WARNING",
     }
 
@@ -152,11 +156,17 @@ def up_to(timeline: Sequence[Moment], last_day: date | None) -> Sequence[Moment]
 def learned(store: FeatureDatabase) -> Learned:
     """How the trainings ended: promoted is what the ledger let serve."""
     kind = ModelType.SIGNAL_QUALITY
-    served = {entry.run_id for entry in store.models.promotions(_ALL, kind) if entry.action == "activate"}
+    served = {e.run_id: e.proven for e in store.models.promotions(_ALL, kind) if e.action == "activate"}
     ended = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
-    promoted = sum(run.run_id in served for run in ended)
+    promoted = [run for run in ended if run.run_id in served]
     failed = sum(run.status == "failed" for run in ended)
-    return Learned(len(ended), promoted, len(ended) - promoted - failed, failed)
+    return Learned(
+        retrainings=len(ended),
+        promotions=len(promoted),
+        proven=sum(served[run.run_id] for run in promoted),
+        rejections=len(ended) - len(promoted) - failed,
+        failures=failed,
+    )
 
 
 def held(store: FeatureDatabase, played: Played) -> Held:
@@ -199,6 +209,21 @@ def _play(
             patience=Patience(training_s=chosen.training_timeout_s),
         ).run()
     return summarise(played, learned(store), held(store, played))
+
+
+def _keep_running(chosen: Settings, children: processes.Children) -> None:
+    words = f"Everything is still up, in {chosen.state_dir}; Ctrl-C ends it. To look around meanwhile:"
+    Console(stderr=True, highlight=False).print(
+        f"\n{words}\n  REFINERY_STATE_DIR={chosen.state_dir} refinery status", soft_wrap=True, markup=False
+    )
+    with suppress(KeyboardInterrupt):
+        while True:
+            children.tend()
+            time.sleep(_POLL_S)
+
+
+def _unless_set(part: _Part, values: Mapping[str, Any]) -> _Part:
+    return part.model_copy(update={name: value for name, value in values.items() if name not in part.model_fields_set})
 
 
 def _is_due(status: Status, min_training_samples: int) -> bool:

@@ -52,10 +52,11 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How the retrainings ended, as seen while the replay waited for each of them."""
+    """How the retrainings ended: promoted to serve (`proven` of them with proven skill), rejected, or failed."""
 
     retrainings: int
     promotions: int
+    proven: int
     rejections: int
     failures: int
 
@@ -105,6 +106,8 @@ class OutOfSample:
 class Summary:
     """What a replay came to.
 
+    `promotions` are candidates that began to serve, `proven` those of them that passed the gate's skill test; the
+    others serve provisionally. `rejections` are candidates that did not begin to serve.
     `lost`: published signals without a score, or not in the store, and published outcomes not in the store.
     `duplicated`: signals with two different scores, and rows in the store beyond what was published.
     """
@@ -116,6 +119,7 @@ class Summary:
     labelled: int
     retrainings: int
     promotions: int
+    proven: int
     rejections: int
     failures: int
     dead_letters: int
@@ -146,6 +150,7 @@ def summarise(played: Played, learned: Learned, held: Held) -> Summary:
         labelled=held.labelled,
         retrainings=learned.retrainings,
         promotions=learned.promotions,
+        proven=learned.proven,
         rejections=learned.rejections,
         failures=learned.failures,
         dead_letters=held.dead_letters,
