@@ -14,7 +14,7 @@ from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingCla
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no type information
+from threadpoolctl import ThreadpoolController
 
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
 from trading_system.ml_refinement.models.trees import Forest, from_gradient_boosting, from_histogram_boosting
