@@ -17,17 +17,19 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
+from worker.claims import ClaimKeeper
 from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
-from worker.errors import ConfigurationError
 from worker.events import Limits
 from worker.handlers import BatchHandler, Handled
 from worker.market_data import DirectorySource
 from worker.settings import Settings
-from worker.streams import GroupReader, translated
+from worker.streams import GroupReader
 
 #: Above the longest blocking read, so that a silent server and an empty stream are told apart.
 _SOCKET_TIMEOUT_S = 10.0
+#: A batch that is in hand for so many times the take-over time is given up to whoever claims it: its worker hangs.
+_MOST_CLAIM_TIMES = 20
 
 
 def release() -> str:
@@ -54,26 +56,6 @@ def connect(url: str) -> redis.Redis:
         socket_connect_timeout=_SOCKET_TIMEOUT_S,
         protocol=2,
     )
-
-
-def check_server(client: redis.Redis) -> None:
-    """Refuse a server that may throw events away, and warn about one that may forget them.
-
-    Raises:
-        ConfigurationError: its eviction policy is another than `noeviction`.
-        TransientError: it is away.
-    """
-    with translated():
-        try:
-            settings = client.config_get("maxmemory-policy", "appendonly")
-        except redis.ResponseError:
-            logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
-            return
-    policy = settings.get("maxmemory-policy")
-    if policy != "noeviction":
-        raise ConfigurationError(f"Redis must have maxmemory-policy noeviction, and has {policy}: it would drop events")
-    if settings.get("appendonly") != "yes":
-        logger.warning("Redis keeps no append-only file: a crash of the server loses events (set appendonly yes)")
 
 
 def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabase:
@@ -106,16 +88,20 @@ def worker_consumer(
         observed: given the handler, the one to use in its place.
     """
     store = open_store(settings)
+    reader = _group_reader(settings, client)
+    claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
         stack.callback(store.close)
         archive = stack.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
+        claims = ClaimKeeper(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
-            _group_reader(settings, client),
+            reader,
             observed(_batch_handler(settings, store, archive)),
-            max_deliveries=settings.max_deliveries,
+            max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
-            claim_every_s=settings.claim_idle_ms / 4000,
+            claim_every_s=claim_idle_s / 4,
             after_batch=lambda handled: after_batch(store, handled),
+            claims=stack.enter_context(claims),
         )
 
 

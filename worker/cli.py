@@ -5,20 +5,17 @@ Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage.
 
 from __future__ import annotations
 
-import base64
 import sys
 from contextlib import ExitStack
 from typing import Annotated, Any
 
 import typer
-from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.storage import DeadLetterRow, StoreError
+from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker import processes, rendering
-from worker.dead_letters import DeadLetters
+from worker import cli_dead_letters, cli_features, processes, rendering
 from worker.errors import RefineryError
 from worker.events import json_schema
 from worker.publishing import publish_lines
@@ -28,9 +25,9 @@ from worker.status import read_status
 _HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 cli = typer.Typer(**_HELP, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 models = typer.Typer(**_HELP, help="The registry of models: what was trained, what serves.")
-letters = typer.Typer(**_HELP, help="Events that could not be used: look at them, replay them.")
 cli.add_typer(models, name="models")
-cli.add_typer(letters, name="dead-letters")
+cli.add_typer(cli_dead_letters.letters, name="dead-letters")
+cli.add_typer(cli_features.features, name="features")
 
 KINDS = ("signal.created", "trade.closed", "signal.scored")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -74,12 +71,22 @@ def up() -> None:
 
 @cli.command()
 def worker(
-    slot: Annotated[int | None, typer.Option(help="Which of several workers on this machine this one is.")] = None,
+    slot: Annotated[
+        int | None, typer.Option(help="Which of several workers on this machine this one is; else the first free one.")
+    ] = None,
+    processes_: Annotated[
+        int, typer.Option("--processes", min=1, max=64, help="So many workers that share the load.")
+    ] = 1,
 ) -> None:
     """Handle events until stopped: features, scores, labels."""
+    if processes_ > 1 and slot is not None:
+        raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = load_settings() if slot is None else load_settings(consumer_slot=slot)
     composition.set_up_logging(settings)
-    processes.run_worker(settings)
+    if processes_ > 1:
+        processes.run_workers(settings, processes_)
+    else:
+        processes.run_worker(settings)
 
 
 @cli.command()
@@ -203,78 +210,3 @@ def models_activate(model_id: str) -> None:
         if not registry.activate(model_id):
             raise RefineryError(f"{model_id} was not activated: the log above says why")
     rendering.line(f"{model_id} serves from the next batch on")
-
-
-@letters.command("list")
-def letters_list(
-    reason: Annotated[str | None, typer.Option(help="Only this reason code.")] = None,
-    stream: Annotated[str | None, typer.Option(help="Only events of this stream.")] = None,
-    symbol: Annotated[str | None, typer.Option(help="Only events of this symbol.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
-    every: Annotated[bool, typer.Option("--all", help="Also those that were replayed or discarded.")] = False,
-    json: Json = False,
-) -> None:
-    """Dead letters in the order they were buried."""
-    with composition.open_store(_settings()) as store:
-        rows = store.dead_letters.list(
-            reason=reason, stream=stream, symbol=symbol, status=None if every else "open", limit=limit
-        )
-    if json:
-        rendering.document([rendering.letter_fields(row) for row in rows])
-    else:
-        rendering.letters(rows)
-
-
-@letters.command("show")
-def letters_show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
-    """One dead letter: reason, error, traceback and the original bytes."""
-    with composition.open_store(_settings()) as store:
-        row = store.dead_letters.get(letter_id)
-        if row is None:
-            raise RefineryError(f"there is no dead letter {letter_id}")
-        audit = store.dead_letters.audit(letter_id)
-    if json:
-        extra = {
-            "payload_base64": base64.b64encode(row.payload or b"").decode(),
-            "traceback": row.traceback,
-            "audit": [rendering.fields(entry) for entry in audit],
-        }
-        rendering.document(rendering.letter_fields(row) | extra)
-    else:
-        rendering.letter(row, audit)
-
-
-@letters.command("replay")
-def letters_replay(
-    ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All open ones that the filters let through.")] = False,
-    reason: Annotated[str | None, typer.Option(help="With --all: only this reason code.")] = None,
-    symbol: Annotated[str | None, typer.Option(help="With --all: only events of this symbol.")] = None,
-    json: Json = False,
-) -> None:
-    """Append dead letters to their streams again, with their identity and a fresh budget of tries.
-
-    refinery dead-letters replay 17 18
-
-    refinery dead-letters replay --all --reason no_market_data
-    """
-    if bool(ids) == every:
-        raise typer.BadParameter("name the ids, or say --all")
-    settings = _settings()
-    with ExitStack() as stack:
-        store = stack.enter_context(composition.open_store(settings))
-        client = stack.enter_context(processes.server(settings))
-        rows: list[DeadLetterRow] = []
-        for letter_id in ids or ():
-            row = store.dead_letters.get(letter_id)
-            if row is None:
-                raise RefineryError(f"there is no dead letter {letter_id}")
-            rows.append(row)
-        if every:
-            rows = store.dead_letters.list(reason=reason, symbol=symbol, status="open", limit=1_000_000, payloads=True)
-        done = DeadLetters(store, version=composition.release()).replay(client, rows, actor="cli")
-    if json:
-        rendering.document([rendering.fields(row) for row in done])
-    else:
-        rendering.line(f"{len(done)} of {len(rows)} replayed")
-    logger.debug("replayed {}", [row.dead_letter_id for row in done])

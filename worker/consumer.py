@@ -10,9 +10,13 @@ from typing import Protocol
 
 from loguru import logger
 
-from worker.errors import EventError, TransientError
+from worker.claims import ClaimKeeper
+from worker.errors import EventError, StoreUnusable, TransientError, WorkerDied
 from worker.handlers import Handled
 from worker.streams import Entry, GroupReader
+
+#: A batch that was handed out so often without being settled may hold an event that kills its worker.
+_SUSPECT_AT = 3
 
 
 class Decision(Enum):
@@ -23,14 +27,14 @@ class Decision(Enum):
     PAUSE = auto()
 
 
-def after_failure(error: Exception, deliveries: int, max_deliveries: int) -> Decision:
-    """Retry, bury or pause, from the error and how often the event was handed out; nothing else counts.
+def after_failure(error: Exception, tries: int, max_tries: int) -> Decision:
+    """Retry, bury or pause, from the error and how often the event was tried; nothing else counts.
 
     A fault of our own side pauses and is never charged to the event, however often it was delivered.
     """
     if isinstance(error, TransientError):
         return Decision.PAUSE
-    if isinstance(error, EventError) or deliveries >= max_deliveries:
+    if isinstance(error, EventError) or tries >= max_tries:
         return Decision.BURY
     return Decision.RETRY
 
@@ -41,8 +45,17 @@ class Handler(Protocol):
     def handle(self, entries: Sequence[Entry]) -> Handled:
         """Apply a batch whole, or raise and leave no trace of it."""
 
-    def bury(self, entry: Entry, error: Exception, attempts: int) -> None:
+    def bury(self, entry: Entry, error: Exception, attempts: int) -> Handled:
         """Put one event into the dead letters."""
+
+    def charge(self, entry: Entry) -> int:
+        """Charge an event with a try before it is made; how many it has had."""
+
+    def take_back(self, entries: Sequence[Entry]) -> None:
+        """Take one try back from each event."""
+
+    def forget(self, entry: Entry) -> None:
+        """The event is done with."""
 
 
 class Consumer:
@@ -51,11 +64,12 @@ class Consumer:
     Args:
         reader: the input streams.
         handler: applies batches to the store.
-        max_deliveries: an event that keeps failing is buried at this many deliveries.
+        max_tries: an event that failed so often is buried; what our own side did wrong does not count.
         retry_delay_s: how long our own pending entries rest before they are read again.
         claim_every_s: how often our own pending entries and other consumers' idle ones are looked for.
         pause_s: first and longest pause while our own side is at fault.
         after_batch: called after each settled batch and each idle read.
+        claims: keeps the claim on the batch in hand while it takes long; None keeps none.
     """
 
     def __init__(
@@ -63,35 +77,47 @@ class Consumer:
         reader: GroupReader,
         handler: Handler,
         *,
-        max_deliveries: int,
+        max_tries: int,
         retry_delay_s: float,
         claim_every_s: float,
         pause_s: tuple[float, float] = (0.1, 5.0),
         after_batch: Callable[[Handled], None] = lambda _: None,
+        claims: ClaimKeeper | None = None,
     ) -> None:
         self._reader = reader
         self._handler = handler
-        self._max_deliveries = max_deliveries
+        self._max_tries = max_tries
         self._retry_delay_s = retry_delay_s
         self._claim_every_s = claim_every_s
         self._pause_s = pause_s
         self._after_batch = after_batch
+        self._claims = claims
         self._own_due = 0.0
         self._claim_due = 0.0
         self._failures = 0
         self._groups_are_there = False
+        self._retrying = False
+        self._unsettled = False
+        self._wrongly_charged: list[Entry] = []
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; the batch in hand is finished first."""
-        while not stop.is_set():
-            try:
-                self._step()
-            except TransientError as error:
-                self._pause(error, stop)
-            else:
-                if self._failures:
-                    logger.info("resumed after {} failed tries", self._failures)
-                    self._failures = 0
+        """Work until `stop` is set; the batch in hand is finished first, and what cannot be finished is released.
+
+        Raises:
+            StoreUnusable: the store is damaged; nothing of the batch was acknowledged.
+        """
+        try:
+            while not stop.is_set():
+                try:
+                    self._step()
+                except TransientError as error:
+                    self._pause(error, stop)
+                else:
+                    if self._failures:
+                        logger.info("resumed after {} failed tries", self._failures)
+                        self._failures = 0
+        finally:
+            self._release()
 
     def _step(self) -> None:
         if not self._groups_are_there:
@@ -106,7 +132,8 @@ class Consumer:
         if now >= self._own_due:
             if entries := self._reader.read_own():
                 return entries
-            self._own_due = now + self._claim_every_s
+            self._own_due = now + (self._retry_delay_s if self._retrying else self._claim_every_s)
+            self._unsettled, self._retrying = self._retrying, False
             self._reader.restart_own()
         if now >= self._claim_due:
             self._claim_due = now + self._claim_every_s
@@ -115,9 +142,24 @@ class Consumer:
         return self._reader.read_new()
 
     def _handle(self, entries: list[Entry]) -> Handled:
+        unsettled, self._unsettled = self._unsettled, True
+        if self._claims is None:
+            handled = self._in_hand(entries)
+        else:
+            with self._claims.held(entries):
+                handled = self._in_hand(entries)
+        self._unsettled = unsettled or self._retrying
+        return handled
+
+    def _in_hand(self, entries: list[Entry]) -> Handled:
+        self._repay()
+        redelivered = [entry for entry in entries if entry.redelivered]
+        if redelivered and self._reader.most_deliveries(redelivered) >= _SUSPECT_AT:
+            logger.warning("a batch of {} was never settled and is tried one by one", len(entries))
+            return self._one_by_one(entries)
         try:
             handled = self._handler.handle(entries)
-        except TransientError:
+        except (TransientError, StoreUnusable):
             raise
         except Exception as error:  # noqa: BLE001  one poison event must not take the others with it
             logger.warning("a batch of {} failed and is tried one by one: {!r}", len(entries), error)
@@ -127,27 +169,47 @@ class Consumer:
 
     def _one_by_one(self, entries: list[Entry]) -> Handled:
         total = Handled()
-        for position, entry in enumerate(entries):
-            if position % 16 == 0:
-                self._reader.keep(entries[position:])
+        for entry in entries:
             total += self._alone(entry)
         return total
 
     def _alone(self, entry: Entry) -> Handled:
+        """Handle one event, charged before it is tried, so that one which kills its worker is buried in the end."""
+        tries = self._handler.charge(entry)
+        handled: Handled | None
         try:
-            handled = self._handler.handle([entry])
+            if tries > self._max_tries:
+                handled = self._handler.bury(entry, _died(tries - 1), tries - 1)
+            else:
+                handled = self._try(entry, tries)
         except TransientError:
+            self._wrongly_charged.append(entry)
             raise
-        except Exception as error:  # noqa: BLE001  what becomes of it is decided below
-            deliveries = self._reader.deliveries(entry) if entry.redelivered else 1
-            if after_failure(error, deliveries, self._max_deliveries) is Decision.RETRY:
-                logger.warning("{} {} failed and will be tried again: {!r}", entry.stream, entry.entry_id, error)
-                self._own_due = min(self._own_due, time.monotonic() + self._retry_delay_s)
-                return Handled()
-            self._handler.bury(entry, error, deliveries)
-            handled = Handled(buried=1)
+        if handled is None:
+            self._retrying = True
+            self._own_due = min(self._own_due, time.monotonic() + self._retry_delay_s)
+            return Handled()
         self._reader.settle([entry], handled.scores)
+        self._handler.forget(entry)
         return handled
+
+    def _try(self, entry: Entry, tries: int) -> Handled | None:
+        """What the event came to; None when it is to be tried again."""
+        try:
+            return self._handler.handle([entry])
+        except (TransientError, StoreUnusable):
+            raise
+        except Exception as error:  # noqa: BLE001  what becomes of it is decided here
+            if after_failure(error, tries, self._max_tries) is Decision.RETRY:
+                logger.warning("{} {} failed and will be tried again: {!r}", entry.stream, entry.entry_id, error)
+                return None
+            return self._handler.bury(entry, error, tries)
+
+    def _repay(self) -> None:
+        """Take back the tries that ended in a fault of our own side."""
+        if self._wrongly_charged:
+            self._handler.take_back(self._wrongly_charged)
+            self._wrongly_charged = []
 
     def _pause(self, error: TransientError, stop: threading.Event) -> None:
         """Say once that our side is at fault, wait with capped back-off, and look at our own pending entries next."""
@@ -157,5 +219,21 @@ class Consumer:
         stop.wait(min(longest, first * 2 ** min(self._failures, 16)))
         self._failures += 1
         self._groups_are_there = False
+        self._unsettled = True
         self._reader.restart_own()
         self._own_due = 0.0
+
+    def _release(self) -> None:
+        """Give back what was read and not settled, so that other workers need not wait for it."""
+        if not self._unsettled:
+            return
+        try:
+            released = self._reader.release_own()
+        except TransientError as error:
+            logger.warning("what is pending could not be released, and is taken over when it is idle: {}", error)
+        else:
+            logger.info("released {} entries for other workers", released)
+
+
+def _died(tries: int) -> WorkerDied:
+    return WorkerDied(f"the worker ended without a word at each of {tries} tries of this event alone")

@@ -1,26 +1,34 @@
 """Events that could not be used: buried with their original bytes and reason, shown to ops, replayed by them.
 
-A replay appends the original bytes to the original stream: the event keeps its identity and gets a fresh budget of
-deliveries. Replayed twice at once, or killed between append and mark, it still has one effect.
+A replay appends an event's bytes to the stream it came from, named by the dead letter and the replay's number: the
+event keeps its identity and gets a fresh budget of tries. Sent twice at once, or killed between sending and marking, a
+replay takes effect through one entry; the worker knows the others as copies.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
+import time
 import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import orjson
 import redis
 
-from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, NewDeadLetter
+from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter, NewDeadLetter
 from worker import streams
-from worker.errors import EventError, Reason
+from worker.errors import EventError, Reason, RefineryError
 from worker.streams import Entry
 
 _VARYING = re.compile(r"\"[^\"]*\"|'[^']*'|[\w:.+-]*\d[\w:.+-]*")
+
+_NOTHING_TO_SEND = (Reason.PAYLOAD_LOST, Reason.MISSING_DATA)
+_PAGE = 200
+_LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +43,36 @@ class Burial:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
-    """A dead letter that was appended to its stream again."""
+class ReplayReport:
+    """What a replay came to.
 
-    dead_letter_id: int
-    entry_id: str
+    `sent` names (dead letter, entry id) in order; `skipped` those that have no bytes to send, or were not open any
+    more; `handled` how many of the sent ones a worker has handled so far, and `died` how many of these were buried
+    again; `stopped` says why it ended early, None when it did not.
+    """
+
+    sent: list[tuple[int, str]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+    handled: int = 0
+    died: int = 0
+    stopped: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How a replay goes.
+
+    Args:
+        rate: events a second; None for as fast as they are handled.
+        in_flight: most events sent and not handled yet.
+        patience_s: how long to wait for a worker that handles nothing, before giving up; 0 waits for nothing at all.
+        judge_after: so many handled ones are enough to stop when more than half of them died again.
+    """
+
+    rate: float | None = None
+    in_flight: int = 100
+    patience_s: float = 15.0
+    judge_after: int = 10
 
 
 class DeadLetters:
@@ -63,25 +96,125 @@ class DeadLetters:
         if burials:
             self._store.dead_letters.bury([_row(burial, self._version) for burial in burials])
 
-    def replay(self, client: redis.Redis, letters: Iterable[DeadLetterRow], *, actor: str) -> list[Replayed]:
-        """Append each letter's original bytes to the stream it came from, and mark it.
+    def chosen(self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None) -> Iterator[DeadLetterRow]:
+        """The dead letters with these ids, in this order, or those that the filter lets through, with their payloads.
+
+        Raises:
+            RefineryError: there is no dead letter of an id; nothing was given out before.
+        """
+        if wanted is None:
+            missing = [number for number in ids if self._store.dead_letters.get(number) is None]
+            if missing:
+                raise RefineryError(f"there is no dead letter {', '.join(map(str, missing))}")
+            found = (self._store.dead_letters.get(number) for number in dict.fromkeys(ids))
+            yield from islice((row for row in found if row is not None), limit)
+            return
+        last, left = 0, limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(_PAGE, left)
+            rows = self._store.dead_letters.find(wanted, limit=size, after_id=last, payloads=True)
+            yield from rows
+            if len(rows) < size:
+                return
+            last, left = rows[-1].id, None if left is None else left - len(rows)
+
+    def replay(
+        self, client: redis.Redis, letters: Iterable[DeadLetterRow], *, actor: str, pace: Pace | None = None
+    ) -> ReplayReport:
+        """Append each open letter's bytes to the stream it came from, and mark it.
 
         Args:
             client: a client that does not retry.
-            letters: with their payloads; those whose payload was lost have nothing to replay and are passed over.
+            letters: with their payloads, as `chosen` gives them.
             actor: who asked, for the audit.
+            pace: how fast, and when to stop; by default waiting for nothing.
 
         Raises:
             TransientError: Redis is away; the letters so far are replayed and marked, the others are not.
         """
-        done = []
+        pace = pace or Pace(patience_s=0)
+        report = ReplayReport()
+        sent: list[tuple[int, int]] = []
         for letter in letters:
-            if letter.payload is None or letter.reason in (Reason.PAYLOAD_LOST, Reason.MISSING_DATA):
+            if letter.status != "open" or letter.payload is None or letter.reason in _NOTHING_TO_SEND:
+                report.skipped.append(letter.id)
                 continue
-            entry_id = streams.append(client, letter.stream, letter.payload, replay_of=letter.id)
+            report, stop = self._before_next(report, sent, pace)
+            if stop is not None:
+                return replace(report, stopped=stop)
+            number = letter.replays + 1
+            data = letter.payload if letter.edited is None else letter.edited
+            entry_id = streams.append(client, letter.stream, data, replay=(letter.id, number))
             self._store.dead_letters.mark_replayed(letter.id, entry_id, actor=actor)
-            done.append(Replayed(letter.id, entry_id))
-        return done
+            sent.append((letter.id, number))
+            report.sent.append((letter.id, entry_id))
+            if pace.rate is not None:
+                time.sleep(1 / pace.rate)
+        return self._settled(report, sent, pace, most_unhandled=0)
+
+    def _before_next(
+        self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace
+    ) -> tuple[ReplayReport, str | None]:
+        """The report as of now, and why nothing more is to be sent, if so."""
+        if pace.patience_s == 0 or len(sent) < pace.judge_after:
+            return report, None
+        report = self._settled(report, sent, pace, most_unhandled=pace.in_flight - 1)
+        if report.handled >= pace.judge_after and report.died * 2 > report.handled:
+            return report, f"{report.died} of {report.handled} that were handled died again; the cause is still there"
+        if len(sent) - report.handled >= pace.in_flight:
+            return report, f"no worker handled anything for {pace.patience_s:g} s: is one running?"
+        return report, None
+
+    def _settled(
+        self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace, *, most_unhandled: int
+    ) -> ReplayReport:
+        """The report once few enough are unhandled, or once nothing has moved for longer than our patience."""
+        moved = time.monotonic()
+        while True:
+            progress = self._store.replays.progress(sent)
+            if progress.handled != report.handled:
+                moved = time.monotonic()
+            report = replace(report, handled=progress.handled, died=progress.died)
+            if len(sent) - report.handled <= most_unhandled or time.monotonic() - moved >= pace.patience_s:
+                return report
+            time.sleep(_LOOK_EVERY_S)
+
+    def discard(self, letters: Iterable[DeadLetterRow], reason: str, *, actor: str) -> list[int]:
+        """Mark open letters as not wanted, for the reason given; the numbers of those that were open."""
+        return [row.id for row in letters if self._store.dead_letters.mark_discarded(row.id, reason, actor=actor)]
+
+    def edit(self, letter: DeadLetterRow, edited: bytes, *, actor: str) -> str:
+        """Let replays of an open letter send `edited`; the original is kept, and the difference is in the audit.
+
+        Returns the difference between the original and `edited`, a line for each JSON field.
+
+        Raises:
+            RefineryError: the letter is not open (any more), or the bytes are what a replay sends already.
+        """
+        original = letter.payload or b""
+        if edited == (original if letter.edited is None else letter.edited):
+            raise RefineryError(f"dead letter {letter.id} is not changed by this")
+        changes = difference(original, edited)
+        detail = {"difference": changes, "sha256": hashlib.sha256(edited).hexdigest()}
+        if not self._store.dead_letters.edit(letter.id, edited, detail, actor=actor):
+            raise RefineryError(f"dead letter {letter.id} is not open any more")
+        return changes
+
+
+def difference(original: bytes, edited: bytes) -> str:
+    """The difference as a unified diff, of one JSON field a line where both are JSON."""
+    before, after = _lines(original), _lines(edited)
+    return "\n".join(difflib.unified_diff(before, after, "original", "edited", lineterm="", n=0))
+
+
+def _lines(payload: bytes) -> list[str]:
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return payload.decode("utf-8", "backslashreplace").splitlines()
+    if not isinstance(value, dict):
+        return [orjson.dumps(value).decode()]
+    return [f"{orjson.dumps(name).decode()}: {orjson.dumps(value[name]).decode()}" for name in sorted(value)]
 
 
 def fingerprint(reason: str, detail: str) -> str:
@@ -111,7 +244,7 @@ def _row(burial: Burial, version: str) -> NewDeadLetter:
         symbol=symbol,
         worker_version=version,
         fingerprint=fingerprint(reason, detail),
-        replay_of=entry.replay_of,
+        replay_of=entry.replay[0] if entry.replay else None,
     )
 
 

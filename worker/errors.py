@@ -4,8 +4,9 @@
 |---|---|
 | `ConfigurationError` | stops the start, prints the one line, exits 1 |
 | `DecodeError`, `EventRejected` | buries the event with its reason; the events around it go on |
+| `StoreUnusable` | stops the worker: nothing is acked, no event is charged, exit 1 |
 | `TransientError` and below | pauses with capped back-off and tries again; the event is not charged |
-| anything else | retries the event alone, and buries it as `Reason.HANDLER_ERROR` when its deliveries are used up |
+| anything else | retries the event alone, and buries it as `Reason.HANDLER_ERROR` when its tries are used up |
 """
 
 from __future__ import annotations
@@ -27,9 +28,6 @@ class Reason(StrEnum):
 
     MISSING_DATA = "missing_data"
     """The stream entry has no field `data`, so there is no event in it. Fix how the producer calls XADD."""
-
-    UNEXPECTED_FIELDS = "unexpected_fields"
-    """The stream entry has other fields beside `data`, so it is not clear which one is the event. Fix the producer."""
 
     DUPLICATE_KEY = "duplicate_key"
     """A JSON object names a key twice, so that two readers could see two different events. Fix the producer."""
@@ -115,6 +113,14 @@ class EventRejected(EventError):
 
 class TransientError(RefineryError):
     """Our own side is at fault (store locked, disk full, Redis away): pause, ack nothing, charge no event."""
+
+
+class StoreUnusable(RefineryError):
+    """The store is damaged: stop at once, ack nothing, charge no event; the message says what to do."""
+
+
+class WorkerDied(RefineryError):
+    """Every try of an event ended with the death of the worker that made it."""
 
 
 class StreamUnavailable(TransientError):

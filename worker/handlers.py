@@ -1,14 +1,15 @@
 """A batch of entries into effects: decode, compute, then one transaction. Publishing and acknowledging come after.
 
 Everything that takes long (bars, features, scores) happens before the store is locked, and nothing that was found out
-before the lock is trusted inside it: two workers may hold the same signal.
+before the lock is trusted inside it: two workers may hold the same signal, or the same entry.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -26,12 +27,14 @@ from trading_system.ml_refinement.storage import (
     OutcomeRow,
     PredictionRow,
     ServedRow,
+    StoreDamaged,
     StoreUnavailable,
     VectorRow,
 )
 from trading_system.ml_refinement.storage.times import text_from_us, utc_text
 from worker.dead_letters import Burial, DeadLetters
-from worker.errors import EventError, EventRejected, Reason, TransientError
+from worker.entry_fates import EntryFates, Fate
+from worker.errors import EventError, EventRejected, Reason, StoreUnusable, TransientError
 from worker.events import EventKind, Limits, SignalCreated, SignalScored, TradeClosed, decode
 from worker.market_data import DirectorySource, NoMarketData
 from worker.streams import Entry
@@ -120,38 +123,80 @@ class BatchHandler:
         self._stream_of = {kind: stream for stream, kind in kinds.items()}
         self._limits = limits
         self._clock = clock
+        self._fates = EntryFates(store, kinds)
 
     def handle(self, entries: Sequence[Entry]) -> Handled:
         """Apply a batch whole, and say what is to be published.
 
         Raises:
             TransientError: the store cannot take it now; nothing was applied.
+            StoreUnusable: the store is damaged; nothing was applied.
         """
-        try:
-            now = self._clock()
-            self._keep_originals(entries, now)
-            intake = self._open(entries, now)
-            computed = self._compute(intake, now)
-            with self._store.atomic():
-                return self._apply(intake, computed)
-        except StoreUnavailable as error:
-            raise TransientError(f"the store cannot be written: {error}") from error
+        with _our_own_fault():
+            self._keep_originals(entries)
+            entries = [self._restored(entry) if entry.is_lost else entry for entry in entries]
+            fates = self._fates.of([entry for entry in entries if entry.redelivered or entry.replay])
+            while True:
+                now = self._clock()
+                intake = self._open([entry for entry in entries if entry.key not in fates], now)
+                computed = self._compute(intake, now)
+                with self._store.atomic():
+                    decided = self._fates.of(entries)
+                    if decided == fates:
+                        return self._apply(intake, computed, entries, fates)
+                fates = decided  # another worker decided on some of them meanwhile
 
-    def bury(self, entry: Entry, error: Exception, attempts: int) -> None:
-        """Put one event into the dead letters, in a transaction of its own.
+    def bury(self, entry: Entry, error: Exception, attempts: int) -> Handled:
+        """Put one event into the dead letters, in a transaction of its own, unless it is settled already.
 
         Raises:
             TransientError: the store cannot take it now.
+            StoreUnusable: the store is damaged.
         """
-        try:
-            with self._store.atomic():
-                self._dead_letters.bury([Burial(entry, error, attempts)])
-        except StoreUnavailable as unavailable:
-            raise TransientError(f"the store cannot be written: {unavailable}") from unavailable
+        with _our_own_fault(), self._store.atomic():
+            fates = self._fates.of([entry])
+            intake = _Intake(burials=[] if fates else [Burial(entry, error, attempts)])
+            self._fates.note_replays([entry], fates)
+            return self._bury(intake) + self._set_aside([entry], fates)
 
-    def _keep_originals(self, entries: Sequence[Entry], now: datetime) -> None:
+    def charge(self, entry: Entry) -> int:
+        """Charge an event with one try, before it is made; how many it has had.
+
+        Raises:
+            TransientError: the store cannot take it now.
+            StoreUnusable: the store is damaged.
+        """
+        with _our_own_fault():
+            return self._store.attempts.charge(*entry.key)
+
+    def take_back(self, entries: Sequence[Entry]) -> None:
+        """Take one try back from each event: what failed was our own side.
+
+        Raises:
+            TransientError: the store cannot take it now.
+            StoreUnusable: the store is damaged.
+        """
+        with _our_own_fault():
+            self._store.attempts.take_back([entry.key for entry in entries])
+
+    def forget(self, entry: Entry) -> None:
+        """The event is done with: its tries are of no interest any more.
+
+        Raises:
+            TransientError: the store cannot take it now.
+            StoreUnusable: the store is damaged.
+        """
+        with _our_own_fault():
+            self._store.attempts.forget([entry.key])
+
+    def _restored(self, entry: Entry) -> Entry:
+        """An entry that was trimmed while it was pending, with its bytes from the archive if it was read before."""
+        kept = self._archive.get(entry.stream, entry.entry_id) if self._archive is not None else None
+        return entry if kept is None else replace(entry, fields={b"data": kept})
+
+    def _keep_originals(self, entries: Sequence[Entry]) -> None:
         if self._archive is not None:
-            received_at = utc_text(now)
+            received_at = utc_text(self._clock())
             self._archive.append(
                 [ArchivedEvent(e.stream, e.entry_id, received_at, e.data) for e in entries if e.data is not None]
             )
@@ -227,7 +272,9 @@ class BatchHandler:
             found.append((entry, signal, bars, benchmark))
         return found
 
-    def _apply(self, intake: _Intake, computed: _Computed) -> Handled:
+    def _apply(
+        self, intake: _Intake, computed: _Computed, entries: Sequence[Entry], fates: Mapping[tuple[str, str], Fate]
+    ) -> Handled:
         """Everything of the batch that is written, inside the caller's transaction."""
         is_new = self._store.vectors.insert_new(computed.rows, self._pipeline.names, computed.values)
         new = {row.signal_id for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
@@ -236,10 +283,29 @@ class BatchHandler:
         handled = Handled(signals=len(new), labelled=self._apply_waiting(intake, list(new)))
         handled += self._apply_repeats(intake, new)
         handled += self._apply_outcomes(intake)
-        self._dead_letters.bury(intake.burials)
+        handled += self._bury(intake)
+        handled += self._set_aside(entries, fates)
+        self._fates.note_replays(entries, fates)
         served = self._store.scores.served(intake.signals)
         scores = [served[signal_id] for signal_id in intake.signals if signal_id in served]
-        return handled + Handled(scores=scores, buried=len(intake.burials))
+        return handled + Handled(scores=scores)
+
+    def _bury(self, intake: _Intake) -> Handled:
+        """Bury what is not settled already: an event can be fit for use at one try and unfit at another."""
+        settled = self._fates.applied([burial.entry for burial in intake.burials])
+        burials = [burial for burial in intake.burials if burial.entry.key not in settled]
+        self._dead_letters.bury(burials)
+        return Handled(buried=len(burials), redelivered=len(intake.burials) - len(burials))
+
+    def _set_aside(self, entries: Sequence[Entry], fates: Mapping[tuple[str, str], Fate]) -> Handled:
+        """Account for entries that need nothing done: dead letters delivered again, and copies of one replay."""
+        copies = [
+            DuplicateRow(entry.stream, entry.entry_id, "", "replay")
+            for entry in entries
+            if fates.get(entry.key) is Fate.COPY
+        ]
+        recorded = self._store.duplicates.record(copies) if copies else 0
+        return Handled(duplicates=recorded, redelivered=len(fates) - recorded)
 
     def _apply_waiting(self, intake: _Intake, new: list[str]) -> int:
         """Label signals whose outcome came first; an outcome from before its signal could not be refused until now."""
@@ -287,6 +353,17 @@ class BatchHandler:
             redelivered=counts["redelivered"] + len(duplicates) - recorded,
             duplicates=recorded,
         )
+
+
+@contextmanager
+def _our_own_fault() -> Iterator[None]:
+    """The store's errors as the worker's: it waits for one that is unavailable, and stops at one that is damaged."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise TransientError(f"the store cannot be written: {error}") from error
+    except StoreDamaged as error:
+        raise StoreUnusable(f"the store is damaged: {error}; stop, and restore a backup") from error
 
 
 def _closed_before(signal_id: str) -> EventRejected:

@@ -112,10 +112,23 @@ class ObservedHandler:
         self._metrics.count(entries, handled, time.perf_counter() - started)
         return handled
 
-    def bury(self, entry: Entry, error: Exception, attempts: int) -> None:
+    def bury(self, entry: Entry, error: Exception, attempts: int) -> Handled:
         """See `Handler.bury`."""
-        self._handler.bury(entry, error, attempts)
-        self._metrics.events.labels("dead_lettered").inc()
+        handled = self._handler.bury(entry, error, attempts)
+        self._metrics.events.labels("dead_lettered").inc(handled.buried)
+        return handled
+
+    def charge(self, entry: Entry) -> int:
+        """See `Handler.charge`."""
+        return self._handler.charge(entry)
+
+    def take_back(self, entries: Sequence[Entry]) -> None:
+        """See `Handler.take_back`."""
+        self._handler.take_back(entries)
+
+    def forget(self, entry: Entry) -> None:
+        """See `Handler.forget`."""
+        self._handler.forget(entry)
 
 
 class StateCollector(Collector):

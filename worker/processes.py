@@ -21,9 +21,13 @@ from worker.embedded import EmbeddedServer, answers, socket_path
 from worker.errors import RefineryError, TransientError
 from worker.handlers import Handled
 from worker.settings import Settings
+from worker.slots import worker_slot
+from worker.stream_care import check_server, remove_dead_consumers, trim_handled
 
 #: How often a worker that gets no labels looks whether a retraining is due by age.
 _LOOK_EVERY_S = 5.0
+_CARE_EVERY_S = 60.0
+_CONSUMER_GONE_MS = 3_600_000
 _RESTART_PAUSES_S = (0.5, 30.0)
 
 
@@ -72,17 +76,30 @@ def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
 
 
 def run_worker(settings: Settings) -> None:
-    """Handle events until SIGTERM or SIGINT; the batch in hand is finished first."""
+    """Handle events until SIGTERM or SIGINT; the batch in hand is finished first, within the grace.
+
+    Raises:
+        ServerBusy: another worker has the slot that was asked for.
+        ConfigurationError: the server or the state directory is not as it must be.
+        StoreUnusable: the store is damaged.
+    """
     stop = _stop_on_signals()
-    with server_url(settings) as url, app.connect(url) as client:
-        _wait_for_server(client, stop)
+    with (
+        worker_slot(settings) as settings,
+        server_url(settings) as url,
+        app.connect(url) as client,
+        _drain_deadline(stop, settings.shutdown_grace_s),
+    ):
+        _wait_for_server(client, stop, [*stream_of_kind(settings).values(), settings.streams.signals_scored])
         trigger = _RetrainingTrigger(settings, url)
+        care = _Care(settings, client)
         port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
         with metrics.served(settings, url, port=port, loop=True) as counters:
 
             def after_batch(store: FeatureDatabase, handled: Handled) -> None:
                 counters.came_round()
                 trigger(store, handled)
+                care()
 
             with app.worker_consumer(
                 settings,
@@ -93,6 +110,63 @@ def run_worker(settings: Settings) -> None:
                 logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
                 consumer.run(stop)
     logger.info("worker stopped")
+
+
+def run_workers(settings: Settings, processes: int) -> None:
+    """Run so many workers, each a process of its own in the slots from 0, until SIGTERM or SIGINT."""
+    stop = _stop_on_signals()
+    with server_url(settings) as url:
+        children = _children(settings, url)
+        try:
+            for slot in range(processes):
+                children.start("worker", "--slot", str(slot))
+            while not stop.wait(0.5):
+                children.tend()
+        finally:
+            children.stop()
+
+
+@contextmanager
+def _drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
+    """End the process hard when it has not ended `grace_s` after it was told to. Nothing is lost: nothing is acked."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        stop.wait()
+        if not ended.wait(grace_s):
+            logger.error("did not finish within {} s; what is in hand is left to the next worker", grace_s)
+            os._exit(1)
+
+    threading.Thread(target=watch, name="drain-deadline", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+class _Care:
+    """Now and then, drop what every group has acknowledged, and remove consumers that are gone."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        self._settings = settings
+        self._client = client
+        self._streams = list(stream_of_kind(settings).values())
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _CARE_EVERY_S
+        remove_dead_consumers(
+            self._client,
+            self._streams,
+            self._settings.streams.group,
+            me=self._settings.consumer,
+            idle_ms=max(_CONSUMER_GONE_MS, 10 * self._settings.claim_idle_ms),
+        )
+        if hours := self._settings.input_retention_hours:
+            trim_handled(self._client, self._streams, older_than_s=hours * 3600)
 
 
 def run_trainer(settings: Settings) -> None:
@@ -124,12 +198,12 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _wait_for_server(client: redis.Redis, stop: threading.Event) -> None:
+def _wait_for_server(client: redis.Redis, stop: threading.Event, streams: Sequence[str]) -> None:
     """Check the server's settings, waiting for it with capped back-off while it is away."""
     pause_s = 0.1
     while not stop.is_set():
         try:
-            app.check_server(client)
+            check_server(client, streams)
         except TransientError as error:
             if pause_s == 0.1:
                 logger.error("waiting: {}", error)
@@ -189,14 +263,16 @@ class Children:
         self._running.clear()
 
 
+def _children(settings: Settings, url: str) -> Children:
+    environment = {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(settings.state_dir)}
+    return Children(environment, grace_s=settings.shutdown_grace_s)
+
+
 @contextmanager
 def everything(settings: Settings, *, roles: Sequence[str] = ("worker", "trainer")) -> Iterator[tuple[str, Children]]:
     """Server, worker and trainer while the block runs; the server's address and the processes."""
     with server_url(settings) as url:
-        children = Children(
-            {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(settings.state_dir)},
-            grace_s=settings.shutdown_grace_s,
-        )
+        children = _children(settings, url)
         try:
             for role in roles:
                 children.start(role)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from trading_system.ml_refinement.storage import AuditEntry, DeadLetterRow, Promotion, RegistryRow
+from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, Promotion, RegistryRow
 from worker.status import Status
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ def model_fields(row: RegistryRow) -> dict[str, Any]:
 
 
 @contextmanager
-def progress(label: str, *, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(label: str, *, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A counter on stderr while something long runs; shown on a terminal only."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
     console = Console(stderr=True)
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
 
 
@@ -176,6 +176,15 @@ def letters(rows: Sequence[DeadLetterRow]) -> None:
     for row in rows:
         texts = (row.reason, row.signal_id or "", row.symbol or "", row.first_seen[:19], row.attempts, row.error[:100])
         table.add_row(str(row.id), *(escape(str(text)) for text in texts))
+    out().print(table if rows else "no dead letters")
+
+
+def letter_groups(rows: Sequence[DeadLetterGroup]) -> None:
+    """Dead letters that failed alike, the most frequent first."""
+    table = Table("count", "reason", "fingerprint", "first seen", "last seen", "example", box=None, header_style="dim")
+    for row in rows:
+        texts = (f"{row.count:,}", row.reason, row.fingerprint, row.first_seen[:19], row.last_seen[:19])
+        table.add_row(*(escape(text) for text in texts), str(row.example_id))
     out().print(table if rows else "no dead letters")
 
 

@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     """Directory of the store, the models and the embedded server's data."""
     market_data_dir: DirectoryPath | None = None
     """One CSV or Parquet file of bars per symbol; unset: bars come with the events."""
+    market_max_bar_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7.0
+    """Where a symbol's newest bar before a signal is older than this, its file is stale, and as good as none."""
     benchmark_symbols: dict[str, str] = Field(default_factory=dict)
     """Benchmark by asset class, such as `{"equity": "SPX"}`. JSON object."""
     console_port: Port = 8700
@@ -113,13 +115,15 @@ class Settings(BaseSettings):
     claim_idle_ms: Annotated[int, Field(ge=1000)] = 60_000
     """An event that another worker has held unacknowledged for this long is taken over."""
     max_deliveries: Annotated[int, Field(ge=1, le=100)] = 5
-    """After this many failed deliveries an event is dead-lettered."""
+    """After this many failed tries an event is dead-lettered; faults of our own side do not count."""
     max_event_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest event that is parsed."""
     max_future_s: Annotated[int, Field(ge=0)] = 300
     """How far a signal's timestamp may lie ahead of our clock."""
     scored_maxlen: Annotated[int, Field(ge=0)] = 1_000_000
     """The scores' stream is trimmed to about this many entries; 0 keeps all."""
+    input_retention_hours: Annotated[int, Field(ge=0)] = 0
+    """Events that every consumer group has acknowledged are dropped from the input streams after this; 0 keeps all."""
     archive: ArchiveSettings = ArchiveSettings()
     """The archive of events as they were received."""
     training_timeout_s: Annotated[int, Field(ge=10)] = 3600

@@ -6,6 +6,7 @@ ones unseen in our pending list, and a retried XADD writes twice. Whatever was l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from worker.errors import TransientError
 
 _DATA = b"data"
 _REPLAY_OF = b"replay_of"
+_REPLAY = re.compile(rb"([0-9]{1,18})/([0-9]{1,18})")
 #: Answers of a server that is there and cannot serve now; every other error answer is a defect of ours.
 _SERVER_SIDE = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY")
 
@@ -44,10 +46,15 @@ class Entry:
         return not self.fields
 
     @property
-    def replay_of(self) -> int | None:
-        """The dead letter that this entry replays."""
-        text = self.fields.get(_REPLAY_OF, b"")
-        return int(text) if text.isdigit() else None
+    def key(self) -> tuple[str, str]:
+        """What tells this entry from every other: stream and entry id."""
+        return self.stream, self.entry_id
+
+    @property
+    def replay(self) -> tuple[int, int] | None:
+        """The dead letter that this entry says it replays, and which replay of it this is."""
+        match = _REPLAY.fullmatch(self.fields.get(_REPLAY_OF, b""))
+        return (int(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,36 +168,30 @@ class GroupReader:
         Raises:
             TransientError: Redis is away.
         """
-        return [entry for stream in self._streams for entry in self._healed(partial(self._claim_idle_of, stream), [])]
+        return [entry for stream in self._streams for entry in self._claim_idle_of(stream)]
 
     def _claim_idle_of(self, stream: str) -> list[Entry]:
-        rows: list[dict[str, Any]] = self._client.xpending_range(
-            stream, self._group, "-", "+", self._batch_size, idle=self._claim_idle_ms
-        )
-        ids = [row["message_id"] for row in rows if row["consumer"] != self._consumer.encode()]
-        if not ids:
-            return []
-        with self._client.pipeline(transaction=False) as pipe:
-            for entry_id in ids:
-                pipe.xrange(stream, entry_id, entry_id, count=1)
-            found = {entry_id for entry_id, rows in zip(ids, pipe.execute(), strict=True) if rows}
-        lost = [Entry(stream, entry_id.decode(), {}, redelivered=True) for entry_id in ids if entry_id not in found]
-        if not found:
-            return lost
-        there = [entry_id for entry_id in ids if entry_id in found]
-        taken: Any = self._client.xclaim(stream, self._group, self._consumer, self._claim_idle_ms, there)
-        logger.info("took over {} entries of {} from an idle consumer", len(taken), stream)
-        return lost + [Entry(stream, entry_id.decode(), fields or {}, redelivered=True) for entry_id, fields in taken]
+        arguments = (self._group, self._consumer, self._claim_idle_ms, self._batch_size)
+        rows = self._healed(partial(self._client.eval, _CLAIM, 1, stream, *map(str, arguments)), [])
+        if rows:
+            logger.info("took over {} entries of {} from an idle consumer", len(rows), stream)
+        return [Entry(stream, entry_id.decode(), _pairs(flat), redelivered=True) for entry_id, flat in rows]
 
-    def deliveries(self, entry: Entry) -> int:
-        """How often the entry was handed out: an upper bound, since reading one's own pending list counts too.
+    def most_deliveries(self, entries: Sequence[Entry]) -> int:
+        """How often the most delivered of our pending entries was handed out: an upper bound of how often it was tried,
+        since a read that was given up for a fault of our own counts too.
 
         Raises:
             TransientError: Redis is away.
         """
-        command = partial(self._client.xpending_range, entry.stream, self._group, entry.entry_id, entry.entry_id, 1)
-        rows: Any = self._healed(command, [])
-        return int(rows[0]["times_delivered"]) if rows else 1
+        most = 1
+        for stream, ids in _ids_by_stream(entries).items():
+            first, last = min(ids, key=_id_order), max(ids, key=_id_order)
+            command = partial(
+                self._client.xpending_range, stream, self._group, first, last, len(ids), consumername=self._consumer
+            )
+            most = max([most, *(int(row["times_delivered"]) for row in self._healed(command, []))])
+        return most
 
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
         """Publish the scores and acknowledge the entries, in one MULTI.
@@ -226,6 +227,28 @@ class GroupReader:
         """
         self._claim_again(held, idle_ms=self._claim_idle_ms + 1)
 
+    def release_own(self) -> int:
+        """Give back all that is pending for us; how many entries.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        released = 0
+        for stream in self._streams:
+            start = "-"
+            while True:
+                command = partial(
+                    self._client.xpending_range, stream, self._group, start, "+", 1000, consumername=self._consumer
+                )
+                rows = self._healed(command, [])
+                held = [Entry(stream, row["message_id"].decode(), {}) for row in rows]
+                self.release(held)
+                released += len(held)
+                if len(rows) < 1000:
+                    break
+                start = f"({held[-1].entry_id}"
+        return released
+
     def _claim_again(self, held: Sequence[Entry], *, idle_ms: int) -> None:
         for stream, ids in _ids_by_stream(held).items():
             command = partial(
@@ -253,7 +276,7 @@ class GroupReader:
             try:
                 return command()
             except redis.ResponseError as error:
-                if not str(error).startswith("NOGROUP"):
+                if "NOGROUP" not in str(error):
                     raise
                 logger.error("the consumer group {} was gone and is made again at 0: {}", self._group, error)
         self.ensure_groups()
@@ -270,15 +293,15 @@ def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> li
         return [_state(client, stream, group) for stream in streams]
 
 
-def append(client: redis.Redis, stream: str, data: bytes, *, replay_of: int | None = None) -> str:
+def append(client: redis.Redis, stream: str, data: bytes, *, replay: tuple[int, int] | None = None) -> str:
     """Add one event to a stream; returns its entry id.
 
     Raises:
         TransientError: Redis is away; the event may have been written, and identity makes a second try harmless.
     """
     fields: dict[Any, Any] = {_DATA: data}
-    if replay_of is not None:
-        fields[_REPLAY_OF] = str(replay_of).encode()
+    if replay is not None:
+        fields[_REPLAY_OF] = b"%d/%d" % replay
     with translated():
         entry_id: Any = client.xadd(stream, fields)
         return str(entry_id.decode())
@@ -320,8 +343,41 @@ def _entries(reply: Any, *, redelivered: bool) -> list[Entry]:
     ]
 
 
+def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes]:
+    """A script's field list as a map; empty when there is none."""
+    return dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}
+
+
+def _id_order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
 def _ids_by_stream(entries: Iterable[Entry]) -> dict[str, list[str]]:
     ids: dict[str, list[str]] = {}
     for entry in entries:
         ids.setdefault(entry.stream, []).append(entry.entry_id)
     return ids
+
+
+# Looking whether an entry still exists and claiming it must be one step: a trim between them would lose the loss.
+_CLAIM = """
+local stream, group, me, idle, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local taken, from = {}, '-'
+while true do
+    local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, from, '+', 256)
+    for _, row in ipairs(rows) do
+        if row[2] ~= me and #taken < most then
+            local entry = redis.call('XRANGE', stream, row[1], row[1])
+            if #entry > 0 then
+                redis.call('XCLAIM', stream, group, me, idle, row[1])
+                taken[#taken + 1] = {row[1], entry[1][2]}
+            else
+                taken[#taken + 1] = {row[1], false}
+            end
+        end
+    end
+    if #rows < 256 or #taken >= most then return taken end
+    from = '(' .. rows[#rows][1]
+end
+"""
