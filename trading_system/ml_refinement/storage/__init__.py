@@ -21,6 +21,7 @@ from trading_system.ml_refinement.storage.errors import (
 )
 from trading_system.ml_refinement.storage.event_archive import ArchivedEvent, EventArchive
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.feature_versions import FeatureVersions, StoredVector
 from trading_system.ml_refinement.storage.models import ANY, Promotion, RegistryRow
 from trading_system.ml_refinement.storage.outcomes import OutcomeResult, OutcomeRow
 from trading_system.ml_refinement.storage.replays import Replay, ReplayProgress
@@ -45,6 +46,7 @@ __all__ = [
     "DuplicateRow",
     "EventArchive",
     "FeatureDatabase",
+    "FeatureVersions",
     "Filter",
     "KnownSignal",
     "LoggedPrediction",
@@ -64,6 +66,7 @@ __all__ = [
     "StoreDamaged",
     "StoreError",
     "StoreUnavailable",
+    "StoredVector",
     "TrainingMatrix",
     "TrainingRun",
     "UnknownModel",

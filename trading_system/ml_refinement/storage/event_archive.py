@@ -74,6 +74,10 @@ class EventArchive:
         except zlib.error as error:
             raise StoreDamaged(f"{self.path}: {stream} {entry_id}: {error}") from error
 
+    def streams(self) -> list[str]:
+        """The streams of the entries that are kept."""
+        return [stream for (stream,) in self._connection.query(STREAMS)]
+
     def count(self) -> int:
         """How many entries are kept."""
         return int(self._connection.query("SELECT count(*) FROM events")[0][0])
@@ -93,6 +97,11 @@ APPEND = """
     INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""
 GET = "SELECT payload, packed FROM events WHERE stream = ? AND entry_id = ?"
+STREAMS = """
+    WITH RECURSIVE named(stream) AS (
+        SELECT min(stream) FROM events UNION ALL
+        SELECT (SELECT min(stream) FROM events WHERE stream > named.stream) FROM named WHERE named.stream IS NOT NULL)
+    SELECT stream FROM named WHERE stream IS NOT NULL"""
 PRUNE = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE received_at < ? ORDER BY received_at LIMIT ?)"
 
 

@@ -19,6 +19,7 @@ from trading_system.ml_refinement.storage.counters import Duplicates, StoreCount
 from trading_system.ml_refinement.storage.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.definitions import Definitions
 from trading_system.ml_refinement.storage.entries import Entries
+from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
 from trading_system.ml_refinement.storage.models import Models
 from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.replays import Replays
@@ -34,8 +35,8 @@ class FeatureDatabase:
 
     Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
     text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
-    The attributes `vectors`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `replays`, `attempts`, `entries`,
-    `models`, `runs` and `definitions` are the same store in batches, as the worker uses it.
+    The attributes `vectors`, `versions`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `replays`, `attempts`,
+    `entries`, `models`, `runs` and `definitions` are the same store in batches, as the worker uses it.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -51,6 +52,7 @@ class FeatureDatabase:
         self._clock = clock
         self._connection = Connection(db_path, read_only=read_only)
         self.vectors = Vectors(self._connection, clock)
+        self.versions = FeatureVersions(self._connection, self.vectors, clock)
         self.outcomes = Outcomes(self._connection, clock)
         self.scores = Scores(self._connection)
         self.duplicates = Duplicates(self._connection, clock)

@@ -111,15 +111,15 @@ class Vectors:
         with self._connection.atomic():
             taken = {signal_id for (signal_id,) in self._connection.query(TAKEN, (id_list(r.signal_id for r in rows),))}
             fresh = [_first(row.signal_id, taken) for row in rows]
-            list_id = self._list_id(names)
+            list_id = self.list_id(names)
             params = zip(rows, texts, packed, fresh, strict=True)
             self._connection.run_many(
                 INSERT_NEW, [_params(row, text, now, list_id, bytes(pack)) for row, text, pack, new in params if new]
             )
         return fresh
 
-    def _list_id(self, names: Sequence[str]) -> int:
-        """The number of this list of names, entered if it is new."""
+    def list_id(self, names: Sequence[str]) -> int:
+        """The number of this list of names, entered if it is new. Call inside `atomic()`."""
         text = orjson.dumps(list(names)).decode()
         row = self._connection.one("SELECT id FROM feature_lists WHERE names = ?", (text,))
         row = row or self._connection.one("INSERT INTO feature_lists (names) VALUES (?) RETURNING id", (text,))
