@@ -15,7 +15,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker import cli_dead_letters, cli_features, processes, rendering
+from worker import cli_console, cli_dead_letters, cli_features, processes, rendering
 from worker.errors import RefineryError
 from worker.events import json_schema
 from worker.publishing import publish_lines
@@ -28,6 +28,7 @@ models = typer.Typer(**_HELP, help="The registry of models: what was trained, wh
 cli.add_typer(models, name="models")
 cli.add_typer(cli_dead_letters.letters, name="dead-letters")
 cli.add_typer(cli_features.features, name="features")
+cli_console.add_to(cli)
 
 KINDS = ("signal.created", "trade.closed", "signal.scored")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -104,11 +105,8 @@ def demo(
     """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining."""
     from worker import demo as replay  # the demo's data packages are an extra
 
-    summary = replay.run(_settings(), keep_running=not exit_, until=until)
-    if json:
-        rendering.document(summary.to_json())
-    else:
-        replay.show(summary)
+    report = (lambda summary: rendering.document(summary.to_json())) if json else replay.show
+    replay.run(_settings(), keep_running=not exit_, until=until, report=report)
 
 
 @cli.command()

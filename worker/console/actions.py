@@ -1,0 +1,176 @@
+"""What operators change: every route here takes POST only, and does it through the code behind the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from flask import Blueprint, abort, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from loguru import logger
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
+from worker import app as composition
+from worker.console.pages import letter_filter, letter_or_404, model_or_404, reading
+from worker.console.security import actor, require_operator
+from worker.dead_letters import DeadLetters
+from worker.errors import RefineryError
+
+blueprint = Blueprint("actions", __name__)
+
+#: At most this many dead letters are acted on at once; the command line has no such limit.
+MOST_AT_ONCE = 1_000
+#: A longer payload is not edited in a browser.
+MOST_EDITABLE_BYTES = 256 * 1024
+_SHOWN = 12
+
+
+@blueprint.before_request
+def _operators_only() -> None:
+    require_operator()
+
+
+@contextmanager
+def _store() -> Iterator[FeatureDatabase]:
+    """A connection that writes, for this one action."""
+    with composition.open_store(reading().settings) as store:
+        yield store
+
+
+def _chosen(*, payloads: bool) -> list[DeadLetterRow]:
+    """The open dead letters that the form or the address names: by number, or all that a filter lets through."""
+    letters = reading().store.dead_letters
+    numbers = request.values.getlist("id", type=int)
+    if numbers:
+        rows = [row for row in map(letters.get, numbers[:MOST_AT_ONCE]) if row is not None and row.status == "open"]
+    elif request.values.get("every"):
+        rows = letters.find(letter_filter(request.values), limit=MOST_AT_ONCE, payloads=payloads)
+    else:
+        rows = []
+    if not rows:
+        abort(400, "Choose at least one open dead letter.")
+    return rows
+
+
+@blueprint.get("/dead-letters/confirm")
+def confirm() -> ResponseReturnValue:
+    """What would be done, before it is done. Changes nothing."""
+    action = request.args.get("action")
+    if action not in ("replay", "discard"):
+        abort(400, "There is no such action.")
+    rows = _chosen(payloads=False)
+    kept = [(name, value) for name, value in request.args.items(multi=True) if name not in ("action", "csrf_token")]
+    return render_template(
+        "confirm.html", action=action, rows=rows[:_SHOWN], total=len(rows), most=MOST_AT_ONCE, kept=kept
+    )
+
+
+@blueprint.post("/dead-letters/replay")
+def replay() -> ResponseReturnValue:
+    """Append the chosen dead letters to their streams again."""
+    rows = _chosen(payloads=True)
+    with _store() as store:
+        done = DeadLetters(store, version=composition.release()).replay(reading().client, rows, actor=actor())
+    flash(f"{len(done.sent):,} of {len(rows):,} were sent to their streams again.")
+    return redirect(url_for("pages.letters"))
+
+
+@blueprint.post("/dead-letters/discard")
+def discard() -> ResponseReturnValue:
+    """Note that the chosen dead letters are not wanted, and why."""
+    reason = request.form.get("why", "").strip()[:500]
+    if not reason:
+        abort(400, "Say why: the audit keeps it.")
+    rows = _chosen(payloads=False)
+    with _store() as store, store.atomic():
+        done = sum(store.dead_letters.mark_discarded(row.id, reason, actor=actor()) for row in rows)
+    flash(f"{done:,} of {len(rows):,} were discarded.")
+    return redirect(url_for("pages.letters"))
+
+
+@blueprint.get("/dead-letters/<int:number>/edit")
+def edit_form(number: int) -> ResponseReturnValue:
+    """The payload to change. Changes nothing."""
+    row = letter_or_404(number)
+    if row.status != "open":
+        abort(409, "It is not open any more.")
+    return render_template("edit.html", row=row, text=_editable(row), wrong=None)
+
+
+@blueprint.post("/dead-letters/<int:number>/edit")
+def edit(number: int) -> ResponseReturnValue:
+    """Let replays of this dead letter send other bytes; with `replay`, send them now. The original stays."""
+    row = letter_or_404(number)
+    text = request.form.get("payload", "")
+    try:
+        edited = orjson.dumps(orjson.loads(text))
+    except orjson.JSONDecodeError as error:
+        return render_template("edit.html", row=row, text=text, wrong=f"That is not JSON: {error}"), 400
+    with _store() as store:
+        if not store.dead_letters.edit(
+            number, edited, {"bytes": len(edited), "was": len(row.payload or b"")}, actor=actor()
+        ):
+            abort(409, "It is not open any more.")
+        if request.form.get("replay"):
+            changed = [letter for letter in [store.dead_letters.get(number)] if letter is not None]
+            DeadLetters(store, version=composition.release()).replay(reading().client, changed, actor=actor())
+            flash(f"Dead letter {number} was edited and sent to its stream again.")
+        else:
+            flash(f"Dead letter {number} was edited; a replay sends the new bytes.")
+    return redirect(url_for("pages.letter", number=number))
+
+
+def _editable(row: DeadLetterRow) -> str:
+    payload = row.edited or row.payload or b""
+    if len(payload) > MOST_EDITABLE_BYTES:
+        abort(413, "It is too long to be edited here: refinery dead-letters edit does it.")
+    try:
+        return orjson.dumps(orjson.loads(payload), option=orjson.OPT_INDENT_2).decode()
+    except orjson.JSONDecodeError:
+        return payload.decode("utf-8", "replace")
+
+
+@blueprint.get("/models/<model_id>/activate")
+def activate_form(model_id: str) -> ResponseReturnValue:
+    """What activating would do. Changes nothing."""
+    row = model_or_404(model_id)
+    return render_template("activate.html", row=row, active=reading().store.models.active(_QUALITY), rollback=False)
+
+
+@blueprint.get("/models/rollback")
+def rollback_form() -> ResponseReturnValue:
+    """What rolling back would do. Changes nothing."""
+    row = model_or_404(_previous(reading().store))
+    return render_template("activate.html", row=row, active=reading().store.models.active(_QUALITY), rollback=True)
+
+
+@blueprint.post("/models/<model_id>/activate")
+def activate(model_id: str) -> ResponseReturnValue:
+    """Let a model serve, if the one that serves is still the one the operator saw."""
+    settings = reading().settings
+    why = request.form.get("why", "").strip()[:500] or "no reason given"
+    seen: Any = request.form.get("active") or None
+    model_or_404(model_id)
+    with _store() as store:
+        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+        if not registry.activate(model_id, reason=f"by hand, {actor()}: {why}", expected_active=seen):
+            raise RefineryError(f"{model_id} was not activated: the console's log says why")
+    logger.info("model {} was activated by {}: {}", model_id, actor(), why)
+    flash(f"{model_id} serves from the next batch on.")
+    return redirect(url_for("pages.models"))
+
+
+def _previous(store: FeatureDatabase) -> str:
+    """The model that served before the one that serves now."""
+    serving = store.models.active_id(_QUALITY)
+    for entry in store.models.promotions(1000, _QUALITY):
+        if entry.action == "activate" and entry.model_id == serving and entry.previous_model_id:
+            return entry.previous_model_id
+    abort(409, "There is no model to roll back to.")
+
+
+_QUALITY = ModelType.SIGNAL_QUALITY.value

@@ -1,0 +1,122 @@
+"""The Flask application, and the server it runs behind."""
+
+from __future__ import annotations
+
+import secrets
+
+import waitress
+from flask import Flask, render_template
+from flask.typing import ResponseReturnValue
+from loguru import logger
+from werkzeug.exceptions import HTTPException
+
+from trading_system.ml_refinement.storage import StoreError
+from worker import app as composition
+from worker.console import actions, jobs, pages, security, words
+from worker.console.reading import Reading
+from worker.errors import ConfigurationError, RefineryError
+from worker.redis_url import is_loopback
+from worker.settings import Settings
+
+#: The largest body of a request: an edited event and what goes with it.
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+SHORTEST_PASSWORD = 12
+
+
+def create_app(settings: Settings, url: str) -> Flask:
+    """The console's application. One for each process: the RQ dashboard is a module's global.
+
+    Args:
+        settings: of this process.
+        url: address of the server.
+
+    Raises:
+        ConfigurationError: it would be open to others without a password, or with one that can be guessed.
+        StoreError: the store cannot be opened.
+    """
+    check_exposure(settings)
+    composition.open_store(settings).close()  # brings the schema up to date, since the console itself only reads
+    flask = Flask("worker.console", template_folder="templates", static_folder="static")
+    flask.config.update(
+        SECRET_KEY=secrets.token_bytes(32),
+        MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
+        SESSION_COOKIE_NAME="refinery",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_SECURE=settings.console_secure_cookies,
+        PERMANENT_SESSION_LIFETIME=12 * 3600,
+    )
+    flask.jinja_options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    reading = Reading(settings, url)
+    flask.extensions["refinery"] = reading
+    words.register(flask)
+    security.register(flask, settings)
+    flask.register_blueprint(pages.blueprint)
+    flask.register_blueprint(actions.blueprint)
+    jobs.register(flask, url, settings.masked_redis_url)
+    _explain_errors(flask)
+    return flask
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raises ConfigurationError when strangers could get in."""
+    operator, viewer = settings.console_operator_password, settings.console_viewer_password
+    for name, password in (("OPERATOR", operator), ("VIEWER", viewer)):
+        if password is not None and len(password.get_secret_value()) < SHORTEST_PASSWORD:
+            raise ConfigurationError(
+                f"REFINERY_CONSOLE_{name}_PASSWORD: must have at least {SHORTEST_PASSWORD} characters"
+            )
+    if operator is None and viewer is not None:
+        raise ConfigurationError("REFINERY_CONSOLE_VIEWER_PASSWORD: needs REFINERY_CONSOLE_OPERATOR_PASSWORD beside it")
+    if operator and viewer and operator.get_secret_value() == viewer.get_secret_value():
+        raise ConfigurationError("REFINERY_CONSOLE_VIEWER_PASSWORD: must be another than the operator's")
+    if operator is None and not is_loopback(settings.console_host):
+        raise ConfigurationError(
+            f"REFINERY_CONSOLE_HOST={settings.console_host!r}: others could reach the console, "
+            "so REFINERY_CONSOLE_OPERATOR_PASSWORD must be set"
+        )
+
+
+def run_console(settings: Settings, url: str) -> None:
+    """Serve the console until SIGINT or SIGTERM."""
+    if settings.console_port == 0:
+        raise ConfigurationError("REFINERY_CONSOLE_PORT=0: the console is turned off")
+    flask = create_app(settings, url)
+    try:
+        server = waitress.create_server(
+            flask,
+            host=settings.console_host,
+            port=settings.console_port,
+            threads=4,
+            ident=None,
+            max_request_body_size=MAX_REQUEST_BYTES,
+            channel_timeout=30,
+        )
+    except OSError as error:
+        raise RefineryError(
+            f"the console cannot listen on {settings.console_host}:{settings.console_port}: {error.strerror or error}"
+        ) from error
+    logger.info("console on http://{}:{}", settings.console_host, settings.console_port)
+    flask.extensions["refinery"].start_sampling()
+    server.run()
+
+
+def _explain_errors(flask: Flask) -> None:
+    @flask.errorhandler(HTTPException)
+    def known(error: HTTPException) -> ResponseReturnValue:
+        if error.response is not None:
+            return error.response
+        return render_template("error.html", title=error.name, text=error.description), error.code or 500
+
+    @flask.errorhandler(StoreError)
+    def unreadable(error: StoreError) -> ResponseReturnValue:
+        return render_template("error.html", title="The store cannot be read now", text=str(error)), 503
+
+    @flask.errorhandler(RefineryError)
+    def refused(error: RefineryError) -> ResponseReturnValue:
+        return render_template("error.html", title="That did not work", text=str(error)), 503
+
+    @flask.errorhandler(Exception)
+    def unexpected(error: Exception) -> ResponseReturnValue:
+        logger.opt(exception=error).error("a page of the console failed")
+        return render_template("error.html", title="This page failed", text="The console's log says why."), 500

@@ -1,0 +1,123 @@
+"""The RQ dashboard, mounted under the console: JSON only, escaped, POST only, and for operators where it changes things.
+
+The guard of the console stands in front of every route. What is changed here in the dashboard itself is what it would
+otherwise do: unpickle, insert text from Redis into pages raw, take GET for a command, and answer 500 to unknown ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Flask, abort, g, render_template, request
+from flask.typing import ResponseReturnValue
+from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, PackageLoader
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
+from rq.serializers import JSONSerializer
+
+from worker import retraining
+from worker.console.pages import reading
+from worker.console.security import require_operator
+
+retraining.forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
+
+import rq_dashboard.web as dashboard  # noqa: E402 - see above
+
+dashboard.config.serializer = JSONSerializer
+
+blueprint = Blueprint("jobs", __name__)
+
+PREFIX = "/jobs/rq"
+_MOST_PER_PAGE = 200
+
+
+@blueprint.get("/jobs")
+def overview() -> ResponseReturnValue:
+    """Trainings that wait, run and are over, with the dashboard below."""
+    eyes = reading()
+    return render_template("jobs.html", seen=eyes.overview(), runs=eyes.runs(20), address=f"{PREFIX}/0/view/jobs")
+
+
+def register(flask: Flask, url: str, shown_url: str) -> None:
+    """Mount the dashboard at `PREFIX` of the application.
+
+    Args:
+        flask: the console's application, already guarded.
+        url: address of the server.
+        shown_url: the same without its password, for the page.
+    """
+    flask.register_blueprint(blueprint)
+    flask.config.update(
+        RQ_DASHBOARD_REDIS_URL=(shown_url,), RQ_DASHBOARD_POLL_INTERVAL=5000, RQ_DASHBOARD_DISABLE_DELETE=False
+    )
+    flask.redis_conn = retraining.connect(url)  # type: ignore[attr-defined] - where the dashboard looks for it
+    mounted: Any = dashboard.blueprint
+    # It would connect again, with options of its own, to the address of its configuration.
+    mounted.before_request_funcs.clear()
+    if not mounted._got_registered_once:
+        mounted.before_request(_guard)
+        mounted.context_processor(lambda: {"nonce": g.nonce})
+    # A second application in one process, as in tests, must not run into the blueprint's own check of that.
+    flask.register_blueprint(mounted, url_prefix=PREFIX)
+    flask.jinja_env.loader = ChoiceLoader([_escaped_templates(), _loader(flask)])
+    flask.register_error_handler(NoSuchJobError, _unknown)
+    flask.register_error_handler(InvalidJobOperation, _refused)
+
+
+def _guard() -> None:
+    """In front of each of the dashboard's routes."""
+    arguments = request.view_args or {}
+    if arguments.get("instance_number", 0) != 0:
+        abort(404)
+    if request.endpoint == "rq_dashboard.requeue_all" and request.method != "POST":
+        abort(405)
+    if request.method not in ("GET", "HEAD"):
+        require_operator()
+    registry = arguments.get("registry_name")
+    if registry is not None and registry not in _REGISTRIES:
+        abort(404)
+    for name in ("per_page", "page"):
+        value = str(arguments.get(name, 1))
+        if not value.isdigit() or not 1 <= int(value) <= (_MOST_PER_PAGE if name == "per_page" else 10**6):
+            abort(404)
+
+
+def _unknown(_: Exception) -> ResponseReturnValue:
+    return render_template("error.html", title="Not Found", text="There is no such job (any more)."), 404
+
+
+def _refused(error: Exception) -> ResponseReturnValue:
+    return render_template("error.html", title="Not possible", text=str(error)), 409
+
+
+def _loader(flask: Flask) -> BaseLoader:
+    loader = flask.jinja_env.loader
+    assert loader is not None  # noqa: S101 - Flask always sets one
+    return loader
+
+
+def _escaped_templates() -> BaseLoader:
+    """The dashboard's own templates, whose every insertion is escaped, and whose scripts carry the page's nonce."""
+    original = PackageLoader("rq_dashboard")
+    environment = Environment(autoescape=True)  # only read from
+
+    def load(name: str) -> tuple[str, str | None, Callable[[], bool] | None] | None:
+        if not name.startswith("rq_dashboard/"):
+            return None
+        source, path, fresh = original.get_source(environment, name)
+        return escaped(source), path, fresh
+
+    return FunctionLoader(load)
+
+
+def escaped(source: str) -> str:
+    """A template of the dashboard with raw insertions turned into escaped ones."""
+    source = re.sub(r"\$\('<div/>'\)\.text\(([^)]*)\)\.html\(\)", r"\1", source)
+    source = source.replace("<%=", "<%-")
+    source = re.sub(r"<script(?![^>]*text/template)", '<script nonce="{{ nonce }}"', source)
+    header = "$.ajaxSetup({headers: {'X-CSRF-Token': {{ csrf_token | tojson }}}});\n"
+    return source.replace("var POLL_INTERVAL", header + "var POLL_INTERVAL")
+
+
+_REGISTRIES = frozenset({"queued", "failed", "deferred", "started", "finished", "scheduled", "canceled"})

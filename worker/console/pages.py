@@ -1,0 +1,337 @@
+"""The pages: every route here only reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+from flask import Blueprint, abort, current_app, render_template, request
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
+from trading_system.ml_refinement.storage.dead_letters import Filter
+from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.validation import metrics
+from worker import live
+from worker.console import charts
+from worker.console.reading import PAGE_ROWS, Reading, Search, verdict
+from worker.console.words import age_s, pretty, reason_texts
+from worker.errors import Reason, RefineryError
+
+blueprint = Blueprint("pages", __name__)
+
+_BLOCKS = 12
+_REASON_TEXTS = reason_texts()
+#: What is compared between two models, in this order: (figure, meaning, whether more is better).
+FIGURES = (
+    ("auc", "AUC, walk-forward", True),
+    ("log_loss", "log loss", False),
+    ("base_rate_log_loss", "log loss of the base rate", False),
+    ("log_loss_gain", "gain over the base rate", True),
+    ("brier", "Brier score", False),
+    ("calibration_error", "calibration error", False),
+    ("calibration_error_by_chance", "… of perfect scores, by chance", False),
+    ("calibration_slope", "calibration slope", True),
+    ("information_coefficient", "rank correlation with R", True),
+    ("mean_r_top_tenth", "mean R of the top tenth", True),
+    ("newest_window_auc", "AUC of the newest window", True),
+    ("newest_window_log_loss", "log loss of the newest window", False),
+    ("rows", "out-of-sample rows", True),
+    ("blocks", "blocks of time", True),
+)
+
+
+def reading() -> Reading:
+    """The application's eyes."""
+    found: Reading = current_app.extensions["refinery"]
+    return found
+
+
+@blueprint.app_context_processor
+def _open_letters() -> dict[str, object]:
+    def open_letters() -> int:
+        return reading().store.counts().dead_letters_open
+
+    return {"open_letters": open_letters}
+
+
+@blueprint.get("/")
+def overview() -> ResponseReturnValue:
+    """Is it alive, is it learning?"""
+    eyes = reading()
+    seen = eyes.overview()
+    champion = live.champion_of(eyes.store)
+    served, figures, drawn = _served(eyes, None, champion)
+    return render_template(
+        "overview.html",
+        seen=seen,
+        status=seen.status,
+        verdict=verdict(seen),
+        champion=champion,
+        expires=_expires_days(eyes, champion),
+        runs=eyes.runs(8),
+        promotions={p.run_id: p for p in eyes.store.models.promotions(50) if p.run_id},
+        served=served,
+        figures=figures,
+        charts=drawn,
+    )
+
+
+@blueprint.get("/dead-letters")
+def letters() -> ResponseReturnValue:
+    """Dead letters by cause, and one by one."""
+    store = reading().store
+    wanted = letter_filter(request.args)
+    after = request.args.get("after", 0, type=int)
+    rows = store.dead_letters.find(wanted, limit=PAGE_ROWS + 1, after_id=after)
+    return render_template(
+        "dead_letters.html",
+        groups=store.dead_letters.groups(limit=20),
+        errors={group.fingerprint: _error_of(group.example_id) for group in store.dead_letters.groups(limit=20)},
+        rows=rows[:PAGE_ROWS],
+        more=rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None,
+        total=store.dead_letters.count(wanted),
+        wanted=wanted,
+        status=request.args.get("status", "open"),
+        reasons=[reason.value for reason in Reason],
+        streams=(reading().settings.streams.signals_created, reading().settings.streams.trades_closed),
+        audit=store.connection.query(AUDIT),
+    )
+
+
+def letter_filter(given: Any) -> Filter:
+    """The conditions of a request; `status=any` means every status."""
+    names = ("reason", "stream", "symbol", "fingerprint", "signal_id", "since", "until")
+    status = given.get("status", "open")
+    if status not in ("open", "replayed", "discarded", "any"):
+        abort(400, "There is no such state.")
+    return Filter(**{name: given.get(name) or None for name in names}, status=None if status == "any" else status)
+
+
+def _error_of(number: int) -> str:
+    row = reading().store.connection.one("SELECT error FROM dead_letters WHERE id = ?", (number,))
+    return row[0] if row else ""
+
+
+def letter_or_404(number: int) -> DeadLetterRow:
+    """The dead letter."""
+    row = reading().store.dead_letters.get(number)
+    if row is None:
+        abort(404, f"There is no dead letter {number}.")
+    return row
+
+
+@blueprint.get("/dead-letters/<int:number>")
+def letter(number: int) -> ResponseReturnValue:
+    """One dead letter: reason, bytes, and what was done about it."""
+    row = letter_or_404(number)
+    shown, cut = pretty(row.payload)
+    return render_template(
+        "dead_letter.html",
+        row=row,
+        payload=shown,
+        cut=cut,
+        edited=pretty(row.edited)[0] if row.edited else None,
+        about=_REASON_TEXTS.get(row.reason, ""),
+        audit=reading().store.dead_letters.audit(number),
+        again=reading().store.connection.query(AGAIN, (number,)),
+    )
+
+
+@blueprint.get("/models")
+def models() -> ResponseReturnValue:
+    """Registry and ledger."""
+    store = reading().store
+    return render_template(
+        "models.html", rows=store.models.history(_QUALITY, limit=PAGE_ROWS), ledger=store.models.promotions(PAGE_ROWS)
+    )
+
+
+def model_or_404(model_id: str) -> RegistryRow:
+    """The model."""
+    row = reading().store.models.get(model_id)
+    if row is None:
+        abort(404, f"There is no model {model_id}.")
+    return row
+
+
+@blueprint.get("/models/<model_id>")
+def model(model_id: str) -> ResponseReturnValue:
+    """One model: how it was validated, and what it did when it served."""
+    eyes, row = reading(), model_or_404(model_id)
+    served, figures, drawn = _served(eyes, model_id, row)
+    importance = sorted(row.metadata.feature_importance.items(), key=lambda item: -item[1])[:14]
+    if importance and importance[0][1] > 0:
+        drawn["importance"] = eyes.remembered(
+            ("importance", model_id),
+            model_id,
+            lambda: charts.bars(
+                [name for name, _ in importance], [value for _, value in importance], label="Feature importance"
+            ),
+        )
+    run = eyes.store.runs.get(row.run_id) if row.run_id else None
+    return render_template(
+        "model.html",
+        row=row,
+        about=row.metadata,
+        figures=figures,
+        served=served,
+        charts=drawn,
+        names=FIGURES,
+        run=run,
+        folds=_folds(run.metrics if run else {}),
+        ledger=[p for p in eyes.store.models.promotions(1000) if p.model_id == model_id],
+    )
+
+
+@blueprint.get("/models/compare")
+def compare() -> ResponseReturnValue:
+    """Two models side by side."""
+    eyes = reading()
+    chosen = [model_or_404(request.args.get(side, "")) for side in ("a", "b")]
+    lives = [_served(eyes, row.model_id, row)[1] for row in chosen]
+    return render_template("compare.html", a=chosen[0], b=chosen[1], names=FIGURES, lives=lives)
+
+
+@blueprint.get("/signals")
+def signals() -> ResponseReturnValue:
+    """Search by id, symbol and time."""
+    wanted = Search(*(request.args.get(name, "").strip()[:200] for name in ("signal_id", "symbol", "since", "until")))
+    try:
+        rows, wrong = reading().find(wanted, before=request.args.get("before", type=int)), None
+    except RefineryError as error:
+        rows, wrong = [], str(error)
+    more = rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None
+    return render_template("signals.html", rows=rows[:PAGE_ROWS], wanted=wanted, more=more, wrong=wrong)
+
+
+@blueprint.get("/signals/<signal_id>")
+def signal(signal_id: str) -> ResponseReturnValue:
+    """A signal: its vector, its predictions, its outcome, and the events it came from."""
+    eyes = reading()
+    store, streams = eyes.store, eyes.settings.streams
+    row = store.connection.one(SIGNAL, (signal_id,))
+    if row is None and not (outcomes := store.outcomes.history(signal_id)):
+        abort(404, f"There is no signal {signal_id}.")
+    outcomes = store.outcomes.history(signal_id)
+    served = store.scores.served([signal_id]).get(signal_id)
+    names = ("timestamp", "symbol", "asset_class", "signal_type", "conviction", "feature_version", "complete")
+    return render_template(
+        "signal.html",
+        signal_id=signal_id,
+        about=dict(zip(names, row[:7], strict=True)) if row else {},
+        features=sorted(orjson.loads(row[7]).items()) if row else [],
+        stored_at=row[8] if row else None,
+        served=orjson.loads(served) if served else None,
+        predictions=store.scores.of_signal(signal_id),
+        outcomes=outcomes,
+        event=pretty(eyes.archived(streams.signals_created, row[9] if row else None)),
+        entry_id=row[9] if row else None,
+        letters=store.dead_letters.list(signal_id=signal_id, status=None, limit=20),
+        repeats=store.connection.query(REPEATS, (signal_id,)),
+    )
+
+
+@blueprint.get("/monitoring")
+def monitoring() -> ResponseReturnValue:
+    """Calibration and lift over time, drift by feature."""
+    eyes = reading()
+    champion = live.champion_of(eyes.store)
+    served, figures, drawn = _served(eyes, None, champion)
+    drawn |= eyes.remembered("over time", eyes.version(), lambda: _over_time(eyes, champion))
+    return render_template(
+        "monitoring.html",
+        champion=champion,
+        served=served,
+        figures=figures,
+        charts=drawn,
+        drift=eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion)),
+        unlike=live.out_of_distribution_share(eyes.store),
+    )
+
+
+def _served(
+    eyes: Reading, model_id: str | None, base: RegistryRow | None
+) -> tuple[live.Served, live.Quality, dict[str, Markup]]:
+    """What was served, its figures, and its two diagrams where there are enough rows for them."""
+
+    def make() -> tuple[live.Served, live.Quality, dict[str, Markup]]:
+        served = live.served_rows(eyes.store, model_id=model_id)
+        figures = live.quality(served, base_rate=live.base_rate_of(base))
+        drawn: dict[str, Markup] = {}
+        if len(served) >= 50:
+            bins = metrics.reliability(served.won, served.p)
+            means = metrics.by_decile(served.r, served.p)
+            drawn["reliability"] = charts.reliability(bins, label="Observed win rate against predicted probability")
+            drawn["deciles"] = charts.deciles(means, base=figures.mean_r, label="Mean R-multiple by score decile")
+        return served, figures, dict(drawn)
+
+    served, figures, drawn = eyes.remembered(("served", model_id), eyes.version(), make)
+    return served, figures, dict(drawn)
+
+
+def _over_time(eyes: Reading, champion: RegistryRow | None) -> dict[str, Markup]:
+    served = live.served_rows(eyes.store)
+    drawn: dict[str, Markup] = {}
+    if len(served) >= 20 * 4:
+        edges = np.linspace(0, len(served), min(_BLOCKS, len(served) // 20) + 1).astype(int)
+        parts = [served.part(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        base = live.base_rate_of(champion)
+        figures = [live.quality(part, base_rate=base) for part in parts]
+        when = [text_from_us(int(part.label_us[-1]))[2:7] for part in parts]
+        drawn["log_loss"] = charts.lines(
+            when,
+            [
+                ("served", [f.log_loss for f in figures], charts.ACCENT),
+                ("base rate", [f.base_rate_log_loss for f in figures], charts.SOFT),
+            ],
+            label="Log loss of what was served, and of the base rate, over time",
+        )
+        drawn["calibration"] = charts.lines(
+            when,
+            [
+                ("served", [f.calibration_error for f in figures], charts.ACCENT),
+                ("by chance", [f.calibration_error_by_chance for f in figures], charts.SOFT),
+            ],
+            label="Calibration error over time, and what would be chance",
+        )
+        drawn["lift"] = charts.lines(
+            when,
+            [("lift", [f.lift for f in figures], charts.GOOD)],
+            label="Mean R of the top fifth minus the bottom fifth, over time",
+            zero=True,
+        )
+    drift = live.feature_drift(eyes.store, champion)[:16]
+    if drift:
+        drawn["drift"] = charts.bars(
+            [d.feature for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
+        )
+    return drawn
+
+
+def _folds(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """The walk-forward's folds, where the run has kept them one by one."""
+    found = figures.get("fold_figures") or figures.get("windows") or []
+    return [fold for fold in found if isinstance(fold, dict)] if isinstance(found, list) else []
+
+
+def _expires_days(eyes: Reading, champion: RegistryRow | None) -> float | None:
+    if champion is None:
+        return None
+    return eyes.settings.ml.training.train_window_days * 0.5 - age_s(champion.metadata.created_at) / 86_400
+
+
+_QUALITY = ModelType.SIGNAL_QUALITY.value
+
+# The literals are ours alone; every value is bound.
+SIGNAL = """
+    SELECT timestamp, symbol, asset_class, signal_type, conviction, feature_version, complete, features, created_at,
+        entry_id
+    FROM feature_vectors WHERE signal_id = ?"""
+REPEATS = "SELECT stream, entry_id, kind, seen_at FROM duplicate_events WHERE signal_id = ? LIMIT 20"
+AUDIT = """
+    SELECT at, action, actor, detail, dead_letter_id FROM dead_letter_audit ORDER BY id DESC LIMIT 12"""
+AGAIN = "SELECT id, status, reason, first_seen FROM dead_letters WHERE replay_of = ? LIMIT 10"

@@ -1,0 +1,39 @@
+// Pages refresh themselves: the parts marked data-live are fetched again and put in place, when nobody is busy with them.
+"use strict";
+(() => {
+  const every = 5000;
+  const parts = () => [...document.querySelectorAll("[data-live]")];
+  const stamp = document.querySelector("[data-refreshed]");
+  let at = Date.now();
+
+  const busy = (part) =>
+    part.contains(document.activeElement) || !getSelection().isCollapsed || part.querySelector("input:checked, details[open]");
+
+  async function refresh() {
+    if (document.hidden || !parts().length) return;
+    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, redirect: "error" });
+    if (!answer.ok) throw new Error(answer.status);
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of parts()) {
+      const next = fresh.getElementById(part.id);
+      if (next && !busy(part) && next.innerHTML !== part.innerHTML) part.replaceWith(document.importNode(next, true));
+    }
+    at = Date.now();
+  }
+
+  function tell() {
+    if (!stamp) return;
+    const seconds = Math.round((Date.now() - at) / 1000);
+    stamp.textContent = seconds < 12 ? `refreshed ${seconds} s ago` : `not refreshed for ${seconds} s`;
+    stamp.classList.toggle("late", seconds >= 12);
+  }
+
+  setInterval(() => refresh().catch(() => {}), every);
+  setInterval(tell, 1000);
+
+  document.addEventListener("change", (event) => {
+    if (event.target.matches("[data-all]")) {
+      for (const box of document.querySelectorAll(`input[name="${event.target.dataset.all}"]`)) box.checked = event.target.checked;
+    }
+  });
+})();

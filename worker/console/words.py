@@ -1,0 +1,150 @@
+"""Figures, times and payloads as people read them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from flask import Flask
+
+from trading_system.ml_refinement.storage.times import utc_text
+from worker.errors import Reason
+
+#: Longer lists of a payload are shown by their ends; longer payloads are cut.
+_SHOWN_ITEMS = 6
+SHOWN_CHARACTERS = 20_000
+
+
+def register(flask: Flask) -> None:
+    """Make these the filters of the templates."""
+    flask.jinja_env.filters.update(
+        ago=ago, age=age, clock=clock, count=count, figure=figure, signed=signed, percent=percent, mib=mib
+    )
+    flask.jinja_env.globals.update(tone=tone)
+
+
+def span(seconds: float) -> str:
+    """A length of time in its two largest sensible units."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 86_400:
+        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
+    return f"{seconds / 86_400:,.0f} d"
+
+
+def age_s(text: str) -> float:
+    """Seconds since an instant."""
+    return (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+
+
+def age(text: str | None) -> str:
+    """How old something is."""
+    return "none yet" if text is None else span(age_s(text))
+
+
+def ago(text: str | None) -> str:
+    """How long ago something was."""
+    return "never" if text is None else f"{span(age_s(text))} ago"
+
+
+def clock(text: str | None) -> str:
+    """A short UTC time; the year only when it is another."""
+    if text is None:
+        return "—"
+    at = datetime.fromisoformat(text).astimezone(UTC)
+    today = datetime.now(UTC)
+    if at.date() == today.date():
+        return f"today {at:%H:%M:%S}"
+    return f"{at.day} {at:%b %H:%M}" if at.year == today.year else f"{at.day} {at:%b %Y}"
+
+
+def count(value: float | None) -> str:
+    """A whole number, or that it is not known."""
+    return "unknown" if value is None else f"{value:,.0f}"
+
+
+def figure(value: Any, digits: int = 3) -> str:
+    """A figure, or a dash where there is none."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "—"
+    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A figure with its sign."""
+    if value is None or not math.isfinite(value):
+        return "—"
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share in percent."""
+    return "—" if value is None or not math.isfinite(value) else f"{value:.0%}"
+
+
+def mib(value: float) -> str:
+    """A size."""
+    return f"{value / 2**20:,.1f} MiB" if value >= 2**19 else f"{value / 1024:,.0f} KiB"
+
+
+_TONES = {
+    "promote": "good",
+    "activate": "good",
+    "prove": "good",
+    "applied": "good",
+    "failed": "bad",
+    "demote": "bad",
+    "discarded": "bad",
+    "open": "warn",
+    "running": "warn",
+    "lookahead": "bad",
+    "handler_error": "bad",
+    "payload_lost": "bad",
+    "identity_conflict": "bad",
+    "outcome_conflict": "bad",
+}
+
+
+def tone(word: str | None, otherwise: str = "") -> str:
+    """The colour of a word that is shown as a tag."""
+    return _TONES.get(word or "", otherwise)
+
+
+def pretty(payload: bytes | None) -> tuple[str, bool]:
+    """A payload as it is shown, and whether that is less than all of it."""
+    if not payload:
+        return "", False
+    try:
+        shown = orjson.dumps(_shortened(orjson.loads(payload)), option=orjson.OPT_INDENT_2).decode()
+        cut = len(orjson.dumps(orjson.loads(payload))) > len(orjson.dumps(_shortened(orjson.loads(payload))))
+    except (orjson.JSONDecodeError, RecursionError, TypeError):
+        shown, cut = payload.decode("utf-8", "backslashreplace"), False
+    return (shown[:SHOWN_CHARACTERS], True) if len(shown) > SHOWN_CHARACTERS else (shown, cut)
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shortened(item) for name, item in value.items()}
+    if isinstance(value, list):
+        if len(value) > _SHOWN_ITEMS:
+            return [*map(_shortened, value[:2]), f"… {len(value) - 4:,} more …", *map(_shortened, value[-2:])]
+        return [_shortened(item) for item in value]
+    return value
+
+
+def now_text() -> str:
+    """Now, as the store writes it."""
+    return utc_text(datetime.now(UTC))
+
+
+def reason_texts() -> dict[str, str]:
+    """What each reason means and what to do about it, as the code says it beside the reason."""
+    found = re.findall(r'= "(\w+)"\n\s+"""(.*?)"""', inspect.getsource(Reason), re.S)
+    return {code: " ".join(text.split()) for code, text in found}
