@@ -20,6 +20,7 @@ from worker import app, metrics, retraining
 from worker.embedded import EmbeddedServer, answers, socket_path
 from worker.errors import RefineryError, TransientError
 from worker.handlers import Handled
+from worker.lifeline import launch_command
 from worker.settings import Settings
 from worker.slots import worker_slot
 from worker.stream_care import check_server, remove_dead_consumers, trim_handled
@@ -229,9 +230,9 @@ class Children:
         self._start_at: dict[tuple[str, ...], float] = {}
 
     def start(self, *arguments: str) -> None:
-        """Start `refinery ARGUMENTS` in a session of its own, so that Ctrl-C reaches us alone."""
+        """Start `refinery ARGUMENTS` in a session of its own, so that Ctrl-C reaches us alone; it dies with us."""
         self._running[arguments] = subprocess.Popen(  # noqa: S603 - our own command line
-            [sys.executable, "-m", "worker", *arguments], env=self._environment, start_new_session=True
+            launch_command([sys.executable, "-m", "worker", *arguments]), env=self._environment, start_new_session=True
         )
 
     def tend(self) -> None:
@@ -269,22 +270,20 @@ def _children(settings: Settings, url: str) -> Children:
 
 
 @contextmanager
-def everything(settings: Settings, *, roles: Sequence[str] = ("worker", "trainer")) -> Iterator[tuple[str, Children]]:
-    """Server, worker and trainer while the block runs; the server's address and the processes."""
-    with server_url(settings) as url:
-        children = _children(settings, url)
-        try:
-            for role in roles:
-                children.start(role)
-            yield url, children
-        finally:
-            children.stop()
+def running(children: Children, *roles: str) -> Iterator[Children]:
+    """The processes of these roles while the block runs."""
+    try:
+        for role in roles:
+            children.start(role)
+        yield children
+    finally:
+        children.stop()
 
 
 def run_up(settings: Settings) -> None:
     """Run everything until SIGTERM or SIGINT."""
     stop = _stop_on_signals()
-    with everything(settings) as (url, children):
+    with server_url(settings) as url, running(_children(settings, url), "worker", "trainer") as children:
         logger.info(
             "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
         )

@@ -34,6 +34,7 @@ from worker.demo.summary import Held, Learned, Played, Summary, summarise
 from worker.embedded import make_private, take_lock
 from worker.errors import ConfigurationError, RefineryError
 from worker.ml_settings import Part
+from worker.retraining import reason_if_due
 from worker.settings import Settings
 from worker.status import Status, read_status
 from worker.streams import translated
@@ -203,7 +204,7 @@ def _play(
             timeline,
             streams=chosen.streams,
             look=look,
-            is_due=lambda status: _is_due(status, chosen.ml.training.min_training_samples),
+            is_due=lambda _: reason_if_due(chosen, store) is not None,
             tend=tend,
             on_progress=tell,
             patience=Patience(training_s=chosen.training_timeout_s),
@@ -226,10 +227,6 @@ def _unless_set(part: _Part, values: Mapping[str, Any]) -> _Part:
     return part.model_copy(update={name: value for name, value in values.items() if name not in part.model_fields_set})
 
 
-def _is_due(status: Status, min_training_samples: int) -> bool:
-    return status.new_labels >= status.labels_for_retraining and status.labelled >= min_training_samples
-
-
 @contextmanager
 def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, processes.Children]]:
     """Server, worker and trainer over the demo's market data, while the block runs."""
@@ -237,12 +234,8 @@ def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterato
     with processes.server_url(chosen) as url:
         _refuse_other_data(chosen, url)
         children = processes.Children(environment_of(chosen, url), grace_s=chosen.shutdown_grace_s)
-        try:
-            for role in ("worker", "trainer"):
-                children.start(role)
+        with processes.running(children, "worker", "trainer"):
             yield url, children
-        finally:
-            children.stop()
 
 
 def _refuse_other_data(chosen: Settings, url: str) -> None:
