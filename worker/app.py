@@ -12,17 +12,21 @@ from loguru import logger
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from trading_system.ml_refinement.features.feature_registry import UnknownFeatureError
+from trading_system.ml_refinement.features.feature_store import FeatureStore
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.claims import ClaimKeeper
 from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
+from worker.errors import ConfigurationError
 from worker.events import Limits
 from worker.handlers import BatchHandler, Handled
 from worker.market_data import DirectorySource
+from worker.rebuilding import Rebuild
 from worker.settings import Settings
 from worker.streams import GroupReader
 
@@ -107,14 +111,15 @@ def worker_consumer(
 
 def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArchive | None) -> BatchHandler:
     ml = settings.to_ml_config()
-    pipeline = FeaturePipeline(ml.features)
+    pipeline = feature_pipeline(settings)
+    _describe(store, pipeline)
     registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
     return BatchHandler(
         store=store,
         archive=archive,
         pipeline=pipeline,
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
-        market_data=DirectorySource(settings.market_data_dir, benchmark_symbols=settings.benchmark_symbols),
+        market_data=_market_data(settings),
         dead_letters=DeadLetters(store, version=release()),
         kinds={
             settings.streams.signals_created: "signal.created",
@@ -123,6 +128,58 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         limits=Limits(max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s),
         clock=utc_now,
     )
+
+
+@contextmanager
+def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
+    """A rebuild of this installation's vectors; its files are closed when the block ends.
+
+    Raises:
+        StoreError: a file cannot be opened now, or is damaged.
+    """
+    pipeline = feature_pipeline(settings)
+    with ExitStack() as stack:
+        store = open_store(settings)
+        stack.callback(store.close)
+        there = settings.archive_path.exists()
+        archive = stack.enter_context(EventArchive(settings.archive_path)) if there else None
+        _describe(store, pipeline)
+        yield Rebuild(
+            store=store,
+            archive=archive,
+            pipeline=pipeline,
+            market_data=_market_data(settings),
+            stream=settings.streams.signals_created,
+            batch_size=settings.batch_size,
+        )
+
+
+def feature_pipeline(settings: Settings) -> FeaturePipeline:
+    """The features that these settings choose.
+
+    Raises:
+        ConfigurationError: they choose one that does not exist, or none.
+    """
+    try:
+        return FeaturePipeline(settings.ml.features.to_config())
+    except (ValueError, UnknownFeatureError) as error:
+        raise ConfigurationError(f"the features cannot be computed: {error}") from error
+
+
+def _market_data(settings: Settings) -> DirectorySource:
+    return DirectorySource(
+        settings.market_data_dir,
+        benchmark_symbols=settings.benchmark_symbols,
+        max_bar_age_days=settings.market_max_bar_age_days,
+    )
+
+
+def _describe(store: FeatureDatabase, pipeline: FeaturePipeline) -> None:
+    """What each feature means goes into the store; a store that is busy now gets it at the next start."""
+    try:
+        FeatureStore(store, pipeline).describe()
+    except StoreUnavailable as error:
+        logger.warning("the definitions of features were not entered: {}", error)
 
 
 def _group_reader(settings: Settings, client: redis.Redis) -> GroupReader:

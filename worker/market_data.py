@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
 from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.features.pipeline import FeatureRequest
 from trading_system.ml_refinement.storage.times import text_from_us
 from worker.bar_files import SUFFIXES, BadFileError, file_stem, read_bars
 from worker.errors import EventRejected, Reason, TransientError
+from worker.events import SignalCreated
 
 _DAY_US = 86_400_000_000
 
@@ -45,6 +47,16 @@ class MarketBook:
             Reason.NO_MARKET_DATA,
             f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
         )
+
+    def request(self, signal: SignalCreated) -> FeatureRequest:
+        """What a signal's features are computed from: what it brought, and what the source has for the rest.
+
+        Raises:
+            NoMarketData: its bars are not to be had, or its benchmark's file is bad.
+        """
+        bars = signal.bars if signal.bars is not None else self.bars(signal.symbol, signal.timestamp_us)
+        benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
+        return FeatureRequest(signal.signal_id, signal.timestamp_us, signal.metadata, bars, benchmark, signal.news)
 
     def benchmark(self, asset_class: str) -> Bars | None:
         """All bars of the asset class's benchmark; None where none is set or its file is missing.
@@ -86,8 +98,22 @@ class DirectorySource:
             TransientError: the directory itself is gone.
         """
         pairs = set(requests)
-        benchmarks = {self._benchmark_symbols[kind] for _, kind in pairs if kind in self._benchmark_symbols}
-        found = {symbol: self._symbol(symbol) for symbol in {symbol for symbol, _ in pairs} | benchmarks}
+        return self._book({symbol for symbol, _ in pairs}, {kind for _, kind in pairs})
+
+    def lookup_for(self, signals: Sequence[SignalCreated]) -> MarketBook:
+        """What there is for a batch of signals, of that which they did not bring; one look per symbol.
+
+        Raises:
+            TransientError: the directory itself is gone.
+        """
+        return self._book(
+            {signal.symbol for signal in signals if signal.bars is None},
+            {signal.asset_class for signal in signals if signal.benchmark is None},
+        )
+
+    def _book(self, symbols: set[str], asset_classes: set[str]) -> MarketBook:
+        benchmarks = {self._benchmark_symbols[kind] for kind in asset_classes if kind in self._benchmark_symbols}
+        found = {symbol: self._symbol(symbol) for symbol in symbols | benchmarks}
         self._report_benchmarks(benchmarks, found)
         return MarketBook(found, self._benchmark_symbols, self._max_bar_age_days)
 

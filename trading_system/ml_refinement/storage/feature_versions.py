@@ -71,21 +71,20 @@ class FeatureVersions:
         texts = feature_texts(names, values, len(before))
         now = utc_text(self._clock())
         packed = np.ascontiguousarray(values, dtype="<f8")
-        changes = [
-            (was, text, pack)
-            for was, text, pack in zip(before, texts, packed, strict=True)
-            if (was.features, was.feature_version, was.complete) != (text, feature_version, True)
-        ]
-        results: dict[int, ReplaceResult] = {was.id: "overtaken" for was, _, _ in changes}
-        if changes:
-            with self._connection.atomic():
-                list_id = self._vectors.list_id(names)
-                params = [
-                    (text, list_id, bytes(pack), feature_version, now, was.id, was.feature_version, was.features)
-                    for was, text, pack in changes
-                ]
-                results |= {number: "replaced" for (number,) in self._connection.run_many(REPLACE, params)}
-        return [results.get(was.id, "same") for was in before]
+        results: list[ReplaceResult] = ["same"] * len(before)
+        with self._connection.atomic():
+            list_id = self._vectors.list_id(names)
+            for place, (was, text) in enumerate(zip(before, texts, strict=True)):
+                expected = was.id, was.feature_version, was.features
+                if was.features != text:
+                    new = text, list_id, bytes(packed[place]), feature_version, now
+                    changed = self._connection.run(REPLACE, (*new, *expected))
+                elif was.feature_version != feature_version or not was.complete:
+                    changed = self._connection.run(RESTAMP, (feature_version, now, *expected))
+                else:
+                    continue
+                results[place] = "replaced" if changed else "overtaken"
+        return results
 
 
 # The literals are ours alone; every value is bound.
@@ -97,4 +96,7 @@ READ = """
 REPLACE = """
     UPDATE feature_vectors
     SET features = ?, list_id = ?, packed = ?, feature_version = ?, complete = 1, updated_at = ?
-    WHERE id = ? AND feature_version = ? AND features = ? RETURNING id"""
+    WHERE id = ? AND feature_version = ? AND features = ?"""
+RESTAMP = """
+    UPDATE feature_vectors SET feature_version = ?, complete = 1, updated_at = ?
+    WHERE id = ? AND feature_version = ? AND features = ?"""
