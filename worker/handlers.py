@@ -16,7 +16,6 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.scoring import Scorer, Scores
 from trading_system.ml_refinement.storage import (
@@ -227,13 +226,9 @@ class BatchHandler:
         known = self._store.vectors.known(list(intake.signals))
         firsts = [entries[0] for signal_id, entries in intake.signals.items() if signal_id not in known]
         fresh = self._with_bars(firsts, intake)
-        requests = [
-            FeatureRequest(s.signal_id, s.timestamp_us, s.metadata, bars, benchmark, s.news)
-            for _, s, bars, benchmark in fresh
-        ]
-        entries = [entry for entry, _, _, _ in fresh]
-        signals = [signal for _, signal, _, _ in fresh]
-        features = self._pipeline.extract_batch(requests)
+        entries = [entry for entry, _, _ in fresh]
+        signals = [signal for _, signal, _ in fresh]
+        features = self._pipeline.extract_batch([request for _, _, request in fresh])
         self._scorer.refresh()
         scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
         scored_at = utc_text(now)
@@ -253,23 +248,18 @@ class BatchHandler:
 
     def _with_bars(
         self, firsts: Sequence[tuple[Entry, SignalCreated]], intake: _Intake
-    ) -> list[tuple[Entry, SignalCreated, Bars, Bars | None]]:
+    ) -> list[tuple[Entry, SignalCreated, FeatureRequest]]:
         """Each signal with its bars; those without any are buried and so are their repeats."""
-        book = self._market_data.lookup(
-            [(s.symbol, s.asset_class) for _, s in firsts if s.bars is None or s.benchmark is None]
-        )
+        book = self._market_data.lookup_for([signal for _, signal in firsts])
         found = []
         for entry, signal in firsts:
             try:
-                bars = signal.bars if signal.bars is not None else book.bars(signal.symbol, signal.timestamp_us)
-                benchmark = signal.benchmark if signal.benchmark is not None else book.benchmark(signal.asset_class)
+                found.append((entry, signal, book.request(signal)))
             except NoMarketData as error:
                 intake.burials += [
                     Burial(e, error, signal_id=s.signal_id, symbol=s.symbol)
                     for e, s in intake.signals.pop(signal.signal_id)
                 ]
-                continue
-            found.append((entry, signal, bars, benchmark))
         return found
 
     def _apply(

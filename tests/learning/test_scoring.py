@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loguru import logger
 
 from tests.learning.stores import NOW, Place, fitted, place
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig
@@ -37,6 +39,14 @@ def shop(tmp_path: Path) -> Place:
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
+    yield lines
+    logger.remove(sink)
 
 
 def scorer(shop: Place, watch: Watch, config: MLConfig | None = None) -> Scorer:
@@ -143,12 +153,32 @@ def test_a_damaged_file_is_not_taken_up_and_the_model_before_goes_on(shop: Place
     assert scoring.model_id == first.model_id
 
 
-def test_other_features_than_the_models_refuse_to_score(shop: Place, watch: Watch) -> None:
+def test_a_model_of_other_features_is_refused_once_and_loudly_and_scores_nothing(
+    shop: Place, watch: Watch, said: list[str]
+) -> None:
     model = fitted()
     shop.registry.register(model)
     shop.registry.activate(model.model_id)
     scoring = scorer(shop, watch)
+    assert [scoring.refresh() for _ in range(3)] == [False, False, False]
+    assert scoring.score(rows(), OWN).status == "cold_start"
+    [error] = [line for line in said if line.startswith("ERROR")]
+    assert model.model_id in error
+    assert "bench-1" in error
+    assert PIPELINE.feature_version in error
+    fit = serving(shop, proven=True)
+    assert scoring.refresh() is True
+    assert scoring.score(rows(), OWN).model_id == fit.model_id
+    shop.db.models.activate(model.model_id, reason="by hand", proven=True)
+    assert scoring.refresh() is False
+    assert scoring.model_id == fit.model_id
+
+
+def test_features_that_changed_under_a_model_refuse_to_score(shop: Place, watch: Watch) -> None:
+    serving(shop, proven=True)
+    scoring = scorer(shop, watch)
     scoring.refresh()
+    scoring._pipeline = FeaturePipeline(FeatureConfig(volatility_window=15))
     with pytest.raises(FeatureContractError):
         scoring.score(rows(), OWN)
 

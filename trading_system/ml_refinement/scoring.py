@@ -82,6 +82,7 @@ class Scorer:
         self._clock = clock
         self._champion: Champion | None = None
         self._refused: str | None = None
+        self._unfit: str | None = None  # fitted on other features: nothing but another model mends that
 
     @property
     def model_id(self) -> str | None:
@@ -91,13 +92,16 @@ class Scorer:
     def refresh(self) -> bool:
         """Take up what the store says serves now; True where that changed something. One small query otherwise.
 
-        A model whose file is refused is not taken up: what served goes on serving, and the log says why.
+        A model whose file is refused, or that was fitted on other features than the pipeline's, is not taken up: what
+        served goes on serving (at the start nothing: `cold_start`), and the log says why, once.
         """
         row = self._db.models.active(ModelType.SIGNAL_QUALITY.value) if self._config.enabled else None
         before = self._champion
         if row is None:
             self._champion = None
             return before is not None
+        if row.model_id == self._unfit:
+            return False
         if before is not None and (before.model.model_id, before.proven) == (row.model_id, row.proven):
             return False
         try:
@@ -109,6 +113,12 @@ class Scorer:
             return False
         if not isinstance(model, SignalQualityModel) or model.model_id != row.model_id:
             return False  # another one was activated in between; the next call sees it
+        try:
+            model.check_features(self._pipeline.names, self._pipeline.feature_version)
+        except FeatureContractError as error:
+            logger.error("model {} is not taken up: {}; train on the features of now", row.model_id, error)
+            self._unfit = row.model_id
+            return False
         lifetime = timedelta(days=self._config.training.train_window_days * _EXPIRY_SHARE)
         self._champion = Champion(
             model, row.proven, us_from_text(model.created_at) + lifetime // timedelta(microseconds=1)
