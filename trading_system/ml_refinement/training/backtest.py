@@ -28,6 +28,8 @@ IndexArray = NDArray[np.intp]
 
 #: Called with (done, total) as the folds go by.
 Progress = Callable[[int, int], None]
+#: Called as `fit_on` is.
+Fit = Callable[..., SignalQualityModel]
 
 _CALIBRATION_FOLDS = 4
 _STOPPING_SHARE = 0.2
@@ -122,8 +124,13 @@ def fit_on(
     return model
 
 
-def walk_forward(data: Dataset, config: MLConfig, *, clock: Clock, progress: Progress | None = None) -> Pooled:
-    """Fit and predict fold by fold. A fold whose training rows are all wins, or all losses, is left out."""
+def walk_forward(
+    data: Dataset, config: MLConfig, *, clock: Clock, progress: Progress | None = None, fit: Fit = fit_on
+) -> Pooled:
+    """Fit and predict fold by fold. A fold whose training rows are all wins, or all losses, is left out.
+
+    `fit` is called as `fit_on` is; retrainings share most of their folds, so whoever repeats many may remember them.
+    """
     walk = splitter(data, config)
     folds = list(walk.split(data.entered_us, data.known_us))
     parts: list[tuple[NDArray[Any], ...]] = []
@@ -133,7 +140,7 @@ def walk_forward(data: Dataset, config: MLConfig, *, clock: Clock, progress: Pro
         won = data.won[fold.train]
         if not 0 < won.sum() < len(won):
             continue
-        model = fit_on(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
+        model = fit(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
         X = data.X[fold.test]
         base, window = np.full(len(X), model.base_rate), np.full(len(X), done)
         parts.append((fold.test, model.predict_proba(X), model.predict_r(X), base, window))
