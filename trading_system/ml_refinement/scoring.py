@@ -143,7 +143,8 @@ class Scorer:
             return self._cold(own)
         model = champion.model
         model.check_features(self._pipeline.names, self._pipeline.feature_version)
-        quality = model.predict_proba(values)
+        assessed = model.assess(values)
+        quality = assessed.p
         stale = us_from_text(utc_text(self._clock())) > champion.expires_us
         return Scores(
             status="stale" if stale else "scored",
@@ -152,11 +153,11 @@ class Scorer:
             feature_version=self._pipeline.feature_version,
             quality=quality,
             band=tuple(self._band(p) for p in quality.tolist()),
-            predicted_r=model.predict_r(values),
+            predicted_r=assessed.predicted_r,
             risk_r=np.full(len(values), np.nan),
             regime=(None,) * len(values),
-            confidence=model.confidence(values),
-            out_of_distribution=tuple((model.novelty(values) > 1.0).tolist()),
+            confidence=assessed.confidence,
+            out_of_distribution=tuple((assessed.novelty > 1.0).tolist()),
             combined=self._blend(own, quality) if champion.proven and not stale else own,
         )
 

@@ -88,6 +88,13 @@ class FitSettings:
         return settings
 
 
+class Opinion(NamedTuple):
+    """Of n rows: P(win), and 1 minus the widest gap between the members' probabilities (1 for a single member)."""
+
+    p: FloatArray
+    agreement: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class FittedClassifier:
     """A calibrated win probability. Without an estimator it is the base rate."""
@@ -99,22 +106,17 @@ class FittedClassifier:
     base_rate: float
     rows: int
 
-    def raw(self, X: FloatArray) -> FloatArray:
-        """The members' mean probability before calibration, shape (n,); constant without an estimator."""
+    def opinion(self, X: FloatArray) -> Opinion:
+        """What it says of rows, shape (n, n_features), from one evaluation of its members."""
         if self.estimator is None:
-            return np.full(len(X), 0.5)
-        return np.asarray(self.estimator.member_probabilities(X[:, self.columns]).mean(axis=1), dtype=np.float64)
+            return Opinion(self.calibration(np.full(len(X), 0.5)), np.ones(len(X)))
+        members = self.estimator.member_probabilities(X[:, self.columns])
+        gap = members.max(axis=1) - members.min(axis=1)
+        return Opinion(self.calibration(members.mean(axis=1)), np.asarray(1.0 - gap, dtype=np.float64))
 
     def proba(self, X: FloatArray) -> FloatArray:
         """P(win), shape (n,)."""
-        return self.calibration(self.raw(X))
-
-    def agreement(self, X: FloatArray) -> FloatArray:
-        """1 minus the widest gap between the members' probabilities, shape (n,); 1 for a single member."""
-        if self.estimator is None:
-            return np.ones(len(X))
-        members = self.estimator.member_probabilities(X[:, self.columns])
-        return np.asarray(1.0 - (members.max(axis=1) - members.min(axis=1)), dtype=np.float64)
+        return self.opinion(X).p
 
     def importance(self, n_features: int) -> FloatArray:
         """Shares of all features, shape (n_features,): 0 for those not selected."""

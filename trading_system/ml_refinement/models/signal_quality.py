@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,15 @@ from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.storage.times import Clock, utc_now
 
 FloatArray = NDArray[np.float64]
+
+
+class Assessment(NamedTuple):
+    """What the model says of n rows; each is what the method of that name gives, `p` is `predict_proba`."""
+
+    p: FloatArray
+    predicted_r: FloatArray
+    confidence: FloatArray
+    novelty: FloatArray
 
 
 class SignalQualityModel(BaseModel):
@@ -128,27 +137,33 @@ class SignalQualityModel(BaseModel):
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """P(win), calibrated, shape (n,)."""
-        values = self._matrix(X)
-        return self._classifier.proba(values)
+        return self._classifier.proba(self._matrix(X))
 
     def predict_r(self, X: ArrayLike) -> FloatArray:
         """Expected R, shape (n,): P(win) times the mean R of winners plus P(loss) times that of losers, winsorised."""
-        p = self.predict_proba(X)
-        return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
+        return self._expected_r(self.predict_proba(X))
 
     def novelty(self, X: ArrayLike) -> FloatArray:
         """Distance from the training rows over its limit, shape (n,): above 1 is out of distribution."""
-        values = self._matrix(X)
-        return self._novelty.distance(values)
+        return self._novelty.distance(self._matrix(X))
 
     def confidence(self, X: ArrayLike) -> FloatArray:
         """0 to 1, shape (n,): the calibration slope times the members' agreement; halved out of distribution.
 
         It orders scores by how far to trust them. It is not a probability, and 0 where the base rate is served.
         """
+        return self.assess(X).confidence
+
+    def assess(self, X: ArrayLike) -> Assessment:
+        """Everything it says of rows, from one evaluation."""
         values = self._matrix(X)
-        trust = self.calibration_slope * self._classifier.agreement(values)
-        return np.where(self._novelty.distance(values) > 1.0, 0.5 * trust, trust)
+        p, agreement = self._classifier.opinion(values)
+        novelty = self._novelty.distance(values)
+        trust = self.calibration_slope * agreement
+        return Assessment(p, self._expected_r(p), np.where(novelty > 1.0, 0.5 * trust, trust), novelty)
+
+    def _expected_r(self, p: FloatArray) -> FloatArray:
+        return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
 
     def _report(self, X: FloatArray, won: NDArray[np.bool_]) -> dict[str, float]:
         p = self._classifier.proba(X)

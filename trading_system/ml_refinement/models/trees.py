@@ -52,13 +52,17 @@ class Forest:
 
     def _raw(self, X: FloatArray) -> FloatArray:
         values = X.astype(np.float32).astype(np.float64) if self.single_precision else X
-        rows = np.arange(len(X))[:, None]
+        missing = np.isnan(values).any()
+        flat, row_start = values.ravel(), np.arange(0, values.size, max(values.shape[1], 1))[:, None]
+        children = np.column_stack([self.left, self.right]).ravel()
         node = np.broadcast_to(self.roots, (len(X), len(self.roots)))
         for _ in range(self.depth):
-            x = values[rows, self.feature[node]]
-            go_left = (x <= self.threshold[node]) | (np.isnan(x) & self.missing_left[node])
-            node = np.where(go_left, self.left[node], self.right[node])
-        return np.asarray(self.value[node].sum(axis=1) + self.baseline, dtype=np.float64)
+            x = flat.take(row_start + self.feature.take(node))
+            go_right = ~(x <= self.threshold.take(node))
+            if missing:
+                go_right &= ~(np.isnan(x) & self.missing_left.take(node))
+            node = children.take(2 * node + go_right)
+        return np.asarray(self.value.take(node).sum(axis=1) + self.baseline, dtype=np.float64)
 
     def gain_by_feature(self, n_features: int) -> FloatArray:
         """Total split gain of each feature, shape (n_features,)."""
