@@ -15,6 +15,7 @@ from trading_system.ml_refinement.features.extractors.base_extractor import Feat
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from worker import app as composition
 from worker import rendering
+from worker.missing_bars import MissingBars, missing_bars
 from worker.rebuilding import NotRebuilt, Rebuilt
 from worker.settings import Settings, load_settings
 
@@ -72,6 +73,29 @@ def rebuild(
         rendering.document(asdict(done))
     else:
         _tell(done)
+
+
+@features.command("missing")
+def missing(json: Json = False) -> None:
+    """Symbols and times that the market-data directory has no usable bars for, while signals wait for them.
+
+    When the bars are there, let the signals in: refinery dead-letters replay --all --reason no_market_data
+    """
+    with composition.open_store(_settings()) as store:
+        rows = missing_bars(store)
+    if json:
+        rendering.document([rendering.fields(row) for row in rows])
+    elif rows:
+        _show_missing(rows)
+    else:
+        rendering.line("no signal waits for bars")
+
+
+def _show_missing(rows: Sequence[MissingBars]) -> None:
+    for row in rows:
+        times = f"{row.first[:19]}Z" + (f" to {row.last[:19]}Z" if row.last != row.first else "")
+        signals = f"{row.signals:,} signal" + ("s" if row.signals > 1 else "")
+        rendering.line(f"{row.symbol}: {signals} of {times} wait. {row.detail}")
 
 
 def _tell_pending(pending: dict[str, int], *, json: bool) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -35,6 +36,7 @@ __all__ = [
     "SignalScored",
     "TradeClosed",
     "decode",
+    "decode_kept",
     "json_schema",
 ]
 
@@ -52,6 +54,10 @@ class Limits:
     max_bars: int = MAX_BARS
     #: How far a signal's timestamp may lie ahead of our clock.
     max_future_s: int = 300
+
+
+_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize)
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +117,17 @@ def decode(kind: str, data: bytes, *, now: datetime, limits: Limits) -> Decoded:
     if kind == "trade.closed":
         return _decode_outcome(data, limits)
     raise ValueError(f"{kind!r} is no event that is read here")
+
+
+def decode_kept(data: bytes) -> SignalCreated:
+    """The signal in bytes that were let in before: today's limits and clock are not held against them.
+
+    Raises:
+        DecodeError: this release cannot read them.
+    """
+    event = _decode_signal(data, _END_OF_TIME, _NO_LIMITS).event
+    assert isinstance(event, SignalCreated)  # noqa: S101 - what else could it be
+    return event
 
 
 def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:

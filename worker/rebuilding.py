@@ -8,11 +8,9 @@ was ended goes on with the rest.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 
 import numpy as np
@@ -20,12 +18,8 @@ import numpy as np
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreDamaged, StoredVector
 from worker.errors import DecodeError
-from worker.events import Limits, SignalCreated, decode
+from worker.events import SignalCreated, decode_kept
 from worker.market_data import DirectorySource, NoMarketData
-
-#: What was let in once is not held against today's limits, nor against the clock.
-_AS_RECEIVED = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, max_future_s=10**9)
-_LATE = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 class Obstacle(StrEnum):
@@ -190,10 +184,9 @@ class Rebuild:
             raise _Lost(Obstacle.NO_EVENT, "stored through the library")
         data = self._payload(row.entry_id, streams)
         try:
-            signal = decode("signal.created", data, now=_LATE, limits=_AS_RECEIVED).event
+            signal = decode_kept(data)
         except DecodeError as error:
             raise _Lost(Obstacle.BAD_EVENT, str(error)) from error
-        assert isinstance(signal, SignalCreated)  # noqa: S101 - that is what was asked for
         if signal.signal_id != row.signal_id or (row.event_hash and signal.digest != row.event_hash):
             raise _Lost(Obstacle.OTHER_EVENT, f"entry {row.entry_id} holds {signal.signal_id} with other content")
         return signal
