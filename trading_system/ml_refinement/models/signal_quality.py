@@ -137,15 +137,18 @@ class SignalQualityModel(BaseModel):
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """P(win), calibrated, shape (n,)."""
-        return self._classifier.proba(self._matrix(X))
+        values = self._matrix(X)
+        return self._classifier.proba(values)
 
     def predict_r(self, X: ArrayLike) -> FloatArray:
         """Expected R, shape (n,): P(win) times the mean R of winners plus P(loss) times that of losers, winsorised."""
-        return self._expected_r(self.predict_proba(X))
+        p = self.predict_proba(X)
+        return self._expected_r(p)
 
     def novelty(self, X: ArrayLike) -> FloatArray:
         """Distance from the training rows over its limit, shape (n,): above 1 is out of distribution."""
-        return self._novelty.distance(self._matrix(X))
+        values = self._matrix(X)
+        return self._novelty.distance(values)
 
     def confidence(self, X: ArrayLike) -> FloatArray:
         """0 to 1, shape (n,): the calibration slope times the members' agreement; halved out of distribution.
