@@ -125,13 +125,20 @@ def fit_on(
 
 
 def walk_forward(
-    data: Dataset, config: MLConfig, *, clock: Clock, progress: Progress | None = None, fit: Fit = fit_on
+    data: Dataset,
+    config: MLConfig,
+    *,
+    clock: Clock,
+    progress: Progress | None = None,
+    fit: Fit = fit_on,
+    walk: PurgedWalkForward | None = None,
 ) -> Pooled:
     """Fit and predict fold by fold. A fold whose training rows are all wins, or all losses, is left out.
 
+    `walk` is the walk-forward, without it the configuration's own.
     `fit` is called as `fit_on` is; retrainings share most of their folds, so whoever repeats many may remember them.
     """
-    walk = splitter(data, config)
+    walk = walk or splitter(data, config)
     folds = list(walk.split(data.entered_us, data.known_us))
     parts: list[tuple[NDArray[Any], ...]] = []
     for done, fold in enumerate(folds):

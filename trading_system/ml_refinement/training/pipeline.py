@@ -12,12 +12,15 @@ from typing import Any, Literal
 from loguru import logger
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
+from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import LearningError
+from trading_system.ml_refinement.models.estimators import RECIPES
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
+from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Evidence, Serve, Verdict, evidence_figures, judge
@@ -124,15 +127,16 @@ class _Run:
             active = demote_if_failing(self.db, active, max_hold_us=max_hold_us)
             since_us = int(evidence.entered_us.min(initial=now_us))
             champion = champion_record(self.db, active, data.signal_ids[pooled.rows], since_us=since_us)
+        recipe = recipe_of(model)
         verdict = judge(
             evidence,
-            recipe=model.recipe,
+            recipe=recipe,
             champion=champion,
-            recipes_tried=self._recipes_tried(model.recipe),
+            recipes_tried=self._recipes_tried(recipe),
             min_rows=self.config.training.min_validation_samples,
         )
         self.progress("register", 0, 1)
-        self.registry.register(model, recipe=model.recipe, run_id=self.run_id)
+        self.registry.register(model, recipe=recipe, run_id=self.run_id)
         return self._settle(model, data, verdict, figures | verdict.figures, champion.model_id if champion else None)
 
     def _candidate(self, data: Dataset, feature_version: str) -> tuple[SignalQualityModel, int]:
@@ -176,8 +180,9 @@ class _Run:
         }
 
     def _recipes_tried(self, recipe: str) -> int:
+        """Recipes that were ever trained, and every setting that tuning looked at to choose one."""
         rows = self.db.models.history(_TYPE.value, 500)
-        return len({row.recipe for row in rows if row.recipe} | {recipe})
+        return len({row.recipe for row in rows if row.recipe} | {recipe}) + TuningTrials(self.db.connection).count()
 
     def _settle(
         self,
@@ -228,6 +233,13 @@ class _Run:
         except StoreError:  # the store itself may be what failed; the first error is the one to tell of
             logger.exception("run {} could not be marked failed; it will be swept", self.run_id)
         return TrainingResult(self.run_id, "failed", None, None, reason=reason)
+
+
+def recipe_of(model: SignalQualityModel) -> str:
+    """What the gate calls the same recipe: the name, and where parameters differ from the recipe's own, their digest."""
+    changed = {name: value for name, value in model.params.items() if RECIPES[model.recipe].defaults[name] != value}
+    changed.pop("random_state", None)
+    return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:
