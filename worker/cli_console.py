@@ -19,7 +19,7 @@ def console() -> None:
 
     REFINERY_CONSOLE_PORT=8800 refinery console
     """
-    from worker.console import run_console  # its packages are an extra
+    from worker.console.application import run_console  # its packages are an extra
 
     settings = load_settings()
     composition.set_up_logging(settings)

@@ -87,8 +87,8 @@ def discard() -> ResponseReturnValue:
         abort(400, "Say why: the audit keeps it.")
     rows = _chosen(payloads=False)
     with _store() as store, store.atomic():
-        done = sum(store.dead_letters.mark_discarded(row.id, reason, actor=actor()) for row in rows)
-    flash(f"{done:,} of {len(rows):,} were discarded.")
+        done = DeadLetters(store, version=composition.release()).discard(rows, reason, actor=actor())
+    flash(f"{len(done):,} of {len(rows):,} were discarded.")
     return redirect(url_for("pages.letters"))
 
 
@@ -111,16 +111,15 @@ def edit(number: int) -> ResponseReturnValue:
     except orjson.JSONDecodeError as error:
         return render_template("edit.html", row=row, text=text, wrong=f"That is not JSON: {error}"), 400
     with _store() as store:
-        if not store.dead_letters.edit(
-            number, edited, {"bytes": len(edited), "was": len(row.payload or b"")}, actor=actor()
-        ):
-            abort(409, "It is not open any more.")
+        letters = DeadLetters(store, version=composition.release())
+        try:
+            letters.edit(row, edited, actor=actor())
+        except RefineryError as error:
+            return render_template("edit.html", row=row, text=text, wrong=str(error)), 409
         if request.form.get("replay"):
-            changed = [letter for letter in [store.dead_letters.get(number)] if letter is not None]
-            DeadLetters(store, version=composition.release()).replay(reading().client, changed, actor=actor())
-            flash(f"Dead letter {number} was edited and sent to its stream again.")
-        else:
-            flash(f"Dead letter {number} was edited; a replay sends the new bytes.")
+            letters.replay(reading().client, letters.chosen([number], None), actor=actor())
+    sent = " and sent to its stream again" if request.form.get("replay") else "; a replay sends it so"
+    flash(f"Dead letter {number} was edited{sent}.")
     return redirect(url_for("pages.letter", number=number))
 
 
@@ -170,7 +169,7 @@ def _previous(store: FeatureDatabase) -> str:
     for entry in store.models.promotions(1000, _QUALITY):
         if entry.action == "activate" and entry.model_id == serving and entry.previous_model_id:
             return entry.previous_model_id
-    abort(409, "There is no model to roll back to.")
+    return abort(409, "There is no model to roll back to.")
 
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value

@@ -12,7 +12,10 @@ from werkzeug.exceptions import HTTPException
 
 from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker.console import actions, jobs, pages, security, words
+from worker.console import security, words
+from worker.console.actions import blueprint as actions
+from worker.console.jobs import register as mount_dashboard
+from worker.console.pages import blueprint as pages
 from worker.console.reading import Reading
 from worker.errors import ConfigurationError, RefineryError
 from worker.redis_url import is_loopback
@@ -51,9 +54,9 @@ def create_app(settings: Settings, url: str) -> Flask:
     flask.extensions["refinery"] = reading
     words.register(flask)
     security.register(flask, settings)
-    flask.register_blueprint(pages.blueprint)
-    flask.register_blueprint(actions.blueprint)
-    jobs.register(flask, url, settings.masked_redis_url)
+    flask.register_blueprint(pages)
+    flask.register_blueprint(actions)
+    mount_dashboard(flask, url, settings.masked_redis_url)
     _explain_errors(flask)
     return flask
 

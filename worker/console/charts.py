@@ -15,6 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from worker.console.words import signed
+
 FloatArray = NDArray[np.float64]
 
 INK, SOFT, LINE, ACCENT, GOOD, BAD, WARN = (f"#00000{digit}" for digit in range(1, 8))
@@ -25,7 +27,7 @@ _VARIABLES = dict(
         strict=True,
     )
 )
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.5,
     "text.color": SOFT,
@@ -74,7 +76,7 @@ def deciles(means: FloatArray, *, base: float, label: str) -> Markup:
     def draw(axes: Any) -> None:
         colours = [GOOD if value > 0 else BAD for value in means]
         bars = axes.bar(range(1, len(means) + 1), means, color=colours, width=0.78, alpha=0.85)
-        axes.bar_label(bars, labels=[f"{v:+.2f}".replace("-", "−") for v in means], padding=2, fontsize=8, color=SOFT)
+        axes.bar_label(bars, labels=[signed(float(value)) for value in means], padding=2, fontsize=8, color=SOFT)
         axes.axhline(base, color=SOFT, linewidth=0.9, linestyle=(0, (4, 4)))
         axes.axhline(0, color=SOFT, linewidth=0.9)
         axes.margins(y=0.14)
@@ -129,7 +131,8 @@ def _svg(draw: Any, label: str, *, height: float = 2.75) -> Markup:
         figure = Figure(figsize=(5.6, height), layout="constrained")
         draw(figure.subplots())
         text = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(text, metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _in_page(text.getvalue(), label)
 
 

@@ -1,4 +1,4 @@
-"""The RQ dashboard, mounted under the console: JSON only, escaped, POST only, and for operators where it changes things.
+"""The RQ dashboard under the console: JSON only, escaped, POST only, and for operators where it changes things.
 
 The guard of the console stands in front of every route. What is changed here in the dashboard itself is what it would
 otherwise do: unpickle, insert text from Redis into pages raw, take GET for a command, and answer 500 to unknown ids.
@@ -51,14 +51,13 @@ def register(flask: Flask, url: str, shown_url: str) -> None:
     flask.config.update(
         RQ_DASHBOARD_REDIS_URL=(shown_url,), RQ_DASHBOARD_POLL_INTERVAL=5000, RQ_DASHBOARD_DISABLE_DELETE=False
     )
-    flask.redis_conn = retraining.connect(url)  # type: ignore[attr-defined] - where the dashboard looks for it
+    flask.redis_conn = retraining.connect(url)  # type: ignore[attr-defined]  # where the dashboard looks for it
     mounted: Any = dashboard.blueprint
     # It would connect again, with options of its own, to the address of its configuration.
     mounted.before_request_funcs.clear()
-    if not mounted._got_registered_once:
-        mounted.before_request(_guard)
-        mounted.context_processor(lambda: {"nonce": g.nonce})
-    # A second application in one process, as in tests, must not run into the blueprint's own check of that.
+    # On the application and not on the blueprint, which is a global that refuses changes once it is in use.
+    flask.before_request(_guard)
+    flask.context_processor(lambda: {"nonce": g.nonce})
     flask.register_blueprint(mounted, url_prefix=PREFIX)
     flask.jinja_env.loader = ChoiceLoader([_escaped_templates(), _loader(flask)])
     flask.register_error_handler(NoSuchJobError, _unknown)
@@ -67,6 +66,8 @@ def register(flask: Flask, url: str, shown_url: str) -> None:
 
 def _guard() -> None:
     """In front of each of the dashboard's routes."""
+    if request.blueprint != "rq_dashboard":
+        return
     arguments = request.view_args or {}
     if arguments.get("instance_number", 0) != 0:
         abort(404)

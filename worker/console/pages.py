@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -278,10 +279,10 @@ def _over_time(eyes: Reading, champion: RegistryRow | None) -> dict[str, Markup]
     drawn: dict[str, Markup] = {}
     if len(served) >= 20 * 4:
         edges = np.linspace(0, len(served), min(_BLOCKS, len(served) // 20) + 1).astype(int)
-        parts = [served.part(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        parts = [served.part(start, stop) for start, stop in pairwise(edges)]
         base = live.base_rate_of(champion)
         figures = [live.quality(part, base_rate=base) for part in parts]
-        when = [text_from_us(int(part.label_us[-1]))[2:7] for part in parts]
+        when = [text_from_us(int(part.label_us[-1]))[:7] for part in parts]
         drawn["log_loss"] = charts.lines(
             when,
             [

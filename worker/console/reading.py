@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -79,7 +80,7 @@ class SignalRow:
     signal_type: str | None
     quality_score: float | None
     target_r: float | None
-    complete: bool
+    complete: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +172,8 @@ class Reading:
         found = []
         streams = self.settings.streams
         rows: Any = []
-        try:
+        with suppress(redis.RedisError):  # the group is not there yet
             rows = self.client.xinfo_consumers(streams.signals_created, streams.group)
-        except redis.RedisError:
-            pass  # the group is not there yet
         for row in rows:
             doing = f"{row['pending']:,} pending"
             found.append(Process(row["name"].decode(), "worker", row["idle"] / 1000, doing))
@@ -223,7 +222,7 @@ class Reading:
             params.append(str(before))
         where = " AND ".join(conditions or ["TRUE"])
         rows = self.store.connection.query(SIGNALS.format(where=where), (*params, PAGE_ROWS + 1))
-        return [SignalRow(*row[:8], bool(row[8])) for row in rows]
+        return [SignalRow(*row) for row in rows]
 
     def archived(self, stream: str, entry_id: str | None) -> bytes | None:
         """An event as it was received; None when it is not (any more) in the archive."""

@@ -81,7 +81,7 @@ def signed(value: float | None, digits: int = 2) -> str:
     """A figure with its sign."""
     if value is None or not math.isfinite(value):
         return "—"
-    return f"{value:+.{digits}f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(value: float | None) -> str:
