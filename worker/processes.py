@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import redis
@@ -278,6 +279,12 @@ def running(children: Children, *roles: str) -> Iterator[Children]:
         yield children
     finally:
         children.stop()
+
+
+def up_roles(settings: Settings) -> tuple[str, ...]:
+    """Worker and trainer, and the console where it is installed and not turned off."""
+    console = settings.console_port and find_spec("flask") and find_spec("rq_dashboard")
+    return ("worker", "trainer", "console") if console else ("worker", "trainer")
 
 
 def run_up(settings: Settings) -> None:
