@@ -66,7 +66,7 @@ def _settings() -> Settings:
 
 @cli.command()
 def up() -> None:
-    """Run everything on this machine: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
+    """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
     processes.run_up(_settings())
 
 

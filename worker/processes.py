@@ -290,7 +290,7 @@ def up_roles(settings: Settings) -> tuple[str, ...]:
 def run_up(settings: Settings) -> None:
     """Run everything until SIGTERM or SIGINT."""
     stop = _stop_on_signals()
-    with server_url(settings) as url, running(_children(settings, url), "worker", "trainer") as children:
+    with server_url(settings) as url, running(_children(settings, url), *up_roles(settings)) as children:
         logger.info(
             "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
         )
