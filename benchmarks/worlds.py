@@ -7,6 +7,7 @@ rate is 0.45.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +61,21 @@ def opinion(X: FloatArray, kind: str) -> FloatArray:
     return np.zeros(len(X))
 
 
+def expected_auc(truth: FloatArray, score: FloatArray) -> float:
+    """AUC of a score in expectation over outcomes of the true probabilities; ties count half."""
+    _, place = np.unique(score, return_inverse=True)
+    win, loss = np.bincount(place, truth), np.bincount(place, 1.0 - truth)
+    pairs = truth.sum() * (1.0 - truth).sum() - (truth * (1.0 - truth)).sum()
+    tied = win * loss - np.bincount(place, truth * (1.0 - truth))
+    return float((win * (np.cumsum(loss) - loss) + 0.5 * tied).sum() / pairs)
+
+
 def bayes_auc(p: FloatArray) -> float:
     """AUC that the true probabilities themselves attain, in expectation over outcomes."""
-    p = np.sort(p)
-    below = np.concatenate([[0.0], np.cumsum(1.0 - p)[:-1]])
-    return float((p * below).sum() / (p.sum() * (1.0 - p).sum() - (p * (1.0 - p)).sum()))
+    return expected_auc(p, p)
 
 
+@cache
 def calibrated_scale(kind: str, auc: float) -> tuple[float, float]:
     """Scale and offset of the logit at which the base rate is 0.45 and Bayes attains `auc`."""
     if kind == "null":
@@ -92,13 +101,13 @@ def outcomes(won: NDArray[np.bool_], rng: Rng) -> FloatArray:
 def independent(
     n: int, rng: Rng, *, kind: str = "null", auc: float = 0.6, per_day: float = 4.0, hold_days: float = 10.0
 ) -> World:
-    """Signals that share nothing, `per_day` of them, each open up to `hold_days`."""
+    """Signals that share nothing, `per_day` of them, each open up to `hold_days`; one in ten is closed by that limit."""
     scale, offset = calibrated_scale(kind, auc)
     X = features(n, rng)
     truth = expit(scale * opinion(X, kind) + offset)
     r = outcomes(rng.random(n) < truth, rng)
     entered = START_US + (np.arange(n) / per_day * DAY_US).astype(np.int64)
-    known = entered + (rng.uniform(0.2, hold_days, n) * DAY_US).astype(np.int64)
+    known = entered + (np.minimum(rng.uniform(0.2, hold_days / 0.9, n), hold_days) * DAY_US).astype(np.int64)
     return World(X, r, truth, entered, known)
 
 
@@ -124,6 +133,23 @@ def clustered(days: int, rng: Rng, *, edge: float = 0.0, per_day: int = 4) -> Wo
     truth = expit(1.702 * (drift - cut))
     entered = START_US + day * DAY_US + (np.tile(np.arange(per_day), days) * 3_600_000_000)
     return World(X, r, truth, entered.astype(np.int64), (entered + hold * DAY_US).astype(np.int64))
+
+
+def canary(days: int, rng: Rng, *, symbols: int = 8, event_days: int = 42) -> World:
+    """Noise in which an outcome that is not known yet tells much: one signal a day on each of some symbols.
+
+    Every `event_days` each symbol, on a day of its own, has an event at which its open trades are closed. Trades closed
+    by the same event share their features but for a little noise, and four fifths of R's variance; other events say
+    nothing of it. `truth` is the constant probability of a win.
+    """
+    day, symbol = np.divmod(np.arange(days * symbols), symbols)
+    ahead = event_days - (day + symbol * event_days // symbols) % event_days
+    _, event = np.unique((day + ahead) * symbols + symbol, return_inverse=True)
+    shared = rng.standard_normal((event.max() + 1, N_FEATURES + 1))[event]
+    X = np.sqrt(0.8) * shared[:, 1:] + np.sqrt(0.2) * rng.standard_normal((len(day), N_FEATURES))
+    r = np.sqrt(0.8) * shared[:, 0] + np.sqrt(0.2) * rng.standard_normal(len(day))
+    entered = START_US + day * DAY_US + symbol * 3_600_000_000
+    return World(X, r, np.full(len(day), 0.5), entered, START_US + (day + ahead) * DAY_US)
 
 
 def stored(db: object, world: World, *, names: list[str], version: str = "bench-1") -> None:

@@ -209,8 +209,8 @@ RECIPES: Mapping[str, Recipe] = {
         {
             "C": 0.01,
             "z_clip": 5.0,
-            "learning_rate": 0.03,
-            "max_iter": 120,
+            "learning_rate": 0.09,
+            "max_iter": 40,
             "max_leaf_nodes": 4,
             "min_samples_leaf": 20,
             "l2_regularization": 20.0,
