@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 
 import waitress
 from flask import Flask, render_template
@@ -16,6 +17,7 @@ from worker.console import security, words
 from worker.console.actions import blueprint as actions
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
+from worker.console.pages import warm
 from worker.console.reading import Reading
 from worker.errors import ConfigurationError, RefineryError
 from worker.redis_url import is_loopback
@@ -100,7 +102,8 @@ def run_console(settings: Settings, url: str) -> None:
             f"the console cannot listen on {settings.console_host}:{settings.console_port}: {error.strerror or error}"
         ) from error
     logger.info("console on http://{}:{}", settings.console_host, settings.console_port)
-    flask.extensions["refinery"].start_sampling()
+    eyes: Reading = flask.extensions["refinery"]
+    eyes.start_sampling(partial(warm, eyes))
     server.run()
 
 

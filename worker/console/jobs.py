@@ -19,6 +19,7 @@ from rq.serializers import JSONSerializer
 from worker import retraining
 from worker.console.pages import reading
 from worker.console.security import require_operator
+from worker.retraining.queue import QUEUE_NAME
 
 retraining.forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
 
@@ -36,7 +37,12 @@ _MOST_PER_PAGE = 200
 def overview() -> ResponseReturnValue:
     """Trainings that wait, run and are over, with the dashboard below."""
     eyes = reading()
-    return render_template("jobs.html", seen=eyes.overview(), runs=eyes.runs(20), address=f"{PREFIX}/0/view/jobs")
+    return render_template(
+        "jobs.html",
+        seen=eyes.overview(),
+        runs=eyes.runs(20),
+        address=f"{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
+    )
 
 
 def register(flask: Flask, url: str, shown_url: str) -> None:

@@ -254,6 +254,14 @@ def monitoring() -> ResponseReturnValue:
     )
 
 
+def warm(eyes: Reading) -> None:
+    """Draw what the overview and the monitoring page show, so that nobody waits for it."""
+    champion = live.champion_of(eyes.store)
+    _served(eyes, None, champion)
+    eyes.remembered("over time", eyes.version(), lambda: _over_time(eyes, champion))
+    eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion))
+
+
 def _served(
     eyes: Reading, model_id: str | None, base: RegistryRow | None
 ) -> tuple[live.Served, live.Quality, dict[str, Markup]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import redis
+from loguru import logger
 from rq import Worker
 from rq.serializers import JSONSerializer
 
@@ -29,6 +30,7 @@ T = TypeVar("T")
 SILENT_S = 60.0
 PAGE_ROWS = 50
 _SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
+_FRESH_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Reading:
         self.client = app.connect(url)
         self.rq_client = retraining.connect(url)
         self._local = threading.local()
-        self._memory: dict[Hashable, tuple[Hashable, Any]] = {}
+        self._memory: dict[Hashable, tuple[Hashable, Any, float]] = {}
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
 
     @property
@@ -119,12 +121,13 @@ class Reading:
         return store
 
     def remembered(self, name: Hashable, version: Hashable, make: Callable[[], T]) -> T:
-        """What `make` gave for this version of the data; made again when the data changed."""
+        """What `make` gave for this version of the data; made again when the data changed, twice a minute at most."""
         known = self._memory.get(name)
-        if known is None or known[0] != version:
+        now = time.monotonic()
+        if known is None or (known[0] != version and now - known[2] > _FRESH_S):
             if len(self._memory) > 200:
                 self._memory.clear()
-            known = self._memory[name] = (version, make())
+            known = self._memory[name] = (version, make(), now)
         value: T = known[1]
         return value
 
@@ -133,14 +136,19 @@ class Reading:
         counts = self.store.counts()
         return counts.labelled, counts.predictions, counts.newest_label, self.store.models.active_id(_QUALITY)
 
-    def start_sampling(self) -> None:
-        """Look at the number of handled events now and then, for the events a second."""
-        threading.Thread(target=self._sample_for_ever, name="sampling", daemon=True).start()
+    def start_sampling(self, warm: Callable[[], None]) -> None:
+        """Now and then, note the number of handled events, for the events a second, and keep the figures warm."""
 
-    def _sample_for_ever(self) -> None:
-        while True:
-            self.sample()
-            time.sleep(_SAMPLE_EVERY_S)
+        def for_ever() -> None:
+            while True:
+                self.sample()
+                try:
+                    warm()
+                except Exception as error:  # noqa: BLE001 - the page itself will say it
+                    logger.debug("the figures could not be kept warm: {}", error)
+                time.sleep(_SAMPLE_EVERY_S)
+
+        threading.Thread(target=for_ever, name="sampling", daemon=True).start()
 
     def sample(self) -> None:
         """Take one sample of the number of handled events."""

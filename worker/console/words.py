@@ -74,7 +74,12 @@ def figure(value: Any, digits: int = 3) -> str:
     """A figure, or a dash where there is none."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "—"
-    return f"{value:.{digits}f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        whole = value == int(value) and abs(value) >= 10
+        return (f"{value:,.0f}" if whole else f"{value:.{digits}f}").replace("-", "\N{MINUS SIGN}")
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def signed(value: float | None, digits: int = 2) -> str:
