@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, Promotion, RegistryRow
-from worker.status import Status
+from worker.status import Monitoring, Status
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -117,8 +117,19 @@ def status(state: Status) -> None:
             if last is None
             else f"{last.status} at {last.completed_at or last.started_at}: {last.reason or last.verdict or 'in hand'}",
             "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
+            "monitoring": _monitoring(state.monitoring),
         }
     )
+    for alarm in state.monitoring.alarms if state.monitoring else ():
+        out().print(f"[yellow]![/] {escape(alarm['name'].replace('_', ' '))}: {escape(alarm['why'])}")
+
+
+def _monitoring(found: Monitoring | None) -> str:
+    if found is None:
+        return "has not looked yet"
+    drift = f"{found.features_drifted} of {found.features} features drifted" if found.features else "too few rows yet"
+    asked = f", asked for {found.requested}" if found.requested else ""
+    return f"{len(found.alarms)} alarms, {drift}, looked at {found.at[:19]}{asked}"
 
 
 def _sentence(state: Status) -> str:

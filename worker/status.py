@@ -10,6 +10,7 @@ import redis
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.monitoring import MonitoringReports
 from worker.errors import TransientError
 from worker.retraining import training_history
 from worker.settings import Settings
@@ -27,6 +28,19 @@ class Training:
     model_id: str | None
     verdict: str | None
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What monitoring found when it last looked."""
+
+    at: str
+    alarms: tuple[Mapping[str, str], ...]
+    features: int
+    features_drifted: int
+    #: Log loss that was served, over the base rate's; None without enough outcomes.
+    served_excess: float | None
+    requested: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,7 @@ class Status:
     proven: bool
     champion_since: str | None
     last_training: Training | None
+    monitoring: Monitoring | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`."""
@@ -96,7 +111,18 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.verdict,
             last.error_message,
         ),
+        monitoring=_monitoring(store),
     )
+
+
+def _monitoring(store: FeatureDatabase) -> Monitoring | None:
+    last = MonitoringReports(store.connection).last()
+    if last is None:
+        return None
+    figures = last.figures
+    drifted = int(figures.get("features_drifted", 0))
+    excess = figures.get("served_excess")
+    return Monitoring(last.at, tuple(last.alarms), int(figures.get("features", 0)), drifted, excess, last.requested)
 
 
 def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:

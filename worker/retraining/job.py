@@ -74,7 +74,9 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
             return {"status": "skipped", "reason": f"a training has begun since training {after}"}
         run_id = job_id_of(model_type, after)
         logger.info("training {} begins ({})", run_id, reason)
-        return _train(settings, store, run_id)
+        result = _train(settings, store, run_id)
+        _watch_after_training(settings, store)
+        return result
 
 
 def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason | None:
@@ -166,7 +168,7 @@ def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory
 
 
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
-    """Gives up trainings whose process is gone, and asks for what is due. What it cannot do now, it logs."""
+    """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs."""
     try:
         with closing(_open_store(settings)) as store:
             lock = take_lock(settings.training_lock_path)
@@ -176,6 +178,7 @@ def housekeeping(settings: Settings, client: redis.Redis) -> None:
                 finally:
                     os.close(lock)
             enqueue_if_due(settings, store, client)
+            _watch_on_schedule(settings, store, client)
     except (StoreError, OSError) as error:
         logger.warning("the store could not be looked after: {}", error)
 
@@ -237,6 +240,25 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
         "model_id": result.model_id,
         "reason": result.reason,
     }
+
+
+def _watch_after_training(settings: Settings, store: FeatureDatabase) -> None:
+    """The training is done and kept: whatever goes wrong here is told, and changes nothing about it."""
+    from worker.retraining.watching import watch  # needs the learning stack, as the training does
+
+    try:
+        watch(settings, store, cause="training")
+    except Exception:  # noqa: BLE001 - as said above
+        logger.exception("monitoring failed")
+
+
+def _watch_on_schedule(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
+    from worker.retraining.watching import watch_if_due
+
+    try:
+        watch_if_due(settings, store, client)
+    except Exception:  # noqa: BLE001 - the trainer goes on training
+        logger.exception("monitoring failed")
 
 
 def _was_killed(run: TrainingRun) -> bool:

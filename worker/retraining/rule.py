@@ -13,6 +13,7 @@ class RetrainReason(StrEnum):
     NEW_LABELS = "new_labels"
     SCHEDULE = "schedule"
     MANUAL = "manual"
+    DRIFT = "drift"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What monitoring found each time it looked: append-only rows, the newest of which the status shows."""
+"""What monitoring found each time it looked, the newest of which the status shows, and the rows that it looks at."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
-from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
+from trading_system.ml_refinement.storage.times import Clock, us_array, utc_now, utc_text
+from trading_system.ml_refinement.storage.vectors import Matrix, fill
 
 Cause = Literal["schedule", "training"]
 
@@ -98,3 +101,66 @@ def _report(row: Row) -> StoredReport:
     fields = list(row)
     fields[5:8] = [orjson.loads(text) for text in row[5:8]]
     return StoredReport(*fields)
+
+
+@dataclass(frozen=True, slots=True)
+class RecentRows:
+    """What was served and stored in a span of signal time, oldest first, labelled or not."""
+
+    #: Complete vectors of one feature version, (n, f), NaN where a feature is missing, and their times, (n,).
+    X: Matrix
+    timestamp_us: NDArray[np.int64]
+    #: Scores that champions served in that span, (m,), and the times of their signals, (m,).
+    score: Matrix
+    score_us: NDArray[np.int64]
+    #: Signals of any version in that span, and those with a failed extractor.
+    signals: int
+    incomplete: int
+
+
+def newest_signal(connection: Connection) -> str | None:
+    """The time of the newest signal."""
+    row = connection.one("SELECT max(timestamp) FROM feature_vectors")
+    return None if row is None else row[0]
+
+
+def nth_newest_signal(connection: Connection, n: int) -> str | None:
+    """The time of the n-th newest signal, 1 is the newest; None where there are fewer."""
+    row = connection.one("SELECT timestamp FROM feature_vectors ORDER BY timestamp DESC LIMIT 1 OFFSET ?", (n - 1,))
+    return None if row is None else str(row[0])
+
+
+def rows_between(
+    connection: Connection, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int
+) -> RecentRows:
+    """Signals with `start` < time <= `end`, at most the newest `limit` of each kind."""
+    with connection.snapshot() as reads:
+        lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
+        vectors = reads.query(VECTORS, (start, end, feature_version, limit))[::-1]
+        scores = reads.query(SCORES, (start, end, limit))[::-1]
+        signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
+    X = np.full((len(vectors), len(names)), np.nan)
+    fill(X, vectors, tuple(names), lists)
+    return RecentRows(
+        X,
+        us_array([row[3] for row in vectors]),
+        np.array([row[1] for row in scores], dtype=float),
+        us_array([row[0] for row in scores]),
+        int(signals),
+        int(incomplete),
+    )
+
+
+VECTORS = """
+    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp
+    FROM feature_vectors INDEXED BY idx_fv_timestamp
+    WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
+    ORDER BY timestamp DESC LIMIT ?"""
+SCORES = """
+    SELECT v.timestamp, p.quality_score
+    FROM feature_vectors AS v INDEXED BY idx_fv_timestamp CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    WHERE v.timestamp > ? AND v.timestamp <= ? AND p.role = 'champion' AND p.quality_score IS NOT NULL
+    ORDER BY v.timestamp DESC LIMIT ?"""
+COMPLETENESS = """
+    SELECT count(*), total(1 - complete) FROM feature_vectors INDEXED BY idx_fv_timestamp
+    WHERE timestamp > ? AND timestamp <= ?"""

@@ -30,8 +30,8 @@ class Estimate:
     freedom: int
 
     def t(self, against: float = 0.0) -> float:
-        """Student's t of `value - against`; 0 where there is no spread to judge by."""
-        return (self.value - against) / self.error if self.error > 0 else 0.0
+        """Student's t of `value - against`; 0 where there is no spread to judge by but that of rounding."""
+        return (self.value - against) / self.error if self.error > _TINY else 0.0
 
     def above(self, against: float, level: float) -> bool:
         """Is it above `against` at one-sided `level`? Never, with fewer than two clusters."""
