@@ -1,6 +1,9 @@
-"""The specification's place for the model interface and the model of signal quality."""
+"""The specification's place for the model interface and the models."""
 
 from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.regime_classifier import RegimeClassifier
+from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
+from trading_system.ml_refinement.models.risk_predictor import RiskPredictor
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 
-__all__ = ["BaseModel", "SignalQualityModel"]
+__all__ = ["BaseModel", "RegimeClassifier", "ReturnPredictor", "RiskPredictor", "SignalQualityModel"]

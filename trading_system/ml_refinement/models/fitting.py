@@ -46,6 +46,8 @@ class FitPlan:
 
     calibration: Sequence[RowSplit]
     stopping: Sequence[RowSplit]
+    #: When each row was entered, microseconds; None: not known.
+    entered_us: NDArray[np.int64] | None = None
 
     @classmethod
     def by_rows(cls, n: int) -> FitPlan:

@@ -86,6 +86,10 @@ class BaseModel(ABC):
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Probabilities: shape (n,) for two classes, (n, n_classes) for more."""
 
+    def _answers(self, X: FloatArray) -> FloatArray:
+        """What golden rows are replayed with: whatever depends on everything learned."""
+        return self.predict_proba(X)
+
     @abstractmethod
     def _learned(self) -> dict[str, Any]:
         """Everything fitted, as plain values and arrays."""
@@ -159,7 +163,7 @@ class BaseModel(ABC):
         self._importance, self._golden = report["importance"], state["golden"]
         self._restore(state["learned"])
         self.is_fitted = True
-        replayed = self.predict_proba(self._golden["features"])
+        replayed = self._answers(self._golden["features"])
         if not np.allclose(replayed, self._golden["answers"], rtol=0.0, atol=_GOLDEN_TOLERANCE):
             raise ModelFileRefused("it does not answer as it did when it was written")
 
@@ -230,7 +234,7 @@ class BaseModel(ABC):
         self.is_fitted = True
         self._importance = dict(zip(self.feature_names, importance.tolist(), strict=True))
         chosen = X[np.linspace(0, len(X) - 1, min(_GOLDEN_ROWS, len(X))).astype(int)]
-        self._golden = {"features": chosen, "answers": self.predict_proba(chosen)}
+        self._golden = {"features": chosen, "answers": self._answers(chosen)}
 
     def _matrix(self, X: ArrayLike) -> FloatArray:
         """Checked features in the order fitted on."""

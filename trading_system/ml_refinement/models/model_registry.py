@@ -14,6 +14,9 @@ from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.regime_classifier import RegimeClassifier
+from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
+from trading_system.ml_refinement.models.risk_predictor import RiskPredictor
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import ANY, RegistryRow, Unconditional
@@ -36,7 +39,10 @@ class ModelRegistry:
     """
 
     MODEL_CLASSES: ClassVar[Mapping[ModelType, Callable[[], BaseModel]]] = {
-        ModelType.SIGNAL_QUALITY: SignalQualityModel
+        ModelType.SIGNAL_QUALITY: SignalQualityModel,
+        ModelType.RETURN_PREDICTOR: ReturnPredictor,
+        ModelType.REGIME_CLASSIFIER: RegimeClassifier,
+        ModelType.RISK_PREDICTOR: RiskPredictor,
     }
 
     def __init__(self, model_dir: str | Path = "models/", db: FeatureDatabase | None = None) -> None:

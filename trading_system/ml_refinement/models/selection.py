@@ -16,8 +16,8 @@ FloatArray = NDArray[np.float64]
 class SelectionRule:
     """How many features may stay, and how little a feature may matter.
 
-    Importance is a feature's share of |corr(z, win)| + |corr(|z|, win)| over all features: its line and its fold, so
-    that a feature that matters at both ends is not taken for useless.
+    Importance is a feature's share of corr(z, win)^2 + corr(|z|, win)^2 over all features, the variance its line and
+    its fold explain, so that a feature that matters at both ends is not taken for useless.
     """
 
     enabled: bool = True
@@ -57,16 +57,16 @@ def marginal_importance(X: FloatArray, won: NDArray[np.bool_]) -> FloatArray:
     z = (X - np.nanmean(X, axis=0)) / _positive(np.nanstd(X, axis=0))
     z = np.clip(np.nan_to_num(z, nan=0.0), -5.0, 5.0)
     target = won - won.mean()
-    total = _absolute_correlation(z, target) + _absolute_correlation(np.abs(z), target)
+    total = _explained(z, target) + _explained(np.abs(z), target)
     if not total.sum() > 0:
         return np.full(X.shape[1], 1.0 / X.shape[1])
     return np.asarray(total / total.sum(), dtype=np.float64)
 
 
-def _absolute_correlation(z: FloatArray, target: FloatArray) -> FloatArray:
+def _explained(z: FloatArray, target: FloatArray) -> FloatArray:
     centred = z - z.mean(axis=0)
     norms = _positive(np.sqrt((centred**2).sum(axis=0) * (target**2).sum()))
-    return np.asarray(np.abs(centred.T @ target) / norms, dtype=np.float64)
+    return np.asarray((centred.T @ target / norms) ** 2, dtype=np.float64)
 
 
 def _positive(x: FloatArray) -> FloatArray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import OneClass
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, FittedClassifier, fit_classifier
 from trading_system.ml_refinement.models.model import BaseModel
@@ -36,6 +37,8 @@ class SignalQualityModel(BaseModel):
     specification's. Both are calibrated on held-out rows by a sigmoid that can only shrink. With fewer than
     `min_samples` rows the base rate is served.
     """
+
+    _TYPE: ClassVar[ModelType] = ModelType.SIGNAL_QUALITY
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class SignalQualityModel(BaseModel):
         Raises:
             UnknownParameter: a recipe, scaling or hyperparameter that does not exist.
         """
-        super().__init__(ModelType.SIGNAL_QUALITY, version, clock=clock)
+        super().__init__(self._TYPE, version, clock=clock)
         self.settings = FitSettings.resolve(
             recipe,
             hyperparameters,
@@ -131,7 +134,7 @@ class SignalQualityModel(BaseModel):
             self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0))
         return dict(self._metrics["train"])
 
-    def predict(self, X: ArrayLike) -> NDArray[np.int64]:
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """1 where a win is more likely than not, else 0; shape (n,)."""
         return (self.predict_proba(X) > 0.5).astype(np.int64)
 
@@ -164,6 +167,11 @@ class SignalQualityModel(BaseModel):
         novelty = self._novelty.distance(values)
         trust = self.calibration_slope * agreement
         return Assessment(p, self._expected_r(p), np.where(novelty > 1.0, 0.5 * trust, trust), novelty)
+
+    def opinion_digest(self) -> str:
+        """SHA-256 over what P(win) is computed from: models where it is equal say the same P(win)."""
+        self._require_fitted()
+        return artefact.digest({"classifier": self._classifier.state(), "names": self.feature_names})
 
     def _expected_r(self, p: FloatArray) -> FloatArray:
         return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]

@@ -1,0 +1,164 @@
+"""Which kind of market a signal falls into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsableFeatures, OneClass
+from trading_system.ml_refinement.models.estimators import column_medians, threads
+from trading_system.ml_refinement.models.fitting import FitPlan
+from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.storage.times import Clock, utc_now
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+#: By number: 0-3 are falling and quiet, falling and volatile, rising and quiet, rising and volatile.
+REGIMES = ("bear_quiet", "bear_volatile", "bull_quiet", "bull_volatile")
+DIRECTION = ("market_trend", "rally_strength")
+VOLATILITY = "volatility_regime"
+
+_READ = (*DIRECTION, VOLATILITY, "market_breadth", "drawdown_depth", "days_from_high")
+_SMOOTHING_DAYS = 5.0
+_CLIP = 5.0
+#: Averages of equal values differ by less.
+_TIE = 1e-9
+_DAY_US = 86_400_000_000
+
+
+class RegimeClassifier(BaseModel):
+    """Bull or bear, quiet or volatile: probabilities that the smoothed market is in each state.
+
+    In hindsight the market's state is plain: its direction and its volatility, averaged over the days around. That is
+    what the training rows are labelled with; what is learned is to tell it from the market features known at the
+    time. So a regime does not flicker, and a signal's regime depends on that signal's features alone.
+    """
+
+    def __init__(self, version: str = "1.0", *, clock: Clock = utc_now) -> None:
+        super().__init__(ModelType.REGIME_CLASSIFIER, version, clock=clock)
+
+    def fit(
+        self,
+        X_train: ArrayLike,
+        y_train: ArrayLike,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        *,
+        plan: FitPlan | None = None,
+    ) -> dict[str, float]:
+        """See `BaseModel.fit`. R-multiples are not read; `plan.entered_us` are the rows' times, else one row a day.
+
+        Raises:
+            NoUsableFeatures: the market features are not among the features, or all of them are missing.
+            OneClass: the market was in one state all the time.
+        """
+        del y_val
+        X, _ = self._begin(X_train, y_train, feature_names)
+        names = [name for name in _READ if name in self.feature_names]
+        if not {*DIRECTION, VOLATILITY} <= set(names):
+            raise NoUsableFeatures(f"a regime is told from {', '.join((*DIRECTION, VOLATILITY))}")
+        self._columns = np.array([self.feature_names.index(name) for name in names], dtype=np.int64)
+        if np.isnan(X[:, self._columns[: len(DIRECTION) + 1]]).all(axis=0).any():
+            raise NoUsableFeatures("a market feature is missing in every row")
+        days = _days(plan.entered_us if plan is not None else None, len(X))
+        self._median = column_medians(X[:, self._columns])
+        self._calm = float(np.median(self._smoothed(X, days)[:, 1]))
+        label = self.hindsight(X, plan.entered_us if plan is not None else None)
+        present = np.unique(label)
+        if len(present) < 2:
+            raise OneClass(f"the market was {REGIMES[int(present[0])]} in all {len(X)} rows")
+        self._learn(X, label)
+        importance = np.zeros(X.shape[1])
+        importance[self._columns] = np.abs(self._weight).sum(axis=0) / max(np.abs(self._weight).sum(), 1e-12)
+        self._finish(X, importance)
+        self._samples["train"] = len(X)
+        self._metrics["train"] = self._report(X, label)
+        if X_val is not None:
+            validation = self._matrix(X_val)
+            self.set_validation(len(validation), self._report(validation, self.hindsight(validation)))
+        return dict(self._metrics["train"])
+
+    def hindsight(self, X: ArrayLike, entered_us: IntArray | None = None) -> IntArray:
+        """Numbers of the regimes that rows turned out to lie in, given the rows around them, shape (n,)."""
+        values = np.asarray(X, dtype=np.float64)
+        direction, volatility = self._smoothed(values, _days(entered_us, len(values))).T
+        return np.asarray(2 * (direction > _TIE) + (volatility > self._calm + _TIE), dtype=np.int64)
+
+    def predict(self, X: ArrayLike) -> NDArray[np.str_]:
+        """Name of the likeliest regime, shape (n,)."""
+        likeliest = self.predict_proba(X).argmax(axis=1)
+        return np.array([REGIMES[number] for number in likeliest.tolist()], dtype=np.str_)
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """Probabilities of `REGIMES`, shape (n, 4); 0 for one that never was."""
+        values = self._matrix(X)
+        logits = np.full((len(values), len(REGIMES)), -np.inf)
+        # Not `@`: row by row the same sum, however many rows there are.
+        logits[:, self._present] = np.einsum("nf,kf->nk", self._scaled(values), self._weight) + self._intercept
+        return np.asarray(softmax(logits, axis=1), dtype=np.float64)
+
+    def _learn(self, X: FloatArray, label: IntArray) -> None:
+        filled = self._filled(X)
+        spread = filled.std(axis=0)
+        self._centre, self._scale = filled.mean(axis=0), np.where(spread > 0, spread, 1.0)
+        with threads().limit(limits=1):
+            logistic = LogisticRegression(C=1.0, max_iter=500).fit(self._scaled(X), label)
+        weight, intercept = logistic.coef_, logistic.intercept_
+        if len(logistic.classes_) == 2:  # scikit-learn then gives the second one's alone
+            weight, intercept = np.vstack([-weight, weight]) / 2.0, np.r_[-intercept, intercept] / 2.0
+        self._present = logistic.classes_.astype(np.int64)
+        self._weight, self._intercept = weight.copy(), intercept.copy()
+
+    def _filled(self, X: FloatArray) -> FloatArray:
+        read = X[:, self._columns]
+        return np.where(np.isnan(read), self._median, read)
+
+    def _scaled(self, X: FloatArray) -> FloatArray:
+        z = (self._filled(X) - self._centre) / self._scale
+        return np.asarray(np.clip(z, -_CLIP, _CLIP), dtype=np.float64)
+
+    def _smoothed(self, X: FloatArray, days: IntArray) -> FloatArray:
+        """Direction and volatility averaged over the days around each row, nearer ones weighing more, shape (n, 2)."""
+        read = self._filled(X)
+        state = np.column_stack([read[:, : len(DIRECTION)].mean(axis=1), read[:, len(DIRECTION)]])
+        distinct, place, count = np.unique(days, return_inverse=True, return_counts=True)
+        daily = np.column_stack([np.bincount(place, weights=column) / count for column in state.T])
+        near = np.exp(-np.abs(distinct[:, None] - distinct[None, :]) / _SMOOTHING_DAYS)
+        smooth = (near @ daily) / near.sum(axis=1, keepdims=True)
+        return np.asarray(smooth[place], dtype=np.float64)
+
+    def _report(self, X: FloatArray, label: IntArray) -> dict[str, float]:
+        said = self.predict_proba(X).argmax(axis=1)
+        commonest = np.bincount(label, minlength=len(REGIMES)).max() / len(label) if len(label) else 0.0
+        return {"accuracy": float((said == label).mean()), "commonest_share": float(commonest)}
+
+    def _learned(self) -> dict[str, Any]:
+        return {name: getattr(self, f"_{name}") for name in _ARRAYS} | {"calm": self._calm}
+
+    def _restore(self, learned: Mapping[str, Any]) -> None:
+        for name in _ARRAYS:
+            setattr(self, f"_{name}", learned[name])
+        self._calm = float(learned["calm"])
+        columns, present, n = self._columns, self._present, len(self.feature_names)
+        if columns.min() < 0 or columns.max() >= n or present.min() < 0 or present.max() >= len(REGIMES):
+            raise ModelFileRefused("columns or regimes out of range")
+        shapes = {"median": columns.shape, "centre": columns.shape, "scale": columns.shape}
+        shapes |= {"weight": (len(present), len(columns)), "intercept": present.shape}
+        for name, shape in shapes.items():
+            if learned[name].shape != shape or not np.isfinite(learned[name]).all():
+                raise ModelFileRefused(f"the regime's {name} is malformed")
+
+
+_ARRAYS = ("columns", "median", "centre", "scale", "present", "weight", "intercept")
+
+
+def _days(entered_us: IntArray | None, n: int) -> IntArray:
+    return np.arange(n) if entered_us is None else entered_us // _DAY_US
