@@ -19,6 +19,7 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
+from worker.backups import refuse_half_restored
 from worker.claims import ClaimKeeper
 from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
@@ -68,7 +69,9 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
     Raises:
         StoreUnavailable: it cannot be opened now.
         StoreDamaged: it is no store, or a damaged one.
+        ConfigurationError: a restore of it was interrupted.
     """
+    refuse_half_restored(settings)
     store = FeatureDatabase(str(settings.store_path), read_only=read_only)
     if not read_only:
         store.initialize()

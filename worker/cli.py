@@ -15,7 +15,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker import cli_console, cli_dead_letters, cli_features, processes, rendering
+from worker import cli_console, cli_dead_letters, cli_features, cli_upkeep, processes, rendering
 from worker.errors import RefineryError
 from worker.events import json_schema
 from worker.publishing import publish_lines
@@ -28,6 +28,7 @@ models = typer.Typer(**_HELP, help="The registry of models: what was trained, wh
 cli.add_typer(models, name="models")
 cli.add_typer(cli_dead_letters.letters, name="dead-letters")
 cli.add_typer(cli_features.features, name="features")
+cli_upkeep.add_to(cli)
 cli_console.add_to(cli)
 
 KINDS = ("signal.created", "trade.closed", "signal.scored")

@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -148,11 +148,12 @@ class Connection:
             self._handle = None
 
     def close(self) -> None:
-        """Close; the next use opens again."""
+        """Close; the next use opens again. A disk that fails here costs nothing: the WAL holds what was committed."""
         with self._lock:
             handle, self._handle = self._handle, None
             if handle is not None:
-                handle.close(True)
+                with suppress(apsw.Error):
+                    handle.close(True)
 
     def _usable(self) -> apsw.Connection:
         if self._handle is None:

@@ -204,6 +204,11 @@ class DeadLetters:
                 self._enter(number, stream, entry_id, "edited", actor, detail)
             return bool(found)
 
+    def count_settled(self, older_than: str) -> int:
+        """How many replayed and discarded ones were last seen before."""
+        sql = "SELECT count(*) FROM dead_letters WHERE status <> 'open' AND last_seen < ?"
+        return int(self._connection.query(sql, (older_than,))[0][0])
+
     def prune(self, older_than: str, *, actor: str, limit: int = 1000) -> int:
         """Drop replayed and discarded dead letters last seen before, `limit` at most; how many. Each is audited."""
         with self._connection.atomic():

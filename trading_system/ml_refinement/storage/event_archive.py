@@ -82,6 +82,11 @@ class EventArchive:
         """How many entries are kept."""
         return int(self._connection.query("SELECT count(*) FROM events")[0][0])
 
+    def count_older(self, older_than: datetime) -> int:
+        """How many entries were received before."""
+        sql = "SELECT count(*) FROM events WHERE received_at < ?"
+        return int(self._connection.query(sql, (utc_text(older_than),))[0][0])
+
     def prune(self, older_than: datetime, *, at_once: int = 1000) -> int:
         """Drop what was received before, in short transactions; how many entries."""
         bound, dropped = utc_text(older_than), 0
