@@ -1,0 +1,116 @@
+"""The law of conservation: every entry has one fate, every event one effect, every answer is one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from tests.worker.worlds import SCORES, SIGNALS, TRADES
+from trading_system.ml_refinement.storage import Connection
+
+Key = tuple[str, str]
+
+FATES = """
+    SELECT 'signals.created', entry_id FROM feature_vectors WHERE entry_id IS NOT NULL
+    UNION ALL SELECT 'trades.closed', entry_id FROM trade_outcomes WHERE entry_id IS NOT NULL
+    UNION ALL SELECT stream, entry_id FROM duplicate_events
+    UNION ALL SELECT stream, entry_id FROM dead_letters"""
+COUNTED = {
+    "signals": "SELECT count(*) FROM feature_vectors",
+    "labelled": "SELECT count(*) FROM feature_vectors WHERE target_r_multiple IS NOT NULL",
+    "outcomes": "SELECT count(*) FROM trade_outcomes",
+    "duplicates": "SELECT count(*) FROM duplicate_events",
+    "dead_letters": "SELECT count(*) FROM dead_letters",
+    "dead_letters_open": "SELECT count(*) FROM dead_letters WHERE status = 'open'",
+    "waiting_outcomes": (
+        "SELECT count(*) FROM trade_outcomes WHERE signal_id NOT IN (SELECT signal_id FROM feature_vectors)"
+    ),
+}
+
+
+@dataclass
+class Verdict:
+    """What was found wrong. Empty lists are what we want."""
+
+    lost: list[Key] = field(default_factory=list)
+    double: list[Key] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not (self.lost or self.double or self.other)
+
+
+def fates(store_path: Path) -> Counter[Key]:
+    """How many fates each entry has, by the tables themselves."""
+    connection = Connection(store_path, read_only=True)
+    try:
+        return Counter((stream, entry_id) for stream, entry_id in connection.query(FATES))
+    finally:
+        connection.close()
+
+
+def judge(
+    store_path: Path,
+    client: redis.Redis,
+    *,
+    must: Iterable[Key],
+    may: Iterable[Key] = (),
+    labels: Mapping[str, set[float | None]],
+) -> Verdict:
+    """Hold the store against what was sent.
+
+    Args:
+        must: entries that must have exactly one fate.
+        may: entries that may have one, and never two: the server lost them before anyone had read them.
+        labels: for each signal that must be stored, the labels that would be right.
+    """
+    verdict = Verdict()
+    found = fates(store_path)
+    for key in must:
+        if found[key] == 0:
+            verdict.lost.append(key)
+    known = {*must, *may}
+    verdict.double = [key for key, count in found.items() if count > 1]
+    verdict.other += [f"{key} is in the store and was never sent" for key in found if key not in known]
+    connection = Connection(store_path, read_only=True)
+    try:
+        _judge_content(connection, client, labels, verdict)
+    finally:
+        connection.close()
+    return verdict
+
+
+def _judge_content(
+    connection: Connection, client: redis.Redis, labels: Mapping[str, set[float | None]], verdict: Verdict
+) -> None:
+    stored = dict(connection.query("SELECT signal_id, target_r_multiple FROM feature_vectors"))
+    for signal_id, right in labels.items():
+        if signal_id not in stored:
+            verdict.other.append(f"{signal_id} is not stored")
+        elif stored[signal_id] not in right:
+            verdict.other.append(f"{signal_id} is labelled {stored[signal_id]}, not one of {right}")
+    counters = dict(connection.query("SELECT name, value FROM counters"))
+    for name, sql in COUNTED.items():
+        if counters[name] != connection.query(sql)[0][0]:
+            verdict.other.append(f"the counter {name} says {counters[name]}, not {connection.query(sql)[0][0]}")
+    if connection.query("PRAGMA quick_check") != [("ok",)]:
+        verdict.other.append("the store is damaged")
+    served = {bytes(payload) for (payload,) in connection.query("SELECT payload FROM served_scores")}
+    rows = client.xrange(SCORES)
+    published = {fields[b"data"] for _, fields in rows}  # type: ignore[union-attr]
+    if published != served:
+        verdict.other.append(f"{len(served - published)} scores unpublished, {len(published - served)} made up")
+
+
+def entries_of(client: redis.Redis) -> list[Key]:
+    """Every entry that is in the input streams."""
+    return [
+        (stream, entry_id.decode())
+        for stream in (SIGNALS, TRADES)
+        for entry_id, _ in client.xrange(stream)  # type: ignore[union-attr]
+    ]
