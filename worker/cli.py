@@ -11,11 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker import cli_console, cli_dead_letters, cli_features, cli_upkeep, processes, rendering
+from worker import cli_console, cli_dead_letters, cli_features, cli_models, cli_upkeep, processes, rendering
 from worker.errors import RefineryError
 from worker.events import json_schema
 from worker.publishing import publish_lines
@@ -24,8 +22,7 @@ from worker.status import read_status
 
 _HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 cli = typer.Typer(**_HELP, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-models = typer.Typer(**_HELP, help="The registry of models: what was trained, what serves.")
-cli.add_typer(models, name="models")
+cli.add_typer(cli_models.models, name="models")
 cli.add_typer(cli_dead_letters.letters, name="dead-letters")
 cli.add_typer(cli_features.features, name="features")
 cli_upkeep.add_to(cli)
@@ -169,43 +166,3 @@ def schema(
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"must be one of {', '.join(KINDS)}", param_hint="KIND")
     rendering.document(json_schema(kind) if kind else {name: json_schema(name) for name in KINDS})
-
-
-@models.command("list")
-def models_list(
-    kind: Annotated[ModelType, typer.Option("--type", help="What the models predict.")] = ModelType.SIGNAL_QUALITY,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
-    json: Json = False,
-) -> None:
-    """The newest models of a type."""
-    with composition.open_store(_settings()) as store:
-        rows = store.models.history(kind, limit=limit)
-    if json:
-        rendering.document([rendering.model_fields(row) for row in rows])
-    else:
-        rendering.models(rows)
-
-
-@models.command("show")
-def models_show(model_id: str, json: Json = False) -> None:
-    """One model: its training, figures, features, and why it serves or not."""
-    with composition.open_store(_settings()) as store:
-        row = store.models.get(model_id)
-        if row is None:
-            raise RefineryError(f"there is no model {model_id}; `refinery models list` shows those there are")
-        history = [entry for entry in store.models.promotions(limit=1000) if entry.model_id == model_id]
-    if json:
-        rendering.document(rendering.model_fields(row) | {"promotions": [rendering.fields(e) for e in history]})
-    else:
-        rendering.model(row, history)
-
-
-@models.command("activate")
-def models_activate(model_id: str) -> None:
-    """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps who did it."""
-    settings = _settings()
-    with composition.open_store(settings) as store:
-        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
-        if not registry.activate(model_id):
-            raise RefineryError(f"{model_id} was not activated: the log above says why")
-    rendering.line(f"{model_id} serves from the next batch on")
