@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,7 +17,7 @@ from tests.rebuild.shops import NEW, OLD, STREAM, Shop, csv_of, dump, event, fea
 from tests.worker.worlds import START, bars, signal
 from trading_system.ml_refinement.bars import Floats
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
-from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry
+from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry, FeatureRequest
 from trading_system.ml_refinement.features.extractors.base_extractor import OHLCVExtractor
 from trading_system.ml_refinement.features.extractors.batch import SignalBatch
 from trading_system.ml_refinement.storage import (
@@ -27,16 +28,24 @@ from trading_system.ml_refinement.storage import (
     feature_versions,
 )
 from trading_system.ml_refinement.storage.times import utc_text
+from worker.events import decode_kept
 from worker.rebuilding import Obstacle
 
 EVENTS = [event(number) for number in range(50)]
 
 
-class Probe(OHLCVExtractor):
-    """The last close, with a hook that is called with every batch."""
+Hook = Callable[[SignalBatch], None]
 
-    def __init__(self, hook: Callable[[SignalBatch], None] = lambda _: None, version: int = 1) -> None:
+
+class Probe(OHLCVExtractor):
+    """The last close times a factor, with a hook that is called with every batch."""
+
+    def __init__(
+        self, hook: Hook = lambda _: None, *, version: int = 1, feature: str = "last", factor: float = 1
+    ) -> None:
         self._hook = hook
+        self._feature = feature
+        self._factor = factor
         self.version = version
 
     @property
@@ -45,16 +54,16 @@ class Probe(OHLCVExtractor):
 
     @property
     def feature_names(self) -> list[str]:
-        return ["last_close"]
+        return [self._feature]
 
     def compute(self, batch: SignalBatch) -> Floats:
         self._hook(batch)
-        return batch.bars.tail("close", 1)
+        return batch.bars.tail("close", 1) * self._factor
 
 
-def with_probe(hook: Callable[[SignalBatch], None] = lambda _: None, version: int = 1) -> FeatureRegistry:
+def with_probe(hook: Hook = lambda _: None, **about: Any) -> FeatureRegistry:
     registry = FeatureRegistry()
-    registry.register(Probe(hook, version))
+    registry.register(Probe(hook, **about))
     return registry
 
 
@@ -69,6 +78,12 @@ def test_a_rebuilt_vector_is_to_the_bit_what_the_worker_computes_live(shop: Shop
     before = features(shop.store)
     done = shop.rebuild().run()
     assert (done.rebuilt, done.unchanged, done.overtaken, done.not_rebuilt) == (50, 0, 0, [])
+    received = [decode_kept(orjson.dumps(one)) for one in EVENTS]
+    by_hand = FeaturePipeline(NEW).extract_batch(
+        [FeatureRequest(s.signal_id, s.timestamp_us, s.metadata, s.bars, s.benchmark, s.news) for s in received]
+    )
+    after = features(shop.store)
+    assert [after[s.signal_id][1] for s in received] == [row.tobytes() for row in by_hand.values]
     with shops.shop(tmp_path / "live") as live:
         live.receive(EVENTS, NEW)
         assert features(shop.store) == features(live.store)
@@ -280,15 +295,30 @@ def test_an_extractors_new_version_rebuilds_though_its_values_stay(shop: Shop) -
     assert all(row[1] is not None for row in after.values()), "the packed values are kept"
 
 
-def test_an_incomplete_vector_of_this_version_is_completed_by_force(shop: Shop) -> None:
+def test_a_renamed_feature_is_stored_under_its_new_name_and_stays_packed(shop: Shop) -> None:
+    shop.receive(EVENTS[:5], registry=with_probe())
+    before = features(shop.store)
+    assert shop.rebuild(OLD, with_probe(feature="newest")).run().rebuilt == 5
+    after = features(shop.store)
+    assert {name: row[1] for name, row in after.items()} == {name: row[1] for name, row in before.items()}
+    assert all('"newest":' in row[0] and '"last":' not in row[0] for row in after.values())
+    label(shop, range(5))
+    pipeline = FeaturePipeline(OLD, with_probe(feature="newest"))
+    matrix = shop.store.vectors.training_matrix(feature_version=pipeline.feature_version, names=("newest",))
+    assert (matrix.X > 10).all()
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.0])
+def test_an_incomplete_vector_of_this_version_is_completed_by_force(shop: Shop, factor: float) -> None:
     def fail(_: SignalBatch) -> None:
         raise ValueError("not yet")
 
     shop.receive(EVENTS[:4], registry=with_probe(fail))
     label(shop, range(4))
     assert shop.store.counts().incomplete == 4
-    assert shop.rebuild(OLD, with_probe()).run().rebuilt == 0
-    assert shop.rebuild(OLD, with_probe()).run(force=True).rebuilt == 4
+    repaired = with_probe(factor=factor)  # by 0 to the neutral value, which stands there already
+    assert shop.rebuild(OLD, repaired).run().rebuilt == 0
+    assert shop.rebuild(OLD, repaired).run(force=True).rebuilt == 4
     assert (shop.store.counts().incomplete, shop.store.counts().labels_total) == (0, 4)
 
 
