@@ -17,6 +17,7 @@ demo: $(STAMP)
 	$(BIN)/refinery demo --exit
 
 test: $(STAMP)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || echo "chromium or chromedriver is missing: the console's browser tests are left out"
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)

@@ -45,13 +45,6 @@ class Place:
     models: tuple[str, str]
 
 
-def pytest_report_header() -> str | None:
-    """One line where the browser's tests are left out."""
-    if CHROMIUM and DRIVER:
-        return None
-    return "tests/console: chromium or chromedriver is missing, the browser tests are left out"
-
-
 def fill(settings: Settings, url: str) -> Place:
     """Signals with outcomes and predictions of two models, dead letters of several kinds, and a job that failed."""
     app_store = FeatureDatabase(settings.store_path)

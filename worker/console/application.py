@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from functools import partial
 
@@ -101,6 +102,7 @@ def run_console(settings: Settings, url: str) -> None:
         raise RefineryError(
             f"the console cannot listen on {settings.console_host}:{settings.console_port}: {error.strerror or error}"
         ) from error
+    logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns whenever a request waits for a thread
     logger.info("console on http://{}:{}", settings.console_host, settings.console_port)
     eyes: Reading = flask.extensions["refinery"]
     eyes.start_sampling(partial(warm, eyes))

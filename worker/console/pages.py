@@ -164,15 +164,9 @@ def model(model_id: str) -> ResponseReturnValue:
     """One model: how it was validated, and what it did when it served."""
     eyes, row = reading(), model_or_404(model_id)
     served, figures, drawn = _served(eyes, model_id, row)
-    importance = sorted(row.metadata.feature_importance.items(), key=lambda item: -item[1])[:14]
-    if importance and importance[0][1] > 0:
-        drawn["importance"] = eyes.remembered(
-            ("importance", model_id),
-            model_id,
-            lambda: charts.bars(
-                [name for name, _ in importance], [value for _, value in importance], label="Feature importance"
-            ),
-        )
+    importance = _importance(eyes, row)
+    if importance is not None:
+        drawn["importance"] = importance
     run = eyes.store.runs.get(row.run_id) if row.run_id else None
     return render_template(
         "model.html",
@@ -255,8 +249,11 @@ def monitoring() -> ResponseReturnValue:
 
 
 def warm(eyes: Reading) -> None:
-    """Draw what the overview and the monitoring page show, so that nobody waits for it."""
+    """Draw what the overview, the monitoring page and the models looked at most show, so that nobody waits for it."""
     champion = live.champion_of(eyes.store)
+    for row in {row.model_id: row for row in (champion, *eyes.store.models.history(_QUALITY, limit=2)) if row}.values():
+        _served(eyes, row.model_id, row)
+        _importance(eyes, row)
     _served(eyes, None, champion)
     eyes.remembered("over time", eyes.version(), lambda: _over_time(eyes, champion))
     eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion))
@@ -280,6 +277,16 @@ def _served(
 
     served, figures, drawn = eyes.remembered(("served", model_id), eyes.version(), make)
     return served, figures, dict(drawn)
+
+
+def _importance(eyes: Reading, row: RegistryRow) -> Markup | None:
+    top = sorted(row.metadata.feature_importance.items(), key=lambda item: -item[1])[:14]
+    if not top or top[0][1] <= 0:
+        return None
+    names, values = [name for name, _ in top], [value for _, value in top]
+    return eyes.remembered(
+        ("importance", row.model_id), row.model_id, lambda: charts.bars(names, values, label="Feature importance")
+    )
 
 
 def _over_time(eyes: Reading, champion: RegistryRow | None) -> dict[str, Markup]:

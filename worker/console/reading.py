@@ -139,15 +139,19 @@ class Reading:
     def start_sampling(self, warm: Callable[[], None]) -> None:
         """Now and then, note the number of handled events, for the events a second, and keep the figures warm."""
 
+        def once() -> None:
+            self.sample()
+            try:
+                warm()
+            except Exception as error:  # noqa: BLE001 - the page itself will say it
+                logger.debug("the figures could not be kept warm: {}", error)
+
         def for_ever() -> None:
             while True:
-                self.sample()
-                try:
-                    warm()
-                except Exception as error:  # noqa: BLE001 - the page itself will say it
-                    logger.debug("the figures could not be kept warm: {}", error)
                 time.sleep(_SAMPLE_EVERY_S)
+                once()
 
+        once()
         threading.Thread(target=for_ever, name="sampling", daemon=True).start()
 
     def sample(self) -> None:

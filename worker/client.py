@@ -1,0 +1,150 @@
+"""A producer's client: checks events before they are sent, sends them safely, and keeps an outbox if it is told to.
+
+    from worker.client import RefineryClient
+
+    with RefineryClient("redis://localhost:6379", outbox="outbox.db") as client:
+        client.signal_created(signal_id="a-1", timestamp=now, symbol="X", asset_class="equity", signal_type="breakout")
+        client.trade_closed(signal_id="a-1", closed_at=now, r_multiple=1.4)
+
+Sending an event twice is harmless, since events have an identity: so a lost reply is answered by sending again. With
+an outbox an event is on disk before `signal_created` returns, and is sent as soon as Redis is there, also after a
+power cut.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from trading_system.ml_refinement.storage import Connection
+from worker.errors import TransientError
+from worker.events import EventKind, Limits, decode
+from worker.settings import StreamSettings
+from worker.streams import append, append_many, translated
+
+_PAUSES_S = (0.1, 2.0)
+_AT_ONCE = 200
+
+
+class RefineryClient:
+    """Publishes events; a context manager.
+
+    Args:
+        url: address of Redis, as `redis://`, `rediss://` or `unix://`.
+        streams: names of the streams.
+        outbox: file that keeps events until Redis has them; None sends at once or raises.
+        patience_s: how long a call without an outbox tries again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        streams: StreamSettings | None = None,
+        outbox: str | Path | None = None,
+        patience_s: float = 10.0,
+    ) -> None:
+        names = streams or StreamSettings()
+        self._streams: dict[EventKind, str] = {
+            "signal.created": names.signals_created,
+            "trade.closed": names.trades_closed,
+        }
+        self._patience_s = patience_s
+        self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
+        self._outbox = None if outbox is None else _Outbox(Path(outbox))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def signal_created(self, **fields: Any) -> str | None:
+        """Publish a signal. Its fields are those of the contract; times may be datetimes with an offset.
+
+        Returns the entry's id, or None where the event went into the outbox and Redis does not have it yet.
+
+        Raises:
+            DecodeError: the worker would refuse it; `reason` and `detail` say why. Nothing was sent or kept.
+            TransientError: Redis did not answer for `patience_s`, and there is no outbox.
+        """
+        return self._publish("signal.created", fields)
+
+    def trade_closed(self, **fields: Any) -> str | None:
+        """Publish an outcome; as `signal_created`."""
+        return self._publish("trade.closed", fields)
+
+    def flush(self) -> int:
+        """Send what the outbox holds, in order; how many events are left in it."""
+        if self._outbox is None:
+            return 0
+        while batch := self._outbox.oldest(_AT_ONCE):
+            try:
+                append_many(self._client, [(stream, data) for _, stream, data in batch])
+            except TransientError:
+                break
+            self._outbox.drop_until(batch[-1][0])
+        return self._outbox.count()
+
+    def close(self) -> None:
+        """Send what can be sent now, and close."""
+        self.flush()
+        if self._outbox is not None:
+            self._outbox.close()
+        self._client.close()
+
+    def _publish(self, kind: EventKind, fields: dict[str, Any]) -> str | None:
+        data = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+        decode(kind, data, now=datetime.now(UTC), limits=Limits())
+        stream = self._streams[kind]
+        if self._outbox is None:
+            return self._patiently(stream, data)
+        self._outbox.keep(stream, data)
+        self.flush()
+        return None
+
+    def _patiently(self, stream: str, data: bytes) -> str:
+        give_up_at, pause_s = time.monotonic() + self._patience_s, _PAUSES_S[0]
+        while True:
+            try:
+                with translated():
+                    return append(self._client, stream, data)
+            except TransientError:
+                if time.monotonic() + pause_s > give_up_at:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _PAUSES_S[1])
+
+
+class _Outbox:
+    """Events that Redis may not have yet, in order; each is flushed to disk before it counts as kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = Connection(path)
+        self._file.run("CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY, stream TEXT, data BLOB)")
+
+    def keep(self, stream: str, data: bytes) -> None:
+        self._file.run("INSERT INTO outbox (stream, data) VALUES (?, ?)", (stream, data))
+
+    def oldest(self, limit: int) -> list[tuple[int, str, bytes]]:
+        rows: Any = self._file.query("SELECT id, stream, data FROM outbox ORDER BY id LIMIT ?", (limit,))
+        return list(rows)
+
+    def drop_until(self, number: int) -> None:
+        self._file.run("DELETE FROM outbox WHERE id <= ?", (number,))
+
+    def count(self) -> int:
+        return int(self._file.query("SELECT count(*) FROM outbox")[0][0])
+
+    def close(self) -> None:
+        self._file.close()
