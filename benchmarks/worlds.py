@@ -20,6 +20,7 @@ Rng = np.random.Generator
 N_FEATURES = 60
 BASE_RATE = 0.45
 DAY_US = 86_400_000_000
+EVENT_DAYS = 42
 #: Monday, 4 January 2010, in microseconds.
 START_US = 1_262_563_200_000_000
 
@@ -101,7 +102,7 @@ def outcomes(won: NDArray[np.bool_], rng: Rng) -> FloatArray:
 def independent(
     n: int, rng: Rng, *, kind: str = "null", auc: float = 0.6, per_day: float = 4.0, hold_days: float = 10.0
 ) -> World:
-    """Signals that share nothing, `per_day` of them, each open up to `hold_days`; one in ten is closed by that limit."""
+    """Signals that share nothing, `per_day` of them, open up to `hold_days`; one in ten is closed by that limit."""
     scale, offset = calibrated_scale(kind, auc)
     X = features(n, rng)
     truth = expit(scale * opinion(X, kind) + offset)
@@ -135,7 +136,7 @@ def clustered(days: int, rng: Rng, *, edge: float = 0.0, per_day: int = 4) -> Wo
     return World(X, r, truth, entered.astype(np.int64), (entered + hold * DAY_US).astype(np.int64))
 
 
-def canary(days: int, rng: Rng, *, symbols: int = 8, event_days: int = 42) -> World:
+def canary(days: int, rng: Rng, *, symbols: int = 8, event_days: int = EVENT_DAYS) -> World:
     """Noise in which an outcome that is not known yet tells much: one signal a day on each of some symbols.
 
     Every `event_days` each symbol, on a day of its own, has an event at which its open trades are closed. Trades closed

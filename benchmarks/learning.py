@@ -1,0 +1,95 @@
+"""What learning is worth, on worlds with known truth, beside the figures it has to reach.
+
+python -m benchmarks.learning           everything; hours of processor time, resumed where it was stopped
+python -m benchmarks.learning --quick   a few worlds of each part, in a minute or two; nothing is kept
+python -m benchmarks.learning --table   only the table, from what is kept in benchmarks/results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import learning_parts as parts
+from benchmarks.learning_parts import CELLS, SIZES, Part
+from benchmarks.learning_table import markdown, summary
+from benchmarks.ledger import Ledger, until
+from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.training.promotion import judge
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = 20
+
+#: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
+_REPETITIONS = {150: 24, 400: 16, 1000: 10, 3000: 5}
+_NULL_REPETITIONS = {150: 30, 400: 30, 1000: 20, 3000: 10}
+
+
+def plan() -> list[Part]:
+    """Every part with its cases, cheap parts first."""
+    cells = [(*cell, n, k) for k in range(24) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
+    null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
+    edges = (("independent .65", 60), ("independent .60", 30), ("clustered .65", 30))
+    power = [(kind, k) for k in range(60) for kind, count in edges if k < count]
+    years = [(kind, k) for k in range(300) for kind in ("clustered", "independent")]
+    return [
+        Part("schedules", [(k,) for k in range(20)], parts.of_schedules),
+        Part("drift", [(k,) for k in range(100)], parts.of_drift),
+        Part("canary", [(k,) for k in range(10)], parts.of_the_canary),
+        Part("null", null, parts.of_one_fit),
+        Part("cells", cells, parts.of_one_fit),
+        Part("power", power, parts.of_one_retraining),
+        Part("years", years, parts.of_a_year),
+    ]
+
+
+def behaviour() -> str:
+    """What this code does with one small world, in 12 letters: results of code that does otherwise do not count."""
+    world = parts.noise_or_edge("independent 252", 400, np.random.default_rng(0))
+    seen = parts.evidence(parts.dataset(world), MLConfig())
+    verdict = judge(seen, recipe="ensemble", champion=None)
+    words = json.dumps([[round(p, 7) for p in seen.p.tolist()], {k: round(v, 6) for k, v in verdict.figures.items()}])
+    return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def run(ledger: Ledger, *, only: list[str], quick: bool, minutes: float) -> None:
+    """Measure what is missing, a line each."""
+    deadline = time.monotonic() + 60.0 * minutes
+    for part in plan():
+        if only and part.name not in only:
+            continue
+        cases = part.cases[: max(1, len(part.cases) // QUICK)] if quick else part.cases
+        for case in until(deadline, ledger.missing(part.name, cases)):
+            started = time.process_time()
+            figures = part.measure(case, parts.generator(part.name, case))
+            ledger.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
+            print(part.name, *case, file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="one case in twenty, nothing kept")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--only", action="append", default=[], help="a part by name; may be repeated")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no case after this long")
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if told.quick else RESULTS
+        ledger = Ledger(folder / "learning.jsonl", behaviour())
+        if not told.table:
+            run(ledger, only=told.only, quick=told.quick, minutes=told.minutes)
+        rows = summary(list(ledger.lines()))
+        (folder / "learning.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""What learning is measured by: each part is a list of cases, and a function that measures one case on a fresh world.
+
+A case's seed is its own name, so that any case can be measured again alone. Everything is fitted, split, pooled and
+judged by the product's own classes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import expit
+
+from benchmarks import worlds
+from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, fit_classifier
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
+from trading_system.ml_refinement.monitoring import drift
+from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.training import backtest
+from trading_system.ml_refinement.training.dataset import Dataset
+from trading_system.ml_refinement.training.promotion import Decision, Evidence, judge
+from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.walk_forward import (
+    PurgedWalkForward,
+    measured_hold_us,
+    purged_blocks,
+    purged_tail,
+)
+
+DAY_US = worlds.DAY_US
+SIZES = (150, 400, 1000, 3000)
+CELLS = tuple((kind, auc) for kind in ("linear", "mixed") for auc in (0.6, 0.7))
+RETRAININGS = 12
+STEP_DAYS = 21
+
+_TEST_ROWS = 20_000
+_NAMES = tuple(f"x{i}" for i in range(worlds.N_FEATURES))
+#: Two windows of 252 days, the longest holding, and eleven further steps.
+_YEAR_DAYS = 504 + 21 + 11 * STEP_DAYS + 1
+_SINGLE_DAYS = 504 + 21
+
+Case = tuple[str | float | int, ...]
+Figures = dict[str, float | list[float]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cases in the order they are measured, repetitions outermost, so that a part cut short is a smaller whole one."""
+
+    name: str
+    cases: Sequence[Case]
+    measure: Callable[[Case, np.random.Generator], Figures]
+
+
+def generator(part: str, case: Case) -> np.random.Generator:
+    """The case's own randomness."""
+    return np.random.default_rng(zlib.crc32(repr((part, case)).encode()))
+
+
+# Ranking and calibration of one fit, on rows that share nothing
+
+
+def of_one_fit(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, Bayes AUC, n, repetition): one fit on n rows, asked about 20,000 others whose truth is known."""
+    kind, auc, n = str(case[0]), float(case[1]), int(case[2])
+    scale, offset = worlds.calibrated_scale(kind, auc)
+    X = worlds.features(n + _TEST_ROWS, rng)
+    truth = expit(scale * worlds.opinion(X, kind) + offset)
+    r = worlds.outcomes(rng.random(len(truth)) < truth, rng)
+    model = SignalQualityModel()
+    model.fit(X[:n], r[:n])
+    asked, true = X[n:], truth[n:]
+    p = model.predict_proba(asked)
+    figures: Figures = {
+        "calibration_error": metrics.calibration_error(true, p)[0],
+        "log_loss_excess": float(_expected_log_loss(true, p) - _expected_log_loss(true, np.full(len(true), 0.45))),
+        "slope": model.calibration_slope,
+    }
+    if kind != "null":
+        figures |= _shares(X[:n], r[:n] > 0, asked, true, p)
+    return figures
+
+
+def _shares(X: np.ndarray, won: np.ndarray, asked: np.ndarray, true: np.ndarray, served: np.ndarray) -> Figures:
+    """(AUC - .5) / (Bayes - .5): as served, as ranked before calibration, and as the specification's recipe ranks."""
+    attainable = worlds.bayes_auc(true) - 0.5
+    ranked = {"served": served}
+    for name, recipe in (("ranked", "ensemble"), ("specification", "gradient_boosting")):
+        fitted = fit_classifier(X, won, FitSettings.resolve(recipe, {}), FitPlan([], []))
+        ranked[name] = fitted.estimator.member_probabilities(asked[:, fitted.columns]).mean(axis=1)
+    return {name: (worlds.expected_auc(true, score) - 0.5) / attainable for name, score in ranked.items()}
+
+
+def _expected_log_loss(true: np.ndarray, p: np.ndarray) -> float:
+    return float(-(true * np.log(p) + (1.0 - true) * np.log1p(-p)).mean())
+
+
+# The gate over worlds in time
+
+
+def dataset(world: worlds.World, *, known_by_us: int | None = None) -> Dataset:
+    """A world's rows as training reads them at a moment: those whose outcome was known by then."""
+    rows = np.flatnonzero(world.known_us <= (world.known_us.max() if known_by_us is None else known_by_us))
+    ids = np.array([f"s{i}" for i in rows])
+    return Dataset(world.X[rows], world.r[rows], _NAMES, ids, world.entered_us[rows], world.known_us[rows], {})
+
+
+def evidence(data: Dataset, config: MLConfig, fit: backtest.Fit = backtest.fit_on) -> Evidence:
+    """The pooled out-of-sample evidence a retraining on this dataset puts before the gate."""
+    pooled = backtest.walk_forward(data, config, clock=utc_now, fit=fit)
+    return pooled.evidence(data, backtest.splitter(data, config).max_hold_us)
+
+
+class RememberedFits:
+    """`fit_on` that does not repeat itself: retrainings of one world share most of their folds.
+
+    The key is the content of everything a fit depends on, so that what is remembered is what would be fitted.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[int, SignalQualityModel] = {}
+        self.asked = 0
+
+    def __call__(self, data: Dataset, rows: np.ndarray, config: MLConfig, **arguments: object) -> SignalQualityModel:
+        content = b"".join(a[rows].tobytes() for a in (data.X, data.r, data.entered_us, data.known_us))
+        key = hash((content, arguments["max_hold_us"], arguments["min_samples"]))
+        self.asked += 1
+        if key not in self.models:
+            self.models[key] = backtest.fit_on(data, rows, config, **arguments)
+        return self.models[key]
+
+
+def noise_or_edge(kind: str, days: int, rng: np.random.Generator) -> worlds.World:
+    """The worlds the gate is tried on: four signals a day, one a day where the name says so."""
+    if kind == "clustered":
+        return worlds.clustered(days, rng)
+    if kind == "clustered .65":
+        return worlds.clustered(days, rng, edge=0.285)
+    if kind.startswith("independent"):
+        per_day = 1 if kind.endswith("252") else 4
+        return worlds.independent(days * per_day, rng, per_day=per_day)
+    return worlds.independent(days * 4, rng, kind="linear", auc=float(kind.split()[-1]))
+
+
+def of_a_year(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, repetition): twelve retrainings, 21 days apart, each judged as a first model is.
+
+    A verdict after a false promotion would have to pass the same test of skill and one more: what is counted here is
+    at least what would happen.
+    """
+    world = noise_or_edge(str(case[0]), _YEAR_DAYS, rng)
+    fit, config = RememberedFits(), MLConfig()
+    last = int(world.known_us.max())
+    verdicts, t = [], []
+    for ago in reversed(range(RETRAININGS)):
+        data = dataset(world, known_by_us=last - ago * STEP_DAYS * DAY_US)
+        verdict = judge(evidence(data, config, fit), recipe="ensemble", champion=None)
+        verdicts.append(float(verdict.decision is Decision.PROMOTE))
+        t.append(verdict.figures["auc_t"])
+    return {"promoted": verdicts, "auc_t": t, "fits": float(len(fit.models)), "folds": float(fit.asked)}
+
+
+def of_one_retraining(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, repetition): one retraining with a year of evidence, judged as a first model is."""
+    world = noise_or_edge(str(case[0]), _SINGLE_DAYS, rng)
+    data = dataset(world)
+    verdict = judge(evidence(data, MLConfig()), recipe="ensemble", champion=None)
+    return {"promoted": float(verdict.decision is Decision.PROMOTE), "auc": verdict.figures["auc"]}
+
+
+# Leaks
+
+
+def of_the_canary(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (repetition,): null in which outcomes not yet known tell; purged, and with outcomes known at once."""
+    del case
+    world = worlds.canary(_SINGLE_DAYS, rng)
+    figures: Figures = {}
+    for name, known in (("purged", world.known_us), ("unpurged", world.entered_us)):
+        seen = evidence(dataset(replace(world, known_us=known)), MLConfig())
+        auc = replace(seen, block_us=worlds.EVENT_DAYS * DAY_US).auc()
+        low, high = auc.interval()
+        figures |= {name: auc.value, f"{name}_holds": float(low <= 0.5 <= high)}
+    return figures
+
+
+def of_schedules(case: Case, rng: np.random.Generator, *, schedules: int = 500) -> Figures:
+    """Case (repetition,): random schedules of entries and exits, and every row trained on before its outcome counts."""
+    del case
+    violations = folds = 0
+    for _ in range(schedules):
+        n = int(rng.integers(5, 80))
+        entered = np.sort(rng.integers(0, int(rng.integers(20, 900)) * DAY_US, n))
+        known = entered + (rng.exponential(rng.uniform(0.5, 30.0), n) * DAY_US).astype(np.int64)
+        hold = measured_hold_us(entered, known, at_most_days=float(rng.integers(1, 60)))
+        step = float(rng.integers(1, 40))
+        walk = PurgedWalkForward(
+            max_hold_us=hold,
+            train_days=float(rng.integers(20, 300)),
+            test_days=step,
+            step_days=step,
+            pool_days=float(rng.integers(20, 300)),
+            min_train=2,
+        )
+        forward = [*walk.split(entered, known), purged_tail(entered, known, share=0.2, max_hold_us=hold)]
+        for fold in forward:
+            if len(fold.train) and len(fold.test):
+                folds += 1
+                violations += bool((known[fold.train] >= entered[fold.test].min()).any())
+        for fold in purged_blocks(entered, known, n_folds=4, max_hold_us=hold):
+            folds += 1
+            ends, begins = known[fold.test].max(), entered[fold.test].min()
+            violations += bool(((known[fold.train] >= begins) & (entered[fold.train] <= ends)).any())
+    return {"schedules": schedules, "folds": folds, "violations": violations}
+
+
+# Drift
+
+
+def of_drift(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (repetition,): 20 persistent market features over 252 days and the 63 after them; nothing drifts.
+
+    Beside the product's limits, what a fixed index of 0.25 would flag; and the share flagged of the 40 features that
+    do not persist, once each is moved by half a standard deviation.
+    """
+    del case
+    world = worlds.clustered(252 + drift.WINDOW_DAYS, rng)
+    before = world.entered_us < world.entered_us[0] + 252 * DAY_US
+
+    def look(columns: slice, moved: float) -> list[drift.FeatureDrift]:
+        X = world.X[:, columns]
+        return drift.column_drift(_NAMES[columns], X[before], world.entered_us[before], X[~before] + moved)
+
+    still, own = look(slice(40, 60), 0.0), look(slice(0, 40), 0.5)
+    return {
+        "flagged": float(np.mean([found.drifted for found in still])),
+        "fixed": float(np.mean([found.psi > 0.25 for found in still])),
+        "moved": float(np.mean([found.drifted for found in own])),
+    }

@@ -1,0 +1,168 @@
+"""The table: each figure with its target, how much it rests on, and whether it is reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.learning_parts import CELLS, RETRAININGS, SIZES
+
+Line = dict[str, Any]
+Row = dict[str, str]
+
+_ERROR_TARGETS = (0.050, 0.033, 0.022, 0.017)
+_EXCESS_TARGETS = (0.010, 0.005, 0.002, 0.001)
+
+
+def summary(lines: Sequence[Line]) -> list[Row]:
+    """Rows of the table for the parts that were measured. Each has figure, target, measured, evidence, reached."""
+    by_part: dict[str, list[Line]] = {}
+    for line in lines:
+        by_part.setdefault(line["part"], []).append(line)
+    makers: dict[str, Callable[[list[Line]], list[Row]]] = {
+        "cells": _cells,
+        "null": _null,
+        "years": _years,
+        "power": _power,
+        "canary": _canary,
+        "schedules": _schedules,
+        "drift": _drift,
+    }
+    return [row for name, maker in makers.items() if name in by_part for row in maker(by_part[name])]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a table."""
+    columns = ("figure", "target", "measured", "evidence", "reached")
+    lines = [columns, tuple("---" for _ in columns), *(tuple(row[name] for name in columns) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _row(figure: str, target: str, measured: str, evidence: str, reached: bool | None = None) -> Row:
+    words = {True: "yes", False: "NO", None: ""}[reached]
+    return {"figure": figure, "target": target, "measured": measured, "evidence": evidence, "reached": words}
+
+
+def share_interval(hits: float, of: int) -> tuple[float, float]:
+    """Clopper-Pearson, 95 %; `hits` may be a fraction, where several answers of one world count as one."""
+    low = float(stats.beta.ppf(0.025, hits, of - hits + 1)) if hits > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, hits + 1, of - hits)) if hits < of else 1.0
+    return low, high
+
+
+def _percent(hits: float, of: int) -> tuple[str, str]:
+    low, high = share_interval(hits, of)
+    return f"{100 * hits / of:.1f} %", f"95 %: {100 * low:.1f}-{100 * high:.1f} %"
+
+
+def _cells(lines: list[Line]) -> list[Row]:
+    sizes = sorted({line["case"][2] for line in lines})
+    cells: dict[tuple[Any, ...], dict[str, float]] = {}
+    for cell in ((kind, auc, n) for kind, auc in CELLS for n in sizes):
+        mine = [line for line in lines if tuple(line["case"][:3]) == cell]
+        if mine:
+            cells[cell] = {key: float(np.mean([line[key] for line in mine])) for key in _MEASURED}
+    mean = {key: float(np.mean([cell[key] for cell in cells.values()])) for key in _MEASURED}
+    above = sum(cell["served"] > cell["specification"] for cell in cells.values())
+    worlds = f"{len(lines)} worlds in {len(cells)} cells"
+    rows = [
+        _row(
+            "mean share of attainable AUC, as served", ">= .58", f"{mean['served']:.3f}", worlds, mean["served"] >= 0.58
+        ),
+        _row("... before calibration", "", f"{mean['ranked']:.3f}", worlds),
+        _row("... of the specification's recipe", "", f"{mean['specification']:.3f}", "the same worlds"),
+        _row("cells above the specification's recipe", "16 of 16", f"{above} of {len(cells)}", worlds, above == 16),
+    ]
+    for (kind, auc, n), cell in cells.items():
+        words = f"{cell['served']:.2f} (specification's {cell['specification']:.2f})"
+        rows.append(_row(f"share, {kind} {auc:.2f}, n = {n}", "", words, ""))
+    for n, target in zip(SIZES, _ERROR_TARGETS, strict=True):
+        errors = [line["calibration_error"] for line in lines if line["case"][2] == n]
+        rows += _mean_row(f"true calibration error, n = {n}", target, errors)
+    return rows
+
+
+_MEASURED = ("served", "ranked", "specification")
+
+
+def _mean_row(figure: str, target: float, values: list[float]) -> list[Row]:
+    if not values:
+        return []
+    mean, error = float(np.mean(values)), float(np.std(values) / np.sqrt(len(values)))
+    return [_row(figure, f"<= {target:.3f}", f"{mean:.4f}", f"{len(values)} worlds, s.e. {error:.4f}", mean <= target)]
+
+
+def _null(lines: list[Line]) -> list[Row]:
+    rows = []
+    for n, target in zip(SIZES, _EXCESS_TARGETS, strict=True):
+        excess = [line["log_loss_excess"] for line in lines if line["case"][2] == n]
+        rows += _mean_row(f"log loss above base rate on null, n = {n}", target, excess)
+    return rows
+
+
+def _years(lines: list[Line]) -> list[Row]:
+    rows = []
+    for kind in ("independent", "clustered"):
+        years = [line["promoted"] for line in lines if line["case"][0] == kind]
+        if not years:
+            continue
+        each = float(np.mean(years))
+        any_of = sum(max(year) for year in years)
+        percent, interval = _percent(each * len(years), len(years))
+        told = f"{RETRAININGS * len(years)} retrainings in {len(years)} worlds; {interval}, a world counted once"
+        rows.append(_row(f"false promotion per retraining, {kind} noise", "<= 3 %", percent, told, each <= 0.03))
+        percent, interval = _percent(any_of, len(years))
+        name = f"years of {RETRAININGS} retrainings with any false promotion, {kind}"
+        rows.append(_row(name, "<= 10 %", percent, f"{len(years)} years; {interval}", any_of / len(years) <= 0.10))
+    return rows
+
+
+def _power(lines: list[Line]) -> list[Row]:
+    rows = []
+    for kind in ("independent .65", "independent .60", "clustered .65"):
+        mine = [line for line in lines if line["case"][0] == kind]
+        if not mine:
+            continue
+        hits = sum(line["promoted"] for line in mine)
+        percent, interval = _percent(hits, len(mine))
+        target = ">= 85 %" if kind == "independent .65" else ""
+        reached = hits / len(mine) >= 0.85 if target else None
+        rows.append(_row(f"power, {kind}, 252 days x 4", target, percent, f"{len(mine)} worlds; {interval}", reached))
+    return rows
+
+
+def _canary(lines: list[Line]) -> list[Row]:
+    holds, count = sum(line["purged_holds"] for line in lines), len(lines)
+    purged, unpurged = (float(np.mean([line[name] for line in lines])) for name in ("purged", "unpurged"))
+    spread = float(np.std([line["purged"] for line in lines], ddof=1)) if count > 1 else np.nan
+    half = float(stats.t.ppf(0.975, max(count - 1, 1))) * spread / np.sqrt(count)
+    lowest = min(line["unpurged"] for line in lines)
+    told = (
+        f"{count} worlds; 95 % of the mean {purged - half:.3f}-{purged + half:.3f}; {holds:.0f} own intervals hold .5"
+    )
+    return [
+        _row("canary on null, purged", "interval holds .5", f"{purged:.3f}", told, abs(purged - 0.5) <= half),
+        _row("canary on null, unpurged", ">= .62", f"{unpurged:.3f}", f"lowest {lowest:.3f}", unpurged >= 0.62),
+    ]
+
+
+def _schedules(lines: list[Line]) -> list[Row]:
+    total = {name: int(sum(line[name] for line in lines)) for name in ("schedules", "folds", "violations")}
+    told = f"{total['schedules']:,} schedules, {total['folds']:,} folds"
+    return [_row("purge violations", "0 of 10,000", str(total["violations"]), told, total["violations"] == 0)]
+
+
+def _drift(lines: list[Line]) -> list[Row]:
+    mean = {name: 100 * float(np.mean([line[name] for line in lines])) for name in ("flagged", "fixed", "moved")}
+    told = f"{20 * len(lines)} features in {len(lines)} worlds"
+    alarms = f"{mean['flagged']:.1f} %"
+    return [
+        _row("drift alarms, persistent features, no drift", "<= 20 %", alarms, told, mean["flagged"] <= 20.0),
+        _row("... with a fixed index of .25", "", f"{mean['fixed']:.1f} %", told),
+        _row(
+            "features found that moved by half a deviation", "", f"{mean['moved']:.1f} %", f"{40 * len(lines)} features"
+        ),
+    ]
