@@ -139,6 +139,9 @@ def _sentence(state: Status) -> str:
         return f"[bold yellow]{state.dead_letters} events wait in the dead letters.[/] `refinery dead-letters list`"
     if state.champion is None:
         return "[bold]No model serves yet:[/] scores say cold_start until the first training."
+    if not state.champion_fits:
+        changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
+        return f"{changed} `refinery features rebuild`, then `refinery retrain`."
     return "[bold green]Running.[/] " + ("The champion is proven." if state.proven else "The champion is provisional.")
 
 

@@ -11,6 +11,7 @@ import redis
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.monitoring import MonitoringReports
+from worker.app import feature_pipeline
 from worker.errors import TransientError
 from worker.retraining import training_history
 from worker.settings import Settings
@@ -68,6 +69,8 @@ class Status:
     champion_since: str | None
     last_training: Training | None
     monitoring: Monitoring | None = None
+    #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
+    champion_fits: bool = True
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`."""
@@ -112,6 +115,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.error_message,
         ),
         monitoring=_monitoring(store),
+        champion_fits=champion is None or champion.feature_version == feature_pipeline(settings).feature_version,
     )
 
 
