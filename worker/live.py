@@ -9,6 +9,7 @@ import orjson
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.monitoring.drift import FeatureDrift, column_drift
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, RegistryRow
 from trading_system.ml_refinement.storage.times import us_array
 from trading_system.ml_refinement.validation import metrics
@@ -18,11 +19,6 @@ FloatArray = NDArray[np.float64]
 #: At most this many rows are read, whatever the size of the store.
 NEWEST_ROWS = 2_000
 DRIFT_ROWS = 250
-WINDOW_US = 63 * 86_400_000_000
-#: A feature has drifted when its PSI is above this multiple of the largest among the reference's own windows.
-DRIFT_MARGIN = 1.25
-_LEAST_WINDOW_ROWS = 20
-_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +56,6 @@ class Quality:
     lift: float
     lift_low: float
     lift_high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """One feature's population stability index, and the limit that the reference itself sets."""
-
-    feature: str
-    psi: float
-    limit: float
-
-    @property
-    def drifted(self) -> bool:
-        return self.psi > self.limit
 
 
 def served_rows(store: FeatureDatabase, *, model_id: str | None = None, limit: int = NEWEST_ROWS) -> Served:
@@ -127,7 +110,7 @@ def out_of_distribution_share(store: FeatureDatabase, *, limit: int = 500) -> fl
     return sum(known) / len(known) if known else None
 
 
-def feature_drift(store: FeatureDatabase, champion: RegistryRow | None) -> list[Drift]:
+def feature_drift(store: FeatureDatabase, champion: RegistryRow | None) -> list[FeatureDrift]:
     """How far each feature of the newest signals lies from those the champion was trained on, the farthest first.
 
     Empty without a champion, or with too few signals on either side.
@@ -140,22 +123,7 @@ def feature_drift(store: FeatureDatabase, champion: RegistryRow | None) -> list[
     reads = store.connection
     stamps, reference = _vectors(reads, names, version, about.train_start_date or "", about.train_end_date, NEWEST_ROWS)
     _, recent = _vectors(reads, names, version, about.train_end_date, "9999", DRIFT_ROWS)
-    if len(reference) < 5 * _LEAST_WINDOW_ROWS or len(recent) < _LEAST_WINDOW_ROWS:
-        return []
-    windows = (stamps - stamps.min()) // WINDOW_US
-    found = []
-    for column, name in enumerate(names):
-        edges = np.unique(np.quantile(reference[:, column], np.linspace(0, 1, _BINS + 1)[1:-1]))
-        whole = _shares(reference[:, column], edges)
-        own = [
-            _psi(whole, _shares(reference[windows == window, column], edges))
-            for window in np.unique(windows)
-            if (windows == window).sum() >= _LEAST_WINDOW_ROWS
-        ]
-        found.append(
-            Drift(name, _psi(whole, _shares(recent[:, column], edges)), DRIFT_MARGIN * max([0.25 / DRIFT_MARGIN, *own]))
-        )
-    return sorted(found, key=lambda drift: drift.limit - drift.psi)
+    return column_drift(names, reference, stamps, recent)
 
 
 def _vectors(
@@ -164,16 +132,7 @@ def _vectors(
     rows = reads.query(VECTORS, (start, end, version, limit))
     parsed = [orjson.loads(text) for _, text in rows]
     values = np.array([[row.get(name) for name in names] for row in parsed], dtype=float).reshape(-1, len(names))
-    return us_array([stamp for stamp, _ in rows]), np.nan_to_num(values)
-
-
-def _shares(values: FloatArray, edges: FloatArray) -> FloatArray:
-    counts = np.bincount(np.searchsorted(edges, values, side="left"), minlength=len(edges) + 1)
-    return np.asarray((counts + 0.5) / (len(values) + 0.5 * (len(edges) + 1)), dtype=np.float64)
-
-
-def _psi(expected: FloatArray, found: FloatArray) -> float:
-    return float(((found - expected) * np.log(found / expected)).sum())
+    return us_array([stamp for stamp, _ in rows]), values
 
 
 def champion_of(store: FeatureDatabase) -> RegistryRow | None:

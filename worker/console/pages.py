@@ -323,7 +323,7 @@ def _over_time(eyes: Reading, champion: RegistryRow | None) -> dict[str, Markup]
     drift = live.feature_drift(eyes.store, champion)[:16]
     if drift:
         drawn["drift"] = charts.bars(
-            [d.feature for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
+            [d.name for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
         )
     return drawn
 
