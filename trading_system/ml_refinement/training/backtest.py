@@ -107,7 +107,7 @@ def fit_plan(entered_us: NDArray[np.int64], known_us: NDArray[np.int64], max_hol
 
     blocks = purged_blocks(entered_us, known_us, n_folds=_CALIBRATION_FOLDS, max_hold_us=max_hold_us)
     folds = [RowSplit(block.train, block.test) for block in blocks]
-    return FitPlan(folds, [tail(np.arange(len(entered_us))), *(tail(fold.fit) for fold in folds)])
+    return FitPlan(folds, [tail(np.arange(len(entered_us))), *(tail(fold.fit) for fold in folds)], entered_us)
 
 
 def fit_on(

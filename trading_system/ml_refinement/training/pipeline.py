@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -19,9 +19,11 @@ from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.models import RegistryRow
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
+from trading_system.ml_refinement.training.companions import TYPES, Trained, settle_companions, train_companions
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Evidence, Serve, Verdict, evidence_figures, judge
 from trading_system.ml_refinement.training.served import champion_record, demote_if_failing
@@ -117,7 +119,8 @@ class _Run:
             data, self.config, clock=self.clock, progress=lambda done, total: self.progress("folds", done, total)
         )
         self.progress("fit", 0, 1)
-        model, max_hold_us = self._candidate(data, feature_version)
+        serving = {kind: self.db.models.active(kind.value) for kind in TYPES}
+        model, max_hold_us, companions = self._candidates(data, feature_version, serving)
         evidence = pooled.evidence(data, max_hold_us)
         figures = self._figures(data, pooled, evidence, model)
         model.set_validation(len(pooled.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
@@ -137,9 +140,16 @@ class _Run:
         )
         self.progress("register", 0, 1)
         self.registry.register(model, recipe=recipe, run_id=self.run_id)
-        return self._settle(model, data, verdict, figures | verdict.figures, champion.model_id if champion else None)
+        for companion in companions.companions:
+            self.registry.register(companion.model, run_id=self.run_id)
+        expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
+        expected[_TYPE] = champion.model_id if champion else None
+        return self._settle(model, companions, data, verdict, figures | verdict.figures, expected)
 
-    def _candidate(self, data: Dataset, feature_version: str) -> tuple[SignalQualityModel, int]:
+    def _candidates(
+        self, data: Dataset, feature_version: str, serving: Mapping[ModelType, RegistryRow | None]
+    ) -> tuple[SignalQualityModel, int, Trained]:
+        """The model of signal quality, the longest holding, and the models beside it."""
         walk = backtest.splitter(data, self.config)
         rows = walk.training_rows(data.entered_us, data.known_us, at_us=int(data.known_us.max()) + 1)
         model = backtest.fit_on(
@@ -153,7 +163,9 @@ class _Run:
         model.feature_version = feature_version
         entered = data.entered_us[rows]
         model.set_training_period(text_from_us(int(entered.min())), text_from_us(int(entered.max())))
-        return model, walk.max_hold_us
+        proven = {kind: row is not None and row.proven for kind, row in serving.items()}
+        companions = train_companions(data, rows, walk, model, proven=proven, clock=self.clock)
+        return model, walk.max_hold_us, companions
 
     def _figures(
         self, data: Dataset, pooled: backtest.Pooled, evidence: Evidence, model: SignalQualityModel
@@ -187,13 +199,19 @@ class _Run:
     def _settle(
         self,
         model: SignalQualityModel,
+        companions: Trained,
         data: Dataset,
         verdict: Verdict,
         figures: dict[str, Any],
-        expected_active: str | None,
+        expected: Mapping[ModelType, str | None],
     ) -> TrainingResult:
-        """Activation, ledger and the run's end in one transaction."""
+        """Activations, ledger and the run's end in one transaction."""
         with self.db.atomic():
+            self._still_ours()
+            beside = settle_companions(
+                self.registry, self.db.models, companions, verdict, run_id=self.run_id, expected=expected
+            )
+            figures = {**figures, "companions": beside}
             if verdict.serve is Serve.NO:
                 action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
                 self.db.models.note_verdict(
@@ -206,7 +224,7 @@ class _Run:
                     figures=figures,
                     proven=verdict.serve is Serve.PROVEN,
                     run_id=self.run_id,
-                    expected_active=expected_active,
+                    expected_active=expected[_TYPE],
                     fence=self.fence,
                 )
             metadata = model.get_metadata()
@@ -225,6 +243,16 @@ class _Run:
         logger.info("run {}: {}, serves: {}; {}", self.run_id, verdict.decision, verdict.serve, verdict.reason)
         return TrainingResult(self.run_id, "completed", verdict, model.model_id, figures, verdict.reason)
 
+    def _still_ours(self) -> None:
+        """What serves is changed by the newest run alone, and only while it runs.
+
+        Raises:
+            StaleActivation: a newer run has begun, or this one was given up.
+        """
+        newest = self.db.runs.last(_TYPE.value)
+        if newest is None or newest.token != self.fence or newest.status != "running":
+            raise StaleActivation(f"training run {self.fence} is not the newest that runs any more")
+
     def fail(self, code: str, error: BaseException) -> TrainingResult:
         reason = f"{code}: {error or type(error).__name__}"
         logger.error("run {} failed: {}", self.run_id, reason)
@@ -236,7 +264,7 @@ class _Run:
 
 
 def recipe_of(model: SignalQualityModel) -> str:
-    """What the gate calls the same recipe: the name, and where parameters differ from the recipe's own, their digest."""
+    """What the gate calls the same recipe: the name, and the digest of parameters where they are not the recipe's."""
     changed = {name: value for name, value in model.params.items() if RECIPES[model.recipe].defaults[name] != value}
     changed.pop("random_state", None)
     return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe
