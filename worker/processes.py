@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -130,20 +131,34 @@ def run_workers(settings: Settings, processes: int) -> None:
 
 @contextmanager
 def _drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
-    """End the process hard when it has not ended `grace_s` after it was told to. Nothing is lost: nothing is acked."""
-    ended = threading.Event()
+    """Set `stop` when told to end, and end the process hard when it has not ended `grace_s` later, or is told again.
+
+    Nothing is lost by that, since nothing in hand is acknowledged. The signal is heard through a pipe: Python's own
+    handlers wait for as long as the main thread is inside the store.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
 
     def watch() -> None:
-        stop.wait()
-        if not ended.wait(grace_s):
-            logger.error("did not finish within {} s; what is in hand is left to the next worker", grace_s)
-            os._exit(1)
+        if not os.read(heard, 1):
+            return
+        stop.set()
+        again, _, _ = select.select([heard], [], [], grace_s)
+        if again and not os.read(heard, 1):
+            return
+        logger.error("not finished {}; what is in hand is left to the next worker", "yet" if again else "in time")
+        os._exit(1)
 
-    threading.Thread(target=watch, name="drain-deadline", daemon=True).start()
+    watcher = threading.Thread(target=watch, name="drain-deadline", daemon=True)
+    watcher.start()
     try:
         yield
     finally:
-        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(told)
+        watcher.join(1)
+        os.close(heard)
 
 
 class _Care:

@@ -61,6 +61,7 @@ class Life:
     kill_after_s: float | None = None
     stop_after_s: float | None = None
     role: str = "worker"
+    slot: int | None = None
 
 
 @dataclass
@@ -126,6 +127,16 @@ def schedule(seed: int) -> Schedule:
         made.rounds = [[Life()], [Life(role="replayer", kill_after_s=rng.choice([None, 0.02])), Life(role="replayer")]]
         made.rounds.append([_killed(rng), Life(role="replayer")])
     return made
+
+
+def at_boundary(boundary: str) -> Schedule:
+    """A worker killed at that boundary for certain, and another after it."""
+    rounds = [[Life(boundary=boundary)], [Life(boundary=boundary, nth=2)]]
+    if boundary == "claimed":
+        rounds = [[Life(boundary="read")], [Life(boundary=boundary, slot=1)]]
+    if boundary == "charged":
+        rounds = [[Life(boundary="computed")] for _ in range(3)] + [[Life(boundary=boundary)]]
+    return Schedule(10**9 + BOUNDARIES.index(boundary), f"at {boundary}", rounds)
 
 
 def _killed(rng: random.Random) -> Life:
@@ -278,7 +289,10 @@ class _Play:
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
-        children = {_fork(lambda s=slot, li=life: self._live(s, li)): life for slot, life in enumerate(lives)}
+        children = {}
+        for place, life in enumerate(lives):
+            slot = place if life.slot is None else life.slot
+            children[fork(lambda s=slot, li=life: self._live(s, li))] = life
         if events and self._rng.random() < 0.3:
             self._supply_bars()
         for position, event in enumerate(events):
@@ -375,7 +389,7 @@ class _Play:
         """An undisturbed worker ends what is left, and replays what died only for want of bars."""
         deadline = time.monotonic() + _DEADLINE_S
         while time.monotonic() < deadline:
-            pid = _fork(lambda: self._live(8, Life()))
+            pid = fork(lambda: self._live(8, Life()))
             while not self._ended(pid):
                 if time.monotonic() > deadline:
                     self._kill(pid)
@@ -461,7 +475,8 @@ def _replay_all(settings: Settings) -> None:
         dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos")
 
 
-def _fork(work: Callable[[], None]) -> int:
+def fork(work: Callable[[], None]) -> int:
+    """A child that does the work and ends; its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -556,12 +571,11 @@ def _arm(boundary: str, nth: int) -> None:
             around(Attempts, "charge")
 
 
-def play_all(seeds: list[int], directory: Path, *, verbose: bool = False, tell: bool = True) -> dict[str, Tally]:
-    """Play the schedules of the seeds; what they came to, by kind."""
+def play_all(schedules: list[Schedule], directory: Path, *, verbose: bool = False) -> dict[str, Tally]:
+    """Play the schedules; what they came to, by kind."""
     tallies: dict[str, Tally] = {}
     with Theatre(directory, verbose=verbose) as theatre:
-        for seed in seeds:
-            made = schedule(seed)
+        for made in schedules:
             tally = theatre.play(made)
             tallies.setdefault(made.kind, Tally()).add(tally)
             for failure in tally.failures:
@@ -595,6 +609,8 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="of the first schedule")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--boundaries", action="store_true", help="a kill at every labelled boundary besides")
+    parser.add_argument("--json", type=Path, help="write the tallies there")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     first = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6) * 10
@@ -603,23 +619,27 @@ def main() -> int:
     # What is killed are processes, so that memory is as good as a disk here, and many times faster.
     memory = Path("/dev/shm")  # noqa: S108
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory if memory.is_dir() else None))
-    seeds = list(range(first, first + args.schedules))
+    made = [schedule(seed) for seed in range(first, first + args.schedules)]
+    if args.boundaries:
+        made = [at_boundary(boundary) for boundary in BOUNDARIES] + made
     children = {}
     for number in range(args.processes):
-        part, place = seeds[number :: args.processes], directory / str(number)
+        part, place = made[number :: args.processes], directory / str(number)
 
-        def run(part: list[int] = part, place: Path = place) -> None:
+        def run(part: list[Schedule] = part, place: Path = place) -> None:
             place.mkdir()
             tallies = play_all(part, place, verbose=args.verbose)
             (place / "tally.json").write_bytes(orjson.dumps(tallies))
 
-        children[_fork(run)] = place
+        children[fork(run)] = place
     total: dict[str, Tally] = {}
     for pid, place in children.items():
         os.waitpid(pid, 0)
         for kind, values in orjson.loads((place / "tally.json").read_bytes()).items():
             total.setdefault(kind, Tally()).add(Tally(**values))
     _say(table(total))
+    if args.json:
+        args.json.write_bytes(orjson.dumps(total))
     failures = Counter(failure.split(":")[0] for tally in total.values() for failure in tally.failures)
     if failures:
         _say(f"{len(failures)} schedules failed; what is left of them is in {directory}")

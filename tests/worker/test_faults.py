@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -162,39 +159,6 @@ def test_the_server_is_killed_and_comes_back_and_every_event_has_one_effect(tmp_
             assert (counts.signals, counts.outcomes, counts.dead_letters_open) == (20, 20, 0)
 
 
-BOUNDARIES = [
-    "worker.streams.GroupReader._read",
-    "worker.handlers.BatchHandler._keep_originals",
-    "worker.handlers.BatchHandler._open",
-    "worker.handlers.BatchHandler._compute",
-    "worker.handlers.BatchHandler._apply",
-    "worker.handlers.BatchHandler.handle",
-    "worker.streams.GroupReader.settle",
-]
-
-
-@pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_killed_at_any_boundary_the_next_worker_finishes_and_nothing_is_lost_or_doubled(
-    boundary: str, tmp_path: Path, valkey_url: str, valkey: redis.Redis
-) -> None:
-    rng = random.Random(boundary)
-    events = [(SIGNALS, signal(n)) for n in range(12)] + [(TRADES, outcome(n)) for n in range(12)]
-    events += [(SIGNALS, signal(3)), (TRADES, outcome(4)), (SIGNALS, {"signal_id": "bad id"})]
-    rng.shuffle(events)
-    for stream, event in events:
-        send(valkey, stream, event)
-    for kill_at in (1, 2, 3):
-        code = _run_until_killed(boundary, kill_at, tmp_path, valkey_url)
-        assert code in (-9, 0)
-    with desk(settings_for(tmp_path, valkey_url, batch_size=4)) as worker:
-        worker.consumer._own_due = 0.0
-        worker.drain()
-        _check_conservation(worker, valkey)
-        counts = worker.store.counts()
-        assert (counts.signals, counts.outcomes, counts.labelled) == (12, 12, 12)
-        assert (counts.duplicates, counts.dead_letters_open) == (2, 1)
-
-
 def test_two_workers_share_the_load_and_nothing_is_lost_or_doubled(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
@@ -236,40 +200,6 @@ def _check_conservation(worker: Desk, client: redis.Redis) -> None:
         answers.setdefault(answer["signal_id"], set()).add(str(answer))
     assert len(answers) == counts.signals
     assert all(len(said) == 1 for said in answers.values())
-
-
-_CRASH = """
-import os, sys, threading
-from importlib import import_module
-from tests.worker.worlds import desk, settings_for
-
-target, kill_at, state_dir, url = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-module, cls, name = target.rsplit(".", 2)
-owner = getattr(import_module(module), cls)
-original, calls = getattr(owner, name), 0
-
-def dying(self, *args, **kwargs):
-    global calls
-    calls += 1
-    before, last = calls % 2, calls >= kill_at
-    if last and before:
-        os.kill(os.getpid(), 9)
-    result = original(self, *args, **kwargs)
-    if last:
-        os.kill(os.getpid(), 9)
-    return result
-
-setattr(owner, name, dying)
-with desk(settings_for(state_dir, url, batch_size=4)) as worker:
-    worker.drain(rounds=20)
-"""
-
-
-def _run_until_killed(boundary: str, kill_at: int, state_dir: Path, url: str) -> int:
-    command = [sys.executable, "-c", _CRASH, boundary, str(kill_at), str(state_dir), url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode in (-9, 0), done.stderr
-    return done.returncode
 
 
 def _answers(client: redis.Redis) -> bool:
