@@ -15,6 +15,7 @@ import redis
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from worker import app
 from worker.bar_files import BadFileError, file_stem, read_bars
@@ -135,7 +136,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
             return
         try:
             ModelRegistry(model_dir=str(settings.models_dir), db=store).load(row.model_id)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ModelFileRefused) as error:
             yield Finding("models", "bad", f"{row.model_id}: {error}", "refinery models rollback, or restore its file")
             return
     version = FeaturePipeline(settings.to_ml_config().features).feature_version

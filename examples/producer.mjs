@@ -1,0 +1,27 @@
+// A signal and its outcome, from Node without a package: RESP is a length and bytes. With the `redis` package it is
+// client.xAdd("signals.created", "*", { data: JSON.stringify(event) }).
+import net from "node:net";
+
+const socket = net.connect(process.env.REDIS_SOCKET ?? { host: "localhost", port: 6379 });
+const command = (...parts) =>
+  `*${parts.length}\r\n` + parts.map((part) => `$${Buffer.byteLength(part)}\r\n${part}\r\n`).join("");
+const xadd = (stream, event) => command("XADD", stream, "*", "data", JSON.stringify(event));
+
+const now = new Date();
+const yesterday = new Date(now - 24 * 3600 * 1000);
+socket.write(
+  xadd("signals.created", {
+    signal_id: "node-1",
+    timestamp: yesterday.toISOString(),
+    symbol: "ACME",
+    asset_class: "equity",
+    signal_type: "breakout",
+  }) + xadd("trades.closed", { signal_id: "node-1", closed_at: now.toISOString(), r_multiple: 0.7 }),
+);
+
+let answers = "";
+socket.on("data", (bytes) => {
+  answers += bytes;
+  if (answers.startsWith("-") || answers.includes("\r\n-")) throw new Error(answers);
+  if (answers.split("\r\n").length > 4) socket.end(() => console.log("2 events published"));
+});

@@ -1,0 +1,170 @@
+"""Producers: the AsyncAPI document, the client with its outbox, and the shipped examples in three languages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import jsonschema
+import orjson
+import pytest
+import redis
+from worlds import SIGNALS, TRADES, bars, desk, settings_for, signal
+
+from worker.asyncapi import document
+from worker.client import RefineryClient
+from worker.embedded import EmbeddedServer
+from worker.errors import DecodeError, TransientError
+from worker.event_models import json_schema
+from worker.settings import StreamSettings
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def test_the_asyncapi_document_is_made_from_the_models() -> None:
+    shipped = json.loads((ROOT / "docs" / "asyncapi.json").read_text())
+    assert shipped == document(StreamSettings()), "refinery asyncapi > docs/asyncapi.json"
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key == "$ref":
+                yield item
+            else:
+                yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+    whole = document(StreamSettings())
+    found = list(references(whole))
+    assert len(found) >= 10
+    for reference in found:
+        place = whole
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+@pytest.mark.parametrize("kind", ["signal.created", "trade.closed"])
+def test_a_schema_of_the_contract_is_a_json_schema(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json_schema(kind))
+
+
+def sent(client: redis.Redis, stream: str) -> list[dict[str, Any]]:
+    rows: Any = client.xrange(stream)
+    return [orjson.loads(fields[b"data"]) for _, fields in rows]
+
+
+def test_the_client_sends_what_the_worker_takes(valkey: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    with RefineryClient(valkey_url) as client:
+        event = signal(1, timestamp=now, bars=bars(end=now))
+        assert client.signal_created(**event)
+        assert client.trade_closed(signal_id="s-1", closed_at=datetime.now(UTC), r_multiple=1.5)
+    with desk(settings_for(tmp_path / "var", valkey_url)) as world:
+        handled = world.drain()
+    assert (handled.signals, handled.labelled, handled.buried) == (1, 1, 0)
+
+
+def test_the_client_refuses_what_the_worker_would_refuse_and_sends_nothing(
+    valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    with RefineryClient(valkey_url, outbox=tmp_path / "outbox.db") as client:
+        with pytest.raises(DecodeError) as caught:
+            client.trade_closed(signal_id="s-1", closed_at="2024-01-01T00:00:00", r_multiple=1.0)
+        assert caught.value.reason == "bad_time"
+        assert client.flush() == 0
+    assert not valkey.exists(TRADES)
+
+
+def test_without_an_outbox_a_client_gives_up_in_time() -> None:
+    client = RefineryClient("redis://127.0.0.1:1/0", patience_s=0.2)
+    with pytest.raises(TransientError):
+        client.trade_closed(signal_id="s-1", closed_at=datetime.now(UTC), r_multiple=1.0)
+
+
+def test_an_outbox_keeps_events_in_order_until_the_server_is_there(tmp_path: Path) -> None:
+    with EmbeddedServer(tmp_path / "valkey", join=False) as server:
+        url = server.url
+    client = RefineryClient(url, outbox=tmp_path / "outbox.db")
+    for number in range(5):
+        assert client.trade_closed(signal_id=f"s-{number}", closed_at=datetime.now(UTC), r_multiple=1.0) is None
+    assert client.flush() == 5
+    client._client.close()  # as a process ends that is killed: the outbox is not closed
+    client._outbox._file.close()  # type: ignore[union-attr]
+    with EmbeddedServer(tmp_path / "valkey", join=False), RefineryClient(url, outbox=tmp_path / "outbox.db") as again:
+        assert again.flush() == 0
+        events = sent(again._client, TRADES)
+    assert [event["signal_id"] for event in events] == [f"s-{number}" for number in range(5)]
+
+
+def test_an_event_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:
+    """The process is killed without any farewell right after the call."""
+    code = (
+        "import os, sys; from datetime import datetime, UTC; from worker.client import RefineryClient\n"
+        "client = RefineryClient('redis://127.0.0.1:1/0', outbox=sys.argv[1])\n"
+        "client.trade_closed(signal_id='s-1', closed_at=datetime.now(UTC), r_multiple=1.0)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "outbox.db")])
+    client = RefineryClient("redis://127.0.0.1:1/0", outbox=tmp_path / "outbox.db")
+    assert client.flush() == 1
+
+
+@pytest.fixture
+def shell_client(tmp_path: Path, valkey_url: str) -> str:
+    """`redis-cli` where there is one; else a stand-in that hands its words to a server as they are."""
+    socket = urlsplit(valkey_url).path
+    for name in ("redis-cli", "valkey-cli"):
+        if shutil.which(name):
+            return f"{name} -s {socket}"
+    stand_in = tmp_path / "cli"
+    stand_in.write_text(
+        f"#!{sys.executable}\nimport sys, redis\n"
+        "print(redis.Redis(unix_socket_path=sys.argv[1]).execute_command(*sys.argv[2:]))\n"
+    )
+    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    return f"{stand_in} {socket}"
+
+
+@pytest.mark.parametrize("language", ["python", "shell", "node"])
+def test_a_shipped_example_is_applied_by_the_worker(
+    language: str, valkey: redis.Redis, valkey_url: str, tmp_path: Path, shell_client: str
+) -> None:
+    if language == "node" and not shutil.which("node"):
+        pytest.skip("there is no node here")
+    command = {
+        "python": [sys.executable, EXAMPLES / "producer.py"],
+        "shell": ["sh", EXAMPLES / "producer.sh"],
+        "node": ["node", EXAMPLES / "producer.mjs"],
+    }[language]
+    environment = {
+        **os.environ,
+        "REDIS_URL": valkey_url,
+        "REDIS_SOCKET": urlsplit(valkey_url).path,
+        "REDIS_CLI": shell_client,
+        "OUTBOX": str(tmp_path / "outbox.db"),
+    }
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    assert sent(valkey, SIGNALS)[0]["signal_id"] == f"{language}-1"
+    market = tmp_path / "market"
+    market.mkdir()
+    columns = bars(260, end=datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    (market / "ACME.csv").write_text("\n".join(lines) + "\n")
+    with desk(settings_for(tmp_path / "var", valkey_url, market_data_dir=market)) as world:
+        handled = world.drain()
+    assert (handled.signals, handled.labelled, handled.buried) == (1, 1, 0)
