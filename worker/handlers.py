@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
-from trading_system.ml_refinement.scoring import Scorer, Scores
+from trading_system.ml_refinement.scoring import Scorer, Scores, ShadowScores
 from trading_system.ml_refinement.storage import (
     ArchivedEvent,
     DuplicateRow,
@@ -30,6 +30,7 @@ from trading_system.ml_refinement.storage import (
     StoreUnavailable,
     VectorRow,
 )
+from trading_system.ml_refinement.storage.scores import Role
 from trading_system.ml_refinement.storage.times import text_from_us, utc_text
 from worker.dead_letters import Burial, DeadLetters
 from worker.entry_fates import EntryFates, Fate
@@ -388,14 +389,18 @@ def _outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:
 
 
 def _prediction_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> list[PredictionRow]:
-    model_id = scores.model_id
-    if model_id is None:
-        return []
-    columns = zip(
-        signals, _or_none(scores.quality), _or_none(scores.predicted_r), _or_none(scores.confidence), strict=True
-    )
+    """What the champion said of each signal, and what the candidate that is watched beside it did."""
+    shadow = scores.shadow
+    rows = _rows_of("champion", scores.model_id, scores, signals, at) if scores.model_id is not None else []
+    return rows + (_rows_of("shadow", shadow.model_id, shadow, signals, at) if shadow is not None else [])
+
+
+def _rows_of(
+    role: Role, model_id: str, said: Scores | ShadowScores, signals: Sequence[SignalCreated], at: str
+) -> list[PredictionRow]:
+    columns = zip(signals, _or_none(said.quality), _or_none(said.predicted_r), _or_none(said.confidence), strict=True)
     return [
-        PredictionRow(signal.signal_id, model_id, at, quality, predicted_r, confidence)
+        PredictionRow(signal.signal_id, model_id, at, quality, predicted_r, confidence, role)
         for signal, quality, predicted_r, confidence in columns
     ]
 

@@ -283,6 +283,15 @@ def test_where_features_say_nothing_of_risk_every_signal_has_nearly_the_same() -
     assert np.ptp(few.predict(X)) == 0.0
 
 
+def test_without_market_features_a_regime_is_told_from_the_symbols_own_and_without_those_not_at_all() -> None:
+    X, r = rows()
+    model = RegimeClassifier()
+    model.fit(X[:, 1:4], r, feature_names=["price_vs_ma50", "roc_20", "volatility_percentile"])
+    assert len(set(model.predict(X[:, 1:4]))) > 1
+    with pytest.raises(NoUsableFeatures, match="market_trend"):
+        RegimeClassifier().fit(X, r)
+
+
 def test_a_regime_does_not_flicker_as_the_raw_features_do() -> None:
     X, _ = rows(600)
     model = RegimeClassifier()

@@ -13,7 +13,7 @@ from loguru import logger
 from tests.learning.stores import NOW, Place, fitted, place
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.models import SignalQualityModel
+from trading_system.ml_refinement.models import RegimeClassifier, ReturnPredictor, RiskPredictor, SignalQualityModel
 from trading_system.ml_refinement.models.errors import FeatureContractError
 from trading_system.ml_refinement.scoring import Scorer
 
@@ -54,6 +54,12 @@ def scorer(shop: Place, watch: Watch, config: MLConfig | None = None) -> Scorer:
 
 
 def serving(shop: Place, *, proven: bool, seed: int = 0) -> SignalQualityModel:
+    model = candidate(shop, seed=seed)
+    shop.registry.activate(model.model_id, proven=proven)
+    return model
+
+
+def candidate(shop: Place, *, seed: int) -> SignalQualityModel:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((300, len(PIPELINE.names)))
     model = SignalQualityModel(max_iter=12, clock=lambda: NOW)
@@ -61,7 +67,6 @@ def serving(shop: Place, *, proven: bool, seed: int = 0) -> SignalQualityModel:
     model.fit(X, r, feature_names=PIPELINE.names)
     model.feature_version = PIPELINE.feature_version
     shop.registry.register(model)
-    shop.registry.activate(model.model_id, proven=proven)
     return model
 
 
@@ -183,6 +188,91 @@ def test_features_that_changed_under_a_model_refuse_to_score(shop: Place, watch:
         scoring.score(rows(), OWN)
 
 
+def test_a_file_that_was_put_right_is_taken_up_after_a_minute(shop: Place, watch: Watch, said: list[str]) -> None:
+    model = serving(shop, proven=True)
+    path = shop.registry.model_dir / f"{model.model_id}.skops"
+    data = path.read_bytes()
+    path.write_bytes(b"not a model")
+    scoring = scorer(shop, watch)
+    for _ in range(3):
+        watch.now += timedelta(minutes=2)
+        assert scoring.refresh() is False
+    assert len([line for line in said if line.startswith("ERROR")]) == 1
+    path.write_bytes(data)
+    assert scoring.refresh() is False
+    watch.now += timedelta(minutes=2)
+    assert scoring.refresh() is True
+    assert scoring.model_id == model.model_id
+
+
+def beside(shop: Place, quality: SignalQualityModel) -> tuple[ReturnPredictor, RiskPredictor, RegimeClassifier]:
+    """Models of return, risk and regime that serve."""
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((300, len(PIPELINE.names)))
+    models = ReturnPredictor.beside(quality), RiskPredictor(max_iter=12), RegimeClassifier()
+    for model in models:
+        if not model.is_fitted:
+            model.fit(X, rng.standard_normal(300) * np.exp(X[:, 0]), feature_names=PIPELINE.names)
+            model.feature_version = PIPELINE.feature_version
+        shop.registry.register(model)
+        shop.registry.activate(model.model_id)
+    return models
+
+
+def test_every_model_fills_its_own_field_and_a_missing_one_leaves_it_empty(shop: Place, watch: Watch) -> None:
+    quality = serving(shop, proven=True)
+    scoring = scorer(shop, watch)
+    scoring.refresh()
+    alone = scoring.score(rows(), OWN)
+    assert np.isnan(alone.predicted_r).all()
+    assert np.isnan(alone.risk_r).all()
+    assert alone.regime == (None, None, None)
+    returns, risk, regime = beside(shop, quality)
+    assert scoring.refresh() is True
+    scores = scoring.score(rows(), OWN)
+    np.testing.assert_array_equal(scores.predicted_r, returns.predict(rows()))
+    np.testing.assert_array_equal(scores.risk_r, risk.predict(rows()))
+    assert scores.regime == tuple(regime.predict(rows()))
+    np.testing.assert_array_equal(scores.quality, alone.quality)
+    serving(shop, proven=True, seed=1)
+    scoring.refresh()
+    other = scoring.score(rows(), OWN)
+    assert (other.quality != scores.quality).all()
+    np.testing.assert_array_equal(other.predicted_r, returns.predict(rows()))
+    shop.db.models.retire(risk.model_id, reason="out of order")
+    scoring.refresh()
+    assert np.isnan(scoring.score(rows(), OWN).risk_r).all()
+
+
+def test_the_newest_candidate_that_never_served_is_asked_in_silence(shop: Place, watch: Watch) -> None:
+    champion, scoring = serving(shop, proven=True), scorer(shop, watch)
+    scoring.refresh()
+    before = scoring.score(rows(), OWN)
+    assert before.shadow is None
+    older, newer = candidate(shop, seed=1), candidate(shop, seed=2)
+    assert scoring.refresh() is True
+    scores = scoring.score(rows(), OWN)
+    assert (scores.model_id, scores.shadow.model_id) == (champion.model_id, newer.model_id)
+    np.testing.assert_array_equal(scores.shadow.quality, newer.predict_proba(rows()))
+    np.testing.assert_array_equal(scores.shadow.predicted_r, newer.predict_r(rows()))
+    for name in ("quality", "combined", "confidence", "predicted_r"):
+        np.testing.assert_array_equal(getattr(scores, name), getattr(before, name))
+    shop.registry.activate(newer.model_id)
+    scoring.refresh()
+    after = scoring.score(rows(), OWN)
+    assert (after.model_id, after.shadow) == (newer.model_id, None)
+    shop.registry.activate(older.model_id)
+    scoring.refresh()
+    assert scoring.score(rows(), OWN).shadow is None
+
+
+def test_a_candidate_is_asked_before_anything_serves(shop: Place, watch: Watch) -> None:
+    model, scoring = candidate(shop, seed=1), scorer(shop, watch)
+    scoring.refresh()
+    scores = scoring.score(rows(), OWN)
+    assert (scores.status, scores.model_id, scores.shadow.model_id) == ("cold_start", None, model.model_id)
+
+
 def test_learning_switched_off_scores_nothing(shop: Place, watch: Watch) -> None:
     serving(shop, proven=True)
     scoring = scorer(shop, watch, MLConfig(enabled=False))
@@ -191,13 +281,13 @@ def test_learning_switched_off_scores_nothing(shop: Place, watch: Watch) -> None
 
 
 def test_a_row_alone_scores_as_in_its_batch(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
+    beside(shop, serving(shop, proven=True))
     scoring = scorer(shop, watch)
     scoring.refresh()
     batch = scoring.score(rows(40), [5.0] * 40)
     for i in range(40):
         alone = scoring.score(rows(40)[i : i + 1], [5.0])
-        for name in ("quality", "predicted_r", "confidence", "combined"):
+        for name in ("quality", "predicted_r", "risk_r", "confidence", "combined"):
             np.testing.assert_allclose(getattr(alone, name), getattr(batch, name)[i : i + 1], rtol=1e-12)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from loguru import logger
@@ -13,18 +13,38 @@ from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models import (
+    BaseModel,
+    ModelRegistry,
+    RegimeClassifier,
+    ReturnPredictor,
+    RiskPredictor,
+    SignalQualityModel,
+)
 from trading_system.ml_refinement.models.errors import FeatureContractError, ModelFileRefused
-from trading_system.ml_refinement.models.model_registry import ModelRegistry
-from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.models import ServingModel
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 
 FloatArray = NDArray[np.float64]
 Status = Literal["scored", "cold_start", "stale"]
 Band = Literal["high", "medium", "low"]
+Model = TypeVar("Model", bound=BaseModel)
 
 #: A champion older than this part of its training window has expired: its scores are served as `stale`.
 _EXPIRY_SHARE = 0.5
+#: A model that was refused is tried again after this: its file may have been put right.
+_TRY_AGAIN_US = 60_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowScores:
+    """What the newest candidate that never served says of the same signals: logged, and shown to nobody."""
+
+    model_id: str
+    quality: FloatArray
+    predicted_r: FloatArray
+    confidence: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +53,8 @@ class Scores:
 
     `quality` is the calibrated P(win), `predicted_r` the R expected, `risk_r` its 10th percentile, `confidence` 0-1
     how far to trust the score, `out_of_distribution` whether the signal is unlike those trained on (None without a
-    model), `combined` 0-10 the signal's own score blended with ten times `quality`. All have n entries.
+    model), `combined` 0-10 the signal's own score blended with ten times `quality`. All have n entries. Each of
+    `predicted_r`, `risk_r` and `regime` comes of a model of its own.
     """
 
     status: Status
@@ -48,6 +69,7 @@ class Scores:
     confidence: FloatArray
     out_of_distribution: tuple[bool | None, ...]
     combined: FloatArray
+    shadow: ShadowScores | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +81,20 @@ class Champion:
     expires_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The models that are asked; None where there is none. `same_opinion`: `returns` has the champion's P(win)."""
+
+    champion: Champion | None = None
+    returns: ReturnPredictor | None = None
+    risk: RiskPredictor | None = None
+    regime: RegimeClassifier | None = None
+    shadow: SignalQualityModel | None = None
+    same_opinion: bool = False
+
+
 class Scorer:
-    """Scores with whatever model the store says serves.
+    """Scores with whatever models the store says serve.
 
     Example:
         scorer.refresh()
@@ -80,51 +114,43 @@ class Scorer:
         self._config = config
         self._pipeline = pipeline
         self._clock = clock
-        self._champion: Champion | None = None
-        self._refused: str | None = None
-        self._unfit: str | None = None  # fitted on other features: nothing but another model mends that
+        self._serving = Serving()
+        self._seen: tuple[ServingModel, ...] = ()
+        self._refused: dict[str, int] = {}
 
     @property
     def model_id(self) -> str | None:
         """The model that scores now; None at cold start."""
-        return self._champion.model.model_id if self._champion else None
+        champion = self._serving.champion
+        return champion.model.model_id if champion else None
 
     def refresh(self) -> bool:
         """Take up what the store says serves now; True where that changed something. One small query otherwise.
 
-        A model whose file is refused, or that was fitted on other features than the pipeline's, is not taken up: what
-        served goes on serving (at the start nothing: `cold_start`), and the log says why, once.
+        A model whose file is refused, or which was fitted on other features than the pipeline's, is not taken up:
+        what served in its place goes on serving, the log says why, once, and it is tried again after a minute.
         """
-        row = self._db.models.active(ModelType.SIGNAL_QUALITY.value) if self._config.enabled else None
-        before = self._champion
-        if row is None:
-            self._champion = None
-            return before is not None
-        if row.model_id == self._unfit:
+        wanted = self._db.models.serving(ModelType.SIGNAL_QUALITY.value) if self._config.enabled else ()
+        if wanted == self._seen and not self._to_try_again():
             return False
-        if before is not None and (before.model.model_id, before.proven) == (row.model_id, row.proven):
-            return False
-        try:
-            model = self._registry.get_active(ModelType.SIGNAL_QUALITY)
-        except ModelFileRefused as error:
-            if self._refused != row.model_id:
-                logger.error("model {} is not taken up: {}", row.model_id, error)
-            self._refused = row.model_id
-            return False
-        if not isinstance(model, SignalQualityModel) or model.model_id != row.model_id:
-            return False  # another one was activated in between; the next call sees it
-        try:
-            model.check_features(self._pipeline.names, self._pipeline.feature_version)
-        except FeatureContractError as error:
-            logger.error("model {} is not taken up: {}; train on the features of now", row.model_id, error)
-            self._unfit = row.model_id
-            return False
-        lifetime = timedelta(days=self._config.training.train_window_days * _EXPIRY_SHARE)
-        self._champion = Champion(
-            model, row.proven, us_from_text(model.created_at) + lifetime // timedelta(microseconds=1)
+        before = self._serving
+        by_type = {row.model_type: row for row in wanted if not row.candidate}
+        candidate = next((row for row in wanted if row.candidate), None)
+        champion = self._champion(by_type.get(ModelType.SIGNAL_QUALITY))
+        returns = self._taken_up(by_type.get(ModelType.RETURN_PREDICTOR), before.returns)
+        self._serving = Serving(
+            champion,
+            returns,
+            self._taken_up(by_type.get(ModelType.RISK_PREDICTOR), before.risk),
+            self._taken_up(by_type.get(ModelType.REGIME_CLASSIFIER), before.regime),
+            self._taken_up(candidate, before.shadow if candidate else None),
+            champion is not None
+            and returns is not None
+            and returns.opinion_digest() == champion.model.opinion_digest(),
         )
-        logger.info("model {} scores from now on ({})", model.model_id, "proven" if row.proven else "provisional")
-        return True
+        self._seen = wanted
+        self._refused = {row.model_id: self._refused[row.model_id] for row in wanted if row.model_id in self._refused}
+        return self._serving != before
 
     def score(self, values: FloatArray, own_scores: Sequence[float | None]) -> Scores:
         """Score rows of features, shape (n, n_features), in the pipeline's order.
@@ -133,38 +159,14 @@ class Scorer:
         all of it where there is no own score; any other model, a stale one, and none at all leave it as it was.
 
         Raises:
-            FeatureContractError: the pipeline's features are not those the model was fitted on.
+            FeatureContractError: the pipeline's features changed after the champion was taken up.
         """
         own = np.array([np.nan if score is None else score for score in own_scores], dtype=np.float64)
         if len(values) != len(own):
             raise ValueError(f"{len(values)} rows of features and {len(own)} own scores")
-        champion = self._champion
-        if champion is None:
-            return self._cold(own)
-        model = champion.model
-        model.check_features(self._pipeline.names, self._pipeline.feature_version)
-        assessed = model.assess(values)
-        quality = assessed.p
-        stale = us_from_text(utc_text(self._clock())) > champion.expires_us
-        return Scores(
-            status="stale" if stale else "scored",
-            model_id=model.model_id,
-            proven=champion.proven,
-            feature_version=self._pipeline.feature_version,
-            quality=quality,
-            band=tuple(self._band(p) for p in quality.tolist()),
-            predicted_r=assessed.predicted_r,
-            risk_r=np.full(len(values), np.nan),
-            regime=(None,) * len(values),
-            confidence=assessed.confidence,
-            out_of_distribution=tuple((assessed.novelty > 1.0).tolist()),
-            combined=self._blend(own, quality) if champion.proven and not stale else own,
-        )
-
-    def _cold(self, own: FloatArray) -> Scores:
-        n = len(own)
+        serving, n = self._serving, len(values)
         nothing = np.full(n, np.nan)
-        return Scores(
+        cold = Scores(
             status="cold_start",
             model_id=None,
             proven=False,
@@ -172,12 +174,71 @@ class Scorer:
             quality=nothing,
             band=(None,) * n,
             predicted_r=nothing,
-            risk_r=nothing,
-            regime=(None,) * n,
+            risk_r=nothing if serving.risk is None else serving.risk.predict(values),
+            regime=(None,) * n if serving.regime is None else tuple(serving.regime.predict(values).tolist()),
             confidence=nothing,
             out_of_distribution=(None,) * n,
             combined=own,
+            shadow=None if serving.shadow is None else _shadow(serving.shadow, values),
         )
+        return cold if serving.champion is None else self._scored(cold, serving.champion, values)
+
+    def _scored(self, scores: Scores, champion: Champion, values: FloatArray) -> Scores:
+        """The scores with the champion's opinion."""
+        serving, own = self._serving, scores.combined
+        champion.model.check_features(self._pipeline.names, self._pipeline.feature_version)
+        assessed = champion.model.assess(values)
+        quality, predicted_r = assessed.p, scores.predicted_r
+        if serving.returns is not None:
+            shared = serving.same_opinion
+            predicted_r = serving.returns.from_probability(quality) if shared else serving.returns.predict(values)
+        stale = us_from_text(utc_text(self._clock())) > champion.expires_us
+        return replace(
+            scores,
+            status="stale" if stale else "scored",
+            model_id=champion.model.model_id,
+            proven=champion.proven,
+            quality=quality,
+            band=tuple(self._band(p) for p in quality.tolist()),
+            predicted_r=predicted_r,
+            confidence=assessed.confidence,
+            out_of_distribution=tuple((assessed.novelty > 1.0).tolist()),
+            combined=self._blend(own, quality) if champion.proven and not stale else own,
+        )
+
+    def _champion(self, row: ServingModel | None) -> Champion | None:
+        before = self._serving.champion
+        model = self._taken_up(row, before.model if before else None)
+        if row is None or model is None:
+            return None
+        if model.model_id != row.model_id:
+            return before
+        lifetime = timedelta(days=self._config.training.train_window_days * _EXPIRY_SHARE)
+        champion = Champion(model, row.proven, us_from_text(model.created_at) + lifetime // timedelta(microseconds=1))
+        if champion != before:
+            logger.info("model {} scores from now on ({})", model.model_id, "proven" if row.proven else "provisional")
+        return champion
+
+    def _taken_up(self, row: ServingModel | None, before: Model | None) -> Model | None:
+        """The model of a row, or the one `before` where it is refused."""
+        if row is None or (before is not None and before.model_id == row.model_id):
+            return None if row is None else before
+        try:
+            model = self._registry.load(row.model_id)
+            model.check_features(self._pipeline.names, self._pipeline.feature_version)
+        except (ModelFileRefused, FeatureContractError) as error:
+            if row.model_id not in self._refused:
+                logger.error("model {} is not taken up: {}", row.model_id, error)
+            self._refused[row.model_id] = self._now_us()
+            return before
+        self._refused.pop(row.model_id, None)
+        return cast(Model, model)
+
+    def _to_try_again(self) -> bool:
+        return bool(self._refused) and self._now_us() - min(self._refused.values()) > _TRY_AGAIN_US
+
+    def _now_us(self) -> int:
+        return us_from_text(utc_text(self._clock()))
 
     def _band(self, p: float) -> Band:
         if p >= self._config.quality_threshold_high:
@@ -192,4 +253,9 @@ class Scorer:
         return np.where(np.isnan(own), 10.0 * quality, blended)
 
 
-__all__ = ["FeatureContractError", "Scorer", "Scores"]
+def _shadow(model: SignalQualityModel, values: FloatArray) -> ShadowScores:
+    assessed = model.assess(values)
+    return ShadowScores(model.model_id, assessed.p, assessed.predicted_r, assessed.confidence)
+
+
+__all__ = ["FeatureContractError", "Scorer", "Scores", "ShadowScores"]

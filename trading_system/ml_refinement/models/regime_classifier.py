@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,12 +22,27 @@ IntArray = NDArray[np.int64]
 
 #: By number: 0-3 are falling and quiet, falling and volatile, rising and quiet, rising and volatile.
 REGIMES = ("bear_quiet", "bear_volatile", "bull_quiet", "bull_volatile")
-DIRECTION = ("market_trend", "rally_strength")
-VOLATILITY = "volatility_regime"
 
-_READ = (*DIRECTION, VOLATILITY, "market_breadth", "drawdown_depth", "days_from_high")
+
+class Source(NamedTuple):
+    """Features that tell of the market: two of its direction, one of its volatility, and what else may help."""
+
+    direction: tuple[str, str]
+    volatility: str
+    beside: tuple[str, ...]
+
+
+#: The first whose direction and volatility are among the features: the market's own, or, in sets without those, the
+#: symbols', which days of many signals average out.
+SOURCES = (
+    Source(("market_trend", "rally_strength"), "volatility_regime", ("market_breadth", "drawdown_depth")),
+    Source(("price_vs_ma50", "roc_20"), "volatility_percentile", ("ma50_slope", "price_vs_ma200", "volatility_trend")),
+)
+
 _SMOOTHING_DAYS = 5.0
 _CLIP = 5.0
+#: Direction and volatility come first among the columns read.
+_NEEDED = 3
 #: Averages of equal values differ by less.
 _TIE = 1e-9
 _DAY_US = 86_400_000_000
@@ -57,17 +72,14 @@ class RegimeClassifier(BaseModel):
         """See `BaseModel.fit`. R-multiples are not read; `plan.entered_us` are the rows' times, else one row a day.
 
         Raises:
-            NoUsableFeatures: the market features are not among the features, or all of them are missing.
+            NoUsableFeatures: no source is among the features, or one of its features is always missing.
             OneClass: the market was in one state all the time.
         """
         del y_val
         X, _ = self._begin(X_train, y_train, feature_names)
-        names = [name for name in _READ if name in self.feature_names]
-        if not {*DIRECTION, VOLATILITY} <= set(names):
-            raise NoUsableFeatures(f"a regime is told from {', '.join((*DIRECTION, VOLATILITY))}")
-        self._columns = np.array([self.feature_names.index(name) for name in names], dtype=np.int64)
-        if np.isnan(X[:, self._columns[: len(DIRECTION) + 1]]).all(axis=0).any():
-            raise NoUsableFeatures("a market feature is missing in every row")
+        self._columns = _columns(self.feature_names)
+        if np.isnan(X[:, self._columns[:_NEEDED]]).all(axis=0).any():
+            raise NoUsableFeatures("a feature that regimes are told from is missing in every row")
         days = _days(plan.entered_us if plan is not None else None, len(X))
         self._median = column_medians(X[:, self._columns])
         self._calm = float(np.median(self._smoothed(X, days)[:, 1]))
@@ -128,7 +140,7 @@ class RegimeClassifier(BaseModel):
     def _smoothed(self, X: FloatArray, days: IntArray) -> FloatArray:
         """Direction and volatility averaged over the days around each row, nearer ones weighing more, shape (n, 2)."""
         read = self._filled(X)
-        state = np.column_stack([read[:, : len(DIRECTION)].mean(axis=1), read[:, len(DIRECTION)]])
+        state = np.column_stack([read[:, : _NEEDED - 1].mean(axis=1), read[:, _NEEDED - 1]])
         distinct, place, count = np.unique(days, return_inverse=True, return_counts=True)
         daily = np.column_stack([np.bincount(place, weights=column) / count for column in state.T])
         near = np.exp(-np.abs(distinct[:, None] - distinct[None, :]) / _SMOOTHING_DAYS)
@@ -158,6 +170,16 @@ class RegimeClassifier(BaseModel):
 
 
 _ARRAYS = ("columns", "median", "centre", "scale", "present", "weight", "intercept")
+
+
+def _columns(names: Sequence[str]) -> IntArray:
+    for source in SOURCES:
+        needed = (*source.direction, source.volatility)
+        if set(needed) <= set(names):
+            read = [*needed, *(name for name in source.beside if name in names)]
+            return np.array([list(names).index(name) for name in read], dtype=np.int64)
+    told = " or ".join(", ".join((*source.direction, source.volatility)) for source in SOURCES)
+    raise NoUsableFeatures(f"a regime is told from {told}")
 
 
 def _days(entered_us: IntArray | None, n: int) -> IntArray:

@@ -51,6 +51,16 @@ class RegistryRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ServingModel:
+    """A model that is asked about live signals: one that serves, or the candidate that is watched beside it."""
+
+    model_id: str
+    model_type: ModelType
+    proven: bool
+    candidate: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Promotion:
     """One entry of the ledger."""
 
@@ -111,6 +121,11 @@ class Models:
         """The id of the model that serves, or None: cheap enough to ask before every batch."""
         row = self._connection.one(ACTIVE_ID, (model_type,))
         return None if row is None else str(row[0])
+
+    def serving(self, candidates_of: str) -> tuple[ServingModel, ...]:
+        """All models that serve, and the newest of one type where it never served: cheap enough before every batch."""
+        rows = self._connection.query(SERVING, (candidates_of,))
+        return tuple(ServingModel(row[0], ModelType(row[1]), bool(row[2]), bool(row[3])) for row in rows)
 
     def history(self, model_type: str | None = None, limit: int = 10) -> list[RegistryRow]:
         """Registered models, newest first, of one type or of all."""
@@ -257,6 +272,11 @@ SELECT = """
         deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at
     FROM model_registry"""
 ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
+SERVING = """
+    SELECT model_id, model_type, proven, 0 FROM model_registry WHERE is_active = 1
+    UNION ALL
+    SELECT model_id, model_type, proven, 1 FROM model_registry
+    WHERE id = (SELECT max(id) FROM model_registry WHERE model_type = ?) AND is_active = 0 AND deployed_at IS NULL"""
 RETIRE = """
     UPDATE model_registry SET is_active = 0, retired_at = ?
     WHERE model_type = ? AND is_active = 1 AND model_id <> ?"""
