@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint chaos fuzz audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,5 +26,19 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Faults on purpose: processes killed, disks and wires that fail. Minutes; see docs/faults.md.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.faults.chaos --boundaries --schedules 1000 --processes 2
+
+# Mutated events through the door and through the worker.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.faults.fuzz --cases 200000 --processes 2
+
+# The pinned dependencies against the public advisories; needs that service, so it is no part of the checks of a change.
+audit: constraints.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	.venv-audit/bin/pip-audit --no-deps --disable-pip --requirement constraints.txt
+
 clean:
-	rm -rf $(VENV) var build dist *.egg-info
+	rm -rf $(VENV) .venv-audit var build dist *.egg-info

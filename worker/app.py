@@ -27,6 +27,7 @@ from worker.errors import ConfigurationError
 from worker.events import Limits
 from worker.handlers import BatchHandler, Handled
 from worker.market_data import DirectorySource
+from worker.masking import masker
 from worker.rebuilding import Rebuild
 from worker.settings import Settings
 from worker.streams import GroupReader
@@ -43,13 +44,19 @@ def release() -> str:
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Send logs to stderr, for people or as JSON lines."""
+    """Send logs to stderr, for people or as JSON lines, without credentials."""
+    mask = masker(settings.redis_url)
+
+    def write(text: str) -> None:
+        sys.stderr.write(mask(text))
+
     logger.remove()
     if settings.log_format == "json":
-        logger.add(sys.stderr, level=settings.log_level, serialize=True, backtrace=False, diagnose=False)
+        logger.add(write, level=settings.log_level, serialize=True, backtrace=False, diagnose=False)
         return
     line = "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}"
-    logger.add(sys.stderr, level=settings.log_level, format=line, backtrace=False, diagnose=False)
+    in_colour = sys.stderr.isatty()
+    logger.add(write, level=settings.log_level, format=line, colorize=in_colour, backtrace=False, diagnose=False)
 
 
 def connect(url: str) -> redis.Redis:

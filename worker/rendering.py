@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column, Table
 
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, Promotion, RegistryRow
+from worker.masking import masker
 from worker.status import Monitoring, Status
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def note(text: str) -> None:
 
 def fail(text: str) -> None:
     """The one line a failed command ends with."""
-    first = " ".join(text.split())
+    first = masker(None)(" ".join(text.split()))
     Console(stderr=True, highlight=False).print(f"[bold red]refinery:[/] {escape(first)}", soft_wrap=True)
 
 

@@ -1,0 +1,30 @@
+"""Keeps credentials out of what is written: logs, and the one line that a failed command ends with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*(?=@)")
+#: A shorter password would blacken half of every line, and is none.
+_SHORTEST = 4
+
+
+def masker(url: str | None) -> Callable[[str], str]:
+    """A function that takes the credentials of any URL out of a text, and this URL's password wherever it stands."""
+    password = None
+    if url is not None:
+        try:
+            password = urlsplit(url).password
+        except ValueError:
+            password = None
+    words = sorted({word for word in (password, password and unquote(password)) if word and len(word) >= _SHORTEST})
+
+    def mask(text: str) -> str:
+        text = _CREDENTIALS.sub("***", text)
+        for word in words:
+            text = text.replace(word, "***")
+        return text
+
+    return mask
