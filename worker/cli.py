@@ -13,7 +13,16 @@ import typer
 
 from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
-from worker import cli_console, cli_dead_letters, cli_features, cli_models, cli_upkeep, processes, rendering
+from worker import (
+    cli_console,
+    cli_dead_letters,
+    cli_features,
+    cli_learning,
+    cli_models,
+    cli_upkeep,
+    processes,
+    rendering,
+)
 from worker.errors import RefineryError
 from worker.events import json_schema
 from worker.publishing import publish_lines
@@ -27,6 +36,7 @@ cli.add_typer(cli_dead_letters.letters, name="dead-letters")
 cli.add_typer(cli_features.features, name="features")
 cli_upkeep.add_to(cli)
 cli_console.add_to(cli)
+cli_learning.add_to(cli)
 
 KINDS = ("signal.created", "trade.closed", "signal.scored")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

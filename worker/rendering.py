@@ -88,6 +88,18 @@ def progress(label: str, *, unit: str, total: int | None = None) -> Iterator[Cal
         yield lambda count: bar.advance(task, count)
 
 
+@contextmanager
+def fraction(label: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that is told (done, total); shown on a terminal only."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def pairs(values: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
     grid = Table.grid(padding=(0, 2))

@@ -1,0 +1,115 @@
+"""The commands `refinery evaluate`, `refinery explain` and `refinery tune`: what the scores are worth, and why."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
+from trading_system.ml_refinement.models.errors import LearningError
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.times import utc_now
+from worker import app as composition
+from worker import rendering
+from worker.errors import RefineryError
+from worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trading_system.ml_refinement.monitoring.evaluation import Evaluation
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Register the commands."""
+    cli.command()(evaluate)
+
+
+def evaluate(
+    out: Annotated[
+        Path, typer.Option("--out", help="Directory for evaluation.html and evaluation.png; made if missing.")
+    ] = Path(),
+    cost: Annotated[float, typer.Option(min=0.0, max=1.0, help="Cost of a trade in R.")] = 0.05,
+    settings_now: Annotated[
+        bool, typer.Option("--settings", help="Walk forward with the settings of now, not those of the last training.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Report on the store and what serves: walk-forward, calibration, lift, worth, and whether there is skill.
+
+    Nothing is changed or registered. It fits one model for each step of the past, which may take minutes.
+    """
+    try:
+        from worker import report
+    except ModuleNotFoundError as error:
+        raise RefineryError(f"the report needs {error.name}: install the extra `report`") from error
+    found = _evaluated(cost, settings_now=settings_now)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        page, picture = out / "evaluation.html", out / "evaluation.png"
+        page.write_text(report.html(found), encoding="utf-8")
+        picture.write_bytes(report.png(found))
+    except OSError as error:
+        raise RefineryError(f"{out}: {error.strerror or error}") from error
+    if json:
+        rendering.document(_fields(found) | {"html": str(page), "png": str(picture)})
+        return
+    rendering.line(found.words)
+    _show(found)
+    rendering.line(f"{page} and {picture}")
+
+
+def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
+    from trading_system.ml_refinement.monitoring.evaluation import evaluate as measured
+
+    with _learning() as (store, config, names, version):
+        chosen = config if settings_now else as_last_trained(store, config)
+        with rendering.fraction("walking forward", unit="windows") as told:
+            return measured(
+                store, chosen, names=names, feature_version=version, clock=utc_now, cost_r=cost, progress=told
+            )
+
+
+@contextmanager
+def _learning() -> Iterator[tuple[FeatureDatabase, MLConfig, tuple[str, ...], str]]:
+    """The open store, what is configured, and the features; refusals of learning become one line."""
+    settings = load_settings()
+    composition.set_up_logging(settings)
+    pipeline = composition.feature_pipeline(settings)
+    try:
+        with composition.open_store(settings) as store:
+            yield store, settings.to_ml_config(), pipeline.names, pipeline.feature_version
+    except LearningError as error:
+        raise RefineryError(f"{error.reason}: {error}") from error
+
+
+def as_last_trained(store: FeatureDatabase, config: MLConfig) -> MLConfig:
+    """The configuration with the training settings of the last training that succeeded; as given without one."""
+    run = store.runs.last(ModelType.SIGNAL_QUALITY, "completed")
+    told: Any = run.config.get("training") if run is not None else None
+    if not isinstance(told, dict):
+        return config
+    known = {name: value for name, value in told.items() if name in TrainingConfig.__dataclass_fields__}
+    return replace(config, training=TrainingConfig(**known))
+
+
+def _show(found: Evaluation) -> None:
+    from worker.report.words import figure_rows
+
+    table = Table("figure", "walk-forward [95 %]", "without skill", box=None, header_style="dim")
+    for row in figure_rows(found):
+        table.add_row(*row)
+    rendering.out().print(table)
+
+
+def _fields(found: Evaluation) -> dict[str, Any]:
+    from worker.report.words import plain
+
+    return plain(found)
