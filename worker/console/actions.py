@@ -13,6 +13,7 @@ from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.models.rollback import predecessors, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
 from worker import app as composition
 from worker.console.pages import letter_filter, letter_or_404, model_or_404, reading
@@ -143,15 +144,36 @@ def activate_form(model_id: str) -> ResponseReturnValue:
 @blueprint.get("/models/rollback")
 def rollback_form() -> ResponseReturnValue:
     """What rolling back would do. Changes nothing."""
-    row = model_or_404(_previous(reading().store))
+    models = reading().store.models
+    earlier = predecessors(reversed(models.promotions(10_000, _QUALITY)))
+    if not earlier:
+        abort(409, "There is no model to roll back to.")
+    row = model_or_404(earlier[0])
     return render_template("activate.html", row=row, active=reading().store.models.active(_QUALITY), rollback=True)
+
+
+@blueprint.post("/models/rollback")
+def rollback() -> ResponseReturnValue:
+    """Let the model that served before serve again, if the one that serves is still the one the operator saw."""
+    settings = reading().settings
+    with _store() as store:
+        if store.models.active_id(_QUALITY) != request.form.get("active"):
+            abort(409, "Another model serves by now than the one you saw.")
+        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+        _, now = roll_back(store, registry, ModelType.SIGNAL_QUALITY, reason=f"by hand, {actor()}: {_why()}")
+    flash(f"{now} serves from the next batch on.")
+    return redirect(url_for("pages.models"))
+
+
+def _why() -> str:
+    return request.form.get("why", "").strip()[:500] or "no reason given"
 
 
 @blueprint.post("/models/<model_id>/activate")
 def activate(model_id: str) -> ResponseReturnValue:
     """Let a model serve, if the one that serves is still the one the operator saw."""
     settings = reading().settings
-    why = request.form.get("why", "").strip()[:500] or "no reason given"
+    why = _why()
     seen: Any = request.form.get("active") or None
     model_or_404(model_id)
     with _store() as store:
@@ -161,15 +183,6 @@ def activate(model_id: str) -> ResponseReturnValue:
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)
     flash(f"{model_id} serves from the next batch on.")
     return redirect(url_for("pages.models"))
-
-
-def _previous(store: FeatureDatabase) -> str:
-    """The model that served before the one that serves now."""
-    serving = store.models.active_id(_QUALITY)
-    for entry in store.models.promotions(1000, _QUALITY):
-        if entry.action == "activate" and entry.model_id == serving and entry.previous_model_id:
-            return entry.previous_model_id
-    return abort(409, "There is no model to roll back to.")
 
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value
