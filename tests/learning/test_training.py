@@ -22,7 +22,7 @@ from trading_system.ml_refinement.storage.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.training import backtest
-from trading_system.ml_refinement.training.dataset import check_dataset, suspicious_features
+from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
 from trading_system.ml_refinement.training.promotion import Decision, Serve
 
 QUALITY = "signal_quality"
@@ -126,6 +126,22 @@ def test_sparse_signals_over_many_years_are_trained_on(tmp_path: Path) -> None:
     result = place(tmp_path / "shop", world).train()
     assert result.status == "completed"
     assert result.figures["folds"] >= 5
+
+
+def test_what_no_window_reaches_is_not_read_and_changes_nothing(tmp_path: Path) -> None:
+    """Years before the first window: the same evidence, the same models."""
+    world = narrow(independent(1400, np.random.default_rng(0), per_day=1.0))
+    known = world.entered_us + 10 * DAY_US
+    world = World(world.X, world.r, world.truth, world.entered_us, known)
+    all_of_it, recent = place(tmp_path / "all", world), place(tmp_path / "recent", cut(world, np.arange(600, 1400)))
+    config = quick(hyperparameters={"max_iter": 4})
+    version = {"feature_version": VERSION, "now_us": int(known.max()) + DAY_US}
+    start = backtest.first_needed(all_of_it.db, config, **version)
+    data = read_dataset(all_of_it.db, names=names(world), start=start, **version)
+    assert 690 < len(data.r) < 720
+    assert all_of_it.train(config).figures == recent.train(config).figures
+    sparse = place(tmp_path / "sparse", cut(world, np.arange(0, 1400, 20)))
+    assert backtest.first_needed(sparse.db, config, **version) is None
 
 
 def failing_worlds() -> dict[str, World]:

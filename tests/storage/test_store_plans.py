@@ -36,6 +36,8 @@ HOT = {
     "served": (scores.SERVED, 1),
     "of signal": (scores.OF_SIGNAL, 1),
     "active id": (models.ACTIVE_ID, 1),
+    "serving": (models.SERVING, 1),
+    "trainable at": (vectors.TRAINABLE_AT, 4),
     "newest run": (models.NEWEST_RUN, 1),
     "bury": (dead_letters.BURY, 13),
     "duplicates": (counters.RECORD, 5),

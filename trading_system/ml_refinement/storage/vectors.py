@@ -126,6 +126,14 @@ class Vectors:
         assert row is not None  # noqa: S101 - RETURNING gives a row
         return int(row[0])
 
+    def trainable_at(self, feature_version: str, *, now: str, before: str | None = None, skip: int = 0) -> str | None:
+        """When the newest signal but `skip` was known, of those that may be trained on at `now`, at or before `before`.
+
+        Both are the store's text; None where there are not so many. The cost grows with `skip`, not with the store.
+        """
+        row = self._connection.one(TRAINABLE_AT, (feature_version, before or now, now, skip))
+        return None if row is None else str(row[0])
+
     def training_matrix(
         self,
         *,
@@ -171,6 +179,10 @@ INSERT_NEW = """
     INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol,
         asset_class, signal_type, conviction, complete, event_hash, entry_id, list_id, packed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+TRAINABLE_AT = """
+    SELECT timestamp FROM feature_vectors
+    WHERE feature_version = ? AND timestamp <= ? AND target_r_multiple IS NOT NULL AND complete = 1 AND label_time <= ?
+    ORDER BY timestamp DESC LIMIT 1 OFFSET ?"""
 LABELLED = "target_r_multiple IS NOT NULL"
 SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
 TRAINING = """

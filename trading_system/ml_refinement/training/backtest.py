@@ -13,10 +13,12 @@ from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
 from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
-from trading_system.ml_refinement.storage.times import Clock
+from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import Evidence, block_us
 from trading_system.ml_refinement.validation.walk_forward import (
+    DAY_US,
     PurgedWalkForward,
     measured_hold_us,
     purged_blocks,
@@ -30,6 +32,9 @@ IndexArray = NDArray[np.intp]
 Progress = Callable[[int, int], None]
 #: Called as `fit_on` is.
 Fit = Callable[..., SignalQualityModel]
+
+#: No walk-forward here takes larger steps than this or the configured one.
+LONGEST_STEP_DAYS = 63.0
 
 _CALIBRATION_FOLDS = 4
 _STOPPING_SHARE = 0.2
@@ -76,6 +81,25 @@ def splitter(data: Dataset, config: MLConfig) -> PurgedWalkForward:
         pool_days=training.train_window_days,
         min_train=max(2, training.min_training_samples // 2),
     )
+
+
+def first_needed(db: FeatureDatabase, config: MLConfig, *, feature_version: str, now_us: int) -> str | None:
+    """The time of the oldest signal that a training at `now_us` can come to look at; None: all of them.
+
+    The pool of windows, the training window of its first, and the longest holding twice; and where signals are rare,
+    as many rows before as that first window reaches back for.
+    """
+    training, now = config.training, text_from_us(now_us)
+    newest = db.vectors.trainable_at(feature_version, now=now)
+    if newest is None:
+        return None
+    hold = training.train_window_days * _HOLD_SHARE
+    pool_days = training.train_window_days + max(training.step_size_days, LONGEST_STEP_DAYS) + 2.0 * hold
+    first_window = us_from_text(newest) - int(pool_days * DAY_US)
+    reached = db.vectors.trainable_at(
+        feature_version, now=now, before=text_from_us(first_window), skip=2 * training.min_training_samples
+    )
+    return reached and min(reached, text_from_us(first_window - training.train_window_days * DAY_US))
 
 
 def quality_model(config: MLConfig, *, min_samples: int, clock: Clock) -> SignalQualityModel:

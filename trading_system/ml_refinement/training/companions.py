@@ -33,7 +33,7 @@ from trading_system.ml_refinement.models.regime_classifier import REGIMES
 from trading_system.ml_refinement.models.risk_predictor import LEVEL
 from trading_system.ml_refinement.storage.models import Models
 from trading_system.ml_refinement.storage.times import Clock
-from trading_system.ml_refinement.training.backtest import fit_plan
+from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import MIN_BLOCKS, MIN_ROWS, Decision, Serve, Verdict, block_us
 from trading_system.ml_refinement.validation import metrics
@@ -48,8 +48,6 @@ TYPES = (ModelType.RETURN_PREDICTOR, ModelType.RISK_PREDICTOR, ModelType.REGIME_
 COVERAGE_LEVEL = 0.01
 WORSE_LEVEL = 0.10
 MIN_PROVISIONAL_ROWS = 20
-
-_WINDOW_DAYS = 63.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,7 @@ def train_companions(
         clock: for `created_at`.
     """
     found, missing = [Companion(ReturnPredictor.beside(quality), None)], {}
-    wide = replace(walk, test_days=_WINDOW_DAYS, step_days=_WINDOW_DAYS)
+    wide = replace(walk, test_days=LONGEST_STEP_DAYS, step_days=LONGEST_STEP_DAYS)
     recipes: tuple[tuple[Callable[[], BaseModel], Judge], ...] = (
         (lambda: RiskPredictor(clock=clock), judge_risk),
         (lambda: RegimeClassifier(clock=clock), judge_regime),

@@ -58,12 +58,16 @@ class Dataset:
         return hasher.hexdigest()
 
 
-def read_dataset(db: FeatureDatabase, *, names: Sequence[str], feature_version: str, now_us: int) -> Dataset:
+def read_dataset(
+    db: FeatureDatabase, *, names: Sequence[str], feature_version: str, now_us: int, start: str | None = None
+) -> Dataset:
     """Every labelled and complete row of a feature version whose outcome was known by `now_us`.
+
+    `start` leaves out signals from before it, as `parse_bound` reads it.
 
     Rows told twice under different ids (same time, features and outcome) count once.
     """
-    matrix = db.vectors.training_matrix(feature_version=feature_version, names=names)
+    matrix = db.vectors.training_matrix(feature_version=feature_version, names=names, start=start)
     future = matrix.label_us > now_us
     told = pd.DataFrame(np.column_stack([matrix.X, matrix.r])).assign(entered=matrix.timestamp_us)
     repeated = told.duplicated().to_numpy() & ~future

@@ -113,7 +113,8 @@ class _Run:
     def train(self, names: Sequence[str], feature_version: str) -> TrainingResult:
         self.progress("data", 0, 1)
         now_us = us_from_text(utc_text(self.clock()))
-        data = read_dataset(self.db, names=names, feature_version=feature_version, now_us=now_us)
+        start = backtest.first_needed(self.db, self.config, feature_version=feature_version, now_us=now_us)
+        data = read_dataset(self.db, names=names, feature_version=feature_version, now_us=now_us, start=start)
         check_dataset(data, min_samples=self.config.training.min_training_samples)
         pooled = backtest.walk_forward(
             data, self.config, clock=self.clock, progress=lambda done, total: self.progress("folds", done, total)
