@@ -81,13 +81,16 @@ def read_file(path: Path) -> bytes:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+                raise ModelFileRefused(f"{path.name} is not a regular file of at most {MAX_FILE_BYTES} bytes")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise ModelFileRefused(f"{path.name}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
-            raise ModelFileRefused(f"{path.name} is not a regular file of at most {MAX_FILE_BYTES} bytes")
-        return file.read(MAX_FILE_BYTES + 1)
 
 
 def write_file(path: Path, data: bytes) -> None:
