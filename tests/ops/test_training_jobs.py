@@ -18,6 +18,7 @@ import psutil
 import pytest
 import redis
 from rq import Queue
+from rq.job import Job
 from rq.serializers import JSONSerializer
 from waiting import runs, wait_until
 
@@ -153,6 +154,8 @@ def test_a_training_is_done_once_and_the_next_waits_for_new_labels(
         assert run is not None
         assert (run.status, run.label_watermark, run.run_id) == ("completed", 200, job_id)
         assert store.models.get(run.model_id or "") is not None
+        told = Job.fetch(job_id, connection=client, serializer=JSONSerializer).get_meta()
+        assert told["progress"] == {"stage": "register", "done": 0, "total": 1}
         assert retraining.enqueue_if_due(settings, store, client) is None
         label(store, settings, 50, first=200)
         second = retraining.enqueue_if_due(settings, store, client)

@@ -19,6 +19,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.embedded import take_lock
+from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, RetrainQueue, connect, job_id_of, pending_job, run_id_of
 from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
 from worker.retraining.trainer import ForbiddenJob, work_until_stopped
@@ -232,6 +233,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
         clock=utc_now,
         run_id=run_id,
         label_watermark=store.counts().labels_total,
+        progress=JobProgress(),
     )
     return {
         "run_id": run_id,
