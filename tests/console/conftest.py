@@ -136,15 +136,15 @@ def _queue_evil_job(url: str) -> None:
     Result.create_failure(job, ttl=3600, exc_string=f"Traceback\nValueError: {EVIL}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """One filled installation for all tests of the console."""
+    """One filled installation for the tests of a file."""
     base = tmp_path_factory.mktemp("console")
     with EmbeddedServer(base / "valkey", join=False) as server:
         yield fill(settings_for(base / "var", server.url), server.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def flask_app(place: Place) -> Flask:
     """The application without passwords, as on one's own machine."""
     flask = create_app(place.settings, place.url)
@@ -152,7 +152,7 @@ def flask_app(place: Place) -> Flask:
     return flask
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(flask_app: Flask) -> Iterator[str]:
     """The console behind the server it is shipped with."""
     server: Any = waitress.create_server(flask_app, host="127.0.0.1", port=0, threads=4)
