@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint chaos fuzz audit clean
+.PHONY: install demo test lint chaos fuzz audit bench-learning clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ chaos: $(STAMP)
 # Mutated events through the door and through the worker.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --cases 200000 --processes 2
+
+# What learning is worth, on worlds with known truth; hours, resumed where it was stopped. QUICK=--quick for a minute.
+bench-learning: $(STAMP)
+	$(BIN)/python -m benchmarks.learning $(QUICK)
 
 # The pinned dependencies against the public advisories; needs that service, so it is no part of the checks of a change.
 audit: constraints.txt
