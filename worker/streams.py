@@ -53,7 +53,9 @@ class Entry:
     @property
     def replay(self) -> tuple[int, int] | None:
         """The dead letter that this entry says it replays, and which replay of it this is."""
-        match = _REPLAY.fullmatch(self.fields.get(_REPLAY_OF, b""))
+        if _REPLAY_OF not in self.fields:
+            return None
+        match = _REPLAY.fullmatch(self.fields[_REPLAY_OF])
         return (int(match[1]), int(match[2])) if match else None
 
 
@@ -194,22 +196,17 @@ class GroupReader:
         return most
 
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
-        """Publish the scores and acknowledge the entries, in one MULTI.
+        """Publish the scores and acknowledge the entries, in one step of the server.
 
         Raises:
             TransientError: Redis is away; it may or may not have happened, and doing it again is harmless.
         """
-        with translated(), self._client.pipeline(transaction=True) as pipe:
-            for payload in scores:
-                pipe.xadd(self._scores, {_DATA: payload}, maxlen=self._scores_maxlen, approximate=True)
-            for stream, ids in _ids_by_stream(done).items():
-                pipe.xack(stream, self._group, *ids)
-            try:
-                pipe.execute()
-            except redis.ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                self.ensure_groups()
+        published = list(scores)
+        by_stream = _ids_by_stream(done)
+        acknowledged = [word for ids in by_stream.values() for word in (len(ids), *ids)]
+        keys = (self._scores, *by_stream)
+        words = (self._group, self._scores_maxlen or 0, len(published), *published, *acknowledged)
+        self._healed(partial(self._client.eval, _SETTLE, len(keys), *keys, *words), None)
 
     def keep(self, held: Sequence[Entry]) -> None:
         """Reset the idle time of entries that we still work on, so that no one takes them over.
@@ -379,5 +376,22 @@ while true do
     end
     if #rows < 256 or #taken >= most then return taken end
     from = '(' .. rows[#rows][1]
+end
+"""
+
+# As one command: for the client, packing and parsing a command for each score costs several times what this does.
+_SETTLE = """
+local group, most, last = ARGV[1], ARGV[2], 3 + tonumber(ARGV[3])
+for at = 4, last do
+    if most == '0' then
+        redis.call('XADD', KEYS[1], '*', 'data', ARGV[at])
+    else
+        redis.call('XADD', KEYS[1], 'MAXLEN', '~', most, '*', 'data', ARGV[at])
+    end
+end
+for at = 2, #KEYS do
+    local count = tonumber(ARGV[last + 1])
+    redis.call('XACK', KEYS[at], group, unpack(ARGV, last + 2, last + 1 + count))
+    last = last + 1 + count
 end
 """

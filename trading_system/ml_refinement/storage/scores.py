@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isfinite
 from typing import Literal
 
@@ -15,6 +16,7 @@ from trading_system.ml_refinement.storage.times import parse_bound, us_array, us
 from trading_system.ml_refinement.storage.vectors import id_list
 
 Role = Literal["champion", "shadow"]
+_check_time = lru_cache(maxsize=8)(us_from_text)  # the predictions of a batch share theirs
 #: (signal_id, model_id or None, status, the published bytes)
 ServedRow = tuple[str, str | None, str, bytes]
 
@@ -33,7 +35,7 @@ class PredictionRow:
 
     def check(self) -> None:
         """Raises ValueError unless the row may be stored."""
-        us_from_text(self.predicted_at)
+        _check_time(self.predicted_at)
         for value in (self.quality_score, self.predicted_r, self.confidence):
             if value is not None and not isfinite(value):
                 raise ValueError(f"prediction of {self.model_id!r} for {self.signal_id!r} is not finite: {value}")
