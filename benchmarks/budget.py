@@ -1,0 +1,133 @@
+"""Where a worker's microseconds go: each step's own processor time in a batch of 256, the least of many batches.
+
+    python -m benchmarks.budget            small events, champion and challenger
+    python -m benchmarks.budget --inline   events that bring 280 bars
+
+A profiler charges for every call it sees, and most of all for short ones; here a dozen steps of each batch are timed,
+which costs nothing worth telling. The least is what the step costs where nobody else has the processor.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from loguru import logger
+
+from benchmarks.contenders import refinery
+from benchmarks.ground import ground, inline, publish, small, train
+from trading_system.ml_refinement import scoring
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.outcomes import Outcomes
+from trading_system.ml_refinement.storage.scores import Scores
+from trading_system.ml_refinement.storage.vectors import Vectors
+from worker import handlers, metrics
+from worker.consumer import Consumer
+from worker.entry_fates import EntryFates
+from worker.market_data import DirectorySource
+from worker.streams import GroupReader
+
+BATCH = 256
+STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
+    "read": ((GroupReader, "read_new"),),
+    "decode": ((handlers.BatchHandler, "_open"),),
+    "bars": ((handlers.BatchHandler, "_with_bars"), (DirectorySource, "lookup_for")),
+    "features": ((FeaturePipeline, "extract_batch"),),
+    "models": ((scoring.Scorer, "refresh"), (scoring.Scorer, "score")),
+    "rows and answers": ((handlers.BatchHandler, "_compute"),),
+    "look up: fates, known, served": ((EntryFates, "of"), (Vectors, "known"), (Scores, "served")),
+    "store vectors": ((Vectors, "insert_new"),),
+    "store predictions": ((Scores, "log_predictions"),),
+    "store answers": ((Scores, "put_served"),),
+    "outcomes, repeats, dead letters": (
+        (handlers.BatchHandler, "_apply"),
+        (Outcomes, "take_before_signal"),
+        (Outcomes, "apply_waiting"),
+    ),
+    "commit": ((Connection, "run"), (handlers.BatchHandler, "handle")),
+    "count for the metrics": ((metrics.LoopMetrics, "count"),),
+    "publish and acknowledge": ((GroupReader, "settle"),),
+    "the loop": ((Consumer, "_step"),),
+}
+
+
+class Ledger:
+    """Own processor time of each step, batch by batch."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, float]] = []
+        self._now: dict[str, float] = defaultdict(float)
+        self._inner: list[float] = [0.0]
+
+    def timed(self, step: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            self._inner.append(0.0)
+            try:
+                return call(*arguments, **named)
+            finally:
+                spent = time.thread_time() - began
+                self._now[step] += spent - self._inner.pop()
+                self._inner[-1] += spent
+                if step == "the loop":
+                    self.batches.append(dict(self._now))
+                    self._now.clear()
+
+        return run
+
+    def least(self) -> dict[str, float]:
+        """Microseconds an event of each step, the least of all batches."""
+        return {step: min(batch.get(step, 0.0) for batch in self.batches) / BATCH * 1e6 for step in STEPS}
+
+
+@contextmanager
+def watched(ledger: Ledger) -> Iterator[None]:
+    """Every step is timed while the block runs."""
+    before = [(owner, name, vars(owner)[name]) for places in STEPS.values() for owner, name in places]
+    try:
+        for step, places in STEPS.items():
+            for owner, name in places:
+                setattr(owner, name, ledger.timed(step, vars(owner)[name]))
+        yield
+    finally:
+        for owner, name, call in before:
+            setattr(owner, name, call)
+
+
+def measure(*, with_bars: bool, batches: int = 40) -> dict[str, float]:
+    """The budget of an event, step by step."""
+    make = inline if with_bars else small
+    ledger = Ledger()
+    with ground() as place, redis.Redis.from_url(place.url) as client:
+        settings = place.settings("budget", bars=not with_bars)
+        train(settings)
+        with refinery(place, "budget", False, not with_bars) as drain:
+            for start in range(0, batches * BATCH, 4 * BATCH):
+                events = [make(number) for number in range(start, start + 4 * BATCH)]
+                publish(client, settings.streams.signals_created, events, chunk=200)
+                with watched(ledger):
+                    drain(4 * BATCH)
+                client.xtrim(settings.streams.signals_created, maxlen=0, approximate=False)
+    full = [batch for batch in ledger.batches if "decode" in batch]
+    ledger.batches = full[4:]
+    return ledger.least()
+
+
+def main() -> None:
+    logger.remove()
+    with_bars = "--inline" in sys.argv
+    budget = measure(with_bars=with_bars, batches=12 if with_bars else 40)
+    print(f"| step ({'280 bars in the event' if with_bars else 'small events'}) | µs an event |\n|---|---|")
+    for step, micros in budget.items():
+        print(f"| {step} | {micros:.1f} |")
+    print(f"| all | {sum(budget.values()):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
