@@ -29,16 +29,16 @@ RESULTS = Path(__file__).parent / "results"
 QUICK = 20
 
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
-_REPETITIONS = {150: 24, 400: 16, 1000: 10, 3000: 5}
+_REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
 _NULL_REPETITIONS = {150: 30, 400: 30, 1000: 20, 3000: 10}
 
 
 def plan() -> list[Part]:
     """Every part with its cases, cheap parts first."""
-    cells = [(*cell, n, k) for k in range(24) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
+    cells = [(*cell, n, k) for k in range(16) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
-    edges = (("independent .65", 60), ("independent .60", 30), ("clustered .65", 30))
-    power = [(kind, k) for k in range(60) for kind, count in edges if k < count]
+    edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
+    power = [(kind, k) for k in range(40) for kind, count in edges if k < count]
     years = [(kind, k) for k in range(300) for kind in ("clustered", "independent")]
     return [
         Part("schedules", [(k,) for k in range(20)], parts.of_schedules),

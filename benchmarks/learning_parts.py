@@ -40,7 +40,7 @@ _TEST_ROWS = 20_000
 _NAMES = tuple(f"x{i}" for i in range(worlds.N_FEATURES))
 #: Two windows of 252 days, the longest holding, and eleven further steps.
 _YEAR_DAYS = 504 + 21 + 11 * STEP_DAYS + 1
-_SINGLE_DAYS = 504 + 21
+SINGLE_DAYS = 504 + 21
 
 Case = tuple[str | float | int, ...]
 Figures = dict[str, float | list[float]]
@@ -139,7 +139,7 @@ def noise_or_edge(kind: str, days: int, rng: np.random.Generator) -> worlds.Worl
         return worlds.clustered(days, rng)
     if kind == "clustered .65":
         return worlds.clustered(days, rng, edge=0.285)
-    if kind.startswith("independent"):
+    if kind in ("independent", "independent 252"):
         per_day = 1 if kind.endswith("252") else 4
         return worlds.independent(days * per_day, rng, per_day=per_day)
     return worlds.independent(days * 4, rng, kind="linear", auc=float(kind.split()[-1]))
@@ -165,7 +165,7 @@ def of_a_year(case: Case, rng: np.random.Generator) -> Figures:
 
 def of_one_retraining(case: Case, rng: np.random.Generator) -> Figures:
     """Case (kind, repetition): one retraining with a year of evidence, judged as a first model is."""
-    world = noise_or_edge(str(case[0]), _SINGLE_DAYS, rng)
+    world = noise_or_edge(str(case[0]), SINGLE_DAYS, rng)
     data = dataset(world)
     verdict = judge(evidence(data, MLConfig()), recipe="ensemble", champion=None)
     return {"promoted": float(verdict.decision is Decision.PROMOTE), "auc": verdict.figures["auc"]}
@@ -177,7 +177,7 @@ def of_one_retraining(case: Case, rng: np.random.Generator) -> Figures:
 def of_the_canary(case: Case, rng: np.random.Generator) -> Figures:
     """Case (repetition,): null in which outcomes not yet known tell; purged, and with outcomes known at once."""
     del case
-    world = worlds.canary(_SINGLE_DAYS, rng)
+    world = worlds.canary(SINGLE_DAYS, rng)
     figures: Figures = {}
     for name, known in (("purged", world.known_us), ("unpurged", world.entered_us)):
         seen = evidence(dataset(replace(world, known_us=known)), MLConfig())

@@ -66,19 +66,19 @@ def _cells(lines: list[Line]) -> list[Row]:
         if mine:
             cells[cell] = {key: float(np.mean([line[key] for line in mine])) for key in _MEASURED}
     mean = {key: float(np.mean([cell[key] for cell in cells.values()])) for key in _MEASURED}
-    above = sum(cell["served"] > cell["specification"] for cell in cells.values())
     worlds = f"{len(lines)} worlds in {len(cells)} cells"
-    rows = [
-        _row(
-            "mean share of attainable AUC, as served", ">= .58", f"{mean['served']:.3f}", worlds, mean["served"] >= 0.58
-        ),
-        _row("... before calibration", "", f"{mean['ranked']:.3f}", worlds),
-        _row("... of the specification's recipe", "", f"{mean['specification']:.3f}", "the same worlds"),
-        _row("cells above the specification's recipe", "16 of 16", f"{above} of {len(cells)}", worlds, above == 16),
-    ]
+    rows = []
+    for key, words in (("ranked", "ranking"), ("served", "as served")):
+        above = sum(cell[key] > cell["specification"] for cell in cells.values())
+        name = f"mean share of attainable AUC, {words}"
+        rows.append(_row(name, ">= .58", f"{mean[key]:.3f}", worlds, mean[key] >= 0.58))
+        name = f"cells above the specification's recipe, {words}"
+        rows.append(_row(name, "16 of 16", f"{above} of {len(cells)}", worlds, above == len(CELLS) * len(SIZES)))
+    rows.append(_row("the specification's recipe, mean share", "", f"{mean['specification']:.3f}", "the same worlds"))
     for (kind, auc, n), cell in cells.items():
-        words = f"{cell['served']:.2f} (specification's {cell['specification']:.2f})"
-        rows.append(_row(f"share, {kind} {auc:.2f}, n = {n}", "", words, ""))
+        words = f"{cell['ranked']:.2f}, as served {cell['served']:.2f}, specification's {cell['specification']:.2f}"
+        worlds = sum(tuple(line["case"][:3]) == (kind, auc, n) for line in lines)
+        rows.append(_row(f"share, {kind} {auc:.2f}, n = {n}", "", words, f"{worlds} worlds"))
     for n, target in zip(SIZES, _ERROR_TARGETS, strict=True):
         errors = [line["calibration_error"] for line in lines if line["case"][2] == n]
         rows += _mean_row(f"true calibration error, n = {n}", target, errors)

@@ -140,15 +140,15 @@ def canary(days: int, rng: Rng, *, symbols: int = 8, event_days: int = EVENT_DAY
     """Noise in which an outcome that is not known yet tells much: one signal a day on each of some symbols.
 
     Every `event_days` each symbol, on a day of its own, has an event at which its open trades are closed. Trades closed
-    by the same event share their features but for a little noise, and four fifths of R's variance; other events say
+    by the same event share their features but for a little noise, and nine tenths of R's variance; other events say
     nothing of it. `truth` is the constant probability of a win.
     """
     day, symbol = np.divmod(np.arange(days * symbols), symbols)
     ahead = event_days - (day + symbol * event_days // symbols) % event_days
     _, event = np.unique((day + ahead) * symbols + symbol, return_inverse=True)
     shared = rng.standard_normal((event.max() + 1, N_FEATURES + 1))[event]
-    X = np.sqrt(0.8) * shared[:, 1:] + np.sqrt(0.2) * rng.standard_normal((len(day), N_FEATURES))
-    r = np.sqrt(0.8) * shared[:, 0] + np.sqrt(0.2) * rng.standard_normal(len(day))
+    X = np.sqrt(0.9) * shared[:, 1:] + np.sqrt(0.1) * rng.standard_normal((len(day), N_FEATURES))
+    r = np.sqrt(0.9) * shared[:, 0] + np.sqrt(0.1) * rng.standard_normal(len(day))
     entered = START_US + day * DAY_US + symbol * 3_600_000_000
     return World(X, r, np.full(len(day), 0.5), entered, START_US + (day + ahead) * DAY_US)
 
