@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import orjson
 import typer
 from rich.table import Table
 
@@ -30,6 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 def add_to(cli: typer.Typer) -> None:
     """Register the commands."""
     cli.command()(evaluate)
+    cli.command()(tune)
 
 
 def evaluate(
@@ -64,6 +66,43 @@ def evaluate(
     rendering.line(found.words)
     _show(found)
     rendering.line(f"{page} and {picture}")
+
+
+def tune(
+    trials: Annotated[int, typer.Option(min=1, max=1000, help="Settings to try in all, earlier calls included.")] = 40,
+    seconds: Annotated[float, typer.Option(min=1.0, help="No trial is begun after so long.")] = 600.0,
+    json: Json = False,
+) -> None:
+    """Look for better parameters of the recipe, on what closed before the gate's evidence begins.
+
+    End it whenever you like: the next call goes on. Nothing serves otherwise for it. Every setting tried is stored, and
+    the gate makes a new recipe pay for all of them.
+    """
+    from trading_system.ml_refinement.storage.times import us_from_text, utc_text
+    from trading_system.ml_refinement.training.dataset import read_dataset
+    from trading_system.ml_refinement.training.tuning import tune as search
+
+    journal = load_settings().state_dir / "tuning.log"
+    with _learning() as (store, config, names, version), rendering.fraction("tuning", unit="trials") as told:
+        now_us = us_from_text(utc_text(utc_now()))
+        data = read_dataset(store, names=names, feature_version=version, now_us=now_us)
+        try:
+            found = search(
+                store, data, config, journal=journal, clock=utc_now, trials=trials, seconds=seconds, progress=told
+            )
+        except ModuleNotFoundError as error:
+            raise RefineryError(f"tuning needs {error.name}: install the extra `tuning`") from error
+    if json:
+        rendering.document(asdict(found) | {"better": found.better})
+        return
+    about = {name: value for name, value in asdict(found).items() if name not in ("best", "window_digest")}
+    rendering.pairs(about)
+    if not found.better:
+        rendering.line("no setting was better than the one you have: keep it")
+        return
+    best = orjson.dumps(found.best).decode()
+    rendering.line("to train with the best from now on, which the gate will judge as a new recipe:")
+    rendering.line(f"REFINERY_ML__TRAINING__HYPERPARAMETERS='{best}'")
 
 
 def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
