@@ -24,7 +24,7 @@ from trading_system.ml_refinement.storage import (
 )
 from trading_system.ml_refinement.storage.times import text_from_us
 from worker.console.application import create_app
-from worker.console.pages import warm
+from worker.console.figures import warm
 from worker.embedded import EmbeddedServer
 from worker.settings import Settings
 

@@ -11,12 +11,11 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 from loguru import logger
 
-from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.rollback import predecessors, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
 from worker import app as composition
-from worker.console.pages import letter_filter, letter_or_404, model_or_404, reading
+from worker.console.pages import letter_filter, letter_or_404, model_or_404, model_type, reading
 from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters
 from worker.errors import RefineryError
@@ -138,29 +137,30 @@ def _editable(row: DeadLetterRow) -> str:
 def activate_form(model_id: str) -> ResponseReturnValue:
     """What activating would do. Changes nothing."""
     row = model_or_404(model_id)
-    return render_template("activate.html", row=row, active=reading().store.models.active(_QUALITY), rollback=False)
+    active = reading().store.models.active(row.metadata.model_type.value)
+    return render_template("activate.html", row=row, active=active, rollback=False)
 
 
 @blueprint.get("/models/rollback")
 def rollback_form() -> ResponseReturnValue:
     """What rolling back would do. Changes nothing."""
     models = reading().store.models
-    earlier = predecessors(reversed(models.promotions(10_000, _QUALITY)))
+    kind = model_type().value
+    earlier = predecessors(reversed(models.promotions(10_000, kind)))
     if not earlier:
         abort(409, "There is no model to roll back to.")
-    row = model_or_404(earlier[0])
-    return render_template("activate.html", row=row, active=reading().store.models.active(_QUALITY), rollback=True)
+    return render_template("activate.html", row=model_or_404(earlier[0]), active=models.active(kind), rollback=True)
 
 
 @blueprint.post("/models/rollback")
 def rollback() -> ResponseReturnValue:
     """Let the model that served before serve again, if the one that serves is still the one the operator saw."""
-    settings = reading().settings
+    settings, kind = reading().settings, model_type()
     with _store() as store:
-        if store.models.active_id(_QUALITY) != request.form.get("active"):
+        if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
         registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
-        _, now = roll_back(store, registry, ModelType.SIGNAL_QUALITY, reason=f"by hand, {actor()}: {_why()}")
+        _, now = roll_back(store, registry, kind, reason=f"by hand, {actor()}: {_why()}")
     flash(f"{now} serves from the next batch on.")
     return redirect(url_for("pages.models"))
 
@@ -183,6 +183,3 @@ def activate(model_id: str) -> ResponseReturnValue:
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)
     flash(f"{model_id} serves from the next batch on.")
     return redirect(url_for("pages.models"))
-
-
-_QUALITY = ModelType.SIGNAL_QUALITY.value

@@ -16,9 +16,9 @@ from trading_system.ml_refinement.storage import StoreError
 from worker import app as composition
 from worker.console import security, words
 from worker.console.actions import blueprint as actions
+from worker.console.figures import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
-from worker.console.pages import warm
 from worker.console.reading import Reading
 from worker.errors import ConfigurationError, RefineryError
 from worker.redis_url import is_loopback

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import orjson
 from flask import Blueprint, abort, current_app, render_template, request
 from flask.typing import ResponseReturnValue
-from markupsafe import Markup
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.dead_letters import Filter
-from trading_system.ml_refinement.storage.times import text_from_us
-from trading_system.ml_refinement.validation import metrics
 from worker import live
-from worker.console import charts
+from worker.console.figures import figures_of, importance_chart, over_time
 from worker.console.reading import PAGE_ROWS, Reading, Search, verdict
 from worker.console.words import age_s, pretty, reason_texts
 from worker.errors import Reason, RefineryError
+from worker.status import read_status
 
 blueprint = Blueprint("pages", __name__)
 
-_BLOCKS = 12
 _REASON_TEXTS = reason_texts()
 #: What is compared between two models, in this order: (figure, meaning, whether more is better).
 FIGURES = (
@@ -65,7 +60,7 @@ def overview() -> ResponseReturnValue:
     eyes = reading()
     seen = eyes.overview()
     champion = live.champion_of(eyes.store)
-    served, figures, drawn = _served(eyes, None, champion)
+    served, figures, drawn = figures_of(eyes, None, champion)
     return render_template(
         "overview.html",
         seen=seen,
@@ -144,11 +139,23 @@ def letter(number: int) -> ResponseReturnValue:
 
 @blueprint.get("/models")
 def models() -> ResponseReturnValue:
-    """Registry and ledger."""
-    store = reading().store
+    """Registry and ledger, of one type of models."""
+    store, kind = reading().store, model_type()
     return render_template(
-        "models.html", rows=store.models.history(_QUALITY, limit=PAGE_ROWS), ledger=store.models.promotions(PAGE_ROWS)
+        "models.html",
+        kind=kind,
+        kinds=list(ModelType),
+        rows=store.models.history(kind, limit=PAGE_ROWS),
+        ledger=store.models.promotions(PAGE_ROWS, kind.value),
     )
+
+
+def model_type() -> ModelType:
+    """The type of models that a request is about."""
+    try:
+        return ModelType(request.values.get("type", _QUALITY))
+    except ValueError:
+        return abort(404, "There are no models of that type.")
 
 
 def model_or_404(model_id: str) -> RegistryRow:
@@ -163,8 +170,8 @@ def model_or_404(model_id: str) -> RegistryRow:
 def model(model_id: str) -> ResponseReturnValue:
     """One model: how it was validated, and what it did when it served."""
     eyes, row = reading(), model_or_404(model_id)
-    served, figures, drawn = _served(eyes, model_id, row)
-    importance = _importance(eyes, row)
+    served, figures, drawn = figures_of(eyes, model_id, row)
+    importance = importance_chart(eyes, row)
     if importance is not None:
         drawn["importance"] = importance
     run = eyes.store.runs.get(row.run_id) if row.run_id else None
@@ -187,7 +194,7 @@ def compare() -> ResponseReturnValue:
     """Two models side by side."""
     eyes = reading()
     chosen = [model_or_404(request.args.get(side, "")) for side in ("a", "b")]
-    lives = [_served(eyes, row.model_id, row)[1] for row in chosen]
+    lives = [figures_of(eyes, row.model_id, row)[1] for row in chosen]
     return render_template("compare.html", a=chosen[0], b=chosen[1], names=FIGURES, lives=lives)
 
 
@@ -235,8 +242,8 @@ def monitoring() -> ResponseReturnValue:
     """Calibration and lift over time, drift by feature."""
     eyes = reading()
     champion = live.champion_of(eyes.store)
-    served, figures, drawn = _served(eyes, None, champion)
-    drawn |= eyes.remembered("over time", eyes.version(), lambda: _over_time(eyes, champion))
+    served, figures, drawn = figures_of(eyes, None, champion)
+    drawn |= eyes.remembered("over time", eyes.version(), lambda: over_time(eyes, champion))
     return render_template(
         "monitoring.html",
         champion=champion,
@@ -245,87 +252,8 @@ def monitoring() -> ResponseReturnValue:
         charts=drawn,
         drift=eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion)),
         unlike=live.out_of_distribution_share(eyes.store),
+        report=read_status(eyes.settings, eyes.store, None).monitoring,
     )
-
-
-def warm(eyes: Reading) -> None:
-    """Draw what the overview, the monitoring page and the models looked at most show, so that nobody waits for it."""
-    champion = live.champion_of(eyes.store)
-    for row in {row.model_id: row for row in (champion, *eyes.store.models.history(_QUALITY, limit=2)) if row}.values():
-        _served(eyes, row.model_id, row)
-        _importance(eyes, row)
-    _served(eyes, None, champion)
-    eyes.remembered("over time", eyes.version(), lambda: _over_time(eyes, champion))
-    eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion))
-
-
-def _served(
-    eyes: Reading, model_id: str | None, base: RegistryRow | None
-) -> tuple[live.Served, live.Quality, dict[str, Markup]]:
-    """What was served, its figures, and its two diagrams where there are enough rows for them."""
-
-    def make() -> tuple[live.Served, live.Quality, dict[str, Markup]]:
-        served = live.served_rows(eyes.store, model_id=model_id)
-        figures = live.quality(served, base_rate=live.base_rate_of(base))
-        drawn: dict[str, Markup] = {}
-        if len(served) >= 50:
-            bins = metrics.reliability(served.won, served.p)
-            means = metrics.by_decile(served.r, served.p)
-            drawn["reliability"] = charts.reliability(bins, label="Observed win rate against predicted probability")
-            drawn["deciles"] = charts.deciles(means, base=figures.mean_r, label="Mean R-multiple by score decile")
-        return served, figures, dict(drawn)
-
-    served, figures, drawn = eyes.remembered(("served", model_id), eyes.version(), make)
-    return served, figures, dict(drawn)
-
-
-def _importance(eyes: Reading, row: RegistryRow) -> Markup | None:
-    top = sorted(row.metadata.feature_importance.items(), key=lambda item: -item[1])[:14]
-    if not top or top[0][1] <= 0:
-        return None
-    names, values = [name for name, _ in top], [value for _, value in top]
-    return eyes.remembered(
-        ("importance", row.model_id), row.model_id, lambda: charts.bars(names, values, label="Feature importance")
-    )
-
-
-def _over_time(eyes: Reading, champion: RegistryRow | None) -> dict[str, Markup]:
-    served = live.served_rows(eyes.store)
-    drawn: dict[str, Markup] = {}
-    if len(served) >= 20 * 4:
-        edges = np.linspace(0, len(served), min(_BLOCKS, len(served) // 20) + 1).astype(int)
-        parts = [served.part(start, stop) for start, stop in pairwise(edges)]
-        base = live.base_rate_of(champion)
-        figures = [live.quality(part, base_rate=base) for part in parts]
-        when = [text_from_us(int(part.label_us[-1]))[:7] for part in parts]
-        drawn["log_loss"] = charts.lines(
-            when,
-            [
-                ("served", [f.log_loss for f in figures], charts.ACCENT),
-                ("base rate", [f.base_rate_log_loss for f in figures], charts.SOFT),
-            ],
-            label="Log loss of what was served, and of the base rate, over time",
-        )
-        drawn["calibration"] = charts.lines(
-            when,
-            [
-                ("served", [f.calibration_error for f in figures], charts.ACCENT),
-                ("by chance", [f.calibration_error_by_chance for f in figures], charts.SOFT),
-            ],
-            label="Calibration error over time, and what would be chance",
-        )
-        drawn["lift"] = charts.lines(
-            when,
-            [("lift", [f.lift for f in figures], charts.GOOD)],
-            label="Mean R of the top fifth minus the bottom fifth, over time",
-            zero=True,
-        )
-    drift = live.feature_drift(eyes.store, champion)[:16]
-    if drift:
-        drawn["drift"] = charts.bars(
-            [d.name for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
-        )
-    return drawn
 
 
 def _folds(figures: dict[str, Any]) -> list[dict[str, Any]]:

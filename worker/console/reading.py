@@ -22,7 +22,7 @@ from worker import app, retraining
 from worker.console.words import age_s, span
 from worker.errors import RefineryError
 from worker.settings import Settings
-from worker.status import Status, read_status
+from worker.status import Monitoring, Status, read_status
 
 T = TypeVar("T")
 
@@ -260,6 +260,9 @@ def verdict(seen: Overview) -> tuple[str, str, str]:
         )
     if seen.workers == 0:
         return "bad", "No worker is running.", f"{status.pending:,} events are pending. Start one: refinery worker"
+    if not status.champion_fits:
+        says = f"{status.champion} was fitted on other features than the settings make, so nothing is scored."
+        return "bad", "Running, not scoring.", f"{says} Put the feature settings back, or train: refinery retrain"
     learning = [_champion_words(status), _training_words(seen)]
     if seen.trainers == 0:
         return "warn", "Running, not learning.", "No trainer is running: refinery trainer. " + " ".join(learning)
@@ -269,7 +272,15 @@ def verdict(seen: Overview) -> tuple[str, str, str]:
         since = f"the oldest for {span(age_s(seen.dead_since))}" if seen.dead_since else ""
         letters = f"{status.dead_letters:,} events wait in the dead letters, {since}: {which}."
         return "warn", "Running and learning.", " ".join([letters, *learning])
+    if status.monitoring and status.monitoring.alarms:
+        return "warn", "Running and learning.", " ".join([_alarm_words(status.monitoring), *learning])
     return "good", "Running and learning.", " ".join(learning)
+
+
+def _alarm_words(found: Monitoring) -> str:
+    first, others = found.alarms[0], len(found.alarms) - 1
+    more = f" and {others} more" if others else ""
+    return f"Monitoring raised {first['name'].replace('_', ' ')}{more}: {first['why']}."
 
 
 def _champion_words(status: Status) -> str:
