@@ -102,9 +102,7 @@ def _serve(pipe: Connection, target: Callable[..., Any], arguments: tuple[object
 
 
 @contextmanager
-def refinery(
-    ground: Ground, state: str, archive: bool = False, bars: bool = True, slot: int = 0
-) -> Iterator[Drain]:
+def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = True, slot: int = 0) -> Iterator[Drain]:
     """One worker process, as `refinery worker` builds it, counting for its metrics too."""
     from prometheus_client import CollectorRegistry
 
@@ -157,7 +155,7 @@ def faststream(ground: Ground, stream: str) -> Iterator[Drain]:
     reached = asyncio.Event()
 
     @broker.subscriber(stream=StreamSub(stream, group="bench", consumer="one", max_records=64, last_id="0"))
-    async def handle(signal: FiveFields) -> None:
+    async def handle(signal: FiveFields) -> None:  # noqa: ARG001 - the peer reads it from the signature
         nonlocal seen
         seen += 1
         if seen >= wanted:

@@ -159,7 +159,6 @@ def _write(path: Path, bars: Bars) -> None:
     columns = (bars.open, bars.high, bars.low, bars.close, bars.volume)
     values = zip(*(column.tolist() for column in columns), strict=True)
     rows += [
-        ",".join([text_from_us(us), *map(repr, row)])
-        for us, row in zip(bars.timestamp.tolist(), values, strict=True)
+        ",".join([text_from_us(us), *map(repr, row)]) for us, row in zip(bars.timestamp.tolist(), values, strict=True)
     ]
     path.write_text("\n".join(rows) + "\n", encoding="utf-8")

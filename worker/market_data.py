@@ -37,12 +37,17 @@ class MarketBook:
         Raises:
             NoMarketData: there are none, they are too old, or the file is bad.
         """
+        found, count = self._known(symbol, us)
+        return found.first(count)
+
+    def _known(self, symbol: str, us: int) -> tuple[Bars, int]:
+        """All bars of a symbol, and how many of them had closed."""
         found = self.found[symbol]
         if isinstance(found, NoMarketData):
             raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
-        bars = found.as_of(us)
-        if len(bars) and bars.timestamp[-1] >= us - self.max_bar_age_days * _DAY_US:
-            return bars
+        count = int(found.timestamp.searchsorted(us, side="right"))
+        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * _DAY_US:
+            return found, count
         raise NoMarketData(
             Reason.NO_MARKET_DATA,
             f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
@@ -54,7 +59,9 @@ class MarketBook:
         Raises:
             NoMarketData: its bars are not to be had, or its benchmark's file is bad.
         """
-        bars = signal.bars if signal.bars is not None else self.bars(signal.symbol, signal.timestamp_us)
+        bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
+        if bars is None:
+            bars = self._known(signal.symbol, signal.timestamp_us)[0]
         benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
         return FeatureRequest(signal.signal_id, signal.timestamp_us, signal.metadata, bars, benchmark, signal.news)
 

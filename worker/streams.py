@@ -203,10 +203,11 @@ class GroupReader:
         """
         published = list(scores)
         by_stream = _ids_by_stream(done)
-        acknowledged = [word for ids in by_stream.values() for word in (len(ids), *ids)]
+        acknowledged: list[str | int] = [word for ids in by_stream.values() for word in (len(ids), *ids)]
         keys = (self._scores, *by_stream)
-        words = (self._group, self._scores_maxlen or 0, len(published), *published, *acknowledged)
-        self._healed(partial(self._client.eval, _SETTLE, len(keys), *keys, *words), None)
+        head = (self._group, self._scores_maxlen or 0, len(published))
+        words: list[str | bytes | int] = [*keys, *head, *published, *acknowledged]
+        self._healed(partial(self._client.eval, _SETTLE, len(keys), *words), None)
 
     def keep(self, held: Sequence[Entry]) -> None:
         """Reset the idle time of entries that we still work on, so that no one takes them over.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 Clock = Callable[[], datetime]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
 _WIDTH = 27
 
@@ -41,7 +42,7 @@ def utc_text(dt: datetime) -> str:
 def text_from_us(us: int) -> str:
     """The store's text of microseconds since the epoch."""
     try:
-        return utc_text(_EPOCH + timedelta(microseconds=int(us)))
+        return (_NAIVE_EPOCH + timedelta(microseconds=int(us))).isoformat(timespec="microseconds") + "Z"
     except OverflowError as error:
         raise ValueError(f"{us} microseconds is outside the calendar") from error
 
