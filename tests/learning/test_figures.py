@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from benchmarks import learning_parts as parts
 from benchmarks import worlds
 from benchmarks.learning_table import markdown, share_interval, summary
 from benchmarks.ledger import Ledger
+from tests.learning.stores import place
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
+
+AS_FIRST = {"recipe": "ensemble", "champion": None}
 
 
 def measured(part: str, measure: object, *cases: parts.Case) -> dict[str, float]:
@@ -42,17 +46,17 @@ def test_a_year_of_retrainings_on_noise_promotes_nothing() -> None:
     assert figures["folds"] > 5 * figures["fits"]
 
 
-def test_a_fit_remembered_is_the_fit_that_would_be_made() -> None:
+def test_what_is_measured_is_what_a_training_in_a_store_puts_before_the_gate(tmp_path: Path) -> None:
     world = parts.noise_or_edge("independent 252", 340, np.random.default_rng(3))
     fit, config = parts.RememberedFits(), MLConfig()
     last = int(world.known_us.max())
-    earlier, later = (parts.dataset(world, known_by_us=last - ago * worlds.DAY_US) for ago in (21, 0))
-    parts.evidence(earlier, config, fit)
-    known, afresh = parts.evidence(later, config, fit), parts.evidence(later, config)
+    for ago in (0, 21):
+        now_us = last - ago * worlds.DAY_US
+        told = judge(parts.evidence(parts.dataset(world, known_by_us=now_us), config, fit), **AS_FIRST)
     assert fit.asked > len(fit.models)
-    np.testing.assert_array_equal(known.p, afresh.p)
-    np.testing.assert_array_equal(known.base, afresh.base)
-    assert judge(known, recipe="ensemble", champion=None) == judge(afresh, recipe="ensemble", champion=None)
+    shop = place(tmp_path / "shop", world)
+    trained = shop.train(config, clock=lambda: datetime.fromtimestamp(now_us / 1e6, UTC)).verdict
+    assert (trained.decision, trained.figures) == (told.decision, pytest.approx(told.figures))
 
 
 def test_skill_is_proven_where_there_is_skill() -> None:
