@@ -203,7 +203,9 @@ class GroupReader:
         """
         published = list(scores)
         by_stream = _ids_by_stream(done)
-        acknowledged: list[str | int] = [word for ids in by_stream.values() for word in (len(ids), *ids)]
+        acknowledged: list[str | int] = []
+        for ids in by_stream.values():
+            acknowledged += [len(ids), *ids]
         keys = (self._scores, *by_stream)
         head = (self._group, self._scores_maxlen or 0, len(published))
         words: list[str | bytes | int] = [*keys, *head, *published, *acknowledged]
