@@ -36,7 +36,7 @@ START_US = 1_700_000_000_000_000
 
 def fill(settings: Settings, signals: int, letters: int) -> str:
     """A store of that size, with the predictions of one model; the id of a signal."""
-    from conftest import _train
+    from console_place import train
 
     pipeline = FeaturePipeline(settings.to_ml_config().features)
     rng = np.random.default_rng(3)
@@ -54,7 +54,7 @@ def fill(settings: Settings, signals: int, letters: int) -> str:
             with store.atomic():
                 store.vectors.insert_new(rows, pipeline.names, rng.normal(size=(len(ids), len(pipeline.names))))
             if model is None:
-                model = _train(settings, store, 1)
+                model = train(settings, store, 1)
             with store.atomic():
                 when = text_from_us(START_US + start * MINUTE_US)
                 store.scores.log_predictions(

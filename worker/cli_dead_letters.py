@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import getpass
 import sys
 from contextlib import ExitStack
@@ -108,7 +107,7 @@ def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = F
         row = _one(store, letter_id)
         audit = store.dead_letters.audit(letter_id)
     if json:
-        rendering.document(_whole(row) | {"audit": [rendering.fields(entry) for entry in audit]})
+        rendering.document(rendering.whole_letter(row) | {"audit": [rendering.fields(entry) for entry in audit]})
     else:
         rendering.letter(row, audit)
 
@@ -253,7 +252,7 @@ def export(
     count = 0
     with composition.open_store(_settings()) as store:
         for row in _letters(store).chosen([], wanted, limit=limit):
-            file.write(orjson.dumps(_whole(row), option=orjson.OPT_APPEND_NEWLINE))
+            file.write(orjson.dumps(rendering.whole_letter(row), option=orjson.OPT_APPEND_NEWLINE))
             count += 1
     rendering.note(f"{count} dead letters written")
 
@@ -263,18 +262,6 @@ def _one(store: FeatureDatabase, letter_id: int) -> DeadLetterRow:
     if row is None:
         raise RefineryError(f"there is no dead letter {letter_id}")
     return row
-
-
-def _whole(row: DeadLetterRow) -> dict[str, Any]:
-    """A dead letter with its bytes: base64, since they may be no text, and as text where they are."""
-    whole = rendering.letter_fields(row) | {"traceback": row.traceback, "replays": row.replays}
-    for name, data in (("payload", row.payload or b""), ("edited", row.edited)):
-        whole[f"{name}_base64"] = None if data is None else base64.b64encode(data).decode()
-        try:
-            whole[f"{name}_text"] = None if data is None else data.decode()
-        except UnicodeDecodeError:
-            whole[f"{name}_text"] = None
-    return whole
 
 
 def _show_would(rows: Any, done: str, *, json: bool) -> None:

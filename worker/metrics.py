@@ -192,6 +192,7 @@ class StateCollector(Collector):
         yield from self._dead_letters()
         yield from self._trainings()
         yield from self._champion(status)
+        yield from _alarms(status)
         if time.monotonic() - self._figures_at > _FIGURES_EVERY_S:
             self._figures = list(_live_figures(self._store))
             self._figures_at = time.monotonic()
@@ -366,6 +367,14 @@ def _amounts(status: Status) -> Iterator[Metric]:
     yield _gauge("refinery_labels_for_training", "New labels that make a training due.", wanted)
     age = _age_s(status.newest_label_at)
     yield _gauge("refinery_newest_label_age_seconds", "Since the trade that was labelled last closed.", age)
+
+
+def _alarms(status: Status) -> Iterator[Metric]:
+    family = GaugeMetricFamily("refinery_alarm", "1 for each alarm of the last monitoring.", labels=["alarm"])
+    for alarm in status.monitoring.alarms if status.monitoring else ():
+        family.add_metric([alarm["name"]], 1)
+    yield family
+    yield _gauge("refinery_champion_fits", "0 when it was fitted on other features.", status.champion_fits)
 
 
 def _live_figures(store: FeatureDatabase) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,18 @@ def fields(row: DataclassInstance) -> dict[str, Any]:
 def letter_fields(row: DeadLetterRow) -> dict[str, Any]:
     """A dead letter without its payload."""
     return {name: getattr(row, name) for name in (*_SUMMARY_FIELDS, *_MORE_FIELDS)}
+
+
+def whole_letter(row: DeadLetterRow) -> dict[str, Any]:
+    """A dead letter with its bytes: base64, since they may be no text, and as text where they are."""
+    whole = letter_fields(row) | {"traceback": row.traceback, "replays": row.replays}
+    for name, data in (("payload", row.payload or b""), ("edited", row.edited)):
+        whole[f"{name}_base64"] = None if data is None else base64.b64encode(data).decode()
+        try:
+            whole[f"{name}_text"] = None if data is None else data.decode()
+        except UnicodeDecodeError:
+            whole[f"{name}_text"] = None
+    return whole
 
 
 def model_fields(row: RegistryRow) -> dict[str, Any]:

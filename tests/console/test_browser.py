@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from conftest import CHROMIUM, DRIVER, Place
+from console_place import CHROMIUM, DRIVER, Place
 from worlds import SIGNALS, bars, desk
 
 from trading_system.ml_refinement.storage import FeatureDatabase

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
 
 import pytest
-from conftest import EVIL, Place
+from console_place import EVIL, Place
 from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
@@ -225,6 +226,15 @@ def test_a_rollback_is_refused_when_another_model_serves_than_was_seen(client: F
     )
     assert answer.status_code == 503
     assert "not" in answer.get_data(as_text=True)
+
+
+def test_an_export_has_the_bytes_of_every_chosen_dead_letter(client: FlaskClient) -> None:
+    answer = client.get("/dead-letters/export?reason=no_market_data")
+    rows = [json.loads(line) for line in answer.get_data().splitlines()]
+    assert len(rows) == 4
+    assert {row["reason"] for row in rows} == {"no_market_data"}
+    assert all(json.loads(row["payload_text"])["signal_id"] == row["signal_id"] for row in rows)
+    assert "attachment" in answer.headers["Content-Disposition"]
 
 
 def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, place: Place) -> None:

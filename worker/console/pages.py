@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Blueprint, abort, current_app, render_template, request
+from flask import Blueprint, Response, abort, current_app, render_template, request
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.dead_letters import Filter
-from worker import live
+from worker import live, rendering
 from worker.console.figures import figures_of, importance_chart, over_time
 from worker.console.reading import PAGE_ROWS, Reading, Search, verdict
 from worker.console.words import age_s, pretty, reason_texts
@@ -21,6 +21,8 @@ from worker.status import read_status
 blueprint = Blueprint("pages", __name__)
 
 _REASON_TEXTS = reason_texts()
+#: The command line has no such limit.
+MOST_EXPORTED = 500
 #: What is compared between two models, in this order: (figure, meaning, whether more is better).
 FIGURES = (
     ("auc", "AUC, walk-forward", True),
@@ -135,6 +137,15 @@ def letter(number: int) -> ResponseReturnValue:
         audit=reading().store.dead_letters.audit(number),
         again=reading().store.connection.query(AGAIN, (number,)),
     )
+
+
+@blueprint.get("/dead-letters/export")
+def export() -> ResponseReturnValue:
+    """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
+    rows = reading().store.dead_letters.find(letter_filter(request.args), limit=MOST_EXPORTED, payloads=True)
+    lines = b"".join(orjson.dumps(rendering.whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
+    return Response(lines, mimetype="application/x-ndjson", headers=headers)
 
 
 @blueprint.get("/models")
