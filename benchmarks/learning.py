@@ -38,7 +38,7 @@ def plan() -> list[Part]:
     cells = [(*cell, n, k) for k in range(16) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
     edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
-    power = [(kind, k) for k in range(40) for kind, count in edges if k < count]
+    power = [(kind, k) for kind, count in edges for k in range(count)]
     years = [(kind, k) for k in range(300) for kind in ("clustered", "independent")]
     return [
         Part("schedules", [(k,) for k in range(20)], parts.of_schedules),
