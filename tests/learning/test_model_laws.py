@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import mean_pinball_loss
 
 from tests.learning.stores import NOW
 from trading_system.ml_refinement.config import ModelType
@@ -27,7 +28,7 @@ from trading_system.ml_refinement.models.errors import (
     ModelFileRefused,
     NoUsableFeatures,
     OneClass,
-)
+)from trading_system.ml_refinement.models.risk_predictor import pinball
 
 NAMES = ("technical_score", "market_trend", "rally_strength", "volatility_regime", "market_breadth", "noise")
 VERSION = "laws-1"
@@ -270,6 +271,12 @@ def test_a_tenth_of_new_signals_ends_below_the_risk_predicted() -> None:
     assert model.weight > 0.3
     wide, narrow = X[1200:, 2] > 1, X[1200:, 2] < -1
     assert risk[wide].mean() < 1.5 * risk[narrow].mean()
+
+
+def test_the_pinball_loss_of_rows_averages_to_the_librarys() -> None:
+    rng = np.random.default_rng(5)
+    r, risk = rng.standard_normal((2, 500))
+    assert pinball(r, risk).mean() == pytest.approx(mean_pinball_loss(r, risk, alpha=0.1), rel=1e-12)
 
 
 def test_where_features_say_nothing_of_risk_every_signal_has_nearly_the_same() -> None:

@@ -19,10 +19,12 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import LabelAmongFeatures
 from trading_system.ml_refinement.storage.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.runs import TrainingRun
 from trading_system.ml_refinement.storage.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
+from trading_system.ml_refinement.training.pipeline import config_of
 from trading_system.ml_refinement.training.promotion import Decision, Serve
 
 QUALITY = "signal_quality"
@@ -95,6 +97,33 @@ def test_the_same_store_trains_the_same_model_to_the_bit(tmp_path: Path) -> None
     results = [place(tmp_path / name, null(300)).train() for name in ("one", "two")]
     assert results[0].figures == results[1].figures
     assert results[0].model_id != results[1].model_id
+
+
+def test_a_run_is_repeated_to_the_bit_from_its_row(tmp_path: Path) -> None:
+    """Later, with more labels in the store, other settings, and another model serving."""
+    world = null(300)
+    shop = place(tmp_path / "shop", world)
+    told = quick(max_features=9, hyperparameters={"max_iter": 7, "random_state": 3})
+    told.features.scaling_method = "robust"
+    then = datetime(2010, 6, 1, tzinfo=UTC)
+    first = shop.train(told, clock=lambda: then)
+    assert first.status == "completed"
+    shop.train()
+    run = shop.db.runs.get("run-1")
+    again = shop.train(config_of(run), pipeline_names=run.config["feature_names"], clock=lambda: then)
+    repeated = shop.db.runs.get("run-3")
+    assert run.train_samples < shop.db.runs.get("run-2").train_samples
+    assert repeated.data_digest == run.data_digest
+    assert repeated.config == run.config
+    assert digests(repeated) == digests(run)
+    assert len(digests(run)) == 3
+    assert shop.registry.load(again.model_id).digest() == shop.registry.load(first.model_id).digest()
+
+
+def digests(run: TrainingRun) -> list[str]:
+    """Of every model of a run."""
+    beside = [told["model_digest"] for told in run.metrics["companions"].values() if "model_digest" in told]
+    return [run.metrics["model_digest"], *beside]
 
 
 def test_labels_may_come_in_any_order_and_twice_and_corrected(tmp_path: Path) -> None:
@@ -179,6 +208,23 @@ def test_no_labels_and_rows_of_another_feature_version_are_too_few_samples(tmp_p
     assert place(tmp_path / "empty").train().reason.startswith("too_few_samples: 0 ")
     shop = place(tmp_path / "shop", null(150))
     assert shop.train(feature_version="another").reason.startswith("too_few_samples: 0 ")
+
+
+def test_features_that_no_vector_has_are_no_usable_features(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", null(150))
+    assert shop.train(pipeline_names=["another", "and_one_more"]).reason.startswith("no_usable_features")
+
+
+def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
+    world = null(400)
+    mixed, pure = place(tmp_path / "mixed", world), place(tmp_path / "pure", cut(world, np.arange(0, 400, 2)))
+    mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 2 = 0")
+    one, other = mixed.train(), pure.train()
+    assert (one.status, one.figures) == ("completed", other.figures)
+    mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 8 <> 1")
+    serving = mixed.db.models.active_id(QUALITY)
+    assert mixed.train().reason.startswith("too_few_samples: 50 ")
+    assert mixed.db.models.active_id(QUALITY) == serving
 
 
 def test_an_unknown_recipe_fails_the_run_by_name(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import errno
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from loguru import logger
 
-from trading_system.ml_refinement.config import MLConfig, ModelType
+from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.estimators import RECIPES
@@ -20,6 +20,7 @@ from trading_system.ml_refinement.models.signal_quality import SignalQualityMode
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import RegistryRow
+from trading_system.ml_refinement.storage.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
@@ -77,7 +78,7 @@ def train(
         progress: told where the training is.
     """
     started = time.perf_counter()
-    told = {**asdict(config), "feature_version": feature_version, "features": list(pipeline_names)}
+    told = {**asdict(config), "feature_version": feature_version, "feature_names": list(pipeline_names)}
     fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark)
     run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent)
     try:
@@ -262,6 +263,13 @@ class _Run:
         except StoreError:  # the store itself may be what failed; the first error is the one to tell of
             logger.exception("run {} could not be marked failed; it will be swept", self.run_id)
         return TrainingResult(self.run_id, "failed", None, None, reason=reason)
+
+
+def config_of(run: TrainingRun) -> MLConfig:
+    """The configuration a run was made with. With it, on the same labels, `train` gives the same models to the bit."""
+    told = {item.name: run.config[item.name] for item in fields(MLConfig)}
+    features = FeatureConfig(**{**told["features"], "feature_set": FeatureSet(told["features"]["feature_set"])})
+    return MLConfig(**{**told, "features": features, "training": TrainingConfig(**told["training"])})
 
 
 def recipe_of(model: SignalQualityModel) -> str:
