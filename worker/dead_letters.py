@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -94,7 +94,9 @@ class DeadLetters:
             StoreUnavailable: the store cannot take them now.
         """
         if burials:
-            self._store.dead_letters.bury([_row(burial, self._version) for burial in burials])
+            rows = [_row(burial, self._version) for burial in burials]
+            taken = self._store.entries.buried([(row.stream, row.entry_id) for row in rows])
+            self._store.dead_letters.bury([_apart(row, taken) for row in rows])
 
     def chosen(self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None) -> Iterator[DeadLetterRow]:
         """The dead letters with these ids, in this order, or those that the filter lets through, with their payloads.
@@ -246,6 +248,14 @@ def _row(burial: Burial, version: str) -> NewDeadLetter:
         fingerprint=fingerprint(reason, detail),
         replay_of=entry.replay[0] if entry.replay else None,
     )
+
+
+def _apart(row: NewDeadLetter, taken: Mapping[tuple[str, str], bytes]) -> NewDeadLetter:
+    """The row under a name of its own where a server that was emptied gave an id to another event a second time."""
+    if row.payload == taken.get((row.stream, row.entry_id), row.payload):
+        return row
+    digest = hashlib.blake2b(row.payload, digest_size=4).hexdigest()
+    return replace(row, entry_id=f"{row.entry_id}~{digest}")
 
 
 def _named(burial: Burial, payload: bytes) -> tuple[str | None, str | None]:

@@ -257,6 +257,14 @@ def test_a_dead_letter_delivered_again_stays_what_it_is(worker: Desk, valkey: re
     everything_received_has_one_fate(worker, valkey)
 
 
+def test_an_id_that_a_server_gives_out_twice_costs_no_event(worker: Desk, valkey: redis.Redis) -> None:
+    for data in (b"one", b"other", b"other"):
+        valkey.delete(SIGNALS)
+        valkey.xadd(SIGNALS, {"data": data}, id="5-1")
+        worker.drain()
+    assert [row.payload for row in worker.store.dead_letters.list(payloads=True)] == [b"one", b"other"]
+
+
 def test_the_audit_cannot_be_changed(worker: Desk, valkey: redis.Redis) -> None:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
