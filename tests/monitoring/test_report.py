@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.worlds import World, independent
-from tests.learning.stores import NOW, VERSION, Place, place, quick
+from tests.learning.stores import NOW, VERSION, Place, fitted, place, quick
+from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.monitoring.performance import Pulse, compare, lifeless, served_figures
 from trading_system.ml_refinement.monitoring.report import Report, look, may_ask
 from trading_system.ml_refinement.storage.monitoring import MonitoringReports
@@ -33,8 +34,8 @@ HEALTHY = Pulse(
 
 
 def seen(shop: Place) -> Report:
-    clock = lambda: NOW  # noqa: E731
-    return look(shop.db, quick(), names=shop.feature_names, feature_version=VERSION, clock=clock)
+    arguments = {"names": shop.feature_names, "feature_version": VERSION, "registry": shop.registry}
+    return look(shop.db, quick(), clock=lambda: NOW, **arguments)  # type: ignore[arg-type]
 
 
 def moved(world: World, columns: int) -> World:
@@ -65,6 +66,29 @@ def test_features_that_moved_ring_and_may_be_cured_by_a_training(tmp_path: Path,
     assert report.curable
     assert report.figures["features_drifted"] >= 30
     assert {drift.name for drift in report.features[:30]} == {f"x{i:02d}" for i in range(30)}
+
+
+def serving(shop: Place, model: SignalQualityModel) -> None:
+    shop.registry.register(model)
+    shop.registry.activate(model.model_id)
+
+
+def test_scores_are_those_of_one_model_and_drift_with_what_it_reads(tmp_path: Path, world: World) -> None:
+    six = World(world.X[:, :6], world.r, world.truth, world.entered_us, world.known_us)
+    still, drifted = place(tmp_path / "a", six), place(tmp_path / "b", moved(six, 1))
+    assert "score_psi" not in seen(still).figures
+    for shop in (still, drifted):
+        serving(shop, fitted(rows=2000))
+    assert "scores_drifted" not in {alarm.name for alarm in seen(still).alarms}
+    assert "scores_drifted" in {alarm.name for alarm in seen(drifted).alarms}
+
+
+def test_a_champion_that_says_the_base_rate_does_not_drift(tmp_path: Path, world: World) -> None:
+    six = World(world.X[:, :6], world.r, world.truth, world.entered_us, world.known_us)
+    shop = place(tmp_path, moved(six, 1))
+    serving(shop, fitted(rows=60))
+    report = seen(shop)
+    assert report.figures["score_psi"] < 0.01
 
 
 def test_an_empty_store_rings_no_alarm(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.monitoring.report import Report, look, may_ask
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.monitoring import Cause, MonitoringReports
@@ -42,8 +43,9 @@ def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Cl
     """Look now, store what was found, and log its alarms."""
     ml = settings.to_ml_config()
     pipeline = FeaturePipeline(ml.features)
-    version = pipeline.feature_version
-    report = look(store, ml, names=pipeline.names, feature_version=version, clock=clock, cause=cause)
+    registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+    names, version = pipeline.names, pipeline.feature_version
+    report = look(store, ml, names=names, feature_version=version, clock=clock, cause=cause, registry=registry)
     for alarm in report.alarms:
         logger.warning("monitoring: {}: {}", alarm.name, alarm.why)
     return report

@@ -9,9 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
+from trading_system.ml_refinement.models.errors import ModelFileRefused
+from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.drift import WINDOW_DAYS, FeatureDrift, column_drift
 from trading_system.ml_refinement.monitoring.performance import Pulse, lifeless, served_figures
 from trading_system.ml_refinement.storage.counters import StoreCounts
@@ -77,6 +81,7 @@ def look(
     feature_version: str,
     clock: Clock,
     cause: Cause = "schedule",
+    registry: ModelRegistry | None = None,
 ) -> Report:
     """Look at the newest signals and outcomes, and store what was found.
 
@@ -89,6 +94,7 @@ def look(
         feature_version: the features' version; vectors of another are not looked at.
         clock: for the ages of trainings and the time of the report.
         cause: why now.
+        registry: of the champion, whose scores are then looked at too.
     """
     active = db.models.active(_TYPE.value)
     counts = db.counts()
@@ -101,8 +107,7 @@ def look(
     if newest is not None:
         before, recent, window_us = _sides(db, active, config, newest, names, feature_version)
         features = column_drift(tuple(names), before.X, before.timestamp_us, recent.X, window_us=window_us)
-        columns = before.score[:, None], before.score_us, recent.score[:, None]
-        scores = column_drift(("score",), *columns, window_us=window_us)
+        scores = _score_drift(_loaded(registry, active, names), before, recent, window_us)
         served, hold_us = _served(db, config, newest)
         figures |= _drift_figures(features, scores, before, recent) | served_figures(served)
         alarms = _drift_alarms(figures, features)
@@ -169,6 +174,30 @@ def _sides(
         return rows_between(db.connection, low, high, **wanted)  # type: ignore[arg-type]
 
     return read(start, end), read(border, newest), window_us
+
+
+def _loaded(
+    registry: ModelRegistry | None, active: RegistryRow | None, names: Sequence[str]
+) -> SignalQualityModel | None:
+    """The champion, if its file can be trusted and it reads these features."""
+    if registry is None or active is None or tuple(active.metadata.feature_names) != tuple(names):
+        return None
+    try:
+        model = registry.load(active.model_id)
+    except ModelFileRefused as error:
+        logger.error("monitoring: {}", error)
+        return None
+    return model if isinstance(model, SignalQualityModel) else None
+
+
+def _score_drift(
+    model: SignalQualityModel | None, before: RecentRows, recent: RecentRows, window_us: int
+) -> list[FeatureDrift]:
+    """How far the scores of one and the same model moved: what another model said before would be no measure."""
+    if model is None or not len(before.X) or not len(recent.X):
+        return []
+    then, now = (model.predict_proba(rows.X)[:, None] for rows in (before, recent))
+    return column_drift(("score",), then, before.timestamp_us, now, window_us=window_us)
 
 
 def _served(db: FeatureDatabase, config: MLConfig, newest: str) -> tuple[Evidence, int]:

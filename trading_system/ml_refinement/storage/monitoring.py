@@ -105,14 +105,11 @@ def _report(row: Row) -> StoredReport:
 
 @dataclass(frozen=True, slots=True)
 class RecentRows:
-    """What was served and stored in a span of signal time, oldest first, labelled or not."""
+    """What was stored in a span of signal time, oldest first, labelled or not."""
 
     #: Complete vectors of one feature version, (n, f), NaN where a feature is missing, and their times, (n,).
     X: Matrix
     timestamp_us: NDArray[np.int64]
-    #: Scores that champions served in that span, (m,), and the times of their signals, (m,).
-    score: Matrix
-    score_us: NDArray[np.int64]
     #: Signals of any version in that span, and those with a failed extractor.
     signals: int
     incomplete: int
@@ -133,19 +130,16 @@ def nth_newest_signal(connection: Connection, n: int) -> str | None:
 def rows_between(
     connection: Connection, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int
 ) -> RecentRows:
-    """Signals with `start` < time <= `end`, at most the newest `limit` of each kind."""
+    """Signals with `start` < time <= `end`, at most the newest `limit` vectors."""
     with connection.snapshot() as reads:
         lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
         vectors = reads.query(VECTORS, (start, end, feature_version, limit))[::-1]
-        scores = reads.query(SCORES, (start, end, limit))[::-1]
         signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
     X = np.full((len(vectors), len(names)), np.nan)
     fill(X, vectors, tuple(names), lists)
     return RecentRows(
         X,
         us_array([row[3] for row in vectors]),
-        np.array([row[1] for row in scores], dtype=float),
-        us_array([row[0] for row in scores]),
         int(signals),
         int(incomplete),
     )
@@ -156,11 +150,6 @@ VECTORS = """
     FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
     ORDER BY timestamp DESC LIMIT ?"""
-SCORES = """
-    SELECT v.timestamp, p.quality_score
-    FROM feature_vectors AS v INDEXED BY idx_fv_timestamp CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
-    WHERE v.timestamp > ? AND v.timestamp <= ? AND p.role = 'champion' AND p.quality_score IS NOT NULL
-    ORDER BY v.timestamp DESC LIMIT ?"""
 COMPLETENESS = """
     SELECT count(*), total(1 - complete) FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ?"""
