@@ -28,7 +28,8 @@ from trading_system.ml_refinement.models.errors import (
     ModelFileRefused,
     NoUsableFeatures,
     OneClass,
-)from trading_system.ml_refinement.models.risk_predictor import pinball
+)
+from trading_system.ml_refinement.models.risk_predictor import pinball
 
 NAMES = ("technical_score", "market_trend", "rally_strength", "volatility_regime", "market_breadth", "noise")
 VERSION = "laws-1"
