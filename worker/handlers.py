@@ -6,7 +6,6 @@ before the lock is trusted inside it: two workers may hold the same signal, or t
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,33 +13,29 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
-from trading_system.ml_refinement.scoring import Scorer, Scores, ShadowScores
+from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import (
     ArchivedEvent,
     DuplicateRow,
     EventArchive,
     FeatureDatabase,
-    OutcomeRow,
     PredictionRow,
     ServedRow,
     StoreDamaged,
     StoreUnavailable,
     VectorRow,
 )
-from trading_system.ml_refinement.storage.scores import Role
-from trading_system.ml_refinement.storage.times import text_from_us, utc_text
+from trading_system.ml_refinement.storage.times import utc_text
 from worker.dead_letters import Burial, DeadLetters
 from worker.entry_fates import EntryFates, Fate
 from worker.errors import EventError, EventRejected, Reason, StoreUnusable, TransientError
 from worker.events import EventKind, Limits, SignalCreated, TradeClosed, decode
 from worker.market_data import DirectorySource, NoMarketData
+from worker.store_rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_row
 from worker.streams import Entry
-
-_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +233,7 @@ class BatchHandler:
         scored_at = utc_text(now)
         version = self._pipeline.feature_version
         rows = [
-            _vector_row(entry, signal, version, complete=bool(complete))
+            vector_row(entry, signal, version, complete=bool(complete))
             for entry, signal, complete in zip(entries, signals, features.complete, strict=True)
         ]
         return _Computed(
@@ -246,8 +241,8 @@ class BatchHandler:
             signals,
             rows,
             features.values,
-            _prediction_rows(signals, scores, scored_at),
-            _served_rows(signals, scores, scored_at),
+            prediction_rows(signals, scores, scored_at),
+            served_rows(signals, scores, scored_at),
         )
 
     def _with_bars(
@@ -304,7 +299,7 @@ class BatchHandler:
     def _apply_waiting(self, intake: _Intake, new: list[str]) -> int:
         """Label signals whose outcome came first; an outcome from before its signal could not be refused until now."""
         for early in self._store.outcomes.take_before_signal(new):
-            entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": _outcome_bytes(early)})
+            entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": outcome_bytes(early)})
             intake.burials.append(Burial(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
         return len(self._store.outcomes.apply_waiting(new))
 
@@ -327,7 +322,7 @@ class BatchHandler:
         return Handled(redelivered=redelivered + len(duplicates) - recorded, duplicates=recorded)
 
     def _apply_outcomes(self, intake: _Intake) -> Handled:
-        results = self._store.outcomes.record([_outcome_row(entry, outcome) for entry, outcome in intake.outcomes])
+        results = self._store.outcomes.record([outcome_row(entry, outcome) for entry, outcome in intake.outcomes])
         counts = Counter(results)
         duplicates = []
         for (entry, outcome), result in zip(intake.outcomes, results, strict=True):
@@ -362,112 +357,3 @@ def _our_own_fault() -> Iterator[None]:
 
 def _closed_before(signal_id: str) -> EventRejected:
     return EventRejected(Reason.CLOSED_BEFORE_SIGNAL, f"the trade of {signal_id} closed before its signal was known")
-
-
-def _vector_row(entry: Entry, signal: SignalCreated, feature_version: str, *, complete: bool) -> VectorRow:
-    return VectorRow(
-        signal_id=signal.signal_id,
-        timestamp=text_from_us(signal.timestamp_us),
-        symbol=signal.symbol,
-        asset_class=signal.asset_class,
-        signal_type=signal.signal_type,
-        conviction=signal.metadata.conviction,
-        feature_version=feature_version,
-        complete=complete,
-        event_hash=signal.digest,
-        entry_id=entry.entry_id,
-    )
-
-
-def _outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:
-    return OutcomeRow(
-        signal_id=outcome.signal_id,
-        revision=outcome.revision,
-        closed_at=text_from_us(outcome.closed_at_us),
-        r_multiple=outcome.r_multiple,
-        return_pct=outcome.return_pct,
-        exit_reason=outcome.exit_reason,
-        entry_id=entry.entry_id,
-    )
-
-
-def _prediction_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> list[PredictionRow]:
-    """What the champion said of each signal, and what the candidate that is watched beside it did."""
-    shadow = scores.shadow
-    rows = _rows_of("champion", scores.model_id, scores, signals, at) if scores.model_id is not None else []
-    return rows + (_rows_of("shadow", shadow.model_id, shadow, signals, at) if shadow is not None else [])
-
-
-def _rows_of(
-    role: Role, model_id: str, said: Scores | ShadowScores, signals: Sequence[SignalCreated], at: str
-) -> list[PredictionRow]:
-    columns = zip(signals, _or_none(said.quality), _or_none(said.predicted_r), _or_none(said.confidence), strict=True)
-    return [
-        PredictionRow(signal.signal_id, model_id, at, quality, predicted_r, confidence, role)
-        for signal, quality, predicted_r, confidence in columns
-    ]
-
-
-def _served_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> list[ServedRow]:
-    """What is published for each signal, as the bytes that a redelivery will publish again: a `SignalScored` each.
-
-    Raises:
-        ValueError: a score is not within its bounds.
-    """
-    columns = zip(
-        signals,
-        _or_none(scores.quality, 0.0, 1.0),
-        scores.band,
-        _or_none(scores.predicted_r),
-        _or_none(scores.risk_r),
-        scores.regime,
-        _or_none(scores.confidence, 0.0, 1.0),
-        scores.out_of_distribution,
-        _or_none(scores.combined, 0.0, 10.0),
-        strict=True,
-    )
-    rows: list[ServedRow] = []
-    for signal, quality, band, predicted_r, risk_r, regime, confidence, is_unlike, combined in columns:
-        # Not through the model: it would check each answer for three times what everything else here costs.
-        answer = {
-            "signal_id": signal.signal_id,
-            "status": scores.status,
-            "proven": scores.proven,
-            "model_id": scores.model_id,
-            "quality_score": quality,
-            "quality_band": band,
-            "predicted_r": predicted_r,
-            "risk_r": risk_r,
-            "regime": regime,
-            "confidence": confidence,
-            "out_of_distribution": is_unlike,
-            "combined_score": combined,
-            "feature_version": scores.feature_version,
-            "scored_at": at,
-        }
-        rows.append((signal.signal_id, scores.model_id, scores.status, orjson.dumps(answer)))
-    return rows
-
-
-def _or_none(column: NDArray[np.float64], low: float = -_LARGEST, high: float = _LARGEST) -> list[float | None]:
-    """The column as JSON can say it: what is no number is None.
-
-    Raises:
-        ValueError: a number is below `low`, above `high`, or infinite.
-    """
-    if ((column < low) | (column > high)).any():
-        raise ValueError(f"a score is not within {low:g} and {high:g}: {column[(column < low) | (column > high)][0]}")
-    return [None if value != value else value for value in column.tolist()]
-
-
-def _outcome_bytes(row: OutcomeRow) -> bytes:
-    """The event of a stored outcome, for a dead letter whose original entry was acknowledged long ago."""
-    fields = {
-        "signal_id": row.signal_id,
-        "closed_at": row.closed_at,
-        "r_multiple": row.r_multiple,
-        "return_pct": row.return_pct,
-        "exit_reason": row.exit_reason,
-        "revision": row.revision,
-    }
-    return orjson.dumps(fields)

@@ -12,7 +12,7 @@ import pytest
 
 from trading_system.ml_refinement.scoring import Scores
 from worker.events import Limits, SignalCreated, SignalScored, decode
-from worker.handlers import _served_rows
+from worker.store_rows import served_rows
 
 AT = "2026-01-01T00:00:00.000000Z"
 
@@ -45,7 +45,7 @@ SCORES = Scores(
 
 @pytest.mark.parametrize("status", ["scored", "stale", "cold_start"])
 def test_published_bytes_are_those_of_the_contracts_model(status: str) -> None:
-    rows = _served_rows(SIGNALS, replace(SCORES, status=status), AT)
+    rows = served_rows(SIGNALS, replace(SCORES, status=status), AT)
     for row in rows:
         assert SignalScored(**orjson.loads(row[3])).to_bytes() == row[3]
     assert [orjson.loads(row[3])["signal_id"] for row in rows] == ["a", "b"]
@@ -56,10 +56,10 @@ def test_published_bytes_are_those_of_the_contracts_model(status: str) -> None:
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_an_infinite_score_is_never_published(column: str, value: float) -> None:
     with pytest.raises(ValueError, match="not within"):
-        _served_rows(SIGNALS, replace(SCORES, **{column: np.array([0.5, value])}), AT)
+        served_rows(SIGNALS, replace(SCORES, **{column: np.array([0.5, value])}), AT)
 
 
 @pytest.mark.parametrize(("column", "value"), [("quality", 1.01), ("confidence", -0.01), ("combined", 10.1)])
 def test_a_score_beyond_its_bounds_is_never_published(column: str, value: float) -> None:
     with pytest.raises(ValueError, match="not within"):
-        _served_rows(SIGNALS, replace(SCORES, **{column: np.array([value, 0.5])}), AT)
+        served_rows(SIGNALS, replace(SCORES, **{column: np.array([value, 0.5])}), AT)
