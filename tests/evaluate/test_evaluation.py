@@ -96,10 +96,11 @@ def test_what_matters_out_of_sample_comes_first(skilled: tuple[Place, Evaluation
 
 
 def test_the_challenger_is_compared_on_the_signals_both_scored(skilled: tuple[Place, Evaluation]) -> None:
-    shop, found = skilled
-    assert found.shadow is not None
-    assert (found.shadow.rows, found.shadow.first) == (450, shop.db.models.active_id("signal_quality"))
-    assert found.shadow.words == f"{found.shadow.second} was better, beyond chance"
+    _, found = skilled
+    together, alone = found.shadow
+    assert (together.first, together.second, together.rows, alone.rows) == ("served", "all challengers", 450, 450)
+    assert together.words == "better beyond chance: all challengers"
+    assert (together.margin, together.margin_low) == (alone.margin, alone.margin_low)
     assert found.served is not None
     assert len(found.served) == 450
 

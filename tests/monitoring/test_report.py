@@ -165,8 +165,8 @@ def test_two_models_are_compared_on_the_same_signals() -> None:
     knows = np.where(r > 0, 0.6, 0.4)
     found = compare(("a", "b"), r, (np.full(600, 0.5), knows), cluster)
     assert found.margin > 0 < found.margin_low
-    assert found.words == "b was better, beyond chance"
-    assert compare(("b", "a"), r, (knows, np.full(600, 0.5)), cluster).words == "b was better, beyond chance"
+    assert found.words == "better beyond chance: b"
+    assert compare(("b", "a"), r, (knows, np.full(600, 0.5)), cluster).words == "better beyond chance: b"
     assert compare(("a", "b"), r, (knows, knows), cluster).words == "no difference beyond chance"
     empty = np.empty(0)
     assert compare(("a", "b"), empty, (empty, empty), cluster[:0]).rows == 0

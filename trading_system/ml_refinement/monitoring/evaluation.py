@@ -14,7 +14,7 @@ from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.importance import Importance, fold_importance
 from trading_system.ml_refinement.monitoring.performance import Comparison
-from trading_system.ml_refinement.monitoring.shadow import compare_logged, newest_shadow
+from trading_system.ml_refinement.monitoring.shadow import compare_challengers
 from trading_system.ml_refinement.monitoring.worth import (
     Interval,
     Worth,
@@ -146,7 +146,7 @@ class Evaluation:
     importance: tuple[Importance, ...]
     worths: tuple[Worth, ...]
     served_worths: tuple[Worth, ...]
-    shadow: Comparison | None
+    shadow: tuple[Comparison, ...]
     champion: RegistryRow | None
     last_run: TrainingRun | None
     ledger: tuple[Promotion, ...]
@@ -192,7 +192,6 @@ def evaluate(
     walk, folds, importance = _walk(data, config, clock, progress)
     served = _served(db, config)
     kinds = signal_kinds(db.connection)
-    shadow, champion = newest_shadow(db), db.models.active(_TYPE.value)
     return Evaluation(
         at=at,
         config=config,
@@ -211,8 +210,8 @@ def evaluate(
         importance=importance,
         worths=_worths(walk, config, cost_r),
         served_worths=_worths(served, config, cost_r) if served is not None else (),
-        shadow=compare_logged(db, champion.model_id, shadow) if champion is not None and shadow else None,
-        champion=champion,
+        shadow=tuple(compare_challengers(db)),
+        champion=db.models.active(_TYPE.value),
         last_run=db.runs.last(_TYPE.value),
         ledger=tuple(db.models.promotions(_LEDGER, _TYPE.value)),
     )

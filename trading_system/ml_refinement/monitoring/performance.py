@@ -43,9 +43,9 @@ class Comparison:
         if not self.rows:
             return "no signal with an outcome was scored by both"
         if self.margin_low > 0:
-            return f"{self.second} was better, beyond chance"
+            return f"better beyond chance: {self.second}"
         if self.margin_high < 0:
-            return f"{self.first} was better, beyond chance"
+            return f"better beyond chance: {self.first}"
         return "no difference beyond chance"
 
 
