@@ -564,7 +564,7 @@ def _arm(boundary: str, nth: int) -> None:
                 only=lambda _, data, *__: b"XACK" in b"".join(data),
             )
         case "published":
-            around(redis.client.Pipeline, "execute")
+            around(redis.Redis, "eval", only=lambda _, script, *__: "XACK" in script)
         case "after ack":
             around(GroupReader, "settle")
         case "charged":
