@@ -70,7 +70,7 @@ def overview() -> ResponseReturnValue:
         verdict=verdict(seen),
         champion=champion,
         expires=_expires_days(eyes, champion),
-        runs=eyes.runs(8),
+        runs=eyes.runs(5),
         promotions={p.run_id: p for p in eyes.store.models.promotions(50) if p.run_id},
         served=served,
         figures=figures,
