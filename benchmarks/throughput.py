@@ -31,6 +31,11 @@ class Rounds:
         """The median on the clock."""
         return median(self.wall)
 
+    @property
+    def typical_cpu(self) -> float:
+        """The median of the process's own processor time."""
+        return median(self.cpu)
+
     def over(self, other: Rounds) -> float:
         """How many times as long this takes: the median of the ratios of rounds that stood side by side."""
         return median(mine / theirs for mine, theirs in zip(self.wall, other.wall, strict=True))

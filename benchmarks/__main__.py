@@ -1,0 +1,206 @@
+"""The speed of the whole, as ratios beside named baselines, in one table.
+
+python -m benchmarks            everything, about a quarter of an hour
+python -m benchmarks --quick    the same on less, in two minutes; nothing is kept
+python -m benchmarks --only 1 --only 3
+python -m benchmarks --table    what is kept in benchmarks/results/speed.json, measuring nothing
+
+Contenders take turns, round by round, and a ratio is the median of the ratios of rounds that stood side by side: what a
+busy machine does to one of them it does to its neighbour. "cpu" is the same ratio of the processes' own processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from loguru import logger
+
+from benchmarks import growth, latency, publishing, throughput, training
+from benchmarks.ground import ground
+
+RESULTS = Path(__file__).parent / "results" / "speed.json"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table. `at_least`: a larger figure is better."""
+
+    what: str
+    figure: float
+    target: float
+    at_least: bool
+    beside: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.figure >= self.target if self.at_least else self.figure <= self.target
+
+    def cells(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"| {self.what} | {self.figure:.3g} | {sign} {self.target:g} | {_yes(self.reached)} | {self.beside} |"
+
+
+Found = tuple[list[Line], dict[str, Any]]
+
+
+def figure_1(quick: bool) -> Found:
+    with ground() as place:
+        took = throughput.small_events(place, rounds=3 if quick else 9, events=1_024 if quick else 4_096)
+    ours, peer, plain = took["refinery"], took["faststream"], took["plain"]
+    rate = f"{1e6 / ours.typical:,.0f} events/s; cpu {ours.typical_cpu:.0f} µs an event"
+    return [
+        Line("1 throughput, beside FastStream with an empty handler", peer.over(ours), 3.0, True,
+             f"{rate}; FastStream {1e6 / peer.typical:,.0f}/s; cpu ratio {peer.cpu_over(ours):.2f}"),
+        Line("1 throughput, beside the plain consumer", plain.over(ours), 100.0, True,
+             f"plain {1e6 / plain.typical:,.0f}/s; cpu ratio {plain.cpu_over(ours):.0f}"),
+    ], {name: one.to_json() for name, one in took.items()}  # fmt: skip
+
+
+def figure_2(quick: bool) -> Found:
+    with ground() as place:
+        took = throughput.inline_bars(place, rounds=3 if quick else 7, events=512 if quick else 1_024)
+    floor, ours, kept = took["floor"], took["archive off"], took["archive on"]
+    return [
+        Line("2 time with 280 inline bars, beside read-parse-acknowledge", ours.over(floor), 3.0, False,
+             f"{1e6 / ours.typical:,.0f} events/s; cpu ratio {ours.cpu_over(floor):.2f}; "
+             f"with the archive {kept.over(floor):.2f} (cpu {kept.cpu_over(floor):.2f})"),
+    ], {name: one.to_json() for name, one in took.items()}  # fmt: skip
+
+
+def figure_3(quick: bool) -> Found:
+    with ground(fsync="always") as place:  # as the store, and as the embedded server is by default
+        took = latency.round_trips(place, blocks=2 if quick else 6, events=50 if quick else 100)
+    ours, bare = took["refinery"], took["bare"]
+    middle = [float(np.median(one)) for one in (ours, bare)]
+    late = [float(np.percentile(one, 99)) for one in (ours, bare)]
+    return [
+        Line("3 latency at 50 events/s, median, beside the bare round trip", middle[0] / middle[1], 4.0, False,
+             f"{middle[0]:.1f} ms, bare {middle[1]:.1f} ms"),
+        Line("3 latency at 50 events/s, p99", late[0] / late[1], 10.0, False,
+             f"{late[0]:.1f} ms, bare {late[1]:.1f} ms"),
+    ], {name: one.round(3).tolist() for name, one in took.items()}  # fmt: skip
+
+
+def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
+    signals = 20_000 if quick else signals
+    with ground() as place:
+        grown = growth.measure(
+            place, signals=signals, rounds=3 if quick else 9, events=1_024 if quick else 4_096, keep=keep
+        )
+    memory = sorted(grown.rss_mb.items())
+    middle, last = memory[len(memory) // 4], memory[-1]
+    size = f"at {signals:,} signals"
+    return [
+        Line(f"4 throughput {size}, beside 1,000", grown.few.over(grown.many), 0.85, True,
+             f"cpu ratio {grown.few.cpu_over(grown.many):.2f}"),
+        Line(f"4 memory after {last[0]:,} events, beside {middle[0]:,}", last[1] / middle[1], 1.1, False,
+             f"{middle[1]:.0f} MB, then {last[1]:.0f} MB"),
+        Line(f"4 status {size}, ms", grown.status_ms, 300.0, False),
+        Line(f"4 overview page {size}, ms", grown.overview_ms, 300.0, False),
+    ], {"few": grown.few.to_json(), "many": grown.many.to_json(), "rss_mb": {str(k): v for k, v in memory}}  # fmt: skip
+
+
+def figure_5(quick: bool) -> Found:
+    with ground() as place:
+        one, two = throughput.two_processes(place, rounds=3 if quick else 9, events=2_048 if quick else 8_192)
+    beside = f"{os.cpu_count()} cores, the server on them too; cpu an event {two.cpu_over(one):.2f} of one's"
+    return [Line("5 two processes, beside one", one.over(two), 1.5, True, beside)], {
+        "one": one.to_json(),
+        "two": two.to_json(),
+    }
+
+
+def figure_6(quick: bool) -> Found:
+    with ground() as place:
+        read = training.reading(place.directory, rows=10_000 if quick else 100_000, rounds=1 if quick else 3)
+    walked = training.validation(rows=2_000 if quick else 20_000, rounds=1 if quick else 3)
+    return [
+        Line("6 reading training vectors, beside SELECT and json.loads", read.ratio, 1.3, False,
+             f"{min(read.ours):.2f} s, plain {min(read.plain):.2f} s"),
+        Line("6 walk-forward of ten folds, beside scikit-learn alone", walked.ratio, 1.3, False,
+             f"{min(walked.ours):.1f} s, plain {min(walked.plain):.1f} s"),
+    ], {"reading": read.to_json(), "walk_forward": walked.to_json()}  # fmt: skip
+
+
+def figure_7(quick: bool) -> Found:
+    with ground() as place:
+        rates = publishing.rates(place, events=20_000 if quick else 1_000_000, drained=4_096 if quick else 20_480)
+    return [
+        Line("7 `refinery publish`, beside what a worker consumes", rates.published / rates.consumed, 0.5, True,
+             f"{rates.published:,.0f}/s published, {rates.consumed:,.0f}/s consumed"),
+    ], asdict(rates)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="less of everything, nothing kept")
+    parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--only", action="append", default=[], help="a figure by number; may be repeated")
+    parser.add_argument("--signals", type=int, default=1_000_000, help="signals in the large store of figure 4")
+    parser.add_argument("--keep", type=Path, help="directory of the large store, made once and used again")
+    parser.add_argument("--json", type=Path, help="write what was measured here too")
+    told = parser.parse_args()
+    logger.remove()
+    kept: dict[str, Any] = orjson.loads(RESULTS.read_bytes()) if RESULTS.exists() and not told.quick else {}
+    if not told.table:
+        kept = measured(told, kept)
+        for path in ([] if told.quick else [RESULTS]) + ([told.json] if told.json else []):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
+    print(table(kept))
+
+
+def measured(told: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
+    """What is kept, renewed by what was asked for."""
+    figures: dict[str, Callable[[], Found]] = {
+        "1": lambda: figure_1(told.quick),
+        "2": lambda: figure_2(told.quick),
+        "3": lambda: figure_3(told.quick),
+        "4": lambda: figure_4(told.quick, told.signals, told.keep),
+        "5": lambda: figure_5(told.quick),
+        "6": lambda: figure_6(told.quick),
+        "7": lambda: figure_7(told.quick),
+    }
+    for name, figure in figures.items():
+        if told.only and name not in told.only:
+            continue
+        began = time.perf_counter()
+        lines, raw = figure()
+        kept[name] = {
+            "lines": [asdict(line) for line in lines],
+            "raw": raw,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "load": round(os.getloadavg()[0], 1),
+            "seconds": round(time.perf_counter() - began),
+            "on": {name: version(name) for name in ("faststream", "redis", "apsw", "scikit-learn", "numpy")}
+            | {"python": platform.python_version(), "cores": os.cpu_count()},
+        }
+        for line in lines:
+            print(line.cells(), file=sys.stderr)
+    return kept
+
+
+def table(kept: dict[str, Any]) -> str:
+    """The table, in Markdown."""
+    rows = ["| figure | measured | target | reached | beside |", "|---|---|---|---|---|"]
+    return "\n".join(rows + [Line(**line).cells() for name in sorted(kept) for line in kept[name]["lines"]])
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "no"
+
+
+if __name__ == "__main__":
+    main()

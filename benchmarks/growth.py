@@ -1,0 +1,145 @@
+"""Figure 4: what a large store costs: throughput, the worker's memory, `refinery status` and the overview page.
+
+The large store is filled by the store's own methods, a thousand signals to a transaction, from what a worker has
+computed: signals, answers, two predictions each, an outcome for every second one. A filling that was stopped goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+import redis
+
+from benchmarks.contenders import Contender, Took, contenders, refinery
+from benchmarks.ground import Ground, publish, small, train
+from benchmarks.throughput import Rounds
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, PredictionRow, VectorRow
+from trading_system.ml_refinement.storage.times import text_from_us
+from worker import app
+from worker.console.application import create_app
+from worker.settings import Settings
+from worker.status import read_status
+
+CHUNK = 1_000
+MINUTE_US = 60_000_000
+START_US = 1_500_000_000_000_000
+FEW = 1_000
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`few` and `many` as `Rounds`; MB of memory by events handled; milliseconds of the views."""
+
+    few: Rounds
+    many: Rounds
+    rss_mb: dict[int, float]
+    status_ms: float
+    overview_ms: float
+
+
+def measure(ground: Ground, *, signals: int, rounds: int, events: int, keep: Path | None = None) -> Growth:
+    """A store of a thousand signals and one of so many, in turns."""
+    few, many = ground.settings("few"), ground.settings("many")
+    train(few)
+    kept = keep / "features.db" if keep is not None else None
+    if kept is not None and kept.exists():
+        shutil.copytree(keep, many.state_dir, dirs_exist_ok=True)
+    else:
+        train(many)
+    fill(few, FEW)
+    fill(many, signals)
+    if keep is not None:
+        shutil.copytree(many.state_dir, keep, dirs_exist_ok=True)
+    made = {name: Contender(name, refinery, ground, name) for name in ("few", "many")}
+    taken: dict[str, list[Took]] = {name: [] for name in made}
+    rss: dict[int, float] = {}
+    numbers = count(50_000_000)
+    with contenders(*made.values()), redis.Redis.from_url(ground.url) as client:
+        for done in range(rounds + 1):
+            batch = [small(next(numbers)) for _ in range(events)]
+            for name, one in made.items():
+                stream = f"{name}.in"
+                publish(client, stream, batch)
+                taken[name].append(one.drain(events))
+                client.xtrim(stream, maxlen=0, approximate=False)
+            rss[(done + 1) * events] = psutil.Process(made["many"].pid).memory_info().rss / 1e6
+    return Growth(
+        Rounds.of(taken["few"][1:], events), Rounds.of(taken["many"][1:], events), rss, *_views(many, ground.url)
+    )
+
+
+def fill(settings: Settings, signals: int) -> None:
+    """Store signals until there are so many."""
+    pipeline = app.feature_pipeline(settings)
+    rng = np.random.default_rng(4)
+    with app.open_store(settings) as store:
+        champion = store.models.active_id(ModelType.SIGNAL_QUALITY.value)
+        challenger = next(m.model_id for m in store.get_model_history("signal_quality", 5) if m.model_id != champion)
+        values = rng.normal(size=(CHUNK, len(pipeline.names)))
+        while (there := store.counts().signals) < signals:
+            _chunk(store, there, min(CHUNK, signals - there), pipeline.names, pipeline.feature_version, values,
+                   (str(champion), challenger))  # fmt: skip
+
+
+def _chunk(
+    store: FeatureDatabase,
+    first: int,
+    number: int,
+    names: tuple[str, ...],
+    version: str,
+    values: np.ndarray,
+    models: tuple[str, str],
+) -> None:
+    ids = [f"old-{first + at:08d}" for at in range(number)]
+    times = [text_from_us(START_US + (first + at) * MINUTE_US) for at in range(number)]
+    labels = "equity", "breakout", "HIGH"
+    rows = [
+        VectorRow(
+            name, at, f"SYM{place % 40}", *labels, version, True, name.encode().ljust(16)[:16], f"{first + place}-1"
+        )
+        for place, (name, at) in enumerate(zip(ids, times, strict=True))
+    ]
+    answer = b'{"signal_id":"%s"}' + b" " * 330
+    with store.atomic():
+        store.vectors.insert_new(rows, names, values[:number])
+        store.scores.put_served([(name, models[0], "scored", answer % name.encode()) for name in ids])
+        store.scores.log_predictions(
+            [
+                PredictionRow(name, model, at, 0.5, 0.1, 0.5, role)
+                for model, role in zip(models, ("champion", "shadow"), strict=True)
+                for name, at in zip(ids, times, strict=True)
+            ]
+        )
+        store.outcomes.record(
+            [
+                OutcomeRow(name, 0, at, 1.0 if place % 4 else -1.0)
+                for place, (name, at) in enumerate(zip(ids, times, strict=True))
+                if place % 2
+            ]
+        )
+
+
+def _views(settings: Settings, url: str) -> tuple[float, float]:
+    page = create_app(settings, url).test_client()
+    with app.open_store(settings, read_only=True) as store, app.connect(url) as client:
+        status = _median_ms(lambda: read_status(settings, store, client))
+    return status, _median_ms(lambda: page.get("/").data)
+
+
+def _median_ms(look: Callable[[], object]) -> float:
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        look()
+        times.append(time.perf_counter() - began)
+    return median(times) * 1000
