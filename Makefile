@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint chaos fuzz audit bench-learning clean
+.PHONY: install demo test lint chaos fuzz audit bench bench-quick bench-guard bench-learning clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,20 @@ chaos: $(STAMP)
 # Mutated events through the door and through the worker.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --cases 200000 --processes 2
+
+# Speed, beside named baselines: about a quarter of an hour; two minutes; and the check of a change, ratios only.
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick
+
+bench-guard: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.guard
 
 # What learning is worth, on worlds with known truth; hours, resumed where it was stopped. QUICK=--quick for a minute.
 bench-learning: $(STAMP)

@@ -43,7 +43,12 @@ class Rounds:
     def cpu_over(self, other: Rounds) -> float:
         return median(mine / theirs for mine, theirs in zip(self.cpu, other.cpu, strict=True))
 
-    def to_json(self) -> dict[str, object]:
+    @classmethod
+    def from_json(cls, said: dict[str, list[float]]) -> Rounds:
+        """The inverse of `to_json`."""
+        return cls(said["wall_us"], said["cpu_us"])
+
+    def to_json(self) -> dict[str, list[float]]:
         return {"wall_us": [round(v, 2) for v in self.wall], "cpu_us": [round(v, 2) for v in self.cpu]}
 
 
