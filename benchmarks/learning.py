@@ -1,7 +1,7 @@
 """What learning is worth, on worlds with known truth, beside the figures it has to reach.
 
 python -m benchmarks.learning           everything; hours of processor time, resumed where it was stopped
-python -m benchmarks.learning --quick   a few worlds of each part, in a minute or two; nothing is kept
+python -m benchmarks.learning --quick   a few worlds of each part, in a minute or two of processor time; nothing is kept
 python -m benchmarks.learning --table   only the table, from what is kept in benchmarks/results/
 """
 
@@ -20,13 +20,14 @@ import numpy as np
 
 from benchmarks import learning_parts as parts
 from benchmarks.learning_parts import CELLS, SIZES, Part
-from benchmarks.learning_table import markdown, summary
+from benchmarks.learning_table import WORLDS, markdown, summary
 from benchmarks.ledger import Ledger, until
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 
 RESULTS = Path(__file__).parent / "results"
-QUICK = 20
+#: Cases of each part in a quick run: each cell once.
+QUICK = {"schedules": 1, "drift": 10, "canary": 1, "null": 4, "cells": 16, "power": 2, "years": 4}
 
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
 _REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
@@ -39,7 +40,7 @@ def plan() -> list[Part]:
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
     edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
     power = [(kind, k) for kind, count in edges for k in range(count)]
-    years = [(kind, k) for k in range(300) for kind in ("clustered", "independent")]
+    years = [(kind, k) for k in range(WORLDS) for kind in ("clustered", "independent")]
     return [
         Part("schedules", [(k,) for k in range(20)], parts.of_schedules),
         Part("drift", [(k,) for k in range(100)], parts.of_drift),
@@ -66,7 +67,7 @@ def run(ledger: Ledger, *, only: list[str], quick: bool, minutes: float) -> None
     for part in plan():
         if only and part.name not in only:
             continue
-        cases = part.cases[: max(1, len(part.cases) // QUICK)] if quick else part.cases
+        cases = part.cases[: QUICK[part.name]] if quick else part.cases
         for case in until(deadline, ledger.missing(part.name, cases)):
             started = time.process_time()
             figures = part.measure(case, parts.generator(part.name, case))
@@ -76,7 +77,7 @@ def run(ledger: Ledger, *, only: list[str], quick: bool, minutes: float) -> None
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one case in twenty, nothing kept")
+    parser.add_argument("--quick", action="store_true", help="a few cases of each part, nothing kept")
     parser.add_argument("--table", action="store_true", help="measure nothing")
     parser.add_argument("--only", action="append", default=[], help="a part by name; may be repeated")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no case after this long")

@@ -14,6 +14,8 @@ Line = dict[str, Any]
 Row = dict[str, str]
 
 _ERROR_TARGETS = (0.050, 0.033, 0.022, 0.017)
+#: Years of each kind of noise that the figures are meant to rest on.
+WORLDS = 300
 _EXCESS_TARGETS = (0.010, 0.005, 0.002, 0.001)
 
 
@@ -109,14 +111,17 @@ def _years(lines: list[Line]) -> list[Row]:
         years = [line["promoted"] for line in lines if line["case"][0] == kind]
         if not years:
             continue
-        each = float(np.mean(years))
+        count, each = len(years), float(np.mean(years))
         any_of = sum(max(year) for year in years)
-        percent, interval = _percent(each * len(years), len(years))
-        told = f"{RETRAININGS * len(years)} retrainings in {len(years)} worlds; {interval}, a world counted once"
+        percent, interval = _percent(each * count, count)
+        told = f"{RETRAININGS * count} retrainings in {count} worlds; {interval}, a world counted once"
         rows.append(_row(f"false promotion per retraining, {kind} noise", "<= 3 %", percent, told, each <= 0.03))
-        percent, interval = _percent(any_of, len(years))
+        percent, interval = _percent(any_of, count)
         name = f"years of {RETRAININGS} retrainings with any false promotion, {kind}"
-        rows.append(_row(name, "<= 10 %", percent, f"{len(years)} years; {interval}", any_of / len(years) <= 0.10))
+        rows.append(_row(name, "<= 10 %", percent, f"{count} years; {interval}", any_of / count <= 0.10))
+        if count < WORLDS:
+            for row in rows[-2:]:
+                row["reached"] += f", with {count} worlds of {WORLDS}"
     return rows
 
 
