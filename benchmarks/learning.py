@@ -27,7 +27,7 @@ from trading_system.ml_refinement.training.promotion import judge
 
 RESULTS = Path(__file__).parent / "results"
 #: Cases of each part in a quick run: each cell once.
-QUICK = {"schedules": 1, "drift": 10, "canary": 1, "null": 4, "cells": 16, "power": 2, "years": 4}
+QUICK = {"schedules": 1, "drift": 10, "canary": 1, "null": 12, "cells": 16, "power": 2, "years": 4}
 
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
 _REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
