@@ -21,8 +21,11 @@ from worker.errors import TransientError
 _DATA = b"data"
 _REPLAY_OF = b"replay_of"
 _REPLAY = re.compile(rb"([0-9]{1,18})/([0-9]{1,18})")
-#: Answers of a server that is there and cannot serve now; every other error answer is a defect of ours.
-_SERVER_SIDE = ("LOADING", "READONLY", "OOM", "MISCONF", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "BUSY")
+#: Answers of a server that is there and cannot serve now, also from within a script, where older ones put theirs first;
+#: every other error answer is a defect of ours.
+_SERVER_SIDE = re.compile(
+    r"(?:^|.* -)(?:LOADING|READONLY|OOM|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS|BUSY)\b", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def translated() -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         raise TransientError(f"Redis does not answer: {error}") from error
     except redis.ResponseError as error:
-        if str(error).startswith(_SERVER_SIDE) or isinstance(error, (redis.ReadOnlyError, redis.OutOfMemoryError)):
+        if _SERVER_SIDE.match(str(error)) or isinstance(error, (redis.ReadOnlyError, redis.OutOfMemoryError)):
             raise TransientError(f"Redis cannot serve: {error}") from error
         raise
 

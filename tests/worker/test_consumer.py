@@ -22,7 +22,7 @@ from worker.consumer import Consumer
 from worker.errors import ConfigurationError, ServerBusy, StoreUnusable, TransientError
 from worker.handlers import BatchHandler, Handled
 from worker.slots import worker_slot
-from worker.streams import Entry
+from worker.streams import Entry, translated
 
 
 @pytest.fixture
@@ -387,3 +387,35 @@ def test_sigterm_ends_a_worker_that_hangs_within_its_grace(
         process.kill()
         process.wait()
     assert pending(valkey) == 1
+
+
+def test_a_server_without_space_is_a_pause_and_charges_nothing(worker: Desk, valkey: redis.Redis) -> None:
+    worker.drain()
+    send(valkey, SIGNALS, signal(1))
+    valkey.config_set("maxmemory", "1")
+    try:
+        worker.drain(rounds=5)
+        assert pending(valkey) == 1
+        assert worker.store.counts().signals == 1
+    finally:
+        valkey.config_set("maxmemory", "0")
+    worker.drain()
+    assert pending(valkey) == 0
+    assert [answer["signal_id"] for answer in scored(valkey)] == ["s-1"]
+    assert worker.store.counts().dead_letters == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "ERR Error running script (call to f_1): @user_script:1: @user_script: 1: -OOM command not allowed",
+        "ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write against a replica.",
+        "LOADING server is loading the dataset in memory",
+    ],
+)
+def test_what_a_server_says_when_it_cannot_serve_is_our_own_fault_in_a_script_too(said: str) -> None:
+    with pytest.raises(TransientError), translated():
+        raise redis.ResponseError(said)
+    with pytest.raises(redis.ResponseError), translated():
+        raise redis.ResponseError("ERR unknown command 'OOMPH'")
