@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.chaos import BOUNDARIES, KINDS, Tally, schedule
 
-SCHEDULES = 4 * len(KINDS)
+SCHEDULES = 2 * len(KINDS)
 
 
 @pytest.fixture(scope="module")
