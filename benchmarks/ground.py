@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import redis
+from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.checks import sample_bars
@@ -36,12 +37,14 @@ class Ground:
     url: str
     directory: Path
     market: Path
+    #: Where the state directory of the store that is kept between runs is; None: nothing is kept.
+    keep: Path | None = None
 
     def settings(self, state: str, *, archive: bool = False, bars: bool = True, slot: int = 0) -> Settings:
         """Settings with a state directory of that name; the defaults in everything that is not named here."""
         return load_settings(
             redis_url=self.url,
-            state_dir=self.directory / state,
+            state_dir=self.keep if self.keep is not None and state == "many" else self.directory / state,
             market_data_dir=self.market if bars else None,
             archive={"enabled": archive},
             streams={"signals_created": f"{state}.in", "trades_closed": f"{state}.out", "signals_scored": f"{state}.s"},
@@ -82,10 +85,11 @@ def inline(number: int) -> bytes:
     bars = _history(number % SYMBOLS)
     first = number // SYMBOLS % (DAYS - INLINE)
     part = slice(first, first + INLINE)
-    columns = {name: getattr(bars, name)[part].tolist() for name in ("open", "high", "low", "close", "volume")}
-    times = [text_from_us(us) for us in bars.timestamp[part].tolist()]
+    columns = {name: _cents(getattr(bars, name)[part]) for name in ("open", "high", "low", "close")}
+    times = [f"{text_from_us(us)[:19]}Z" for us in bars.timestamp[part].tolist()]
     said = _said(number, first + INLINE - 1)
-    return orjson.dumps({**said, "bars": {"timestamp": times, **columns}})
+    volume = bars.volume[part].astype(int).tolist()
+    return orjson.dumps({**said, "bars": {"timestamp": times, **columns, "volume": volume}})
 
 
 def train(settings: Settings, *, rows: int = _TRAINED_ON) -> None:
@@ -126,6 +130,10 @@ def _history(number: int) -> Bars:
     if number not in _HISTORIES:
         _HISTORIES[number] = sample_bars(number, DAYS)
     return _HISTORIES[number]
+
+
+def _cents(prices: NDArray[np.float64]) -> list[float]:
+    return [round(price, 2) for price in prices.tolist()]
 
 
 def _said(number: int, day: int) -> dict[str, object]:

@@ -7,10 +7,9 @@ where it was.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -49,21 +48,17 @@ class Growth:
 
 def measure(ground: Ground, *, signals: int, rounds: int, events: int, keep: Path | None = None) -> Growth:
     """A store of a thousand signals and one of so many, in turns."""
+    ground = replace(ground, keep=keep)
     few, many = ground.settings("few"), ground.settings("many")
-    train(few)
-    kept = keep / "features.db" if keep is not None else None
-    if kept is not None and kept.exists():
-        shutil.copytree(keep, many.state_dir, dirs_exist_ok=True)
-    else:
-        train(many)
-    fill(few, FEW)
-    fill(many, signals)
-    if keep is not None:
-        shutil.copytree(many.state_dir, keep, dirs_exist_ok=True)
+    for one, size in ((few, FEW), (many, signals)):
+        if not one.store_path.exists():
+            train(one)
+        fill(one, size)
+    with app.open_store(many) as store:
+        numbers = count(50_000_000 + store.counts().signals)
     made = {name: Contender(name, refinery, ground, name) for name in ("few", "many")}
     taken: dict[str, list[Took]] = {name: [] for name in made}
     rss: dict[int, float] = {}
-    numbers = count(50_000_000)
     with contenders(*made.values()), redis.Redis.from_url(ground.url) as client:
         for done in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
