@@ -201,7 +201,9 @@ class Consumer:
             raise
         except Exception as error:  # noqa: BLE001  what becomes of it is decided here
             if after_failure(error, tries, self._max_tries) is Decision.RETRY:
-                logger.warning("{} {} failed and will be tried again: {!r}", entry.stream, entry.entry_id, error)
+                logger.bind(stream=entry.stream, entry_id=entry.entry_id).warning(
+                    "{} {} failed and will be tried again: {!r}", entry.stream, entry.entry_id, error
+                )
                 return None
             return self._handler.bury(entry, error, tries)
 

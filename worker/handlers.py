@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
+from loguru import logger
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
@@ -32,7 +33,7 @@ from trading_system.ml_refinement.storage.times import utc_text
 from worker.dead_letters import Burial, DeadLetters
 from worker.entry_fates import EntryFates, Fate
 from worker.errors import EventError, EventRejected, Reason, StoreUnusable, TransientError
-from worker.events import EventKind, Limits, SignalCreated, TradeClosed, decode
+from worker.events import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
 from worker.market_data import DirectorySource, NoMarketData
 from worker.store_rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_row
 from worker.streams import Entry
@@ -49,6 +50,8 @@ class Handled:
     duplicates: int = 0
     redelivered: int = 0
     buried: int = 0
+    #: Fields of events that are none of ours, passed over.
+    unknown_fields: int = 0
 
     def __add__(self, other: Handled) -> Handled:
         return Handled(
@@ -59,6 +62,7 @@ class Handled:
             self.duplicates + other.duplicates,
             self.redelivered + other.redelivered,
             self.buried + other.buried,
+            self.unknown_fields + other.unknown_fields,
         )
 
 
@@ -69,6 +73,7 @@ class _Intake:
     signals: dict[str, list[tuple[Entry, SignalCreated]]] = field(default_factory=dict)
     outcomes: list[tuple[Entry, TradeClosed]] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
+    unknown_fields: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,22 +208,23 @@ class BatchHandler:
         intake = _Intake()
         for entry in entries:
             try:
-                event = self._decode(entry, now)
+                event, unknown_fields = self._decode(entry, now)
             except EventError as error:
                 intake.burials.append(Burial(entry, error))
                 continue
+            intake.unknown_fields += unknown_fields
             if isinstance(event, SignalCreated):
                 intake.signals.setdefault(event.signal_id, []).append((entry, event))
             else:
                 intake.outcomes.append((entry, event))
         return intake
 
-    def _decode(self, entry: Entry, now: datetime) -> SignalCreated | TradeClosed:
+    def _decode(self, entry: Entry, now: datetime) -> Decoded:
         if entry.is_lost:
             raise EventRejected(Reason.PAYLOAD_LOST, "the stream was trimmed before the event was handled")
         if entry.data is None:
             raise EventRejected(Reason.MISSING_DATA, f"the entry has the fields {sorted(entry.fields)} and no 'data'")
-        return decode(self._kinds[entry.stream], entry.data, now=now, limits=self._limits).event
+        return decode(self._kinds[entry.stream], entry.data, now=now, limits=self._limits)
 
     def _compute(self, intake: _Intake, now: datetime) -> _Computed:
         """Features and scores of the signals that are new as far as one can see without the lock."""
@@ -228,6 +234,10 @@ class BatchHandler:
         entries = [entry for entry, _, _ in fresh]
         signals = [signal for _, signal, _ in fresh]
         features = self._pipeline.extract_batch([request for _, _, request in fresh])
+        for extractor, why in features.failures.items():
+            logger.warning(
+                "{} could not compute for some of {} signals, which stay incomplete: {}", extractor, len(fresh), why
+            )
         self._scorer.refresh()
         scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
         scored_at = utc_text(now)
@@ -269,7 +279,8 @@ class BatchHandler:
         new = {row.signal_id for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
         self._store.scores.put_served([row for row in computed.served if row[0] in new])
         self._store.scores.log_predictions([row for row in computed.predictions if row.signal_id in new])
-        handled = Handled(signals=len(new), labelled=self._apply_waiting(intake, list(new)))
+        handled = Handled(signals=len(new), unknown_fields=intake.unknown_fields)
+        handled += Handled(labelled=self._apply_waiting(intake, list(new)))
         handled += self._apply_repeats(intake, new)
         handled += self._apply_outcomes(intake)
         handled += self._bury(intake)

@@ -49,6 +49,7 @@ class LoopMetrics:
         self.received = counter("refinery_events_received_total", "Entries handed to the handlers.", "stream")
         self.events = counter("refinery_events_total", "Handled events by what became of them.", "outcome")
         self.labels = counter("refinery_labels_total", "Signals that got their label.")
+        self.unknown_fields = counter("refinery_unknown_fields_total", "Fields of events that are none of ours.")
         self.failures = counter("refinery_handler_failures_total", "Batches or events whose handling failed.", "kind")
         self.batch_s = histogram("refinery_batch_seconds", "Decoding to commit, for a batch.", _BATCH_SECONDS)
         self.batch_events = histogram("refinery_batch_events", "Entries in a batch.", _BATCH_EVENTS)
@@ -75,6 +76,7 @@ class LoopMetrics:
         ):
             self.events.labels(outcome).inc(number)
         self.labels.inc(handled.labelled)
+        self.unknown_fields.inc(handled.unknown_fields)
         self.batch_s.observe(seconds)
         self.batch_events.observe(len(entries))
         now_ms = time.time() * 1000

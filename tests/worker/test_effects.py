@@ -154,3 +154,10 @@ def test_bars_come_from_the_market_data_directory_and_a_missing_symbol_is_replay
         assert worker.store.dead_letters.list() == []
         [entry] = worker.store.dead_letters.audit(letter.id)
         assert entry.actor == "test"
+
+
+def test_a_field_that_is_none_of_ours_is_passed_over_and_counted(worker: Desk, valkey: redis.Redis) -> None:
+    send(valkey, SIGNALS, signal(1, strategy="mine", desk={"name": "a"}))
+    send(valkey, TRADES, outcome(1, note="x"))
+    handled = worker.drain()
+    assert (handled.signals, handled.outcomes, handled.unknown_fields) == (1, 1, 3)
