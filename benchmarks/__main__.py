@@ -97,7 +97,12 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
     signals = 20_000 if quick else signals
     with ground() as place:
         grown = growth.measure(
-            place, signals=signals, rounds=3 if quick else 9, events=1_024 if quick else 4_096, keep=keep
+            place,
+            signals=signals,
+            rounds=3 if quick else 9,
+            events=1_024 if quick else 4_096,
+            memory_events=30_000 if quick else 300_000,
+            keep=keep,
         )
     memory = sorted(grown.rss_mb.items())
     middle, last = memory[len(memory) // 4], memory[-1]
@@ -125,7 +130,7 @@ def figure_5(quick: bool) -> Found:
 def figure_6(quick: bool) -> Found:
     with ground() as place:
         read = training.reading(place.directory, rows=10_000 if quick else 100_000, rounds=1 if quick else 3)
-    walked = training.validation(rows=2_000 if quick else 20_000, rounds=1 if quick else 3)
+    walked = training.validation(rows=2_000 if quick else 20_000, rounds=1 if quick else 2)
     return [
         Line("6 reading training vectors, beside SELECT and json.loads", read.ratio, 1.3, False,
              f"{min(read.ours):.2f} s, plain {min(read.plain):.2f} s"),

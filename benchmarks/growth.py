@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 import psutil
 import redis
+from werkzeug.test import TestResponse
 
 from benchmarks.contenders import Contender, Took, contenders, refinery
 from benchmarks.ground import Ground, publish, small, train
@@ -33,6 +34,7 @@ CHUNK = 1_000
 MINUTE_US = 60_000_000
 START_US = 1_500_000_000_000_000
 FEW = 1_000
+MEMORY_STEP = 10_240
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,10 @@ class Growth:
     overview_ms: float
 
 
-def measure(ground: Ground, *, signals: int, rounds: int, events: int, keep: Path | None = None) -> Growth:
-    """A store of a thousand signals and one of so many, in turns."""
+def measure(
+    ground: Ground, *, signals: int, rounds: int, events: int, memory_events: int, keep: Path | None = None
+) -> Growth:
+    """A store of a thousand signals and one of so many, in turns; then the large one's worker alone, for its memory."""
     ground = replace(ground, keep=keep)
     few, many = ground.settings("few"), ground.settings("many")
     for one, size in ((few, FEW), (many, signals)):
@@ -60,14 +64,20 @@ def measure(ground: Ground, *, signals: int, rounds: int, events: int, keep: Pat
     taken: dict[str, list[Took]] = {name: [] for name in made}
     rss: dict[int, float] = {}
     with contenders(*made.values()), redis.Redis.from_url(ground.url) as client:
-        for done in range(rounds + 1):
+        for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
             for name, one in made.items():
                 stream = f"{name}.in"
                 publish(client, stream, batch)
                 taken[name].append(one.drain(events))
                 client.xtrim(stream, maxlen=0, approximate=False)
-            rss[(done + 1) * events] = psutil.Process(made["many"].pid).memory_info().rss / 1e6
+        handled = (rounds + 1) * events
+        while handled < memory_events:
+            publish(client, "many.in", [small(next(numbers)) for _ in range(MEMORY_STEP)])
+            made["many"].drain(MEMORY_STEP)
+            client.xtrim("many.in", maxlen=0, approximate=False)
+            handled += MEMORY_STEP
+            rss[handled] = psutil.Process(made["many"].pid).memory_info().rss / 1e6
     return Growth(
         Rounds.of(taken["few"][1:], events), Rounds.of(taken["many"][1:], events), rss, *_views(many, ground.url)
     )
@@ -128,7 +138,11 @@ def _views(settings: Settings, url: str) -> tuple[float, float]:
     page = create_app(settings, url).test_client()
     with app.open_store(settings, read_only=True) as store, app.connect(url) as client:
         status = _median_ms(lambda: read_status(settings, store, client))
-    return status, _median_ms(lambda: page.get("/").data)
+    return status, _median_ms(lambda: _page(page.get("/")))
+
+
+def _page(answer: TestResponse) -> None:
+    assert answer.status_code == 200, answer.status_code
 
 
 def _median_ms(look: Callable[[], object]) -> float:
