@@ -31,6 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 def add_to(cli: typer.Typer) -> None:
     """Register the commands."""
     cli.command()(evaluate)
+    cli.command()(explain)
     cli.command()(tune)
 
 
@@ -66,6 +67,42 @@ def evaluate(
     rendering.line(found.words)
     _show(found)
     rendering.line(f"{page} and {picture}")
+
+
+def explain(
+    signal_id: str,
+    top: Annotated[int, typer.Option(min=1, max=1000, help="How many features to show.")] = 10,
+    json: Json = False,
+) -> None:
+    """Say which features moved a signal's score, by how much, and how such signals ended before."""
+    from trading_system.ml_refinement.models import ModelRegistry
+    from trading_system.ml_refinement.monitoring.explain import explain as explained
+
+    settings = load_settings()
+    with _learning() as (store, _, _, _):
+        found = explained(store, ModelRegistry(model_dir=str(settings.models_dir), db=store), signal_id)
+    if json:
+        rendering.document(asdict(found))
+        return
+    rendering.line(
+        f"{found.signal_id} at {found.timestamp}: P(win) {found.score:.3f} by {found.model_id}, "
+        f"which knew a base rate of {found.base_rate:.3f}"
+    )
+    if not found.reproduced:
+        rendering.note("the vector was rebuilt since: what follows is the model's opinion of the vector as it is now")
+    table = Table("feature", "value", "typical", "moved P(win) by", box=None, header_style="dim")
+    for move in found.moves[:top]:
+        table.add_row(move.name, f"{move.value:.4g}", f"{move.typical:.4g}", f"{move.moved:+.4f}")
+    rendering.out().print(table if found.moves else "no feature moved it: the model serves its base rate")
+    earlier = found.earlier
+    if earlier.count:
+        rendering.line(
+            f"the {earlier.count} closed signals with the nearest scores before it ({earlier.lowest_score:.3f} to "
+            f"{earlier.highest_score:.3f}): {earlier.win_rate:.0%} won, mean {earlier.mean_r:+.2f} R"
+        )
+    else:
+        rendering.line("no scored signal had closed before it")
+    rendering.line("its own trade has not closed" if found.actual_r is None else f"it ended at {found.actual_r:+.2f} R")
 
 
 def tune(

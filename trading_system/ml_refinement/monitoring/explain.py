@@ -1,0 +1,130 @@
+"""Why a signal got its score: which features moved it, by how much, and how such signals ended before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trading_system.ml_refinement.models.errors import LearningError
+from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
+from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.times import us_from_text
+
+FloatArray = NDArray[np.float64]
+
+#: So many signals with the nearest scores are "such signals".
+ALIKE = 50
+
+
+class NotExplained(LearningError):
+    """The signal, its score or the model that gave it is not there."""
+
+    reason = "not_explained"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What one feature did: P(win) with the signal's value minus P(win) with the value typical of the training rows."""
+
+    name: str
+    value: float
+    typical: float
+    moved: float
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The signals with the nearest scores whose trades had closed before this signal was known."""
+
+    count: int
+    lowest_score: float | None
+    highest_score: float | None
+    win_rate: float | None
+    mean_r: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A served score and its reasons. `moves` are sorted by size; they do not add up, since features act together."""
+
+    signal_id: str
+    timestamp: str
+    model_id: str
+    score: float
+    base_rate: float
+    reproduced: bool
+    moves: tuple[Move, ...]
+    earlier: Earlier
+    actual_r: float | None
+
+
+def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Explanation:
+    """Explain the score that was served for a signal, by the model that served it.
+
+    Each feature in turn is set to its median over the model's training rows, the others as they were (occlusion;
+    Robnik-Sikonja and Kononenko 2008). Reads the model's training window and the served history.
+
+    Raises:
+        NotExplained: the signal is not stored, no model has scored it, or the model's features are not the vector's.
+        ModelFileRefused: the model's file is not what it was.
+    """
+    vector = db.get_feature_vector(signal_id)
+    if vector is None:
+        raise NotExplained(f"there is no signal {signal_id}")
+    served = [logged for logged in db.scores.of_signal(signal_id) if logged.prediction.role == "champion"]
+    if not served or served[0].prediction.quality_score is None:
+        raise NotExplained(f"no model had scored {signal_id}: it was a cold start")
+    said, score = served[0].prediction, served[0].prediction.quality_score
+    model, row = registry.load(said.model_id), db.models.get(said.model_id)
+    if not isinstance(model, SignalQualityModel) or row is None:
+        raise NotExplained(f"{said.model_id} is no model of signal quality in the registry")
+    missing = [name for name in model.feature_names if name not in vector.features]
+    if missing:
+        raise NotExplained(f"the stored vector was rebuilt since: it lacks {', '.join(missing[:3])}")
+    values = np.array([vector.features[name] for name in model.feature_names])
+    typical = _typical(db, model, row.metadata.train_start_date, row.metadata.train_end_date)
+    p, without = _occluded(model, values, typical)
+    columns = zip(model.feature_names, values.tolist(), typical.tolist(), (p - without).tolist(), strict=True)
+    moves = [Move(*column) for column in columns if column[3] != 0.0]
+    return Explanation(
+        signal_id=signal_id,
+        timestamp=vector.timestamp,
+        model_id=said.model_id,
+        score=score,
+        base_rate=model.base_rate,
+        reproduced=abs(p - score) <= 1e-9,
+        moves=tuple(sorted(moves, key=lambda move: -abs(move.moved))),
+        earlier=_earlier(db, vector.timestamp, score),
+        actual_r=served[0].actual_r,
+    )
+
+
+def _typical(db: FeatureDatabase, model: SignalQualityModel, start: str, end: str) -> FloatArray:
+    """Medians of the features over the rows the model was trained on; NaN, which a model handles, without rows."""
+    version = model.feature_version or ""
+    rows = db.vectors.training_matrix(feature_version=version, names=model.feature_names, start=start, end=end)
+    if not len(rows.X):
+        return np.full(len(model.feature_names), np.nan)
+    return np.asarray(np.nanmedian(rows.X, axis=0), dtype=np.float64)
+
+
+def _occluded(model: SignalQualityModel, values: FloatArray, typical: FloatArray) -> tuple[float, FloatArray]:
+    """P(win) of the row, and with each feature at its typical value, shape (n_features,)."""
+    rows = np.repeat(values[None], len(values) + 1, axis=0)
+    features = np.arange(len(values))
+    rows[features + 1, features] = typical
+    p = model.predict_proba(rows)
+    return float(p[0]), p[1:]
+
+
+def _earlier(db: FeatureDatabase, timestamp: str, score: float) -> Earlier:
+    history = db.scores.served_history()
+    closed = np.flatnonzero(history.label_us < us_from_text(timestamp))
+    nearest = closed[np.argsort(np.abs(history.quality_score[closed] - score), kind="stable")[:ALIKE]]
+    if not len(nearest):
+        return Earlier(0, None, None, None, None)
+    scores, r = history.quality_score[nearest], history.r[nearest]
+    return Earlier(len(nearest), float(scores.min()), float(scores.max()), float((r > 0).mean()), float(r.mean()))
