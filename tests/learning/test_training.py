@@ -155,6 +155,11 @@ def test_sparse_signals_over_many_years_are_trained_on(tmp_path: Path) -> None:
     result = place(tmp_path / "shop", world).train()
     assert result.status == "completed"
     assert result.figures["folds"] >= 5
+    folds = result.figures["fold_figures"]
+    assert len(folds) == result.figures["folds"]
+    assert [fold["from"] for fold in folds] == sorted(fold["from"] for fold in folds)
+    pooled = sum(fold["rows"] * fold["log_loss"] for fold in folds) / sum(fold["rows"] for fold in folds)
+    assert pooled == pytest.approx(result.figures["log_loss"])
 
 
 def test_what_no_window_reaches_is_not_read_and_changes_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import Evidence, block_us
+from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import (
     DAY_US,
     PurgedWalkForward,
@@ -52,6 +54,24 @@ class Pooled:
     base: FloatArray
     #: Number of the fold each row was predicted in.
     window: NDArray[np.int64]
+
+    def by_fold(self, data: Dataset) -> list[dict[str, Any]]:
+        """What each fold's test rows showed, oldest first; None where it cannot be said, as an AUC of one class."""
+        return [self._fold(data, np.flatnonzero(self.window == fold)) for fold in np.unique(self.window)]
+
+    def _fold(self, data: Dataset, within: IndexArray) -> dict[str, Any]:
+        rows, p = self.rows[within], self.p[within]
+        won = data.won[rows]
+        auc = metrics.auc(won, p)
+        return {
+            "from": text_from_us(int(data.entered_us[rows].min()))[:10],
+            "rows": len(rows),
+            "win_rate": float(won.mean()),
+            "auc": None if math.isnan(auc) else auc,
+            "log_loss": float(metrics.log_losses(won, p).mean()),
+            "base_rate_log_loss": float(metrics.log_losses(won, self.base[within]).mean()),
+            "mean_r": float(data.r[rows].mean()),
+        }
 
     def evidence(self, data: Dataset, max_hold_us: int) -> Evidence:
         """The same, as the gate takes it."""

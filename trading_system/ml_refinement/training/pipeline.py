@@ -188,6 +188,7 @@ class _Run:
             ),
             **{f"newest_window_{name}": newest[name] for name in ("rows", "auc", "log_loss") if name in newest},
             "folds": len(set(pooled.window.tolist())),
+            "fold_figures": pooled.by_fold(data),
             "calibration_slope": model.calibration_slope,
             "left_out": data.left_out,
             "model_digest": model.digest(),
