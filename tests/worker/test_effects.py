@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 import redis
 
@@ -99,8 +100,9 @@ def test_a_trade_that_closed_before_its_signal_is_buried_whichever_came_first(
     for stream in sorted(events, key=lambda name: name != first):
         send(valkey, stream, events[stream])
         worker.drain()
-    [letter] = worker.store.dead_letters.list()
+    [letter] = worker.store.dead_letters.list(payloads=True)
     assert letter.reason == "closed_before_signal"
+    assert letter.payload == orjson.dumps(events[TRADES])
     assert worker.store.counts().labelled == 0
 
 
