@@ -60,8 +60,7 @@ _NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SignalCreated:
+class SignalCreated(NamedTuple):
     """A signal. `metadata.conviction` is upper case; `bars` and `benchmark` hold nothing later than `timestamp_us`.
 
     `digest` is a hash of the content: the same for every way to write it down, another for any other content.
@@ -80,8 +79,7 @@ class SignalCreated:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class TradeClosed:
+class TradeClosed(NamedTuple):
     """What became of a signal's trade."""
 
     signal_id: str

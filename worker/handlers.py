@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -35,7 +35,7 @@ from worker.entry_fates import EntryFates, Fate
 from worker.errors import EventError, EventRejected, Reason, StoreUnusable, TransientError
 from worker.events import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
 from worker.market_data import DirectorySource, NoMarketData
-from worker.store_rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_row
+from worker.store_rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_rows
 from worker.streams import Entry
 
 
@@ -195,7 +195,7 @@ class BatchHandler:
     def _restored(self, entry: Entry) -> Entry:
         """An entry that was trimmed while it was pending, with its bytes from the archive if it was read before."""
         kept = self._archive.get(entry.stream, entry.entry_id) if self._archive is not None else None
-        return entry if kept is None else replace(entry, fields={b"data": kept})
+        return entry if kept is None else entry._replace(fields={b"data": kept})
 
     def _keep_originals(self, entries: Sequence[Entry]) -> None:
         if self._archive is not None:
@@ -242,14 +242,10 @@ class BatchHandler:
         scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
         scored_at = utc_text(now)
         version = self._pipeline.feature_version
-        rows = [
-            vector_row(entry, signal, version, complete=bool(complete))
-            for entry, signal, complete in zip(entries, signals, features.complete, strict=True)
-        ]
         return _Computed(
             entries,
             signals,
-            rows,
+            vector_rows(entries, signals, version, features.complete.tolist()),
             features.values,
             prediction_rows(signals, scores, scored_at),
             served_rows(signals, scores, scored_at),

@@ -12,27 +12,33 @@ from numpy.typing import NDArray
 from trading_system.ml_refinement.scoring import Scores, ShadowScores
 from trading_system.ml_refinement.storage import OutcomeRow, PredictionRow, ServedRow, VectorRow
 from trading_system.ml_refinement.storage.scores import Role
-from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.storage.times import text_from_us, texts_from_us
 from worker.events import SignalCreated, TradeClosed
 from worker.streams import Entry
 
 _LARGEST = sys.float_info.max
 
 
-def vector_row(entry: Entry, signal: SignalCreated, feature_version: str, *, complete: bool) -> VectorRow:
-    """A signal's row, without its values."""
-    return VectorRow(
-        signal_id=signal.signal_id,
-        timestamp=text_from_us(signal.timestamp_us),
-        symbol=signal.symbol,
-        asset_class=signal.asset_class,
-        signal_type=signal.signal_type,
-        conviction=signal.metadata.conviction,
-        feature_version=feature_version,
-        complete=complete,
-        event_hash=signal.digest,
-        entry_id=entry.entry_id,
-    )
+def vector_rows(
+    entries: Sequence[Entry], signals: Sequence[SignalCreated], feature_version: str, complete: Sequence[bool]
+) -> list[VectorRow]:
+    """The signals' rows, without their values."""
+    timestamps = texts_from_us([signal.timestamp_us for signal in signals])
+    return [
+        VectorRow(
+            signal.signal_id,
+            timestamp,
+            signal.symbol,
+            signal.asset_class,
+            signal.signal_type,
+            signal.metadata.conviction,
+            feature_version,
+            is_complete,
+            signal.digest,
+            entry.entry_id,
+        )
+        for entry, signal, timestamp, is_complete in zip(entries, signals, timestamps, complete, strict=True)
+    ]
 
 
 def outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:

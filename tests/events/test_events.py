@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -38,7 +36,7 @@ def test_a_small_signal_has_defaults_and_no_bars() -> None:
 
 def test_every_field_of_a_full_signal_arrives() -> None:
     event = read_signal(full_signal())
-    assert dataclasses.asdict(event.metadata) == {
+    assert event.metadata._asdict() == {
         "technical_score": 7.5,
         "news_score": 3.0,
         "combined_score": 6.25,
@@ -66,9 +64,9 @@ def test_every_field_of_a_full_signal_arrives() -> None:
 
 def test_an_outcome_arrives() -> None:
     event = read_outcome(outcome(revision=3))
-    assert dataclasses.astuple(event) == ("sig-1", us("2024-06-02T20:00:00Z"), 1.75, 3.5, "target", 3)
+    assert tuple(event) == ("sig-1", us("2024-06-02T20:00:00Z"), 1.75, 3.5, "target", 3)
     least = read_outcome(outcome(return_pct=..., exit_reason=..., revision=..., r_multiple=-1))
-    assert dataclasses.astuple(least) == ("sig-1", us("2024-06-02T20:00:00Z"), -1.0, None, None, 0)
+    assert tuple(least) == ("sig-1", us("2024-06-02T20:00:00Z"), -1.0, None, None, 0)
 
 
 def test_an_optional_field_that_is_null_is_a_field_that_is_not_there() -> None:

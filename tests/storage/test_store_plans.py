@@ -59,7 +59,8 @@ def test_a_hot_statement_scans_no_table(db: FeatureDatabase, name: str) -> None:
     steps = plan(db, *HOT[name])
     scans = [step for step in steps if step.startswith("SCAN") and not any(table in step for table in NO_TABLES)]
     assert scans == []
-    assert not any("TEMP B-TREE" in step for step in steps if name != "waiting")
+    # A handful of rows: the outcomes of a batch that waited, the models that scored one signal.
+    assert name in ("waiting", "of signal") or not any("TEMP B-TREE" in step for step in steps)
 
 
 def test_training_reads_one_version_through_its_index_in_order(db: FeatureDatabase) -> None:

@@ -116,9 +116,9 @@ def check_short_histories(extractor: BaseFeatureExtractor) -> None:
 def check_in_range(extractor: BaseFeatureExtractor) -> None:
     """Finite and in the declared range: constant prices, no volume, prices of 1e-6 and 1e6, splits, gaps."""
     for name, bars in strange_bars().items():
-        requests = [replace(request, signal_id=f"{name} {request.signal_id}") for request in _signals(bars, bars)[::7]]
+        requests = [request._replace(signal_id=f"{name} {request.signal_id}") for request in _signals(bars, bars)[::7]]
         _in_range(extractor, _evaluate(extractor, requests), requests)
-        alone = [replace(request, benchmark=None) for request in requests]
+        alone = [request._replace(benchmark=None) for request in requests]
         _in_range(extractor, _evaluate(extractor, alone), alone)
 
 
@@ -225,8 +225,8 @@ def _mixed() -> list[FeatureRequest]:
     bars, other, benchmark = sample_bars(10), sample_bars(11, gap_after=40), sample_bars(12)
     requests = [*_signals(bars, benchmark)[::13], *_signals(other, benchmark)[5::17]]
     lengths = (0, 1, 14, 20, 21, 50, 252, 300)
-    requests += [replace(_signals(other, benchmark)[-1], bars=other.first(n), benchmark=None) for n in lengths]
-    return [replace(request, signal_id=f"{at}: {request.signal_id}") for at, request in enumerate(requests)]
+    requests += [_signals(other, benchmark)[-1]._replace(bars=other.first(n), benchmark=None) for n in lengths]
+    return [request._replace(signal_id=f"{at}: {request.signal_id}") for at, request in enumerate(requests)]
 
 
 def _cut(request: FeatureRequest, n_bars: int | None = None) -> FeatureRequest:
@@ -236,7 +236,7 @@ def _cut(request: FeatureRequest, n_bars: int | None = None) -> FeatureRequest:
     if n_bars is not None:
         bars, benchmark = bars.tail(n_bars), None if benchmark is None else benchmark.tail(n_bars)
     news = tuple(item for item in request.news if item.published_us <= request.timestamp_us)
-    return replace(request, bars=bars, benchmark=benchmark, news=news)
+    return request._replace(bars=bars, benchmark=benchmark, news=news)
 
 
 def _with_other_future(request: FeatureRequest) -> FeatureRequest:
@@ -244,8 +244,8 @@ def _with_other_future(request: FeatureRequest) -> FeatureRequest:
         return None if bars is None else _scaled(bars, np.where(bars.timestamp > request.timestamp_us, 7.0, 1.0))
 
     news = [replace(item, sentiment=1.0) if item.published_us > request.timestamp_us else item for item in request.news]
-    return replace(
-        request, bars=changed(request.bars) or request.bars, benchmark=changed(request.benchmark), news=tuple(news)
+    return request._replace(
+        bars=changed(request.bars) or request.bars, benchmark=changed(request.benchmark), news=tuple(news)
     )
 
 

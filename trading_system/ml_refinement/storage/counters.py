@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.times import Clock, utc_text
@@ -11,7 +12,7 @@ from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 @dataclass(frozen=True, slots=True)
 class StoreCounts:
-    """Kept by triggers, so that reading them costs the same in a store of any size.
+    """Kept by triggers and by what inserts in batches, so that reading them costs the same in a store of any size.
 
     `labels_total` counts labelled and complete vectors, each at its first label, and never falls: a training run's
     watermark is taken from it. `newest_label` is when the last trade closed, as the store's text.
@@ -30,8 +31,7 @@ class StoreCounts:
     newest_label: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class DuplicateRow:
+class DuplicateRow(NamedTuple):
     """An entry that added nothing; `kind` says what it repeated."""
 
     stream: str
@@ -46,6 +46,12 @@ def read_counts(connection: Connection) -> StoreCounts:
         counters: dict[str, int] = dict(reads.query(COUNTERS))
         newest = reads.query(NEWEST_LABEL)[0][0]
     return StoreCounts(**counters, newest_label=newest)
+
+
+def count_inserted(connection: Connection, name: str, rows: int) -> None:
+    """Add to a counter that no trigger keeps; belongs in the transaction that inserted the rows."""
+    if rows:
+        connection.run(ADD, (rows, name))
 
 
 class Duplicates:
@@ -66,6 +72,7 @@ class Duplicates:
             )
 
 
+ADD = "UPDATE counters SET value = value + ? WHERE name = ?"
 COUNTERS = "SELECT name, value FROM counters"
 NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL"
 RECORD = """

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.errors import StoreDamaged
@@ -15,8 +14,7 @@ from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 
 
-@dataclass(frozen=True, slots=True)
-class ArchivedEvent:
+class ArchivedEvent(NamedTuple):
     """One entry of a stream. `received_at` is the store's fixed-width text."""
 
     stream: str

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
 from trading_system.ml_refinement.storage.attempts import Attempts
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, read_counts
+from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.definitions import Definitions
 from trading_system.ml_refinement.storage.entries import Entries
@@ -139,7 +139,9 @@ class FeatureDatabase:
             complete,
         )
         with self.atomic() as connection:
+            is_new = connection.one("SELECT 1 FROM feature_vectors WHERE signal_id = ?", (fv.signal_id,)) is None
             connection.run(STORE, params)
+            count_inserted(connection, "signals", int(is_new))
             self.outcomes.apply_waiting([fv.signal_id])
             if fv.target is not None:
                 self.update_target(fv.signal_id, fv.target)

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.times import Clock, utc_text
-from trading_system.ml_refinement.storage.vectors import Matrix, Vectors, feature_texts
+from trading_system.ml_refinement.storage.vectors import Matrix, Vectors, feature_texts, packed_rows
 
 ReplaceResult = Literal["replaced", "same", "overtaken"]
 
@@ -70,14 +68,14 @@ class FeatureVersions:
         """
         texts = feature_texts(names, values, len(before))
         now = utc_text(self._clock())
-        packed = np.ascontiguousarray(values, dtype="<f8")
+        packed = packed_rows(values)
         results: list[ReplaceResult] = ["same"] * len(before)
         with self._connection.atomic():
             list_id = self._vectors.list_id(names)
             for place, (was, text) in enumerate(zip(before, texts, strict=True)):
                 expected = was.id, was.feature_version, was.features
                 if was.features != text:
-                    new = text, list_id, bytes(packed[place]), feature_version, now
+                    new = text, list_id, packed[place], feature_version, now
                     changed = self._connection.run(REPLACE, (*new, *expected))
                 elif was.feature_version != feature_version or not was.complete:
                     changed = self._connection.run(RESTAMP, (feature_version, now, *expected))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
@@ -17,8 +16,7 @@ from trading_system.ml_refinement.storage.vectors import id_list
 OutcomeResult = Literal["applied", "waiting", "superseded", "redelivered", "duplicate", "conflict", "before_signal"]
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeRow:
+class OutcomeRow(NamedTuple):
     """One closed trade as reported. `closed_at` is the store's fixed-width text."""
 
     signal_id: str

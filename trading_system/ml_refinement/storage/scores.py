@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isfinite
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.times import parse_bound, us_array, us_from_text
+from trading_system.ml_refinement.storage.counters import count_inserted
+from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
 from trading_system.ml_refinement.storage.vectors import id_list
 
 Role = Literal["champion", "shadow"]
-_check_time = lru_cache(maxsize=8)(us_from_text)  # the predictions of a batch share theirs
 #: (signal_id, model_id or None, status, the published bytes)
 ServedRow = tuple[str, str | None, str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class PredictionRow:
+class PredictionRow(NamedTuple):
     """One model's word on one signal. `predicted_at` is the store's fixed-width text."""
 
     signal_id: str
@@ -34,8 +32,7 @@ class PredictionRow:
     role: Role = "champion"
 
     def check(self) -> None:
-        """Raises ValueError unless the row may be stored."""
-        _check_time(self.predicted_at)
+        """Raises ValueError unless the figures may be stored."""
         for value in (self.quality_score, self.predicted_r, self.confidence):
             if value is not None and not isfinite(value):
                 raise ValueError(f"prediction of {self.model_id!r} for {self.signal_id!r} is not finite: {value}")
@@ -77,13 +74,14 @@ class Scores:
             ValueError: a figure is not finite; nothing was stored.
             ConstraintRefused: a model is not in the registry; nothing was stored.
         """
-        for row in rows:
-            row.check()
+        _check(rows)
         with self._connection.atomic():
             actual: dict[str, float] = dict(
                 self._connection.query(LABELLED, (id_list({row.signal_id for row in rows}),))
             )
-            self._connection.run_many(LOG, [_log_params(row, actual.get(row.signal_id)) for row in rows])
+            last = self._connection.query(LAST_PREDICTION)[0][0]
+            self._connection.run_many(LOG, [(*row, actual.get(row.signal_id)) for row in rows])
+            count_inserted(self._connection, "predictions", self._connection.query(PREDICTIONS_SINCE, (last,))[0][0])
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
         """Write an outcome into every prediction of the signal, each with its own error; how many there were."""
@@ -144,6 +142,8 @@ LOG = """
         (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8 - ?5)
     ON CONFLICT (signal_id, model_id) DO NOTHING"""
+LAST_PREDICTION = "SELECT coalesce(max(id), 0) FROM prediction_log"
+PREDICTIONS_SINCE = "SELECT count(*) FROM prediction_log WHERE id > ?"
 UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
 OF_SIGNAL = """
     SELECT signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error
@@ -164,6 +164,9 @@ HISTORY = """
     ORDER BY v.timestamp, v.signal_id, p.id"""
 
 
-def _log_params(row: PredictionRow, actual_r: float | None) -> tuple[object, ...]:
-    figures = row.quality_score, row.predicted_r, row.confidence
-    return row.signal_id, row.model_id, row.predicted_at, *figures, row.role, actual_r
+def _check(rows: Sequence[PredictionRow]) -> None:
+    check_texts(row.predicted_at for row in rows)
+    # What is not finite makes the sum not finite: the rows are looked at one by one only to name the one.
+    if not isfinite(sum((row[3] or 0.0) + (row[4] or 0.0) + (row[5] or 0.0) for row in rows)):
+        for row in rows:
+            row.check()

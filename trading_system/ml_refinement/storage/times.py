@@ -5,7 +5,7 @@ The text, `YYYY-MM-DDTHH:MM:SS.ffffffZ`, is always 27 characters, so that compar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
@@ -45,6 +45,20 @@ def text_from_us(us: int) -> str:
         return (_NAIVE_EPOCH + timedelta(microseconds=int(us))).isoformat(timespec="microseconds") + "Z"
     except OverflowError as error:
         raise ValueError(f"{us} microseconds is outside the calendar") from error
+
+
+def texts_from_us(column: Sequence[int]) -> list[str]:
+    """`text_from_us` of many, several times as fast where there are."""
+    texts = np.datetime_as_string(np.array(column, dtype="datetime64[us]")).tolist()
+    if any(len(text) != _WIDTH - 1 for text in texts):  # a year below 1 or above 9999
+        return [text_from_us(us) for us in column]
+    return [f"{text}Z" for text in texts]
+
+
+def check_texts(texts: Iterable[str]) -> None:
+    """Raises ValueError unless every text is of the store's form; what the texts of a batch share is read once."""
+    for text in set(texts):
+        us_from_text(text)
 
 
 def us_from_text(text: str) -> int:

@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.times import Clock, parse_bound, us_array, us_from_text, utc_text
+from trading_system.ml_refinement.storage.counters import count_inserted
+from trading_system.ml_refinement.storage.times import Clock, check_texts, parse_bound, us_array, utc_text
 
 Matrix = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class VectorRow:
-    """One signal as received, without its values. `timestamp` is the store's fixed-width text."""
+class VectorRow(NamedTuple):
+    """One signal as received, without its values. `timestamp` is the store's fixed-width text.
+
+    The order is that of the statement that inserts it.
+    """
 
     signal_id: str
     timestamp: str
@@ -32,8 +36,7 @@ class VectorRow:
     entry_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class KnownSignal:
+class KnownSignal(NamedTuple):
     """What tells a redelivery from a conflict of identity; None for a vector that did not come from an event."""
 
     event_hash: bytes | None
@@ -105,17 +108,19 @@ class Vectors:
         Raises:
             ValueError: the shapes disagree, a value is not finite, or a timestamp is not of the store's form.
         """
+        check_texts(row.timestamp for row in rows)
         texts = feature_texts(names, values, len(rows))
         now = utc_text(self._clock())
-        packed = np.ascontiguousarray(values, dtype="<f8")
+        packed = packed_rows(values)
         with self._connection.atomic():
             taken = {signal_id for (signal_id,) in self._connection.query(TAKEN, (id_list(r.signal_id for r in rows),))}
             fresh = [_first(row.signal_id, taken) for row in rows]
             list_id = self.list_id(names)
-            params = zip(rows, texts, packed, fresh, strict=True)
+            stored = zip(rows, texts, packed, fresh, strict=True)
             self._connection.run_many(
-                INSERT_NEW, [_params(row, text, now, list_id, bytes(pack)) for row, text, pack, new in params if new]
+                INSERT_NEW, [(*row, text, now, list_id, pack) for row, text, pack, new in stored if new]
             )
+            count_inserted(self._connection, "signals", fresh.count(True))
         return fresh
 
     def list_id(self, names: Sequence[str]) -> int:
@@ -176,8 +181,8 @@ KNOWN = """
     FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
 TAKEN = "SELECT v.signal_id FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"
 INSERT_NEW = """
-    INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol,
-        asset_class, signal_type, conviction, complete, event_hash, entry_id, list_id, packed)
+    INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, symbol, asset_class, signal_type, conviction,
+        feature_version, complete, event_hash, entry_id, features, created_at, list_id, packed)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 TRAINABLE_AT = """
     SELECT timestamp FROM feature_vectors
@@ -252,11 +257,11 @@ def parse(texts: Sequence[str], names: tuple[str, ...]) -> Matrix:
     return np.array(rows, dtype=float).reshape(len(rows), len(names))
 
 
-def _params(row: VectorRow, text: str, now: str, list_id: int, packed: bytes) -> tuple[object, ...]:
-    us_from_text(row.timestamp)
-    labels = row.symbol, row.asset_class, row.signal_type, row.conviction
-    origin = int(row.complete), row.event_hash, row.entry_id
-    return row.signal_id, row.timestamp, text, row.feature_version, now, *labels, *origin, list_id, packed
+def packed_rows(values: Matrix) -> list[bytes]:
+    """Each row as little-endian doubles."""
+    joined = np.ascontiguousarray(values, dtype="<f8").tobytes()
+    width = 8 * values.shape[1]
+    return [joined[start : start + width] for start in range(0, len(joined), width)] if width else [b""] * len(values)
 
 
 def _first(signal_id: str, taken: set[str]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,7 @@ from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 
 
-@dataclass(frozen=True, slots=True)
-class FeatureRequest:
+class FeatureRequest(NamedTuple):
     """One signal and all that may be known of it.
 
     `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 _TEXT = frozenset({"conviction", "asset_class", "signal_type", "direction"})
 
 
-@dataclass(frozen=True, slots=True)
-class SignalMetadata:
+class SignalMetadata(NamedTuple):
     """Scores are 0 to 10, prices above 0, sizes in percent. None means missing."""
 
     technical_score: float | None = None
@@ -33,7 +31,7 @@ class SignalMetadata:
         Raises:
             TypeError: text where a number belongs, or a number where text belongs.
         """
-        known = {field.name: data[field.name] for field in fields(cls) if data.get(field.name) is not None}
+        known = {name: data[name] for name in cls._fields if data.get(name) is not None}
         for name, value in known.items():
             wanted: type = str if name in _TEXT else Real
             if not isinstance(value, wanted) or isinstance(value, bool):
