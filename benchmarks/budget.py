@@ -4,8 +4,9 @@
     python -m benchmarks.budget --inline   events that bring 280 bars
 
 A profiler charges for every call it sees, and most of all for short ones; here a dozen steps of each batch are timed,
-which costs nothing worth telling. "Least" is the processor time of the batch where the step cost least: what it costs where
-nobody else has the processor. "Mean" is of all batches, with checkpoints and cold caches; "clock" is their mean with waiting.
+which costs nothing worth telling. "Least" is the processor time of the batch where the step cost least: what it costs
+where nobody else has the processor. "Mean" is of all batches, with checkpoints and cold caches; "clock" is their mean
+with waiting.
 """
 
 from __future__ import annotations
@@ -88,9 +89,7 @@ class Ledger:
     def of_events(self, how: Callable[..., Any]) -> dict[str, Spent]:
         """Microseconds an event of each step, processor and clock; `how` makes one figure of those of all batches."""
         nothing = np.zeros(2)
-        return {
-            step: how([batch.get(step, nothing) for batch in self.batches], axis=0) / BATCH * 1e6 for step in STEPS
-        }
+        return {step: how([batch.get(step, nothing) for batch in self.batches], axis=0) / BATCH * 1e6 for step in STEPS}
 
 
 @contextmanager

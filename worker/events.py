@@ -235,35 +235,48 @@ def _signal(
     benchmark: Bars | None,
     news: tuple[NewsItem, ...],
 ) -> SignalCreated:
-    said = (
-        fields.technical_score,
-        fields.news_score,
-        fields.combined_score,
+    conviction, asset_class, signal_type, direction = (
         fields.conviction and fields.conviction.upper(),
-        fields.entry_price,
-        fields.target_price,
-        fields.stop_price,
-        fields.position_size_pct,
         fields.asset_class,
         fields.signal_type,
         fields.direction,
     )
-    reports = zip(news, fields.news or (), strict=True)
-    printed = [(n.published_us, n.sentiment, n.relevance, json.source, json.headline) for n, json in reports]
-    digest = _digest((fields.signal_id, timestamp_us, fields.symbol, *said, printed), bars, benchmark)
+    metadata = SignalMetadata(
+        fields.technical_score,
+        fields.news_score,
+        fields.combined_score,
+        conviction,
+        fields.entry_price,
+        fields.target_price,
+        fields.stop_price,
+        fields.position_size_pct,
+        asset_class,
+        signal_type,
+        direction,
+    )
+    signal_id, symbol = fields.signal_id, fields.symbol
+    digest = _digest((signal_id, timestamp_us, symbol, *metadata, _printed(fields, news)), bars, benchmark)
     return SignalCreated(
-        fields.signal_id,
+        signal_id,
         timestamp_us,
-        fields.symbol,
-        fields.asset_class,
-        fields.signal_type,
-        fields.direction,
-        SignalMetadata(*said),
+        symbol,
+        asset_class,
+        signal_type,
+        direction,
+        metadata,
         bars,
         benchmark,
         news,
         digest,
     )
+
+
+def _printed(fields: SignalCreatedJson, news: tuple[NewsItem, ...]) -> list[tuple[object, ...]]:
+    """What the news says, with what no feature reads."""
+    if not news:
+        return []
+    reports = zip(news, fields.news or (), strict=True)
+    return [(n.published_us, n.sentiment, n.relevance, json.source, json.headline) for n, json in reports]
 
 
 def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | None) -> bytes:

@@ -23,6 +23,7 @@ from trading_system.ml_refinement.storage import (
     DuplicateRow,
     EventArchive,
     FeatureDatabase,
+    KnownSignal,
     PredictionRow,
     ServedRow,
     StoreDamaged,
@@ -282,9 +283,13 @@ class BatchHandler:
         handled += self._bury(intake)
         handled += self._set_aside(entries, fates)
         self._fates.note_replays(entries, fates)
-        served = self._store.scores.served(intake.signals)
-        scores = [served[signal_id] for signal_id in intake.signals if signal_id in served]
-        return handled + Handled(scores=scores)
+        return handled + Handled(scores=self._answers(intake, computed, new))
+
+    def _answers(self, intake: _Intake, computed: _Computed, new: set[str]) -> list[bytes]:
+        """What is to be published, in the order of the signals; for known ones what was at the first time."""
+        answers = {row[0]: row[3] for row in computed.served if row[0] in new}
+        answers |= self._store.scores.served(intake.signals.keys() - new)
+        return [answers[signal_id] for signal_id in intake.signals if signal_id in answers]
 
     def _bury(self, intake: _Intake) -> Handled:
         """Bury what is not settled already: an event can be fit for use at one try and unfit at another."""
@@ -315,11 +320,14 @@ class BatchHandler:
 
     def _apply_repeats(self, intake: _Intake, new: set[str]) -> Handled:
         """Tell each signal's entries apart: the stored one, its redelivery, a duplicate, or a conflict of identity."""
-        stored = self._store.vectors.known(intake.signals)
+        stored = self._store.vectors.known(intake.signals.keys() - new)
         redelivered = 0
         duplicates = []
         for signal_id, entries in intake.signals.items():
-            known = stored[signal_id]
+            if signal_id in new and len(entries) == 1:
+                continue
+            first, told = entries[0]
+            known = stored.get(signal_id) or KnownSignal(told.digest, first.entry_id)
             for entry, signal in entries:
                 if entry.entry_id == known.entry_id:
                     redelivered += signal_id not in new

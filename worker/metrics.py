@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from worker.consumer import Handler
 from worker.errors import TransientError
 from worker.handlers import Handled
+from worker.latency_histogram import LatencyHistogram
 from worker.settings import Settings
 from worker.state_metrics import StateCollector
 from worker.streams import Entry
@@ -53,10 +55,12 @@ class LoopMetrics:
         self.failures = counter("refinery_handler_failures_total", "Batches or events whose handling failed.", "kind")
         self.batch_s = histogram("refinery_batch_seconds", "Decoding to commit, for a batch.", _BATCH_SECONDS)
         self.batch_events = histogram("refinery_batch_events", "Entries in a batch.", _BATCH_EVENTS)
-        self.latency_s = histogram(
-            "refinery_event_latency_seconds", "From the entry's id to its commit; the clocks' difference included.",
+        self.latency_s = LatencyHistogram(
+            "refinery_event_latency_seconds",
+            "From the entry's id to its commit; the clocks' difference included.",
             _LATENCY_SECONDS,
-        )  # fmt: skip
+            registry,
+        )
         self.last_round = time.monotonic()
 
     def came_round(self) -> None:
@@ -65,8 +69,8 @@ class LoopMetrics:
 
     def count(self, entries: Sequence[Entry], handled: Handled, seconds: float) -> None:
         """A batch was applied."""
-        for stream in {entry.stream for entry in entries}:
-            self.received.labels(stream).inc(sum(entry.stream == stream for entry in entries))
+        for stream, number in Tally(entry.stream for entry in entries).items():
+            self.received.labels(stream).inc(number)
         for outcome, number in (
             ("signal", handled.signals),
             ("outcome", handled.outcomes),
@@ -79,9 +83,7 @@ class LoopMetrics:
         self.unknown_fields.inc(handled.unknown_fields)
         self.batch_s.observe(seconds)
         self.batch_events.observe(len(entries))
-        now_ms = time.time() * 1000
-        for entry in entries:
-            self.latency_s.observe(max(0.0, now_ms - int(entry.entry_id.partition("-")[0])) / 1000)
+        self.latency_s.observe_since([entry.added_ms for entry in entries], time.time() * 1000)
 
 
 class ObservedHandler:

@@ -53,6 +53,11 @@ class Entry(NamedTuple):
         return self.stream, self.entry_id
 
     @property
+    def added_ms(self) -> int:
+        """When the server got the entry, by its clock, as its id says."""
+        return int(self.entry_id.partition("-")[0])
+
+    @property
     def replay(self) -> tuple[int, int] | None:
         """The dead letter that this entry says it replays, and which replay of it this is."""
         if _REPLAY_OF not in self.fields:
@@ -387,13 +392,8 @@ end
 # As one command: for the client, packing and parsing a command for each score costs several times what this does.
 _SETTLE = """
 local group, most, last = ARGV[1], ARGV[2], 3 + tonumber(ARGV[3])
-for at = 4, last do
-    if most == '0' then
-        redis.call('XADD', KEYS[1], '*', 'data', ARGV[at])
-    else
-        redis.call('XADD', KEYS[1], 'MAXLEN', '~', most, '*', 'data', ARGV[at])
-    end
-end
+for at = 4, last do redis.call('XADD', KEYS[1], '*', 'data', ARGV[at]) end
+if last > 3 and most ~= '0' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', most) end
 for at = 2, #KEYS do
     local count = tonumber(ARGV[last + 1])
     redis.call('XACK', KEYS[at], group, unpack(ARGV, last + 2, last + 1 + count))

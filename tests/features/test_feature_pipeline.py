@@ -42,7 +42,7 @@ def custom(*names: str) -> FeatureConfig:
 def request(bars: Bars | None = None, **changes: object) -> FeatureRequest:
     bars = sample_bars(1) if bars is None else bars
     now = int(bars.timestamp[-1]) if len(bars) else 0
-    return replace(FeatureRequest("sig-1", now, SignalMetadata(technical_score=5.0), bars), **changes)
+    return FeatureRequest("sig-1", now, SignalMetadata(technical_score=5.0), bars)._replace(**changes)
 
 
 @pytest.fixture

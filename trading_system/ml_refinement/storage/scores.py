@@ -108,7 +108,8 @@ class Scores:
 
     def served(self, signal_ids: Iterable[str]) -> dict[str, bytes]:
         """The published bytes of those of the signals that have any."""
-        return dict(self._connection.query(SERVED, (id_list(signal_ids),)))
+        ids = list(signal_ids)
+        return dict(self._connection.query(SERVED, (id_list(ids),))) if ids else {}
 
     def served_history(
         self, since: str | None = None, model_id: str | None = None, *, role: Role = "champion"

@@ -96,7 +96,8 @@ class Vectors:
 
     def known(self, signal_ids: Iterable[str]) -> dict[str, KnownSignal]:
         """Those of the signals that are stored."""
-        rows = self._connection.query(KNOWN, (id_list(signal_ids),))
+        ids = list(signal_ids)
+        rows = self._connection.query(KNOWN, (id_list(ids),)) if ids else []
         return {signal_id: KnownSignal(event_hash, entry_id) for signal_id, event_hash, entry_id in rows}
 
     def insert_new(self, rows: Sequence[VectorRow], names: Sequence[str], values: Matrix) -> list[bool]:

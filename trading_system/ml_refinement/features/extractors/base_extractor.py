@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -92,7 +92,7 @@ class BaseFeatureExtractor(ABC):
 
         Where a signal has fewer than `min_bars` bars any value may stand, the caller puts the neutral one.
         """
-        return self._by_extract(batch, [asdict(metadata) for metadata in batch.metadata])
+        return self._by_extract(batch, [metadata._asdict() for metadata in batch.metadata])
 
     def history_lengths(self, batch: SignalBatch) -> NDArray[np.int64]:
         """For each signal, how many bars it has of those that `min_bars` counts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -89,15 +90,17 @@ class BarsBatch:
         return self._rows[index].first(self._ends[index])
 
     def _gather(self, column: str, n_bars: int) -> Floats:
-        out = np.empty((len(self._rows), n_bars))
-        for row, bars, end in zip(out, self._rows, self._ends, strict=True):
-            if end >= n_bars:
-                row[:] = getattr(bars, column)[end - n_bars : end]
-            else:
-                row[: n_bars - end] = np.nan
-                row[n_bars - end :] = getattr(bars, column)[:end]
+        columns = map(attrgetter(column), self._rows)
+        parts = [values[max(end - n_bars, 0) : end] for values, end in zip(columns, self._ends, strict=True)]
+        if self.shortest < n_bars:
+            parts = [part if part.size == n_bars else _padded(part, n_bars) for part in parts]
+        out = np.concatenate(parts).reshape(len(parts), n_bars) if parts else np.empty((0, n_bars))
         out.flags.writeable = False  # the extractors share it
         return out
+
+
+def _padded(values: Floats, n_bars: int) -> Floats:
+    return np.concatenate([np.full(n_bars - values.size, np.nan), values])
 
 
 class SignalBatch:
