@@ -113,8 +113,11 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
         Line(f"4 memory after {last[0]:,} events, beside {middle[0]:,}", last[1] / middle[1], 1.1, False,
              f"{middle[1]:.0f} MB, then {last[1]:.0f} MB"),
         Line(f"4 status {size}, ms", grown.status_ms, 300.0, False),
+        Line(f"4 `refinery status` as a command {size}, ms", float(np.median(grown.command_ms)), 300.0, False,
+             f"{len(grown.command_ms)} runs, {min(grown.command_ms):.0f} to {max(grown.command_ms):.0f}"),
         Line(f"4 overview page {size}, ms", grown.overview_ms, 300.0, False),
-    ], {"few": grown.few.to_json(), "many": grown.many.to_json(), "rss_mb": {str(k): v for k, v in memory}}  # fmt: skip
+    ], {"few": grown.few.to_json(), "many": grown.many.to_json(), "rss_mb": {str(k): v for k, v in memory},
+       "command_ms": [round(one, 1) for one in grown.command_ms]}  # fmt: skip
 
 
 def figure_5(quick: bool) -> Found:

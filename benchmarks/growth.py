@@ -7,6 +7,9 @@ where it was.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -35,17 +38,20 @@ MINUTE_US = 60_000_000
 START_US = 1_500_000_000_000_000
 FEW = 1_000
 MEMORY_STEP = 10_240
+#: Runs of the command that count, after one that warms the disk's cache.
+COMMANDS = 7
 
 
 @dataclass(frozen=True)
 class Growth:
-    """`few` and `many` as `Rounds`; MB of memory by events handled; milliseconds of the views."""
+    """`few` and `many` as `Rounds`; MB of memory by events handled; milliseconds of the views and of the command."""
 
     few: Rounds
     many: Rounds
     rss_mb: dict[int, float]
     status_ms: float
     overview_ms: float
+    command_ms: list[float]
 
 
 def measure(
@@ -79,7 +85,11 @@ def measure(
             handled += MEMORY_STEP
             rss[handled] = psutil.Process(made["many"].pid).memory_info().rss / 1e6
     return Growth(
-        Rounds.of(taken["few"][1:], events), Rounds.of(taken["many"][1:], events), rss, *_views(many, ground.url)
+        Rounds.of(taken["few"][1:], events),
+        Rounds.of(taken["many"][1:], events),
+        rss,
+        *_views(many, ground.url),
+        _command_ms(many, ground.url),
     )
 
 
@@ -139,6 +149,26 @@ def _views(settings: Settings, url: str) -> tuple[float, float]:
     with app.open_store(settings, read_only=True) as store, app.connect(url) as client:
         status = _median_ms(lambda: read_status(settings, store, client))
     return status, _median_ms(lambda: _page(page.get("/")))
+
+
+def _command_ms(settings: Settings, url: str) -> list[float]:
+    """`refinery status` as a person waits for it: from before the process is there until it has ended, run by run."""
+    streams = {
+        f"REFINERY_STREAMS__{name.upper()}": getattr(settings.streams, name)
+        for name in ("signals_created", "trades_closed", "signals_scored")
+    }
+    own = {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_REDIS_URL": url}
+    times = []
+    for _ in range(COMMANDS + 1):
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "worker", "status"],
+            env=os.environ | own | streams,
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        times.append((time.perf_counter() - began) * 1000)
+    return times[1:]
 
 
 def _page(answer: TestResponse) -> None:

@@ -2,87 +2,43 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 
 import redis
 from loguru import logger
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from trading_system.ml_refinement.features.feature_registry import UnknownFeatureError
 from trading_system.ml_refinement.features.feature_store import FeatureStore
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.backups import refuse_half_restored
 from worker.claims import ClaimKeeper
 from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
-from worker.errors import ConfigurationError
 from worker.events import Limits
+from worker.feature_choice import feature_pipeline
 from worker.handlers import BatchHandler, Handled
 from worker.market_data import DirectorySource
-from worker.masking import masker
+from worker.opening import connect, open_store, release, set_up_logging
 from worker.rebuilding import Rebuild
 from worker.settings import Settings
 from worker.streams import GroupReader
 
-#: Above the longest blocking read, so that a silent server and an empty stream are told apart.
-_SOCKET_TIMEOUT_S = 10.0
+#: What a process opens is a part of the composition, and is asked for here by those who have the whole of it.
+__all__ = [
+    "connect",
+    "feature_pipeline",
+    "feature_rebuild",
+    "open_store",
+    "release",
+    "set_up_logging",
+    "worker_consumer",
+]
+
 #: A batch that is in hand for so many times the take-over time is given up to whoever claims it: its worker hangs.
 _MOST_CLAIM_TIMES = 20
-
-
-def release() -> str:
-    """The installed version of this distribution."""
-    return version("signal-refinery")
-
-
-def set_up_logging(settings: Settings) -> None:
-    """Send logs to stderr, for people or as JSON lines, without credentials."""
-    mask = masker(settings.redis_url)
-
-    def write(text: str) -> None:
-        sys.stderr.write(mask(text))
-
-    logger.remove()
-    if settings.log_format == "json":
-        logger.add(write, level=settings.log_level, serialize=True, backtrace=False, diagnose=False)
-        return
-    line = "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}"
-    in_colour = sys.stderr.isatty()
-    logger.add(write, level=settings.log_level, format=line, colorize=in_colour, backtrace=False, diagnose=False)
-
-
-def connect(url: str) -> redis.Redis:
-    """A client that neither retries nor decodes: for everything that writes to or reads from streams."""
-    return redis.Redis.from_url(
-        url,
-        retry=Retry(NoBackoff(), 0),
-        socket_timeout=_SOCKET_TIMEOUT_S,
-        socket_connect_timeout=_SOCKET_TIMEOUT_S,
-        protocol=2,
-    )
-
-
-def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabase:
-    """The store of this installation, with its schema up to date unless it is only read.
-
-    Raises:
-        StoreUnavailable: it cannot be opened now.
-        StoreDamaged: it is no store, or a damaged one.
-        ConfigurationError: a restore of it was interrupted.
-    """
-    refuse_half_restored(settings)
-    store = FeatureDatabase(str(settings.store_path), read_only=read_only)
-    if not read_only:
-        store.initialize()
-    return store
 
 
 @contextmanager
@@ -162,18 +118,6 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
             stream=settings.streams.signals_created,
             batch_size=settings.batch_size,
         )
-
-
-def feature_pipeline(settings: Settings) -> FeaturePipeline:
-    """The features that these settings choose.
-
-    Raises:
-        ConfigurationError: they choose one that does not exist, or none.
-    """
-    try:
-        return FeaturePipeline(settings.ml.features.to_config())
-    except (ValueError, UnknownFeatureError) as error:
-        raise ConfigurationError(f"the features cannot be computed: {error}") from error
 
 
 def _market_data(settings: Settings) -> DirectorySource:

@@ -25,13 +25,12 @@ from trading_system.ml_refinement.storage import Connection, FeatureDatabase, St
 from trading_system.ml_refinement.storage.copies import copy_database, fold_alone, problems, schema_step, sync
 from trading_system.ml_refinement.storage.schema import steps
 from worker.embedded import make_private, take_lock
-from worker.errors import ConfigurationError, RefineryError, ServerBusy
+from worker.errors import RefineryError, ServerBusy
+from worker.opening import MARKER
 from worker.settings import Settings
 from worker.streams import translated
 
 MANIFEST = "manifest.json"
-#: In the state directory while a restore replaces files; no store is opened beside it.
-MARKER = "restore-in-progress.json"
 _STAGED = "restore-staged"
 _FORMAT = 1
 _NAME = re.compile(r"features\.db|events\.db|models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.skops")
@@ -202,16 +201,6 @@ def reread(client: redis.Redis, settings: Settings) -> None:
             if client.exists(stream):
                 with suppress(redis.ResponseError):  # a group that is not there yet begins at 0 anyway
                     client.xgroup_setid(stream, settings.streams.group, "0")
-
-
-def refuse_half_restored(settings: Settings) -> None:
-    """Refuse to work on a state directory whose files are being replaced.
-
-    Raises:
-        ConfigurationError: a restore is going on, or was interrupted.
-    """
-    if (settings.state_dir / MARKER).exists():
-        raise ConfigurationError(f"a restore of {settings.state_dir} was interrupted: run `refinery restore` again")
 
 
 def _fold(path: Path) -> None:

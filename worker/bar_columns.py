@@ -9,13 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars, BarsError
+from worker.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
 from worker.errors import DecodeError, Reason
 from worker.instants import BadInstant, column_us
 from worker.json_door import count_strings
-
-PRICE_MIN, PRICE_MAX = 1e-9, 1e12
-VOLUME_MAX = 1e15
-COLUMNS = ("timestamp", "open", "high", "low", "close", "volume")
 
 # The rows of a matrix stand in this order, so that "between low and high" is two comparisons of two rows each.
 _ROWS = ("open", "close", "high", "low", "volume")

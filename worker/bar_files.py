@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars
-from worker.bar_columns import COLUMNS, BadBarsError, checked_bars, matrix_of
+from worker.bar_columns import BadBarsError, checked_bars, matrix_of
+from worker.bar_limits import COLUMNS
 from worker.instants import BadInstant, column_us
 
 SUFFIXES = (".csv", ".parquet")

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from trading_system.ml_refinement.storage import StoreError
-from worker import app as composition
 from worker import (
     cli_console,
     cli_dead_letters,
@@ -20,14 +19,12 @@ from worker import (
     cli_learning,
     cli_models,
     cli_upkeep,
-    processes,
     rendering,
 )
 from worker.errors import RefineryError
-from worker.events import json_schema
-from worker.publishing import publish_lines
+from worker.opening import open_store, release, set_up_logging
+from worker.server import server, server_if_there, stream_of_kind
 from worker.settings import Settings, load_settings
-from worker.status import read_status
 
 _HELP: dict[str, Any] = {"context_settings": {"help_option_names": ["-h", "--help"]}, "no_args_is_help": True}
 cli = typer.Typer(**_HELP, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -53,7 +50,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        rendering.line(f"refinery {composition.release()}")
+        rendering.line(f"refinery {release()}")
         raise typer.Exit
 
 
@@ -68,13 +65,15 @@ def _root(
 
 def _settings() -> Settings:
     settings = load_settings()
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     return settings
 
 
 @cli.command()
 def up() -> None:
     """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
+    from worker import processes  # loads the learning stack, as whatever is imported inside a command
+
     processes.run_up(_settings())
 
 
@@ -88,10 +87,12 @@ def worker(
     ] = 1,
 ) -> None:
     """Handle events until stopped: features, scores, labels."""
+    from worker import processes
+
     if processes_ > 1 and slot is not None:
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = load_settings() if slot is None else load_settings(consumer_slot=slot)
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     if processes_ > 1:
         processes.run_workers(settings, processes_)
     else:
@@ -101,6 +102,8 @@ def worker(
 @cli.command()
 def trainer() -> None:
     """Run retraining jobs until stopped."""
+    from worker import processes
+
     processes.run_trainer(_settings())
 
 
@@ -126,9 +129,11 @@ def publish(
 
     A line is {"type": "signal.created", ...} or {"type": "trade.closed", ...}. Publishing a file twice is harmless.
     """
+    from worker.publishing import publish_lines
+
     settings = _settings()
-    with processes.server(settings) as client, rendering.progress("publishing", unit="lines") as progress:
-        result = publish_lines(client, file, streams=processes.stream_of_kind(settings), progress=progress)
+    with server(settings) as client, rendering.progress("publishing", unit="lines") as progress:
+        result = publish_lines(client, file, streams=stream_of_kind(settings), progress=progress)
     for refused in result.refused[:20]:
         rendering.note(f"line {refused.number}: {refused.why}")
     if json:
@@ -142,10 +147,12 @@ def publish(
 @cli.command()
 def status(json: Json = False) -> None:
     """Streams, labels, dead letters, champion and last training."""
+    from worker.status import read_status
+
     settings = _settings()
     with ExitStack() as stack:
-        client = stack.enter_context(processes.server_if_there(settings))
-        store = stack.enter_context(composition.open_store(settings))
+        client = stack.enter_context(server_if_there(settings))
+        store = stack.enter_context(open_store(settings))
         state = read_status(settings, store, client)
     if json:
         rendering.document(state.to_json())
@@ -159,6 +166,8 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Enqueue a retraining now, due or not."""
+    from worker import processes
+
     result = processes.retrain_now(_settings(), wait=wait)
     if json:
         rendering.document(result)
@@ -173,6 +182,8 @@ def schema(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all when left out.")] = None,
 ) -> None:
     """Print the JSON Schema of the events."""
+    from worker.event_models import json_schema
+
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"must be one of {', '.join(KINDS)}", param_hint="KIND")
     rendering.document(json_schema(kind) if kind else {name: json_schema(name) for name in KINDS})

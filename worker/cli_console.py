@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worker import app as composition
-from worker import doctor as examination
-from worker import processes, rendering
-from worker.asyncapi import document
-from worker.doctor import Finding
+from worker import rendering
 from worker.errors import ConfigurationError
+from worker.opening import set_up_logging
+from worker.server import server_url
 from worker.settings import load_settings
+
+if TYPE_CHECKING:
+    from worker.doctor import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -32,12 +33,12 @@ def console() -> None:
     REFINERY_CONSOLE_PORT=8800 refinery console
     """
     settings = load_settings()
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     try:
         from worker.console.application import run_console  # its packages are an extra
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error.name} is missing: pip install 'signal-refinery[console]'") from error
-    with processes.server_url(settings) as url:
+    with server_url(settings) as url:
         run_console(settings, url)
 
 
@@ -46,12 +47,16 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
 
     Exit code 1 when something is bad, 0 when there are warnings only.
     """
+    from worker import doctor as examination  # loads the learning stack, to look at the models' files
+
     try:
         settings = load_settings()
     except ConfigurationError as error:
-        findings = [Finding("settings", "bad", str(error), "correct the variable; docs/settings.md lists all")]
+        findings = [
+            examination.Finding("settings", "bad", str(error), "correct the variable; docs/settings.md lists all")
+        ]
     else:
-        composition.set_up_logging(settings)
+        set_up_logging(settings)
         findings = examination.examine(settings)
     if json:
         rendering.document([asdict(finding) for finding in findings])
@@ -63,6 +68,8 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
 
 def asyncapi() -> None:
     """Print the AsyncAPI 3 document of the events, with the streams' configured names."""
+    from worker.asyncapi import document
+
     rendering.document(document(load_settings().streams))
 
 

@@ -6,18 +6,20 @@ import getpass
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import click
 import orjson
 import typer
 
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter
-from worker import app as composition
-from worker import processes, rendering
-from worker.dead_letters import DeadLetters, Pace, ReplayReport
+from worker import rendering
 from worker.errors import RefineryError
+from worker.opening import open_store, release, set_up_logging
+from worker.server import server
 from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from worker.dead_letters import DeadLetters, ReplayReport
 
 letters = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,12 +44,14 @@ StatusChoice = Literal["open", "replayed", "discarded", "any"]
 
 def _settings() -> Settings:
     settings = load_settings()
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     return settings
 
 
 def _letters(store: FeatureDatabase) -> DeadLetters:
-    return DeadLetters(store, version=composition.release())
+    from worker.dead_letters import DeadLetters  # with the client of Redis, which takes long to load
+
+    return DeadLetters(store, version=release())
 
 
 def _chosen(ids: list[int] | None, every: bool, wanted: Filter) -> Filter | None:
@@ -78,7 +82,7 @@ def list_(
     """Dead letters in the order they were buried, or grouped by how they failed."""
     chosen = None if every or status == "any" else status
     wanted = Filter(reason, stream, symbol, fingerprint, signal, chosen, since, until)
-    with composition.open_store(_settings()) as store:
+    with open_store(_settings()) as store:
         if groups:
             _show_groups(store, wanted, limit=limit, json=json)
             return
@@ -103,7 +107,7 @@ def _show_groups(store: FeatureDatabase, wanted: Filter, *, limit: int, json: bo
 @letters.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
     """One dead letter: reason, error, traceback, the original bytes, and what was done about it."""
-    with composition.open_store(_settings()) as store:
+    with open_store(_settings()) as store:
         row = _one(store, letter_id)
         audit = store.dead_letters.audit(letter_id)
     if json:
@@ -137,16 +141,18 @@ def replay(
 
     refinery dead-letters replay --all --reason no_market_data --rate 50
     """
+    from worker.dead_letters import Pace
+
     wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
     settings = _settings()
     with ExitStack() as stack:
-        store = stack.enter_context(composition.open_store(settings))
+        store = stack.enter_context(open_store(settings))
         dead = _letters(store)
         rows = dead.chosen(ids or [], wanted, limit=limit)
         if dry_run:
             _show_would(rows, "replayed", json=json)
             return
-        client = stack.enter_context(processes.server(settings))
+        client = stack.enter_context(server(settings))
         report = dead.replay(client, rows, actor=getpass.getuser(), pace=Pace(rate=rate, patience_s=wait))
     _show_replay(report, json=json)
     if report.stopped:
@@ -188,7 +194,7 @@ def discard(
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--reason")
     wanted = _chosen(ids, every, Filter(code, stream, symbol, fingerprint, signal, "open", since, until))
-    with composition.open_store(_settings()) as store:
+    with open_store(_settings()) as store:
         dead = _letters(store)
         rows = list(dead.chosen(ids or [], wanted, limit=limit))
         if dry_run:
@@ -210,7 +216,7 @@ def edit(
     json: Json = False,
 ) -> None:
     """Let a replay send a corrected event. The original stays, and the difference is kept in the audit."""
-    with composition.open_store(_settings()) as store:
+    with open_store(_settings()) as store:
         row = _one(store, letter_id)
         changes = _letters(store).edit(row, _edited(row, file), actor=getpass.getuser())
     if json:
@@ -228,6 +234,8 @@ def _edited(row: DeadLetterRow, file: Path | None) -> bytes:
         text = current.decode()
     except UnicodeDecodeError as error:
         raise RefineryError("these bytes are no text: give the corrected event with --file") from error
+    import click
+
     changed = click.edit(text, extension=".json")
     if changed is None:
         raise RefineryError("the editor was left without saving; nothing was changed")
@@ -250,7 +258,7 @@ def export(
     """Write dead letters out, whole, one JSON line for each: the bytes are base64, and text where they are text."""
     wanted = Filter(reason, stream, symbol, fingerprint, signal, None if status == "any" else status, since, until)
     count = 0
-    with composition.open_store(_settings()) as store:
+    with open_store(_settings()) as store:
         for row in _letters(store).chosen([], wanted, limit=limit):
             file.write(orjson.dumps(rendering.whole_letter(row), option=orjson.OPT_APPEND_NEWLINE))
             count += 1

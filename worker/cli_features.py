@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
-from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from worker import app as composition
 from worker import rendering
-from worker.missing_bars import MissingBars, missing_bars
-from worker.rebuilding import NotRebuilt, Rebuilt
+from worker.opening import open_store, set_up_logging
 from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
+    from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+    from worker.missing_bars import MissingBars
+    from worker.rebuilding import NotRebuilt, Rebuilt
 
 features = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,7 +34,7 @@ _NAMED = 20
 
 def _settings() -> Settings:
     settings = load_settings()
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     return settings
 
 
@@ -41,7 +43,9 @@ def show(context: typer.Context, json: Json = False) -> None:
     """The features that these settings choose: name, category, range, lookback, meaning."""
     if context.invoked_subcommand is not None:
         return
-    pipeline = composition.feature_pipeline(_settings())
+    from worker.feature_choice import feature_pipeline  # with numpy, which takes long to load
+
+    pipeline = feature_pipeline(_settings())
     if json:
         rendering.document(_pipeline_fields(pipeline))
         return
@@ -62,7 +66,9 @@ def rebuild(
     was published stay. It may run while the worker does, and be ended and started again: it goes on with what is left.
     What cannot be computed stays as it is, and is listed with its reason.
     """
-    with composition.feature_rebuild(_settings()) as job:
+    from worker.app import feature_rebuild  # loads the learning stack
+
+    with feature_rebuild(_settings()) as job:
         pending = job.pending(force=force)
         if dry_run:
             _tell_pending(pending, json=json)
@@ -81,7 +87,9 @@ def missing(json: Json = False) -> None:
 
     When the bars are there, let the signals in: refinery dead-letters replay --all --reason no_market_data
     """
-    with composition.open_store(_settings()) as store:
+    from worker.missing_bars import missing_bars
+
+    with open_store(_settings()) as store:
         rows = missing_bars(store)
     if json:
         rendering.document([rendering.fields(row) for row in rows])

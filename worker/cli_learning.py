@@ -12,12 +12,11 @@ import typer
 from rich.table import Table
 
 from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
-from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
-from worker import app as composition
 from worker import rendering
 from worker.errors import RefineryError
+from worker.opening import open_store, set_up_logging
 from worker.settings import load_settings
 
 if TYPE_CHECKING:
@@ -156,11 +155,14 @@ def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
 @contextmanager
 def _learning() -> Iterator[tuple[FeatureDatabase, MLConfig, tuple[str, ...], str]]:
     """The open store, what is configured, and the features; refusals of learning become one line."""
+    from trading_system.ml_refinement.models.errors import LearningError  # loads the learning stack
+    from worker.feature_choice import feature_pipeline
+
     settings = load_settings()
-    composition.set_up_logging(settings)
-    pipeline = composition.feature_pipeline(settings)
+    set_up_logging(settings)
+    pipeline = feature_pipeline(settings)
     try:
-        with composition.open_store(settings) as store:
+        with open_store(settings) as store:
             yield store, settings.to_ml_config(), pipeline.names, pipeline.feature_version
     except LearningError as error:
         raise RefineryError(f"{error.reason}: {error}") from error

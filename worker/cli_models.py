@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.models.rollback import ROLLED_BACK, roll_back
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion
-from worker import app as composition
+from trading_system.ml_refinement.storage.models import ROLLED_BACK
 from worker import rendering
 from worker.errors import RefineryError
-from worker.settings import load_settings
+from worker.opening import open_store, set_up_logging
+from worker.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from trading_system.ml_refinement.models import ModelRegistry
 
 models = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -33,10 +34,18 @@ _QUALITY = ModelType.SIGNAL_QUALITY
 _SMALLER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error"})
 
 
-def _open(stack: ExitStack) -> tuple[FeatureDatabase, ModelRegistry]:
+def _settings() -> Settings:
     settings = load_settings()
-    composition.set_up_logging(settings)
-    store = stack.enter_context(composition.open_store(settings))
+    set_up_logging(settings)
+    return settings
+
+
+def _open(stack: ExitStack) -> tuple[FeatureDatabase, ModelRegistry]:
+    """The store and the models' files, for those who need both."""
+    from trading_system.ml_refinement.models import ModelRegistry  # loads the learning stack
+
+    settings = _settings()
+    store = stack.enter_context(open_store(settings))
     return store, ModelRegistry(model_dir=str(settings.models_dir), db=store)
 
 
@@ -45,8 +54,8 @@ def show_all(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, json: Json = False
 ) -> None:
     """The newest models of a type."""
-    with ExitStack() as stack:
-        rows = _open(stack)[0].models.history(kind, limit=limit)
+    with open_store(_settings()) as store:
+        rows = store.models.history(kind, limit=limit)
     if json:
         rendering.document([rendering.model_fields(row) for row in rows])
     else:
@@ -56,8 +65,7 @@ def show_all(
 @models.command("show")
 def show(model_id: str, json: Json = False) -> None:
     """One model: its training, figures, features, and why it serves or not."""
-    with ExitStack() as stack:
-        store, _ = _open(stack)
+    with open_store(_settings()) as store:
         row = store.models.get(model_id)
         if row is None:
             raise _unknown(model_id)
@@ -106,8 +114,7 @@ def compare(
 def _compare_two(first: str, second: str, *, json: bool) -> None:
     from trading_system.ml_refinement.monitoring.shadow import compare_logged
 
-    with ExitStack() as stack:
-        store, _ = _open(stack)
+    with open_store(_settings()) as store:
         for model_id in (first, second):
             if store.models.get(model_id) is None:
                 raise _unknown(model_id)
@@ -132,6 +139,8 @@ def activate(
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "activated by hand",
 ) -> None:
     """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps why."""
+    from trading_system.ml_refinement.models.errors import ModelFileRefused
+
     with ExitStack() as stack:
         _, registry = _open(stack)
         try:
@@ -150,6 +159,9 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Let the model that served before serve again, from the next batch on. Again: one step further back."""
+    from trading_system.ml_refinement.models.errors import ModelFileRefused
+    from trading_system.ml_refinement.models.rollback import roll_back
+
     with ExitStack() as stack:
         store, registry = _open(stack)
         try:
@@ -167,8 +179,8 @@ def history(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20, json: Json = False
 ) -> None:
     """The ledger: every promotion, refusal, demotion and rollback with its reason, newest first."""
-    with ExitStack() as stack:
-        entries = _open(stack)[0].models.promotions(limit, kind)
+    with open_store(_settings()) as store:
+        entries = store.models.promotions(limit, kind)
     if json:
         rendering.document([asdict(entry) for entry in entries])
         return

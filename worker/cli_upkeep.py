@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from worker import app as composition
-from worker import backups, processes, pruning, rendering
+from worker import rendering
+from worker.opening import release, set_up_logging
+from worker.server import server
 from worker.settings import Settings, load_settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -24,7 +25,7 @@ def add_to(cli: typer.Typer) -> None:
 
 def _settings() -> Settings:
     settings = load_settings()
-    composition.set_up_logging(settings)
+    set_up_logging(settings)
     return settings
 
 
@@ -33,7 +34,9 @@ def backup(
     json: Json = False,
 ) -> None:
     """Copy store, archive and models as of now; everything goes on running meanwhile."""
-    done = backups.back_up(_settings(), target, release=composition.release(), now=datetime.now(UTC))
+    from worker import backups
+
+    done = backups.back_up(_settings(), target, release=release(), now=datetime.now(UTC))
     if json:
         rendering.document(rendering.fields(done) | {"directory": str(done.directory)})
         return
@@ -54,10 +57,12 @@ def restore(
     Everything is verified before anything is replaced, and what is replaced is kept. --reread recovers the events since
     the backup that are still in the streams; reading an event again is harmless.
     """
+    from worker import backups
+
     settings = _settings()
     done = backups.restore(settings, source, now=datetime.now(UTC))
     if reread:
-        with processes.server(settings) as client:
+        with server(settings) as client:
             backups.reread(client, settings)
     if json:
         replaced = None if done.replaced is None else str(done.replaced)
@@ -87,6 +92,8 @@ def prune(
 
     refinery prune --dead-letters 90 --predictions 365
     """
+    from worker import pruning
+
     settings = _settings()
     days = pruning.Days(dead_letters, predictions, events or settings.archive.retention_days)
     done = pruning.prune(settings, days, now=datetime.now(UTC), dry_run=dry_run)

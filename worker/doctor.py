@@ -17,10 +17,10 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
-from worker import app
 from worker.bar_files import BadFileError, file_stem, read_bars
 from worker.embedded import answers, socket_path
 from worker.errors import RefineryError
+from worker.opening import connect
 from worker.server_binary import find_server
 from worker.settings import Settings
 from worker.stream_care import check_server
@@ -74,7 +74,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         url = f"unix://{socket}"
     names = settings.streams
     inputs = (names.signals_created, names.trades_closed)
-    with closing(app.connect(url)) as client:
+    with closing(connect(url)) as client:
         try:
             client.ping()
             check_server(client, [*inputs, names.signals_scored])

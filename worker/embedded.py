@@ -20,10 +20,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import redis
 from loguru import logger
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
 from worker.lifeline import Guard, launch_command
@@ -226,6 +223,10 @@ def socket_path(directory: Path) -> Path:
 
 def answers(socket: Path) -> bool:
     """Whether a server that has loaded its data answers on `socket`."""
+    import redis  # takes long to load, and where there is no socket nobody asks
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2, retry=Retry(NoBackoff(), 0))
     try:
         return bool(client.ping())

@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
-from worker.bar_columns import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
+from worker.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
 
 MAX_BARS = 5_000
 SCHEMA_VERSION = 1

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
-from worker.bar_columns import PRICE_MIN, bars_from_json
+from worker.bar_columns import bars_from_json
+from worker.bar_limits import PRICE_MIN
 from worker.errors import DecodeError, Reason
 from worker.event_models import (
     ABSURD_BOUNDS,

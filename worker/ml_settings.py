@@ -17,7 +17,7 @@ _FEATURES, _TRAINING, _ML = FeatureConfig(), TrainingConfig(), MLConfig()
 class Part(BaseModel):
     """A named group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class FeatureSettings(Part):

@@ -19,10 +19,10 @@ from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app, metrics, retraining
-from worker.embedded import EmbeddedServer, answers, socket_path
 from worker.errors import RefineryError, TransientError
 from worker.handlers import Handled
 from worker.lifeline import launch_command
+from worker.server import server_url, stream_of_kind
 from worker.settings import Settings
 from worker.slots import worker_slot
 from worker.stream_care import check_server, remove_dead_consumers, trim_handled
@@ -32,50 +32,6 @@ _LOOK_EVERY_S = 5.0
 _CARE_EVERY_S = 60.0
 _CONSUMER_GONE_MS = 3_600_000
 _RESTART_PAUSES_S = (0.5, 30.0)
-
-
-def stream_of_kind(settings: Settings) -> Mapping[str, str]:
-    """Input stream by event type."""
-    return {
-        "signal.created": settings.streams.signals_created,
-        "trade.closed": settings.streams.trades_closed,
-    }
-
-
-@contextmanager
-def server_url(settings: Settings) -> Iterator[str]:
-    """Address of the server: the configured one, or the embedded one, hosted or joined while the block runs.
-
-    Raises:
-        ConfigurationError: there is no server to host.
-        RefineryError: it does not start.
-    """
-    if settings.redis_url is not None:
-        yield settings.redis_url
-        return
-    with EmbeddedServer(settings.valkey_dir) as embedded:
-        yield embedded.url
-
-
-@contextmanager
-def server(settings: Settings) -> Iterator[redis.Redis]:
-    """A client of the server, which is started where it is embedded and not running yet."""
-    with server_url(settings) as url, app.connect(url) as client:
-        yield client
-
-
-@contextmanager
-def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
-    """A client of the server; None where it is embedded and not running. Starts nothing."""
-    url = settings.redis_url
-    if url is None:
-        socket = socket_path(settings.valkey_dir)
-        if not answers(socket):
-            yield None
-            return
-        url = f"unix://{socket}"
-    with app.connect(url) as client:
-        yield client
 
 
 def run_worker(settings: Settings) -> None:

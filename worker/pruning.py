@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.pruning import prune_predictions
 from trading_system.ml_refinement.storage.times import utc_text
-from worker import app
+from worker.opening import open_store
 from worker.settings import Settings
 
 #: Nothing is tried for so long; what is left are entries that were done with when their worker was killed.
@@ -44,7 +44,7 @@ def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = Fals
     def bound(kept: int) -> str:
         return utc_text(now - timedelta(days=kept))
 
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         letters = 0 if days.dead_letters is None else _letters(store, bound(days.dead_letters), dry_run)
         predictions = 0
         if days.predictions is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import orjson
-import redis
 
 from worker.errors import RefineryError
 from worker.streams import append_many
+
+if TYPE_CHECKING:
+    import redis
 
 _CHUNK = 500
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, Promotion, RegistryRow
 from worker.masking import masker
-from worker.status import Monitoring, Status
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from rich.progress import Progress
+
+    from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, Promotion, RegistryRow
+    from worker.status import Monitoring, Status
 
 _SUMMARY_FIELDS = ("id", "stream", "entry_id", "reason", "error", "attempts", "first_seen", "last_seen", "signal_id")
 _MORE_FIELDS = ("symbol", "status", "fingerprint", "worker_version", "replay_of")
@@ -92,11 +93,7 @@ def model_fields(row: RegistryRow) -> dict[str, Any]:
 @contextmanager
 def progress(label: str, *, unit: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A counter on stderr while something long runs; shown on a terminal only."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with _bar(unit) as bar:
         task = bar.add_task(label, total=total)
         yield lambda count: bar.advance(task, count)
 
@@ -104,13 +101,20 @@ def progress(label: str, *, unit: str, total: int | None = None) -> Iterator[Cal
 @contextmanager
 def fraction(label: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr that is told (done, total); shown on a terminal only."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with _bar(unit) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bar(unit: str) -> Progress:
+    from rich import progress as parts  # takes as long to load as the rest of this module
+
+    described, counted = parts.TextColumn("{task.description}"), parts.TextColumn(unit)
+    columns = (parts.SpinnerColumn(), described, parts.BarColumn(), parts.MofNCompleteColumn(), counted)
+    console = Console(stderr=True)
+    return parts.Progress(
+        *columns, parts.TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
 
 
 def pairs(values: Mapping[str, Any]) -> None:

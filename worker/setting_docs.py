@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import sys
 import types
 from collections.abc import Iterator
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -31,28 +34,39 @@ def page() -> str:
     parts = [_HEAD]
     for heading, rows in _groups(Settings, (), "Installation"):
         head = (f"## {heading}\n", "| variable | default | allowed | meaning |", "|---|---|---|---|")
-        lines = [f"| `{variable(path)}` | {_default(f)} | {_allowed(f)} | {_text(f)} |" for path, f in rows]
+        lines = [f"| `{variable(path)}` | {_default(f)} | {_allowed(f)} | {text} |" for path, f, text in rows]
         parts.append("\n".join([*head, *lines]))
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _groups(
     model: type[BaseModel], above: tuple[str, ...], heading: str
-) -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo]]]]:
-    plain, nested = [], []
+) -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo, str]]]]:
+    plain, nested, means = [], [], meanings(model)
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            nested.append((kind, (*above, name), (field.description or name).rstrip(".")))
+            nested.append((kind, (*above, name), means.get(name, name).rstrip(".")))
         else:
-            plain.append(((*above, name), field))
+            plain.append(((*above, name), field, means.get(name, "").replace("|", "\\|")))
     yield heading, plain
     for kind, path, title in nested:
         yield from _groups(kind, path, title)
 
 
-def _text(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split()).replace("|", "\\|")
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """What is written under each field of `model`, on one line.
+
+    Read from the source here, and not by pydantic as it makes the class: that would parse every model of settings
+    again each time a command starts.
+    """
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - what else could the source of a class be
+    texts = {}
+    for field, text in pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            texts[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return texts
 
 
 def _default(field: FieldInfo) -> str:

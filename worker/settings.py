@@ -71,7 +71,6 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
     )
 
     allow_plain_remote_redis: bool = False

@@ -15,8 +15,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
-from worker import app, live
+from worker import live
 from worker.errors import RefineryError
+from worker.opening import connect, release
 from worker.settings import Settings
 from worker.status import Status, read_status
 
@@ -34,7 +35,7 @@ class StateCollector(Collector):
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
         self._store = FeatureDatabase(settings.store_path, read_only=True)
-        self._client = app.connect(url)
+        self._client = connect(url)
         self._figures: list[Metric] = []
         self._figures_at = -math.inf
         self._turn = threading.Lock()
@@ -42,7 +43,7 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One scrape. What does not answer is told as not being up, and its figures are left out."""
         with self._turn:
-            yield _gauge("refinery_build_info", "1, with the release.", 1, version=app.release())
+            yield _gauge("refinery_build_info", "1, with the release.", 1, version=release())
             redis_up = self.redis_answers()
             yield _gauge("refinery_redis_up", "1 when Redis answers.", redis_up)
             try:

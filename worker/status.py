@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import redis
+from typing import TYPE_CHECKING, Any
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.monitoring import MonitoringReports
-from worker.app import feature_pipeline
 from worker.errors import TransientError
-from worker.retraining import training_history
 from worker.settings import Settings
-from worker.streams import StreamState, stream_states
+from worker.training_history import training_history
+
+if TYPE_CHECKING:
+    import redis
+
+    from worker.streams import StreamState
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,14 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.error_message,
         ),
         monitoring=_monitoring(store),
-        champion_fits=champion is None or champion.feature_version == feature_pipeline(settings).feature_version,
+        champion_fits=champion is None or champion.feature_version == _feature_version(settings),
     )
+
+
+def _feature_version(settings: Settings) -> str:
+    from worker.feature_choice import feature_pipeline  # takes long to load, and without a champion nobody asks
+
+    return feature_pipeline(settings).feature_version
 
 
 def _monitoring(store: FeatureDatabase) -> Monitoring | None:
@@ -132,6 +139,8 @@ def _monitoring(store: FeatureDatabase) -> Monitoring | None:
 def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:
     if client is None:
         return None
+    from worker.streams import stream_states  # with the client of Redis, which whoever has one has loaded
+
     names = (settings.streams.signals_created, settings.streams.trades_closed)
     try:
         return tuple(stream_states(client, names, settings.streams.group))

@@ -24,7 +24,8 @@ from rq.executions import Execution
 from rq.job import Job
 
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect, pending_job
-from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
+from worker.retraining.rule import RetrainReason, RetrainRule, due
+from worker.training_history import TrainingHistory
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_samples=20, frequency_days=7)

@@ -13,6 +13,7 @@ from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLCon
 from worker.errors import ConfigurationError
 from worker.ml_settings import FeatureSettings, MLSettings, TrainingSettings
 from worker.redis_url import mask_url
+from worker.setting_docs import meanings
 from worker.setting_errors import setting_types
 from worker.settings import Settings, load_settings
 
@@ -233,8 +234,9 @@ def test_the_defaults_are_the_librarys_and_its_paths_are_ours(tmp_path: Path) ->
 
 def test_every_setting_says_what_it_is_for() -> None:
     def described(model: type, path: str = "") -> None:
+        said = meanings(model)
         for name, field in model.model_fields.items():  # type: ignore[attr-defined]
-            assert field.description, f"{path}{name}"
+            assert said.get(name), f"{path}{name}"
             if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
                 described(field.annotation, f"{path}{name}.")
 

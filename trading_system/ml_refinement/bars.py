@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd  # where it is used it is loaded: it takes long, and the worker has no frames
 
 Floats = NDArray[np.float64]
 Instants = NDArray[np.int64]
@@ -81,6 +83,8 @@ class Bars:
 
     def to_frame(self) -> pd.DataFrame:
         """A frame with the five columns and the close times (UTC) as its index."""
+        import pandas as pd
+
         index = pd.DatetimeIndex(self.timestamp.astype("datetime64[us]"), name="timestamp").tz_localize("UTC")
         return pd.DataFrame({name: getattr(self, name) for name in (*PRICES, "volume")}, index=index)
 
@@ -149,6 +153,8 @@ def _instants(values: ArrayLike) -> Instants:
 
 
 def _frame_times(times: pd.Series[Any]) -> Instants:
+    import pandas as pd
+
     if times.dtype.kind in "iu":
         return times.to_numpy(dtype=np.int64)
     try:

@@ -14,11 +14,11 @@ from loguru import logger
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.rollback import predecessors, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
-from worker import app as composition
 from worker.console.pages import letter_filter, letter_or_404, model_or_404, model_type, reading
 from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters
 from worker.errors import RefineryError
+from worker.opening import open_store, release
 
 blueprint = Blueprint("actions", __name__)
 
@@ -37,7 +37,7 @@ def _operators_only() -> None:
 @contextmanager
 def _store() -> Iterator[FeatureDatabase]:
     """A connection that writes, for this one action."""
-    with composition.open_store(reading().settings) as store:
+    with open_store(reading().settings) as store:
         yield store
 
 
@@ -74,7 +74,7 @@ def replay() -> ResponseReturnValue:
     """Append the chosen dead letters to their streams again."""
     rows = _chosen(payloads=True)
     with _store() as store:
-        done = DeadLetters(store, version=composition.release()).replay(reading().client, rows, actor=actor())
+        done = DeadLetters(store, version=release()).replay(reading().client, rows, actor=actor())
     flash(f"{len(done.sent):,} of {len(rows):,} were sent to their streams again.")
     return redirect(url_for("pages.letters"))
 
@@ -87,7 +87,7 @@ def discard() -> ResponseReturnValue:
         abort(400, "Say why: the audit keeps it.")
     rows = _chosen(payloads=False)
     with _store() as store, store.atomic():
-        done = DeadLetters(store, version=composition.release()).discard(rows, reason, actor=actor())
+        done = DeadLetters(store, version=release()).discard(rows, reason, actor=actor())
     flash(f"{len(done):,} of {len(rows):,} were discarded.")
     return redirect(url_for("pages.letters"))
 
@@ -111,7 +111,7 @@ def edit(number: int) -> ResponseReturnValue:
     except orjson.JSONDecodeError as error:
         return render_template("edit.html", row=row, text=text, wrong=f"That is not JSON: {error}"), 400
     with _store() as store:
-        letters = DeadLetters(store, version=composition.release())
+        letters = DeadLetters(store, version=release())
         try:
             letters.edit(row, edited, actor=actor())
         except RefineryError as error:

@@ -13,7 +13,6 @@ from loguru import logger
 from werkzeug.exceptions import HTTPException
 
 from trading_system.ml_refinement.storage import StoreError
-from worker import app as composition
 from worker.console import security, words
 from worker.console.actions import blueprint as actions
 from worker.console.figures import warm
@@ -21,6 +20,7 @@ from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.reading import Reading
 from worker.errors import ConfigurationError, RefineryError
+from worker.opening import open_store
 from worker.redis_url import is_loopback
 from worker.settings import Settings
 
@@ -41,7 +41,7 @@ def create_app(settings: Settings, url: str) -> Flask:
         StoreError: the store cannot be opened.
     """
     check_exposure(settings)
-    composition.open_store(settings).close()  # brings the schema up to date, since the console itself only reads
+    open_store(settings).close()  # brings the schema up to date, since the console itself only reads
     flask = Flask("worker.console", template_folder="templates", static_folder="static")
     flask.config.update(
         SECRET_KEY=secrets.token_bytes(32),

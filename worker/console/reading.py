@@ -18,9 +18,10 @@ from rq.serializers import JSONSerializer
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreError, TrainingRun
 from trading_system.ml_refinement.storage.times import parse_bound
-from worker import app, retraining
+from worker import retraining
 from worker.console.words import age_s, span
 from worker.errors import RefineryError
+from worker.opening import connect
 from worker.settings import Settings
 from worker.status import Monitoring, Status, read_status
 
@@ -106,7 +107,7 @@ class Reading:
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings = settings
         self.url = url
-        self.client = app.connect(url)
+        self.client = connect(url)
         self.rq_client = retraining.connect(url)
         self._local = threading.local()
         self._memory: dict[Hashable, tuple[Hashable, Any, float]] = {}

@@ -27,14 +27,16 @@ from trading_system.simulation.market_data import (
     write_directory,
 )
 from trading_system.simulation.timeline import Moment, timeline_of
-from worker import app, processes
+from worker import processes
 from worker.demo.display import live_display, show_summary
 from worker.demo.replay import Patience, Replay
 from worker.demo.summary import Held, Learned, Played, Summary, summarise
 from worker.embedded import make_private, take_lock
 from worker.errors import ConfigurationError, RefineryError
 from worker.ml_settings import Part
+from worker.opening import connect, open_store
 from worker.retraining import reason_if_due
+from worker.server import server_url
 from worker.settings import Settings
 from worker.status import Status, read_status
 from worker.streams import translated
@@ -79,7 +81,7 @@ def run(
     timeline = up_to(timeline_of(stocks), last_day)
     chosen = demo_settings(settings)
     with _interrupt_on_sigterm(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
-        with app.connect(url) as client, app.open_store(chosen) as store:
+        with connect(url) as client, open_store(chosen) as store:
             summary = _play(chosen, client, store, timeline, children.tend)
         report(summary)
         if keep_running:
@@ -231,7 +233,7 @@ def _unless_set(part: _Part, values: Mapping[str, Any]) -> _Part:
 def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, processes.Children]]:
     """Server, worker and trainer over the demo's market data, while the block runs."""
     write_directory(market, chosen.state_dir / "market")
-    with processes.server_url(chosen) as url:
+    with server_url(chosen) as url:
         _refuse_other_data(chosen, url)
         children = processes.Children(environment_of(chosen, url), grace_s=chosen.shutdown_grace_s)
         with processes.running(children, "worker", "trainer"):
@@ -239,7 +241,7 @@ def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterato
 
 
 def _refuse_other_data(chosen: Settings, url: str) -> None:
-    with app.connect(url) as client, translated():
+    with connect(url) as client, translated():
         if client.dbsize():
             raise ConfigurationError(
                 f"the demo wants an empty Redis database, and {chosen.masked_redis_url} has data: "

@@ -7,11 +7,11 @@ from worker.retraining.job import (
     reason_if_due,
     retrain,
     run_trainer,
-    training_history,
     wait_for,
 )
 from worker.retraining.queue import RetrainQueue, connect, forbid_pickle, pending_job
-from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
+from worker.retraining.rule import RetrainReason, RetrainRule, due
+from worker.training_history import TrainingHistory, training_history
 
 __all__ = [
     "RetrainQueue",

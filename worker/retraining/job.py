@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,12 @@ from trading_system.ml_refinement.storage.times import utc_now
 from worker.embedded import take_lock
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, RetrainQueue, connect, job_id_of, pending_job, run_id_of
-from worker.retraining.rule import RetrainReason, RetrainRule, TrainingHistory, due
+from worker.retraining.rule import RetrainReason, RetrainRule, due
 from worker.retraining.trainer import ForbiddenJob, work_until_stopped
 from worker.settings import Settings
-
-#: So many trainings in a row that were killed, and the next one waits for new labels, as after any other failure.
-KILLED_IN_A_ROW = 3
+from worker.training_history import KILLED, training_history
 
 _LEARNING = "trading_system.ml_refinement.training.pipeline"
-_KILLED = "killed"
 _RECENT = 50
 
 
@@ -157,17 +153,6 @@ def wait_for(
         time.sleep(0.1)
 
 
-def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory:
-    """What `due` has to know, from the store."""
-    newest = store.runs.last(model_type)
-    if newest is None:
-        return TrainingHistory()
-    counts = newest if not _was_killed(newest) else _last_that_counts(store, model_type)
-    if counts is None:
-        return TrainingHistory(newest=newest.token)
-    return TrainingHistory(newest.token, counts.label_watermark, _instant(counts.started_at))
-
-
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
     """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs."""
     try:
@@ -189,7 +174,7 @@ def sweep(store: FeatureDatabase) -> list[str]:
     swept = []
     for run in store.runs.recent(_RECENT):
         if run.status == "running" and run_id_of(run.run_id) == run.run_id:
-            message = f"{_KILLED}: the process that trained it ended without a word"
+            message = f"{KILLED}: the process that trained it ended without a word"
             if store.runs.finish(run.run_id, "failed", error_message=message):
                 logger.warning("training {} was killed; the champion stays as it was", run.run_id)
                 swept.append(run.run_id)
@@ -261,19 +246,3 @@ def _watch_on_schedule(settings: Settings, store: FeatureDatabase, client: redis
         watch_if_due(settings, store, client)
     except Exception:  # noqa: BLE001 - the trainer goes on training
         logger.exception("monitoring failed")
-
-
-def _was_killed(run: TrainingRun) -> bool:
-    return run.status == "failed" and (run.error_message or "").startswith(_KILLED)
-
-
-def _last_that_counts(store: FeatureDatabase, model_type: str) -> TrainingRun | None:
-    runs = [run for run in store.runs.recent(_RECENT) if run.model_type == model_type]
-    alive = next((place for place, run in enumerate(runs) if not _was_killed(run)), len(runs))
-    if alive >= KILLED_IN_A_ROW:
-        return runs[0]
-    return runs[alive] if alive < len(runs) else None
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from worker.training_history import TrainingHistory
+
 
 class RetrainReason(StrEnum):
     """Why a training was asked for."""
@@ -14,22 +16,6 @@ class RetrainReason(StrEnum):
     SCHEDULE = "schedule"
     MANUAL = "manual"
     DRIFT = "drift"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingHistory:
-    """What the store knows about past trainings of one model type.
-
-    A training that was killed has tried nothing: it counts in `newest` and not in the other two, so that what made it
-    due still makes the next one due. One that failed has counted, or it would be tried again with the same labels.
-    """
-
-    #: Token of the newest training ever begun, 0 before the first: the same for all who look before the next begins.
-    newest: int = 0
-    #: `labels_total` at the start of the last training that counts; 0 when there is none.
-    label_watermark: int = 0
-    #: When the last training that counts began; None when there is none.
-    last_started_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from trading_system.ml_refinement.monitoring.report import Report, look, may_ask
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.monitoring import Cause, MonitoringReports
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
-from worker.retraining.job import enqueue, training_history
+from worker.retraining.job import enqueue
 from worker.retraining.rule import RetrainReason
 from worker.settings import Settings
+from worker.training_history import training_history
 
 #: So much time passes between two looks, unless a training ends in between.
 EVERY = timedelta(hours=1)

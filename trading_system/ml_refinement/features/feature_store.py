@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
 from trading_system.ml_refinement.features.pipeline import FeatureBatch, FeaturePipeline, FeatureRequest
@@ -19,6 +18,9 @@ from trading_system.ml_refinement.storage import (
     VectorRow,
 )
 from trading_system.ml_refinement.storage.times import text_from_us, utc_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,8 @@ class FeatureStore:
         signal_type: str | None = None,
     ) -> pd.DataFrame:
         """`training_matrix` for notebooks: by signal, the features, `r_multiple`, `timestamp` and `label_time`."""
+        import pandas as pd  # takes long to load, and the worker has no use for it
+
         matrix = self.training_matrix(start=start, end=end, asset_class=asset_class, signal_type=signal_type)
         frame = pd.DataFrame(matrix.X, index=pd.Index(matrix.signal_ids, name="signal_id"), columns=list(matrix.names))
         return frame.assign(

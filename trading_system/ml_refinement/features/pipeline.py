@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from loguru import logger
 from numpy.typing import NDArray
 
@@ -24,6 +23,9 @@ from trading_system.ml_refinement.features.extractors.signal_metadata import Sig
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
 from trading_system.ml_refinement.features.scaling import FeatureScaler
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["FeatureBatch", "FeaturePipeline", "FeatureRequest", "FeatureScaler", "NewsItem", "SignalMetadata"]
 

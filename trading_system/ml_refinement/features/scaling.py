@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 
-_METHODS = {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}
+_METHODS = {"standard": "StandardScaler", "minmax": "MinMaxScaler", "robust": "RobustScaler"}
 
 
 class FeatureScaler:
@@ -28,7 +28,7 @@ class FeatureScaler:
         self.method = method
         self.fitted = False
         self._names: list[str] = []
-        self._scaler = _METHODS[method]()
+        self._scaler = _scaler(method)
 
     def fit(self, feature_data: Mapping[str, Sequence[float]]) -> None:
         """Learn the scaling from columns of equal length.
@@ -55,3 +55,9 @@ class FeatureScaler:
         self.fit(feature_data)
         table = np.column_stack([np.asarray(values, np.float64) for values in feature_data.values()])
         return [dict(zip(self._names, row, strict=True)) for row in self._scaler.transform(table).tolist()]
+
+
+def _scaler(method: str) -> Any:
+    from sklearn import preprocessing  # takes seconds to load, and whoever computes features does not scale
+
+    return getattr(preprocessing, _METHODS[method])()

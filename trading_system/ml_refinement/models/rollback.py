@@ -8,10 +8,8 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import Promotion
+from trading_system.ml_refinement.storage.models import ROLLED_BACK, Promotion
 
-#: The figure in a ledger entry that tells a rollback from any other activation.
-ROLLED_BACK = "rolled_back_from"
 _LEDGER = 10_000
 
 

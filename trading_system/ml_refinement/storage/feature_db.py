@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import orjson
-from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
 from trading_system.ml_refinement.storage.attempts import Attempts
@@ -18,16 +16,21 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.definitions import Definitions
-from trading_system.ml_refinement.storage.entries import Entries
-from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
 from trading_system.ml_refinement.storage.models import Models
-from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.replays import Replays
 from trading_system.ml_refinement.storage.runs import Runs
 from trading_system.ml_refinement.storage.schema import migrate, steps
-from trading_system.ml_refinement.storage.scores import PredictionRow, Scores
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
-from trading_system.ml_refinement.storage.vectors import Matrix, Selection, Vectors, parse, plain_features
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trading_system.ml_refinement.storage.entries import Entries
+    from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
+    from trading_system.ml_refinement.storage.outcomes import Outcomes
+    from trading_system.ml_refinement.storage.scores import Scores
+    from trading_system.ml_refinement.storage.vectors import Matrix, Vectors
 
 
 class FeatureDatabase:
@@ -36,7 +39,8 @@ class FeatureDatabase:
     Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
     text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
     The attributes `vectors`, `versions`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `replays`, `attempts`,
-    `entries`, `models`, `runs` and `definitions` are the same store in batches, as the worker uses it.
+    `entries`, `models`, `runs` and `definitions` are the same store in batches, as the worker uses it; those of them
+    that need numpy are loaded when they are first used.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -51,18 +55,48 @@ class FeatureDatabase:
         self.db_path = Path(db_path)
         self._clock = clock
         self._connection = Connection(db_path, read_only=read_only)
-        self.vectors = Vectors(self._connection, clock)
-        self.versions = FeatureVersions(self._connection, self.vectors, clock)
-        self.outcomes = Outcomes(self._connection, clock)
-        self.scores = Scores(self._connection)
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetters(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
         self.attempts = Attempts(self._connection, clock)
-        self.entries = Entries(self._connection)
         self.models = Models(self._connection, clock)
         self.runs = Runs(self._connection, clock)
         self.definitions = Definitions(self._connection, clock)
+
+    @cached_property
+    def vectors(self) -> Vectors:
+        """The signals with their features."""
+        from trading_system.ml_refinement.storage.vectors import Vectors
+
+        return Vectors(self._connection, self._clock)
+
+    @cached_property
+    def versions(self) -> FeatureVersions:
+        """Vectors by the version of their features."""
+        from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
+
+        return FeatureVersions(self._connection, self.vectors, self._clock)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        """What became of the trades."""
+        from trading_system.ml_refinement.storage.outcomes import Outcomes
+
+        return Outcomes(self._connection, self._clock)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Predictions, and the answers that were served."""
+        from trading_system.ml_refinement.storage.scores import Scores
+
+        return Scores(self._connection)
+
+    @cached_property
+    def entries(self) -> Entries:
+        """Which entries of the streams have had their effect."""
+        from trading_system.ml_refinement.storage.entries import Entries
+
+        return Entries(self._connection)
 
     @property
     def connection(self) -> Connection:
@@ -77,6 +111,8 @@ class FeatureDatabase:
         """
         applied = migrate(self._connection, steps(), self._clock)
         if applied:
+            from loguru import logger  # only now: an up-to-date store is opened by many a short command
+
             logger.info("store {}: schema steps applied: {}", self.db_path, applied)
 
     def close(self) -> None:
@@ -123,6 +159,8 @@ class FeatureDatabase:
         Raises:
             ValueError: a value is not a finite number, the time cannot be read, or the two targets disagree.
         """
+        from trading_system.ml_refinement.storage.vectors import plain_features
+
         if fv.target is not None and fv.target_binary not in (None, int(fv.target > 0)):
             raise ValueError(f"{fv.signal_id}: target {fv.target} and target_binary {fv.target_binary} disagree")
         now = utc_text(self._clock())
@@ -178,6 +216,10 @@ class FeatureDatabase:
         last in the selection. NaN where a vector lacks a feature, and in y where there is no outcome
         (`require_target=False`). Nothing selected: shapes (0, 0) and (0,).
         """
+        import numpy as np
+
+        from trading_system.ml_refinement.storage.vectors import Selection, parse
+
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
         with self._connection.snapshot() as reads:
             version = feature_version
@@ -201,6 +243,8 @@ class FeatureDatabase:
         """
         if not kwargs.get("require_target", True):
             raise ValueError("a binary target needs an outcome: require_target cannot be False")
+        import numpy as np
+
         X, y, names = self.get_training_data(start_date, end_date, **kwargs)
         return X, (y > 0).astype(np.int64), names
 
@@ -208,6 +252,8 @@ class FeatureDatabase:
         self, start_date: str | None = None, end_date: str | None = None, require_target: bool = True
     ) -> int:
         """How many complete vectors there are between the dates, inclusive; with an outcome unless told otherwise."""
+        from trading_system.ml_refinement.storage.vectors import Selection
+
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
         where, params = Selection(start_date, end_date).where(*fixed)
         return int(self._connection.query(COUNT.format(where=where), params)[0][0])
@@ -247,6 +293,8 @@ class FeatureDatabase:
         Raises:
             ConstraintRefused: the model is not registered.
         """
+        from trading_system.ml_refinement.storage.scores import PredictionRow
+
         row = PredictionRow(signal_id, model_id, utc_text(self._clock()), quality_score, predicted_r, confidence)
         with self.atomic():
             known = any(logged.prediction.model_id == model_id for logged in self.scores.of_signal(signal_id))

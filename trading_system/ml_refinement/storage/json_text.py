@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
-import numpy as np
 import orjson
 
 
@@ -28,10 +28,10 @@ def _refuse_non_finite(value: Any) -> None:
     """The serialiser writes NaN and infinity as null: look for the number that became one."""
     if isinstance(value, Mapping):
         value = list(value.values())
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers, which need numpy only where they come from
         value = value.tolist()
     if isinstance(value, list | tuple):
         for item in value:
             _refuse_non_finite(item)
-    elif isinstance(value, float) and not np.isfinite(value):
+    elif isinstance(value, float) and not isfinite(value):
         raise ValueError(f"not finite: {value}")

@@ -27,6 +27,9 @@ class Unconditional(Enum):
 #: `expected_active=ANY`: whichever model is active now may be replaced.
 ANY: Final = Unconditional.ANY
 
+#: The figure in a ledger entry that tells a rollback from any other activation.
+ROLLED_BACK = "rolled_back_from"
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryRow:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, us_array, utc_now, utc_text
-from trading_system.ml_refinement.storage.vectors import Matrix, fill
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from trading_system.ml_refinement.storage.vectors import Matrix
 
 Cause = Literal["schedule", "training"]
 
@@ -131,6 +134,10 @@ def rows_between(
     connection: Connection, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int
 ) -> RecentRows:
     """Signals with `start` < time <= `end`, at most the newest `limit` vectors."""
+    import numpy as np  # here, because those who read a report have no arrays
+
+    from trading_system.ml_refinement.storage.vectors import fill
+
     with connection.snapshot() as reads:
         lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
         vectors = reads.query(VECTORS, (start, end, feature_version, limit))[::-1]

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Clock = Callable[[], datetime]
 
@@ -74,6 +76,8 @@ def us_from_text(text: str) -> int:
 
 def us_array(texts: Sequence[str]) -> NDArray[np.int64]:
     """`us_from_text` of many texts out of the store, int64 of shape (n,)."""
+    import numpy as np  # here, because those who ask for a status have no arrays
+
     return np.array([text[:26] for text in texts], dtype="datetime64[us]").astype(np.int64)
 
 

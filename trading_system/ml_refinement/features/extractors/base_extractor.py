@@ -7,16 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars, Floats
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class FeatureError(ValueError):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from functools import cached_property, partial
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Floats, Instants
@@ -26,6 +25,9 @@ from trading_system.ml_refinement.features.extractors.windows import (
     row_sum,
     sample_std,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNCORRELATED = 0.5  # what the specification calls neutral
 

@@ -1,0 +1,102 @@
+"""What a command loads before it says anything: those that only look load neither learning nor its company.
+
+Loaded modules are looked at, and not the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trading_system.ml_refinement import storage
+from trading_system.ml_refinement.config import ModelMetadata, ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase
+
+LEARNING = frozenset(
+    ("sklearn", "scipy", "pandas", "skops", "joblib", "flask", "matplotlib", "rq", "prometheus_client", "optuna")
+)
+ARRAYS_AND_SERVER = frozenset(("numpy", "redis"))
+
+TELL = """
+import json, sys
+sys.argv[0] = "refinery"
+from worker.cli import main
+try:
+    main()
+finally:
+    sys.stderr.write("\\n" + json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+ONLY_LOOK = (
+    "--help",
+    "--version",
+    "status",
+    "status --json",
+    "dead-letters --help",
+    "dead-letters list",
+    "dead-letters list --groups",
+    "models list",
+    "models history",
+    "schema",
+    "asyncapi",
+    "prune --dry-run",
+)
+WITH_ARRAYS = ("features", "features missing")
+
+
+def loaded_by(command: str, state_dir: Path, *, redis_url: str | None = None) -> set[str]:
+    """The packages that a process has loaded when it ends well."""
+    environment = os.environ | {"REFINERY_STATE_DIR": str(state_dir)}
+    if redis_url is not None:
+        environment["REFINERY_REDIS_URL"] = redis_url
+    done = subprocess.run(
+        [sys.executable, "-c", TELL, *command.split()], env=environment, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.fixture
+def store_dir(state_dir: Path) -> Path:
+    FeatureDatabase(state_dir / "features.db").initialize()
+    return state_dir
+
+
+@pytest.mark.parametrize("command", ONLY_LOOK)
+def test_a_command_that_only_looks_loads_neither_learning_nor_arrays_nor_the_client_of_redis(
+    command: str, store_dir: Path
+) -> None:
+    assert not loaded_by(command, store_dir) & (LEARNING | ARRAYS_AND_SERVER)
+
+
+@pytest.mark.parametrize("command", WITH_ARRAYS)
+def test_a_command_about_features_loads_arrays_and_no_learning(command: str, store_dir: Path) -> None:
+    assert not loaded_by(command, store_dir) & LEARNING
+
+
+def test_a_status_with_server_and_champion_loads_no_learning(store_dir: Path, valkey_url: str) -> None:
+    with FeatureDatabase(store_dir / "features.db") as db:
+        now = "2026-01-01T00:00:00.000000Z"
+        metadata = ModelMetadata("one", ModelType.SIGNAL_QUALITY, "1", now, now, now, 100, 20)
+        db.register_model(metadata)
+        assert db.activate_model("one")
+    loaded = loaded_by("status", store_dir, redis_url=valkey_url)
+    assert "redis" in loaded
+    assert not loaded & LEARNING
+
+
+def test_publishing_loads_no_learning(store_dir: Path, valkey_url: str, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    events.write_text('{"type": "trade.closed", "signal_id": "a", "closed_at": "2026-01-01T00:00:00Z"}\n')
+    assert not loaded_by(f"publish {events}", store_dir, redis_url=valkey_url) & LEARNING
+
+
+def test_every_public_name_of_the_store_can_be_had_from_it_and_no_other() -> None:
+    assert [name for name in storage.__all__ if not hasattr(storage, name)] == []
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        storage.Nothing  # noqa: B018 - it is the reading that must fail
