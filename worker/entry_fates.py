@@ -43,12 +43,13 @@ class EntryFates:
         buried = self._store.entries.buried([entry.key for entry in entries])
         fates = {
             entry.key: Fate.BURIED
-            for entry in entries
+            for entry in (entries if buried else ())
             # A server that was emptied may give out an id again: other bytes are another event.
             if entry.key in buried and entry.data in (None, buried[entry.key])
         }
-        carriers = self._store.replays.carriers(_replays(entries, fates))
-        for entry in entries:
+        replays = _replays(entries, fates)
+        carriers = self._store.replays.carriers(replays)
+        for entry in entries if replays else ():
             if entry.replay in carriers and entry.key not in fates:
                 carrier = carriers[entry.replay] = carriers[entry.replay] or entry.key
                 if carrier != entry.key:
@@ -77,8 +78,10 @@ class EntryFates:
 
 
 def _replays(entries: Sequence[Entry], fates: Mapping[Key, Fate]) -> list[Replay]:
+    # An entry of the usual kind has one field, and that is not the name of a dead letter.
+    named = [(entry, entry.replay) for entry in entries if len(entry.fields) > 1]
     return [
-        Replay(*entry.replay, entry.stream, entry.entry_id, entry.data or b"")
-        for entry in entries
-        if entry.replay is not None and entry.key not in fates
+        Replay(*replay, entry.stream, entry.entry_id, entry.data or b"")
+        for entry, replay in named
+        if replay is not None and entry.key not in fates
     ]

@@ -273,9 +273,9 @@ class BatchHandler:
     ) -> Handled:
         """Everything of the batch that is written, inside the caller's transaction."""
         is_new = self._store.vectors.insert_new(computed.rows, self._pipeline.names, computed.values)
-        new = {row.signal_id for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
+        new = {row[0] for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
         self._store.scores.put_served([row for row in computed.served if row[0] in new])
-        self._store.scores.log_predictions([row for row in computed.predictions if row.signal_id in new])
+        self._store.scores.log_predictions([row for row in computed.predictions if row[0] in new])
         handled = Handled(signals=len(new), unknown_fields=intake.unknown_fields)
         handled += Handled(labelled=self._apply_waiting(intake, list(new)))
         handled += self._apply_repeats(intake, new)

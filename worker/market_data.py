@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from loguru import logger
@@ -140,11 +141,11 @@ class DirectorySource:
     def _symbol(self, symbol: str) -> Bars | NoMarketData:
         if self._directory is None:
             return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: no bars in the event, and no market-data directory")
-        stem = file_stem(symbol)
-        versions = {path: version for path in _paths(self._directory, stem) if (version := _version(path)) is not None}
+        places = _paths(self._directory, symbol)
+        versions = {path: version for path, name in places if (version := _version(name)) is not None}
         if not versions:
             self._kept.pop(symbol, None)
-            return self._absent(self._directory, symbol, stem)
+            return self._absent(self._directory, symbol, file_stem(symbol))
         if len(versions) > 1:
             return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: both a CSV and a Parquet file are there")
         ((path, version),) = versions.items()
@@ -173,16 +174,19 @@ class DirectorySource:
 _Version = tuple[str, int, int, int]
 
 
-def _paths(directory: Path, stem: str) -> list[Path]:
-    return [directory / f"{stem}{suffix}" for suffix in SUFFIXES]
+@lru_cache(maxsize=16_384)  # to name a file takes longer than to ask the system whether it has changed
+def _paths(directory: Path, symbol: str) -> tuple[tuple[Path, str], ...]:
+    """The files that may hold a symbol's bars, also as text, which is what the system takes."""
+    paths = [directory / f"{file_stem(symbol)}{suffix}" for suffix in SUFFIXES]
+    return tuple((path, str(path)) for path in paths)
 
 
-def _version(path: Path) -> _Version | None:
+def _version(path: str) -> _Version | None:
     try:
-        stat = path.stat()
+        stat = os.stat(path)
     except FileNotFoundError:
         return None
-    return path.suffix, stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def _extent(bars: Bars) -> str:

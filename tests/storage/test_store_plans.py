@@ -41,7 +41,7 @@ HOT = {
     "newest run": (models.NEWEST_RUN, 1),
     "bury": (dead_letters.BURY, 13),
     "duplicates": (counters.RECORD, 5),
-    "buried entries": (entries.BURIED, 1),
+    "buried entries": (entries.BURIED, 2),
     "duplicate entries": (entries.DUPLICATES, 1),
     "entries of signals": (entries.SIGNALS, 1),
     "entries of outcomes": (entries.OUTCOMES, 1),

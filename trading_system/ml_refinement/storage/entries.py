@@ -21,8 +21,14 @@ class Entries:
 
     def buried(self, entries: Sequence[EntryKey]) -> dict[EntryKey, bytes]:
         """Those that are dead letters, whatever became of these, with the bytes they were buried with."""
-        rows = self._connection.query(BURIED, (_pairs(entries),))
-        return {(stream, entry_id): payload for stream, entry_id, payload in rows}
+        by_stream: dict[str, list[str]] = {}
+        for stream, entry_id in entries:
+            by_stream.setdefault(stream, []).append(entry_id)
+        return {
+            (stream, entry_id): payload
+            for stream, ids in by_stream.items()
+            for entry_id, payload in self._connection.query(BURIED, (id_list(ids), stream))
+        }
 
     def duplicates(self, entries: Sequence[EntryKey]) -> set[EntryKey]:
         """Those that were noted as duplicates."""
@@ -42,8 +48,8 @@ def _pairs(entries: Sequence[EntryKey]) -> str:
 
 
 BURIED = """
-    SELECT d.stream, d.entry_id, d.payload FROM json_each(?) AS wanted
-    CROSS JOIN dead_letters AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
+    SELECT d.entry_id, d.payload FROM json_each(?) AS wanted
+    CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
 DUPLICATES = """
     SELECT d.stream, d.entry_id FROM json_each(?) AS wanted
     CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
