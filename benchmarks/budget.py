@@ -1,4 +1,4 @@
-"""Where a worker's microseconds go, step by step in batches of 256: processor time, and the clock.
+"""Where a worker's microseconds go, step by step in batches of 512: processor time, and the clock.
 
     python -m benchmarks.budget            small events, champion and challenger
     python -m benchmarks.budget --inline   events that bring 280 bars
@@ -37,7 +37,7 @@ from worker.entry_fates import EntryFates
 from worker.market_data import DirectorySource
 from worker.streams import GroupReader
 
-BATCH = 256
+BATCH = 512
 Spent = NDArray[np.float64]
 STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "read": ((GroupReader, "read_new"),),

@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     """Stable name of this machine in the consumer group; unset: the host name."""
     consumer_slot: Annotated[int, Field(ge=0, le=999)] = 0
     """Which of several workers on this machine this one is."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 256
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 512
     """At most this many events are read, stored and acknowledged together."""
     block_ms: Annotated[int, Field(ge=1, le=2000)] = 1000
     """How long a read waits for new events."""
