@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
@@ -293,4 +293,5 @@ def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | Non
 def _add_bars(digest: blake2b, name: bytes, bars: Bars) -> None:
     head = b"%b %d " % (name, len(bars))
     columns = (bars.timestamp, bars.open, bars.high, bars.low, bars.close, bars.volume)
-    digest.update(b"".join([head, *(column.data for column in columns)]))
+    # Processors have instructions for this one: half of blake2b's time for the thousands of bytes that bars are.
+    digest.update(sha256(b"".join([head, *(column.data for column in columns)])).digest())

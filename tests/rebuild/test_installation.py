@@ -228,13 +228,13 @@ def test_a_batch_of_the_worker_looks_once_for_each_symbol(
         for number in range(40):
             send(valkey, SIGNALS, signal(number, bars=None, symbol=("ACME", "BETA")[number % 2]))
         looked: list[str] = []
-        real = Path.stat
+        real = os.stat
 
-        def stat(path: Path, **more: Any) -> os.stat_result:
-            if path.parent == market:
-                looked.append(path.name)
+        def stat(path: Any, **more: Any) -> os.stat_result:
+            if Path(path).parent == market:
+                looked.append(Path(path).name)
             return real(path, **more)
 
-        monkeypatch.setattr(Path, "stat", stat)
+        monkeypatch.setattr(os, "stat", stat)
         assert worker.drain().signals == 40
         assert sorted(looked) == ["ACME.csv", "ACME.parquet", "BETA.csv", "BETA.parquet"]
