@@ -337,7 +337,8 @@ def test_a_batch_looks_once_for_each_symbol(shop: Shop, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "stat", stat)
     assert shop.rebuild(batch_size=32).run().rebuilt == 64
-    assert sorted(Path(path).name for path in looked if "/market/" in path) == sorted(["ACME.csv", "ACME.parquet", "BETA.csv", "BETA.parquet"] * 2)
+    names = sorted(Path(path).name for path in looked if "/market/" in path)
+    assert names == sorted(["ACME.csv", "ACME.parquet", "BETA.csv", "BETA.parquet"] * 2)
 
 
 def test_the_rest_of_a_rebuild_is_found_through_an_index(shop: Shop) -> None:
