@@ -119,7 +119,7 @@ def _or_none(column: NDArray[np.float64], low: float = -_LARGEST, high: float = 
 
 
 def outcome_bytes(row: OutcomeRow) -> bytes:
-    """An outcome that no event brought (a notebook recorded it), as the event that would have: a dead letter needs bytes."""
+    """An outcome that no event brought (a notebook recorded it), as the event that would have: for a dead letter."""
     fields = {
         "signal_id": row.signal_id,
         "closed_at": row.closed_at,
