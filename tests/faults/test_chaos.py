@@ -9,7 +9,8 @@ import sys
 import orjson
 import pytest
 
-from tests.faults.chaos import BOUNDARIES, KINDS, Tally, schedule
+from tests.faults.schedules import BOUNDARIES, KINDS, schedule
+from tests.faults.theatre import Tally
 
 SCHEDULES = 2 * len(KINDS)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.faults.chaos import fork
+from tests.faults.processes import fork
 from tests.worker.worlds import GROUP, SIGNALS, TRADES, Desk, desk, outcome, pending, scored, send, settings_for, signal
 from worker import stream_care
 from worker.consumer import Consumer

@@ -1,0 +1,80 @@
+"""Places in our own code at which a process of a play kills itself."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage.attempts import Attempts
+from trading_system.ml_refinement.storage.outcomes import Outcomes
+from trading_system.ml_refinement.storage.vectors import Vectors
+from worker.dead_letters import DeadLetters
+from worker.handlers import BatchHandler
+from worker.streams import GroupReader
+
+
+def arm(boundary: str, nth: int) -> None:
+    """Make this process kill itself when it comes to the boundary for the nth time."""
+    passed = 0
+
+    def die_at_last() -> None:
+        nonlocal passed
+        passed += 1
+        if passed >= nth:
+            os.kill(os.getpid(), signals.SIGKILL)
+
+    def around(owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_: True) -> None:
+        original = getattr(owner, name)
+
+        def armed(*args: Any, **kwargs: Any) -> Any:
+            if before and only(*args):
+                die_at_last()
+            result = original(*args, **kwargs)
+            if not before and only(*args) and result != []:
+                die_at_last()
+            return result
+
+        setattr(owner, name, armed)
+
+    match boundary:
+        case "read":
+            around(GroupReader, "_read")
+        case "claimed":
+            around(GroupReader, "claim_idle")
+        case "archived":
+            around(BatchHandler, "_keep_originals")
+        case "decoded":
+            around(BatchHandler, "_open")
+        case "computed":
+            around(BatchHandler, "_compute")
+        case "begin":
+            around(Connection, "run", only=lambda _, sql, *__: sql == "BEGIN IMMEDIATE")
+        case "written":
+            around(Vectors, "insert_new")
+        case "outcomes":
+            around(Outcomes, "record")
+        case "buried":
+            around(DeadLetters, "bury")
+        case "before commit":
+            around(Connection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
+        case "after commit":
+            around(Connection, "run", only=lambda _, sql, *__: sql == "COMMIT")
+        case "before settle":
+            around(GroupReader, "settle", before=True)
+        case "sent":
+            around(
+                redis.connection.AbstractConnection,
+                "send_packed_command",
+                only=lambda _, data, *__: b"XACK" in b"".join(data),
+            )
+        case "published":
+            around(redis.Redis, "eval", only=lambda _, script, *__: "XACK" in script)
+        case "after ack":
+            around(GroupReader, "settle")
+        case "charged":
+            around(Attempts, "charge")
