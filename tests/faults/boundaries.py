@@ -18,29 +18,43 @@ from worker.handlers import BatchHandler
 from worker.streams import GroupReader
 
 
-def arm(boundary: str, nth: int) -> None:
-    """Make this process kill itself when it comes to the boundary for the nth time."""
-    passed = 0
+class Fuse:
+    """Burns down each time a place in our code is passed, and then kills.
 
-    def die_at_last() -> None:
-        nonlocal passed
-        passed += 1
-        if passed >= nth:
-            os.kill(os.getpid(), signals.SIGKILL)
+    Args:
+        nth: at which passing.
+        die: what kills; by default this process does itself.
+    """
 
-    def around(owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_: True) -> None:
+    def __init__(self, nth: int, die: Callable[[], None] | None = None) -> None:
+        self._left = nth
+        self._die = die or (lambda: os.kill(os.getpid(), signals.SIGKILL))
+
+    def burn(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self._die()
+
+    def around(
+        self, owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_: True
+    ) -> None:
+        """Lay the fuse before or after every call of `owner.name` whose arguments satisfy `only`."""
         original = getattr(owner, name)
 
         def armed(*args: Any, **kwargs: Any) -> Any:
             if before and only(*args):
-                die_at_last()
+                self.burn()
             result = original(*args, **kwargs)
             if not before and only(*args) and result != []:
-                die_at_last()
+                self.burn()
             return result
 
         setattr(owner, name, armed)
 
+
+def arm(boundary: str, nth: int) -> None:
+    """Make this process, a worker, kill itself when it comes to the boundary for the nth time."""
+    around = Fuse(nth).around
     match boundary:
         case "read":
             around(GroupReader, "_read")

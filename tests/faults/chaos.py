@@ -19,7 +19,7 @@ import orjson
 from loguru import logger
 
 from tests.faults.processes import fork
-from tests.faults.schedules import BOUNDARIES, Schedule, at_boundary, schedule
+from tests.faults.schedules import BOUNDARIES, TRAINING_BOUNDARIES, Schedule, at_boundary, schedule
 from tests.faults.theatre import Tally, Theatre
 
 
@@ -62,6 +62,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the first schedule")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--boundaries", action="store_true", help="a kill at every labelled boundary besides")
+    parser.add_argument("--at", action="append", default=[], help="a kill at this boundary besides")
+    parser.add_argument("--kind", action="append", help="only the schedules of this kind")
     parser.add_argument("--json", type=Path, help="write the tallies there")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
@@ -72,8 +74,10 @@ def main() -> int:
     memory = Path("/dev/shm")  # noqa: S108
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory if memory.is_dir() else None))
     made = [schedule(seed) for seed in range(first, first + args.schedules)]
-    if args.boundaries:
-        made = [at_boundary(boundary) for boundary in BOUNDARIES] + made
+    if args.kind:
+        made = [one for one in made if one.kind in args.kind]
+    boundaries = (*BOUNDARIES, *TRAINING_BOUNDARIES) if args.boundaries else args.at
+    made = [at_boundary(boundary) for boundary in boundaries] + made
     children = {}
     for number in range(args.processes):
         part, place = made[number :: args.processes], directory / str(number)

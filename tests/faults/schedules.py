@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from tests.faults.disk import DiskPlan
 from tests.faults.wire import ACTIONS
 
-KINDS = ("kill", "kill", "kill", "several", "disk", "wire", "stop", "server", "server loses", "replay")
+KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
 #: Where a worker is killed: a method of ours, before it begins or after it is done.
 BOUNDARIES = (
     "read", "claimed", "archived", "decoded", "computed", "begin", "written", "outcomes", "buried",
     "before commit", "after commit", "before settle", "sent", "published", "after ack", "charged",
 )  # fmt: skip
+#: Where a training is killed: in the process that trains.
+TRAINING_BOUNDARIES = (
+    "job taken", "lock held", "run entered", "data read", "folds done", "fitted", "before file", "file written",
+    "file renamed", "model entered", "settling", "activated", "before activation commits", "after activation committed",
+    "watched", "returned",
+)  # fmt: skip
+VICTIMS = ("horse", "trainer", "both")
 
 
 @dataclass
@@ -28,6 +35,9 @@ class Life:
     stop_after_s: float | None = None
     role: str = "worker"
     slot: int | None = None
+    begin_after_s: float = 0.0
+    #: For trainers: who is killed, the process that trains, the RQ worker above it, or both.
+    victim: str = "trainer"
 
 
 @dataclass
@@ -40,13 +50,17 @@ class Schedule:
     wire: tuple[str, ...] = ()
     one_in: int = 10
     disaster: str | None = None
+    archive: bool = True
+    #: For trainings: whether a model serves at the beginning, and how often RQ has the same job.
+    champion: bool = True
+    copies: int = 1
 
 
 def schedule(seed: int) -> Schedule:
     """The schedule of a seed."""
     rng = random.Random(f"schedule {seed}")
     kind = KINDS[seed % len(KINDS)]
-    made = Schedule(seed, kind, [])
+    made = Schedule(seed, kind, [], archive=random.Random(f"archive {seed}").random() < 0.7)
     if kind == "kill":
         made.rounds = [[_killed(rng)] for _ in range(rng.randint(1, 4))]
     elif kind == "several":
@@ -69,14 +83,43 @@ def schedule(seed: int) -> Schedule:
     elif kind == "server loses":
         made.disaster = rng.choice(["flush", "destroy group", "trim"])
         made.rounds = [[_killed(rng)], [Life() for _ in range(rng.randint(1, 2))]]
+    elif kind == "training":
+        made.champion = rng.random() < 0.7
+        made.copies = rng.choice([1, 1, 2, 3])
+        made.rounds = [_trainers(rng) for _ in range(rng.choice([1, 1, 2]))]
     else:
         made.rounds = [[Life()], [Life(role="replayer", kill_after_s=rng.choice([None, 0.02])), Life(role="replayer")]]
         made.rounds.append([_killed(rng), Life(role="replayer")])
     return made
 
 
+def _trainers(rng: random.Random) -> list[Life]:
+    """One or two trainers, each killed somewhere or stopped for a while, and a worker beside them; now and then also a
+    notebook that trains without asking anybody, while they do.
+    """
+    lives = [_killed_trainer(rng) for _ in range(rng.choice([1, 2]))]
+    if len(lives) == 2 and rng.random() < 0.5:
+        lives[0] = Life(role="trainer", stop_after_s=rng.uniform(0.2, 1.5), victim=rng.choice(VICTIMS[:2]))
+    if rng.random() < 0.3:
+        lives.append(Life(role="notebook", begin_after_s=rng.uniform(0, 1.5)))
+    return [*lives, Life() if rng.random() < 0.5 else _killed(rng)]
+
+
+def _killed_trainer(rng: random.Random) -> Life:
+    victim = rng.choice(VICTIMS)
+    if rng.random() < 0.4:
+        return Life(role="trainer", kill_after_s=rng.uniform(0.1, 2.0), victim=victim)
+    boundary = rng.choice(TRAINING_BOUNDARIES)
+    nth = rng.randint(1, 3) if boundary in ("before file", "file written", "file renamed", "model entered") else 1
+    return Life(role="trainer", boundary=boundary, nth=nth, victim=victim)
+
+
 def at_boundary(boundary: str) -> Schedule:
-    """A worker killed at that boundary for certain, and another after it."""
+    """A worker, or a training, killed at that boundary for certain, and another after it."""
+    if boundary in TRAINING_BOUNDARIES:
+        place = TRAINING_BOUNDARIES.index(boundary)
+        life = Life(role="trainer", boundary=boundary, victim=VICTIMS[place % len(VICTIMS)])
+        return Schedule(2 * 10**9 + place, f"at {boundary}", [[life]])
     rounds = [[Life(boundary=boundary)], [Life(boundary=boundary, nth=2)]]
     if boundary == "claimed":
         rounds = [[Life(boundary="read")], [Life(boundary=boundary, slot=1)]]

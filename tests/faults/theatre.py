@@ -13,7 +13,7 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from loguru import logger
@@ -91,7 +91,7 @@ class Theatre:
         started = time.monotonic()
         state = self._directory / f"state-{made.seed}"
         tally = Tally(schedules=1)
-        play = Play(self, made, state)
+        play = self._play_of(made)(self, made, state)
         try:
             verdict, finished = play.run()
         except Exception:  # noqa: BLE001  a schedule that breaks is a finding, and the others go on
@@ -106,8 +106,25 @@ class Theatre:
         tally.seconds = time.monotonic() - started
         return tally
 
+    def _play_of(self, made: Schedule) -> type[Play]:
+        from tests.faults.training import TrainingPlay  # needs the learning stack, and this module
+
+        trains = any(life.role == "trainer" for lives in made.rounds for life in lives)
+        return TrainingPlay if trains else Play
+
 
 class Play:
+    """One schedule, played.
+
+    Args:
+        theatre: where.
+        made: what happens.
+        state: the state directory of this play.
+    """
+
+    #: Settings beside those of every play.
+    _changes: ClassVar[dict[str, Any]] = {}
+
     def __init__(self, theatre: Theatre, made: Schedule, state: Path) -> None:
         self._theatre = theatre
         self._made = made
@@ -118,13 +135,15 @@ class Play:
         self.sent: list[Key] = []
         self.may: list[Key] = []
         self.killed = 0
+        #: What was found to be wrong before the end.
+        self.between: list[str] = []
         self._traffic = Traffic(self._rng, theatre._pool)
 
     def run(self) -> tuple[Verdict, bool]:
         until(lambda: bool(self._client.flushall()))
         until(lambda: self._client.config_set("hz", 500))  # else a blocking read ends up to 100 ms late
         self._theatre._wire.plan((), one_in=1, seed=0)
-        shutil.copytree(self._theatre._template, self._state)
+        self._set_up()
         self._market.mkdir()
         events = self._traffic.events
         first = self._rng.randint(1, len(events))
@@ -139,6 +158,10 @@ class Play:
         finished = self._finish()
         return self._judge(), finished
 
+    def _set_up(self) -> None:
+        """What is there before anything happens."""
+        shutil.copytree(self._theatre._template, self._state)
+
     def _send(self, stream: str, data: bytes) -> None:
         entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
         self.sent.append((stream, entry_id.decode()))
@@ -151,9 +174,8 @@ class Play:
 
     def _settings(self, slot: int, life: Life) -> Settings:
         url = f"unix://{self._theatre._wire.address}" if life.through_wire else self._theatre._server.url
-        settings = settings_for(
-            self._state, url, consumer_slot=slot, batch_size=4, block_ms=5, market_data_dir=self._market
-        )
+        quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
+        settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
