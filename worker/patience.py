@@ -10,7 +10,7 @@ from typing import TypeVar
 from loguru import logger
 
 from trading_system.ml_refinement.storage import StoreUnavailable
-from worker.errors import StopRequested, TransientError
+from worker.errors import ConfigurationError, StopRequested, TransientError
 
 Found = TypeVar("Found")
 
@@ -48,8 +48,9 @@ class Patience:
 
         Raises:
             StopRequested: told to stop before it was possible.
-            Exception: whatever waiting does not help against, as the attempt raised it: a damaged store, a schema of a
-                newer release, a wrong setting.
+            ConfigurationError: a path is wrong, or not ours to write.
+            Exception: whatever else waiting does not help against, as the attempt raised it: a damaged store, a schema
+                of a newer release, a wrong setting.
         """
         pause_s, longest_s = self._pauses_s
         failures = 0
@@ -58,7 +59,7 @@ class Patience:
                 found = attempt()
             except (StoreUnavailable, TransientError, OSError) as error:
                 if isinstance(error, OSError) and not may_pass(error):
-                    raise
+                    raise ConfigurationError(f"cannot start: {error}") from error
                 if not failures:
                     logger.error("waiting to start, nothing is lost: {}", error)
                 failures += 1

@@ -25,7 +25,7 @@ from trading_system.ml_refinement.storage import StoreUnavailable as Unavailable
 from worker import app
 from worker.consumer import Consumer
 from worker.embedded import EmbeddedServer
-from worker.errors import StopRequested
+from worker.errors import ConfigurationError, StopRequested
 from worker.handlers import Handled
 from worker.patience import Patience
 from worker.settings import Settings
@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_or_read_only_for_now_may_pass_and_a_wrong_path_does
     if passes:
         assert patience.until_possible(attempt) == "found"
     else:
-        with pytest.raises(PermissionError):
+        with pytest.raises(ConfigurationError, match=r"cannot start: .* Permission denied"):
             patience.until_possible(attempt)
 
 
@@ -159,6 +159,10 @@ def test_what_waiting_does_not_help_against_ends_the_start_at_once(settings: Set
     with pytest.raises(StoreDamaged, match="directory"), started(settings, never):
         pass
     settings.store_path.rmdir()
+    settings.models_dir.write_text("a file where the directory of models belongs")
+    with pytest.raises(ConfigurationError, match="models"), started(settings, never):
+        pass
+    settings.models_dir.unlink()
     with FeatureDatabase(settings.store_path) as store:
         store.connection.run("INSERT INTO ml_schema_migrations VALUES (999, '')")
     with pytest.raises(SchemaMismatch, match="999"), started(settings, never):
