@@ -272,7 +272,7 @@ def arm_training(boundary: str, nth: int, victim: str, note: Path) -> None:
         case "job taken":
             around(trainer, "die_with_parent")
         case "lock held":
-            around(job, "sweep")
+            around(job, "sweep", before=True)
         case "run entered":
             around(Runs, "start")
         case "data read":
