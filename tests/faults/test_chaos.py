@@ -40,11 +40,6 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
     return play(tmp_path_factory.mktemp("chaos"), *several("--at", BOUNDARIES), *several("--kind", WORKERS))
 
 
-@pytest.fixture(scope="module")
-def trainers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
-    return play(tmp_path_factory.mktemp("chaos"), *several("--at", DELICATE), "--kind", "training")
-
-
 def nothing_is_amiss(tally: Tally) -> bool:
     assert tally.failures == []
     return (tally.lost, tally.double, tally.wrong, tally.unfinished) == (0, 0, 0, 0)
@@ -63,18 +58,11 @@ def test_whatever_happens_every_event_has_one_effect(kind: str, workers: dict[st
     assert nothing_is_amiss(workers[kind])
 
 
-@pytest.mark.parametrize("boundary", DELICATE)
-def test_a_training_killed_at_a_boundary_leaves_the_champion_or_completes_and_the_next_one_does(
-    boundary: str, trainers: dict[str, Tally]
-) -> None:
-    assert nothing_is_amiss(trainers[f"at {boundary}"])
-
-
-def test_whoever_is_killed_in_a_training_what_serves_is_whole_and_what_the_ledger_says(
-    trainers: dict[str, Tally],
-) -> None:
-    assert trainers["training"].killed > 0
-    assert nothing_is_amiss(trainers["training"])
+def test_whoever_is_killed_in_a_training_what_serves_is_whole_and_the_next_training_completes(tmp_path: Path) -> None:
+    """One test, so that the processes of a parallel run do not play it several times."""
+    tallies = play(tmp_path, *several("--at", DELICATE), "--kind", "training")
+    assert set(tallies) == {"training", *(f"at {boundary}" for boundary in DELICATE)}
+    assert all(tally.killed >= 1 and nothing_is_amiss(tally) for tally in tallies.values())
 
 
 def test_a_seed_makes_the_same_schedule_again() -> None:
