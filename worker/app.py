@@ -17,11 +17,13 @@ from trading_system.ml_refinement.storage.times import utc_now
 from worker.claims import ClaimKeeper
 from worker.consumer import Consumer, Handler
 from worker.dead_letters import DeadLetters
+from worker.errors import TransientError
 from worker.events import Limits
 from worker.feature_choice import feature_pipeline
 from worker.handlers import BatchHandler, Handled
 from worker.market_data import DirectorySource
 from worker.opening import connect, open_store, release, set_up_logging
+from worker.patience import Patience
 from worker.rebuilding import Rebuild
 from worker.settings import Settings
 from worker.streams import GroupReader
@@ -48,6 +50,7 @@ def worker_consumer(
     *,
     after_batch: Callable[[FeatureDatabase, Handled], None],
     observed: Callable[[Handler], Handler] = lambda handler: handler,
+    patience: Patience | None = None,
 ) -> Iterator[Consumer]:
     """A consumer with everything behind it; the store is closed when the block ends.
 
@@ -56,23 +59,49 @@ def worker_consumer(
         client: from `connect`.
         after_batch: called with the open store after every settled batch and every idle read.
         observed: given the handler, the one to use in its place.
+        patience: for store, archive or disk that cannot be used just now; None: that is an error.
+
+    Raises:
+        StoreUnavailable: the store or the archive cannot be opened now, and there was no patience.
+        StopRequested: told to stop before they could be.
+        StoreDamaged, SchemaMismatch, ConfigurationError: waiting would not help.
     """
-    store = open_store(settings)
     reader = _group_reader(settings, client)
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
-        stack.callback(store.close)
-        archive = stack.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
+
+        def opened() -> tuple[FeatureDatabase, BatchHandler]:
+            with ExitStack() as opening:
+                store = open_store(settings)
+                opening.callback(store.close)
+                archive = (
+                    opening.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
+                )
+                handler = _batch_handler(settings, store, archive)
+                stack.enter_context(opening.pop_all())
+            return store, handler
+
+        store, handler = opened() if patience is None else patience.until_possible(opened)
         claims = ClaimKeeper(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
-            observed(_batch_handler(settings, store, archive)),
+            observed(handler),
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,
-            after_batch=lambda handled: after_batch(store, handled),
+            after_batch=lambda handled: _look_after(after_batch, store, handled),
             claims=stack.enter_context(claims),
         )
+
+
+def _look_after(
+    after_batch: Callable[[FeatureDatabase, Handled], None], store: FeatureDatabase, handled: Handled
+) -> None:
+    """A store that cannot be read between two batches is waited for, like one that cannot take a batch."""
+    try:
+        after_batch(store, handled)
+    except StoreUnavailable as error:
+        raise TransientError(f"the store cannot be read: {error}") from error
 
 
 def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArchive | None) -> BatchHandler:

@@ -22,8 +22,9 @@ from urllib.parse import quote
 
 from loguru import logger
 
-from worker.errors import ConfigurationError, RefineryError, ServerBusy
+from worker.errors import ConfigurationError, RefineryError, ServerBusy, TransientError
 from worker.lifeline import Guard, launch_command
+from worker.patience import may_pass
 from worker.server_binary import find_server
 
 #: `sun_path` holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
@@ -241,6 +242,7 @@ def make_private(directory: Path) -> None:
 
     Raises:
         ConfigurationError: it is no directory, a symbolic link, or another user's.
+        TransientError: the disk cannot be written just now.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -250,6 +252,8 @@ def make_private(directory: Path) -> None:
         if found.st_mode & 0o777 != 0o700:
             directory.chmod(0o700)
     except OSError as error:
+        if may_pass(error):
+            raise TransientError(f"{directory} cannot be written just now: {error.strerror}") from error
         raise ConfigurationError(f"{directory} cannot be used as a private directory: {error.strerror}") from error
 
 

@@ -311,10 +311,9 @@ class BatchHandler:
     def _apply_waiting(self, intake: _Intake, new: list[str]) -> int:
         """Label signals whose outcome came first; an outcome from before its signal could not be refused until now."""
         for early in self._store.outcomes.take_before_signal(new):
-            stream, entry_id = self._stream_of["trade.closed"], early.entry_id or ""
-            # The original bytes where they are kept: the entry may come again, and has to be known as this letter.
-            kept = self._archive.get(stream, entry_id) if self._archive is not None else None
-            entry = Entry(stream, entry_id, {b"data": kept if kept is not None else outcome_bytes(early)})
+            # To the byte, since its entry may be delivered again and has to be known as this letter.
+            said = early.payload if early.payload is not None else outcome_bytes(early)
+            entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": said})
             intake.burials.append(Burial(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
         return len(self._store.outcomes.apply_waiting(new))
 

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -19,9 +19,10 @@ from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app, metrics, retraining
-from worker.errors import RefineryError, TransientError
+from worker.errors import RefineryError, StopRequested, TransientError
 from worker.handlers import Handled
 from worker.lifeline import launch_command
+from worker.patience import Patience
 from worker.server import server_url, stream_of_kind
 from worker.settings import Settings
 from worker.slots import worker_slot
@@ -43,32 +44,38 @@ def run_worker(settings: Settings) -> None:
         StoreUnusable: the store is damaged.
     """
     stop = _stop_on_signals()
-    with (
-        worker_slot(settings) as settings,
-        server_url(settings) as url,
-        app.connect(url) as client,
-        _drain_deadline(stop, settings.shutdown_grace_s),
-    ):
-        _wait_for_server(client, stop, [*stream_of_kind(settings).values(), settings.streams.signals_scored])
-        trigger = _RetrainingTrigger(settings, url)
-        care = _Care(settings, client)
-        port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
-        with metrics.served(settings, url, port=port, loop=True) as counters:
-
-            def after_batch(store: FeatureDatabase, handled: Handled) -> None:
-                counters.came_round()
-                trigger(store, handled)
-                care()
-
-            with app.worker_consumer(
-                settings,
-                client,
-                after_batch=after_batch,
-                observed=lambda handler: metrics.ObservedHandler(handler, counters),
-            ) as consumer:
-                logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
-                consumer.run(stop)
+    patience = Patience(stop)
+    with ExitStack() as stack, suppress(StopRequested):
+        settings = patience.until_possible(lambda: stack.enter_context(worker_slot(settings)))
+        url = stack.enter_context(server_url(settings))
+        client = stack.enter_context(app.connect(url))
+        stack.enter_context(_drain_deadline(stop, settings.shutdown_grace_s))
+        names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
+        patience.until_possible(lambda: check_server(client, names))
+        _consume(settings, url, client, stop)
     logger.info("worker stopped")
+
+
+def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.Event) -> None:
+    trigger = _RetrainingTrigger(settings, url)
+    care = _Care(settings, client)
+    port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
+    with metrics.served(settings, url, port=port, loop=True) as counters:
+
+        def after_batch(store: FeatureDatabase, handled: Handled) -> None:
+            counters.came_round()
+            trigger(store, handled)
+            care()
+
+        with app.worker_consumer(
+            settings,
+            client,
+            after_batch=after_batch,
+            observed=lambda handler: metrics.ObservedHandler(handler, counters),
+            patience=Patience(stop, still_here=counters.came_round),
+        ) as consumer:
+            logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
+            consumer.run(stop)
 
 
 def run_workers(settings: Settings, processes: int) -> None:
@@ -169,21 +176,6 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-def _wait_for_server(client: redis.Redis, stop: threading.Event, streams: Sequence[str]) -> None:
-    """Check the server's settings, waiting for it with capped back-off while it is away."""
-    pause_s = 0.1
-    while not stop.is_set():
-        try:
-            check_server(client, streams)
-        except TransientError as error:
-            if pause_s == 0.1:
-                logger.error("waiting: {}", error)
-            stop.wait(pause_s)
-            pause_s = min(5.0, pause_s * 2)
-        else:
-            return
 
 
 class Children:

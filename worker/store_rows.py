@@ -51,6 +51,7 @@ def outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:
         return_pct=outcome.return_pct,
         exit_reason=outcome.exit_reason,
         entry_id=entry.entry_id,
+        payload=entry.data,
     )
 
 
@@ -124,7 +125,7 @@ def _or_none(column: NDArray[np.float64], low: float = -_LARGEST, high: float = 
 
 
 def outcome_bytes(row: OutcomeRow) -> bytes:
-    """The event of a stored outcome, for a dead letter whose original entry was acknowledged long ago."""
+    """An outcome that no event brought (a notebook recorded it), as the event that would have: for a dead letter."""
     fields = {
         "signal_id": row.signal_id,
         "closed_at": row.closed_at,

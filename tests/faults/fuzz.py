@@ -23,8 +23,8 @@ from loguru import logger
 # The laws of the door import their neighbours as pytest has them: by name alone.
 sys.path.append(str(Path(__file__).parents[1] / "events"))
 from tests.events.test_laws import check_refused_or_read, mutant
-from tests.faults.chaos import fork
 from tests.faults.law import fates
+from tests.faults.processes import fork
 from tests.worker.worlds import SIGNALS, TRADES, settings_for
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app

@@ -69,6 +69,7 @@ def judge(
         may: entries that may have one, and never two: the server lost them before anyone had read them.
         labels: for each signal that must be stored, the labels that would be right.
     """
+    must, may = set(must), set(may)
     verdict = Verdict()
     found = fates(store_path)
     for key in must:
@@ -80,6 +81,7 @@ def judge(
     connection = Connection(store_path, read_only=True)
     try:
         _judge_content(connection, client, labels, verdict)
+        _judge_bytes(connection, client, must - may, verdict)
     finally:
         connection.close()
     return verdict
@@ -98,6 +100,8 @@ def _judge_content(
     for name, sql in COUNTED.items():
         if counters[name] != connection.query(sql)[0][0]:
             verdict.other.append(f"the counter {name} says {counters[name]}, not {connection.query(sql)[0][0]}")
+    if connection.query("SELECT * FROM waiting_payloads NATURAL JOIN feature_vectors"):
+        verdict.other.append("bytes are kept of outcomes that wait for nothing any more")
     if connection.query("PRAGMA quick_check") != [("ok",)]:
         verdict.other.append("the store is damaged")
     served = {bytes(payload) for (payload,) in connection.query("SELECT payload FROM served_scores")}
@@ -105,6 +109,19 @@ def _judge_content(
     published = {fields[b"data"] for _, fields in rows}  # type: ignore[union-attr]
     if published != served:
         verdict.other.append(f"{len(served - published)} scores unpublished, {len(published - served)} made up")
+
+
+def _judge_bytes(connection: Connection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
+    """A dead letter has the bytes of its entry, where the server still has it and never gave its id out twice."""
+    sent = {
+        (stream, entry_id.decode()): fields.get(b"data", b"")
+        for stream in (SIGNALS, TRADES)
+        for entry_id, fields in client.xrange(stream)  # type: ignore[union-attr]
+    }
+    for stream, entry_id, payload in connection.query("SELECT stream, entry_id, payload FROM dead_letters"):
+        key = stream, entry_id
+        if key in known and sent.get(key, payload) != payload:
+            verdict.other.append(f"the dead letter of {stream} {entry_id} has other bytes than its entry")
 
 
 def entries_of(client: redis.Redis) -> list[Key]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import redis
 
-from tests.faults.chaos import fork
+from tests.faults.processes import fork
 from tests.worker.worlds import SIGNALS, Desk, desk, pending, scored, send, settings_for, signal
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from waiting import runs, wait_until
 
 from worker.embedded import EmbeddedServer
 from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect, pending_job
+from worker.retraining.trainer import TrainerWorker
 
 TRAINER = """
 import os, sys, time
@@ -227,6 +229,16 @@ def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
         job = put(client, "done", "yes")
         wait_until(lambda: ended(job), within_s=40)
         assert job.get_status() == "finished"
+
+
+def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
+    worker = TrainerWorker(
+        client, functions={}, housekeeping=lambda: None, shutdown_grace_s=1, stopping=threading.Event()
+    )
+    [queue] = worker.queues
+    assert queue.acquire_maintenance_lock()
+    assert not queue.acquire_maintenance_lock()
+    assert 0 < client.ttl(queue.registry_cleaning_key) <= 60  # type: ignore[operator]
 
 
 def answers(client: redis.Redis) -> bool:

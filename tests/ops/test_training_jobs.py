@@ -234,6 +234,19 @@ def test_a_training_that_lives_is_not_given_up(settings: Settings, store: Featur
     assert not running(store)
 
 
+def test_half_written_files_of_killed_trainings_do_not_pile_up(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis
+) -> None:
+    settings.models_dir.mkdir()
+    left, fresh, model = (settings.models_dir / name for name in (".a.skops.7.tmp", ".b.skops.8.tmp", "a.skops"))
+    for path in (left, fresh, model):
+        path.write_bytes(b"half")
+    for path in (left, model):
+        os.utime(path, (0, time.time() - 7200))
+    retraining.housekeeping(settings, client)
+    assert (left.exists(), fresh.exists(), model.exists()) == (False, True, True)
+
+
 def test_a_training_of_someone_else_is_not_given_up(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:

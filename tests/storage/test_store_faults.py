@@ -19,6 +19,7 @@ from trading_system.ml_refinement.storage import (
     StoreDamaged,
     StoreError,
     StoreUnavailable,
+    connection,
 )
 
 
@@ -179,6 +180,13 @@ def test_a_place_where_no_file_can_be_made_is_a_pause(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match="file"):
         FeatureDatabase(tmp_path / "file" / "features.db").initialize()
+
+
+def test_an_sqlite_that_can_corrupt_a_shared_file_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_SOUND_SQLITE", (99, 0, 0))
+    with pytest.raises(StoreError, match="can corrupt a database in WAL mode"):
+        FeatureDatabase(path).initialize()
+    assert not path.exists()
 
 
 def test_a_file_that_is_no_database_is_damaged_and_left_alone(path: Path) -> None:

@@ -28,6 +28,8 @@ HOT = {
     "early": (outcomes.EARLY, 1),
     "last": (outcomes.LAST, 1),
     "insert outcomes": (outcomes.INSERT, 8),
+    "keep payload": (outcomes.KEEP_PAYLOAD, 3),
+    "drop payload": (outcomes.DROP_PAYLOAD, 2),
     "label": (outcomes.LABEL, 7),
     "actual": (outcomes.ACTUAL, 3),
     "labelled": (scores.LABELLED, 1),

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 import redis
+from loguru import logger
 
-from tests.faults.chaos import fork
+from tests.faults.processes import fork
 from tests.worker.worlds import GROUP, SIGNALS, TRADES, Desk, desk, outcome, pending, scored, send, settings_for, signal
 from worker import stream_care
 from worker.consumer import Consumer
@@ -300,6 +301,18 @@ def test_a_server_that_would_lose_events_is_refused(valkey: redis.Redis) -> None
             stream_care.check_server(valkey, [SIGNALS])
     finally:
         valkey.config_set("maxmemory-policy", "noeviction")
+
+
+def test_a_server_that_may_forget_is_used_and_warned_of(valkey: redis.Redis) -> None:
+    warned: list[str] = []
+    sink = logger.add(lambda message: warned.append(str(message.record["message"])), level="WARNING")
+    valkey.config_set("appendonly", "no")
+    try:
+        stream_care.check_server(valkey, [SIGNALS])
+    finally:
+        valkey.config_set("appendonly", "yes")
+        logger.remove(sink)
+    assert ["a crash of the server loses events" in line for line in warned] == [True]
 
 
 def test_a_server_that_lacks_a_command_is_refused(valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

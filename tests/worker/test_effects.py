@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from tests.worker.worlds import SIGNALS, TRADES, Desk, desk, outcome, pending, scored, send, settings_for, signal
+from trading_system.ml_refinement.storage import OutcomeRow
 
 
 @pytest.fixture
@@ -104,6 +105,74 @@ def test_a_trade_that_closed_before_its_signal_is_buried_whichever_came_first(
     assert letter.reason == "closed_before_signal"
     assert letter.payload == orjson.dumps(events[TRADES])
     assert worker.store.counts().labelled == 0
+
+
+@pytest.fixture
+def without_archive(tmp_path: Path, valkey_url: str) -> Iterator[Desk]:
+    with desk(settings_for(tmp_path, valkey_url, archive={"enabled": False})) as built:
+        yield built
+
+
+#: Written as no serializer of ours writes it: bytes made anew would be others.
+EARLY_BYTES = b'{ "r_multiple":1.50, "closed_at":"2024-02-01T01:00:00+01:00", "signal_id":"s-1" , "venue":"x"}'
+
+
+def test_without_an_archive_too_an_outcome_that_waited_and_is_refused_keeps_its_original_bytes(
+    without_archive: Desk, valkey: redis.Redis
+) -> None:
+    worker = without_archive
+    entry_id = send(valkey, TRADES, EARLY_BYTES)
+    worker.drain()
+    send(valkey, SIGNALS, signal(1))
+    worker.drain()
+    [letter] = worker.store.dead_letters.list(payloads=True)
+    assert (letter.reason, letter.entry_id) == ("closed_before_signal", entry_id)
+    assert letter.payload == EARLY_BYTES
+    assert not worker.settings.archive_path.exists()
+
+
+def test_without_an_archive_too_an_outcome_that_waited_and_was_refused_is_known_when_it_is_delivered_again(
+    without_archive: Desk, valkey: redis.Redis
+) -> None:
+    worker = without_archive
+    send(valkey, TRADES, EARLY_BYTES)
+    worker.drain()
+    send(valkey, SIGNALS, signal(1))
+    worker.drain()
+    valkey.xgroup_setid(TRADES, "ml-refinement", "0")  # a failover, or a restore with --reread
+    worker.consumer._own_due = 0.0
+    again = worker.drain()
+    assert (again.buried, worker.store.counts().dead_letters) == (0, 1)
+    assert [letter.attempts for letter in worker.store.dead_letters.list()] == [1]
+    assert pending(valkey) == 0
+
+
+@pytest.mark.parametrize("closed_at", ["2024-02-01T00:00:00Z", "2024-04-01T00:00:00Z"])
+def test_the_bytes_of_an_outcome_are_kept_only_for_as_long_as_it_waits(
+    worker: Desk, valkey: redis.Redis, closed_at: str
+) -> None:
+    held = "SELECT revision, payload FROM waiting_payloads"
+    events = {revision: orjson.dumps(outcome(1, closed_at=closed_at, revision=revision)) for revision in (2, 0)}
+    for event in events.values():
+        send(valkey, TRADES, event)
+    worker.drain()
+    assert dict(worker.store.connection.query(held)) == events
+    send(valkey, SIGNALS, signal(1))
+    worker.drain()
+    send(valkey, TRADES, outcome(1, revision=3))
+    worker.drain()
+    assert worker.store.connection.query(held) == []
+
+
+def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_buried_as_the_event_it_would_have_been(
+    worker: Desk, valkey: redis.Redis
+) -> None:
+    worker.store.outcomes.record([OutcomeRow("s-1", 0, "2024-02-01T00:00:00.000000Z", 1.5)])
+    send(valkey, SIGNALS, signal(1))
+    worker.drain()
+    [letter] = worker.store.dead_letters.list(payloads=True)
+    assert letter.reason == "closed_before_signal"
+    assert orjson.loads(letter.payload or b"")["r_multiple"] == 1.5
 
 
 def test_a_bad_event_is_buried_with_its_bytes_and_its_neighbours_go_on(worker: Desk, valkey: redis.Redis) -> None:

@@ -161,6 +161,7 @@ def housekeeping(settings: Settings, client: redis.Redis) -> None:
             if lock is not None:
                 try:
                     sweep(store)
+                    _remove_leftovers(settings.models_dir)
                 finally:
                     os.close(lock)
             enqueue_if_due(settings, store, client)
@@ -179,6 +180,13 @@ def sweep(store: FeatureDatabase) -> list[str]:
                 logger.warning("training {} was killed; the champion stays as it was", run.run_id)
                 swept.append(run.run_id)
     return swept
+
+
+def _remove_leftovers(models_dir: Path) -> None:
+    from trading_system.ml_refinement.models.artefact import remove_leftovers  # needs the learning stack
+
+    if removed := remove_leftovers(models_dir):
+        logger.info("removed {} half-written files of trainings that were killed", removed)
 
 
 @contextmanager

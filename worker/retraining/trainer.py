@@ -14,7 +14,7 @@ from typing import Any
 
 import redis
 from loguru import logger
-from rq import Worker
+from rq import Queue, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
@@ -80,6 +80,14 @@ class TrainerJob(Job):
         """Sends nothing: an address in Redis is not one of ours."""
 
 
+class TrainerQueue(Queue):
+    """A queue whose lock on cleaning up ends soon after the trainer that held it was killed."""
+
+    def acquire_maintenance_lock(self) -> bool:
+        """RQ's own is held for a quarter of an hour, and abandoned trainings wait for it."""
+        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=2 * _MAINTENANCE_S))
+
+
 class TrainerWorker(Worker):
     """Runs one training at a time in a child process that dies with it.
 
@@ -107,6 +115,7 @@ class TrainerWorker(Worker):
             name=f"trainer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
             connection=client,
             serializer=JSONSerializer,
+            queue_class=TrainerQueue,
             job_class=type("BoundTrainerJob", (TrainerJob,), {"functions": dict(functions)}),
             maintenance_interval=_MAINTENANCE_S,
             job_monitoring_interval=_HEARTBEAT_S,

@@ -8,9 +8,11 @@ import io
 import math
 import os
 import stat
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,6 +117,17 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_leftovers(directory: Path, *, older_than_s: float = 3600) -> int:
+    """Remove the temporary files of writers that were killed; how many. One that is written now is younger."""
+    removed = 0
+    for path in directory.glob(".*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > older_than_s:
+                path.unlink()
+                removed += 1
+    return removed
 
 
 def digest(value: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import apsw
 
-from trading_system.ml_refinement.storage.errors import StoreError, StoreUnavailable, translated
+from trading_system.ml_refinement.storage.errors import StoreDamaged, StoreError, StoreUnavailable, translated
 
 Row = tuple[Any, ...]
 Values = Sequence[Any]
@@ -190,6 +190,8 @@ class Connection:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        except IsADirectoryError as error:
+            raise StoreDamaged(f"{self.path}: a directory is in the place of the file") from error
         except OSError as error:
             raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
 

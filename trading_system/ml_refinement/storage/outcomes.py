@@ -17,7 +17,10 @@ OutcomeResult = Literal["applied", "waiting", "superseded", "redelivered", "dupl
 
 
 class OutcomeRow(NamedTuple):
-    """One closed trade as reported. `closed_at` is the store's fixed-width text."""
+    """One closed trade as reported. `closed_at` is the store's fixed-width text.
+
+    `payload` is the event that said so, to the byte; it is kept only while the signal has not come.
+    """
 
     signal_id: str
     revision: int
@@ -26,6 +29,7 @@ class OutcomeRow(NamedTuple):
     return_pct: float | None = None
     exit_reason: str | None = None
     entry_id: str | None = None
+    payload: bytes | None = None
 
     @property
     def content(self) -> tuple[str, float, float | None, str | None]:
@@ -61,20 +65,25 @@ class Outcomes:
             known = _Known(self._connection, {row.signal_id for row in rows})
             results = [known.place(row) for row in rows]
             self._connection.run_many(INSERT, [(*_columns(row), now) for row in known.fresh])
+            if known.awaiting:
+                self._connection.run_many(KEEP_PAYLOAD, [(r.signal_id, r.revision, r.payload) for r in known.awaiting])
             self._label(known.labels.values(), now)
         return results
 
     def apply_waiting(self, signal_ids: Sequence[str]) -> list[str]:
         """Label those of the signals whose outcome came first; their ids. Belongs after `vectors.insert_new`."""
         with self._connection.atomic():
-            highest = {row[0]: OutcomeRow(*row) for row in self._connection.query(WAITING, (id_list(signal_ids),))}
+            waited = [OutcomeRow(*row) for row in self._connection.query(WAITING, (id_list(signal_ids),))]
+            highest = {row.signal_id: row for row in waited}
             self._label(highest.values(), utc_text(self._clock()))
+            self._drop_payloads(waited)
         return list(highest)
 
     def take_before_signal(self, signal_ids: Sequence[str]) -> list[OutcomeRow]:
         """Remove and return the outcomes of these signals that closed before the signal was known.
 
-        They could not be refused when they came first. Bury them in the transaction that stored the signals.
+        They could not be refused when they came first. Bury them in the transaction that stored the signals. They have
+        the payload they were recorded with; None for what no event said.
         """
         with self._connection.atomic():
             early = [OutcomeRow(*row) for row in self._connection.query(EARLY, (id_list(signal_ids),))]
@@ -82,6 +91,7 @@ class Outcomes:
                 "DELETE FROM trade_outcomes WHERE signal_id = ? AND revision = ?",
                 [(row.signal_id, row.revision) for row in early],
             )
+            self._drop_payloads(early)
         return early
 
     def correct(self, signal_id: str, r_multiple: float, return_pct: float | None, closed_at: str | None) -> bool:
@@ -103,6 +113,10 @@ class Outcomes:
     def history(self, signal_id: str) -> list[OutcomeRow]:
         """Every revision that is kept, lowest first."""
         return [OutcomeRow(*row) for row in self._connection.query(HISTORY, (signal_id,))]
+
+    def _drop_payloads(self, rows: Sequence[OutcomeRow]) -> None:
+        if rows:
+            self._connection.run_many(DROP_PAYLOAD, [(row.signal_id, row.revision) for row in rows])
 
     def _label(self, rows: Iterable[OutcomeRow], now: str) -> None:
         """Write the outcomes into their vectors, and each prediction's own error."""
@@ -129,6 +143,7 @@ class _Known:
             if row.closed_at >= self._timestamps.get(row.signal_id, ""):
                 self._highest[row.signal_id] = max(row.revision, self._highest.get(row.signal_id, 0))
         self.fresh: list[OutcomeRow] = []
+        self.awaiting: list[OutcomeRow] = []
         self.labels: dict[str, OutcomeRow] = {}
 
     def place(self, row: OutcomeRow) -> OutcomeResult:
@@ -145,6 +160,8 @@ class _Known:
     def _keep(self, row: OutcomeRow, signal_is_there: bool) -> OutcomeResult:
         self._kept[row.signal_id, row.revision] = row
         self.fresh.append(row)
+        if not signal_is_there and row.payload is not None:
+            self.awaiting.append(row)
         if row.revision < self._highest.get(row.signal_id, row.revision):
             return "superseded"
         self._highest[row.signal_id] = row.revision
@@ -168,9 +185,10 @@ WAITING = f"""
     WHERE o.closed_at >= v.timestamp AND (v.label_revision IS NULL OR o.revision > v.label_revision)
     ORDER BY o.revision"""  # noqa: S608
 EARLY = f"""
-    SELECT {_COLUMNS} FROM json_each(?) AS wanted
+    SELECT {_COLUMNS}, p.payload FROM json_each(?) AS wanted
     CROSS JOIN trade_outcomes AS o ON o.signal_id = wanted.value
     CROSS JOIN feature_vectors AS v ON v.signal_id = o.signal_id
+    LEFT JOIN waiting_payloads AS p ON p.signal_id = o.signal_id AND p.revision = o.revision
     WHERE o.closed_at < v.timestamp"""  # noqa: S608
 HISTORY = f"SELECT {_COLUMNS} FROM trade_outcomes AS o WHERE o.signal_id = ? ORDER BY o.revision"  # noqa: S608
 LAST = """
@@ -180,6 +198,8 @@ INSERT = """
     INSERT OR FAIL INTO trade_outcomes
         (signal_id, revision, closed_at, r_multiple, return_pct, exit_reason, entry_id, recorded_at)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+KEEP_PAYLOAD = "INSERT OR FAIL INTO waiting_payloads (signal_id, revision, payload) VALUES (?, ?, ?)"
+DROP_PAYLOAD = "DELETE FROM waiting_payloads WHERE signal_id = ? AND revision = ?"
 LABEL = """
     UPDATE OR FAIL feature_vectors
     SET target_r_multiple = ?, target_binary = ?, target_return_pct = ?, label_time = ?, label_revision = ?,

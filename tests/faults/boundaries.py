@@ -1,0 +1,94 @@
+"""Places in our own code at which a process of a play kills itself."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+from collections.abc import Callable
+from typing import Any
+
+import redis
+
+from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage.attempts import Attempts
+from trading_system.ml_refinement.storage.outcomes import Outcomes
+from trading_system.ml_refinement.storage.vectors import Vectors
+from worker.dead_letters import DeadLetters
+from worker.handlers import BatchHandler
+from worker.streams import GroupReader
+
+
+class Fuse:
+    """Burns down each time a place in our code is passed, and then kills.
+
+    Args:
+        nth: at which passing.
+        die: what kills; by default this process does itself.
+    """
+
+    def __init__(self, nth: int, die: Callable[[], None] | None = None) -> None:
+        self._left = nth
+        self._die = die or (lambda: os.kill(os.getpid(), signals.SIGKILL))
+
+    def burn(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self._die()
+
+    def around(
+        self, owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_: True
+    ) -> None:
+        """Lay the fuse before or after every call of `owner.name` whose arguments satisfy `only`."""
+        original = getattr(owner, name)
+
+        def armed(*args: Any, **kwargs: Any) -> Any:
+            if before and only(*args):
+                self.burn()
+            result = original(*args, **kwargs)
+            if not before and only(*args) and result != []:
+                self.burn()
+            return result
+
+        setattr(owner, name, armed)
+
+
+def arm(boundary: str, nth: int) -> None:
+    """Make this process, a worker, kill itself when it comes to the boundary for the nth time."""
+    around = Fuse(nth).around
+    match boundary:
+        case "read":
+            around(GroupReader, "_read")
+        case "claimed":
+            around(GroupReader, "claim_idle")
+        case "archived":
+            around(BatchHandler, "_keep_originals")
+        case "decoded":
+            around(BatchHandler, "_open")
+        case "computed":
+            around(BatchHandler, "_compute")
+        case "begin":
+            around(Connection, "run", only=lambda _, sql, *__: sql == "BEGIN IMMEDIATE")
+        case "written":
+            around(Vectors, "insert_new")
+        case "outcomes":
+            around(Outcomes, "record")
+        case "buried":
+            around(DeadLetters, "bury")
+        case "before commit":
+            around(Connection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
+        case "after commit":
+            around(Connection, "run", only=lambda _, sql, *__: sql == "COMMIT")
+        case "before settle":
+            around(GroupReader, "settle", before=True)
+        case "sent":
+            around(
+                redis.connection.AbstractConnection,
+                "send_packed_command",
+                only=lambda _, data, *__: b"XACK" in b"".join(data),
+            )
+        case "published":
+            around(redis.Redis, "eval", only=lambda _, script, *__: "XACK" in script)
+        case "after ack":
+            around(GroupReader, "settle")
+        case "charged":
+            around(Attempts, "charge")

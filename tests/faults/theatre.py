@@ -1,0 +1,365 @@
+"""Where schedules are played: real processes, a real server, files of their own, and the law at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal as signals
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import redis
+from loguru import logger
+
+from tests.faults.boundaries import arm
+from tests.faults.disk import Disk
+from tests.faults.law import Key, Verdict, entries_of, judge
+from tests.faults.processes import fork, until
+from tests.faults.schedules import Life, Schedule
+from tests.faults.traffic import Traffic
+from tests.faults.wire import Wire
+from tests.worker.worlds import GROUP, SIGNALS, START, TRADES, bars, settings_for, signal
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
+from worker import app
+from worker import dead_letters as letters_module
+from worker.embedded import EmbeddedServer
+from worker.handlers import Handled
+from worker.settings import Settings
+from worker.streams import translated
+
+_CLAIM_IDLE_MS = 100
+_DEADLINE_S = 20.0
+_POOL = 24
+
+
+@dataclass
+class Tally:
+    """What schedules came to."""
+
+    schedules: int = 0
+    events: int = 0
+    lost: int = 0
+    double: int = 0
+    wrong: int = 0
+    unfinished: int = 0
+    killed: int = 0
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        for name in ("schedules", "events", "lost", "double", "wrong", "unfinished", "killed", "seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures += other.failures
+
+
+class Theatre:
+    """One server, one template of an empty store, and schedules one after the other.
+
+    Args:
+        directory: for everything that is written.
+        verbose: let the workers' logs through.
+    """
+
+    def __init__(self, directory: Path, *, verbose: bool = False) -> None:
+        self._directory = directory
+        self._verbose = verbose
+        self._server = EmbeddedServer(directory / "valkey", join=False)
+        self._template = directory / "template"
+        self._pool = [signal(number) for number in range(_POOL)]
+
+    def __enter__(self) -> Theatre:
+        self._server.start()
+        with FeatureDatabase(self._template / "features.db"), EventArchive(self._template / "events.db"):
+            pass
+        self._client = redis.Redis.from_url(self._server.url)
+        self._wire = Wire(self._directory / "wire.sock", Path(self._server.url.removeprefix("unix://")))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wire.close()
+        self._server.stop()
+
+    def play(self, made: Schedule) -> Tally:
+        """Play a schedule and judge it."""
+        started = time.monotonic()
+        state = self._directory / f"state-{made.seed}"
+        tally = Tally(schedules=1)
+        play = self._play_of(made)(self, made, state)
+        try:
+            verdict, finished = play.run()
+        except Exception:  # noqa: BLE001  a schedule that breaks is a finding, and the others go on
+            verdict, finished = Verdict(other=[traceback.format_exc()]), True
+        tally.events, tally.killed = len(play.sent), play.killed
+        tally.lost, tally.double, tally.wrong = len(verdict.lost), len(verdict.double), len(verdict.other)
+        tally.unfinished = int(not finished)
+        if not verdict.holds or not finished:
+            tally.failures.append(f"seed {made.seed} ({made.kind}): finished {finished}, {verdict}")
+        else:
+            shutil.rmtree(state)
+        tally.seconds = time.monotonic() - started
+        return tally
+
+    def _play_of(self, made: Schedule) -> type[Play]:
+        from tests.faults.training import TrainingPlay  # needs the learning stack, and this module
+
+        trains = any(life.role == "trainer" for lives in made.rounds for life in lives)
+        return TrainingPlay if trains else Play
+
+
+class Play:
+    """One schedule, played.
+
+    Args:
+        theatre: where.
+        made: what happens.
+        state: the state directory of this play.
+    """
+
+    #: Settings beside those of every play.
+    _changes: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, theatre: Theatre, made: Schedule, state: Path) -> None:
+        self._theatre = theatre
+        self._made = made
+        self._state = state
+        self._client = theatre._client
+        self._rng = random.Random(f"play {made.seed}")
+        self._market = state / "bars"
+        self.sent: list[Key] = []
+        self.may: list[Key] = []
+        self.killed = 0
+        #: What was found to be wrong before the end.
+        self.between: list[str] = []
+        self._traffic = Traffic(self._rng, theatre._pool)
+
+    def run(self) -> tuple[Verdict, bool]:
+        until(lambda: bool(self._client.flushall()))
+        until(lambda: self._client.config_set("hz", 500))  # else a blocking read ends up to 100 ms late
+        self._theatre._wire.plan((), one_in=1, seed=0)
+        self._set_up()
+        self._market.mkdir()
+        events = self._traffic.events
+        first = self._rng.randint(1, len(events))
+        for event in events[:first]:
+            self._send(*event)
+        self._theatre._wire.plan(self._made.wire, one_in=self._made.one_in, seed=self._made.seed)
+        for number, lives in enumerate(self._made.rounds):
+            last = number == len(self._made.rounds) - 1
+            self._round(lives, events[first:] if last else [])
+        self._theatre._wire.plan((), one_in=1, seed=0)
+        self._supply_bars()
+        finished = self._finish()
+        return self._judge(), finished
+
+    def _set_up(self) -> None:
+        """What is there before anything happens."""
+        shutil.copytree(self._theatre._template, self._state)
+
+    def _send(self, stream: str, data: bytes) -> None:
+        entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
+        self.sent.append((stream, entry_id.decode()))
+
+    def _supply_bars(self) -> None:
+        columns = bars(end=START, seed=0)
+        lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        (self._market / ".new").write_text("\n".join(lines) + "\n")
+        (self._market / ".new").rename(self._market / "ACME.csv")
+
+    def _settings(self, slot: int, life: Life) -> Settings:
+        url = f"unix://{self._theatre._wire.address}" if life.through_wire else self._theatre._server.url
+        quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
+        settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
+        return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
+
+    def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
+        children = {}
+        for place, life in enumerate(lives):
+            slot = place if life.slot is None else life.slot
+            children[fork(lambda s=slot, li=life: self._live(s, li))] = life
+        if events and self._rng.random() < 0.3:
+            self._supply_bars()
+        for position, event in enumerate(events):
+            if position == len(events) // 2:
+                self._disaster()
+            self._send(*event)
+        started = time.monotonic()
+        stopped: dict[int, float] = {}
+        while children and time.monotonic() - started < 3:
+            for pid, life in list(children.items()):
+                if self._ended(pid):
+                    del children[pid]
+                else:
+                    self._treat(pid, life, time.monotonic() - started, stopped)
+            time.sleep(0.002)
+        for pid in children:
+            self._kill(pid)
+
+    def _treat(self, pid: int, life: Life, age_s: float, stopped: dict[int, float]) -> None:
+        if life.kill_after_s is not None and age_s >= life.kill_after_s:
+            os.kill(pid, signals.SIGKILL)
+        elif life.stop_after_s is not None and pid not in stopped and age_s >= life.stop_after_s:
+            os.kill(pid, signals.SIGSTOP)
+            stopped[pid] = age_s
+        elif pid in stopped and age_s >= stopped[pid] + 3 * _CLAIM_IDLE_MS / 1000:
+            os.kill(pid, signals.SIGCONT)
+
+    def _ended(self, pid: int) -> bool:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            return False
+        code = os.waitstatus_to_exitcode(status)
+        self.killed += code == -signals.SIGKILL
+        if code not in (0, -signals.SIGKILL):
+            raise RuntimeError(f"a worker ended with {code}")
+        return True
+
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signals.SIGKILL)
+        os.waitpid(pid, 0)
+        self.killed += 1
+
+    def _disaster(self) -> None:
+        match self._made.disaster:
+            case "kill server":
+                pid = self._theatre._server.pid
+                if pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signals.SIGKILL)
+            case "flush":
+                with self._client.pipeline(transaction=True) as pipe:
+                    pipe.xrange(SIGNALS)
+                    pipe.xrange(TRADES)
+                    pipe.flushall()
+                    gone = pipe.execute()
+                self.may += self.sent
+                self.sent = []
+                for stream, rows in zip((SIGNALS, TRADES), gone, strict=False):
+                    for _, fields in rows:  # the producer has a log of its own, and sends again
+                        self._send(stream, fields[b"data"])
+            case "destroy group":
+                for stream in (SIGNALS, TRADES):
+                    with suppress(redis.ResponseError):
+                        self._client.xgroup_destroy(stream, GROUP)
+            case "trim":
+                self._trim()
+
+    def _trim(self) -> None:
+        """Take entries away from under the group; those that nobody had read are gone, and nobody can know."""
+        for stream in (SIGNALS, TRADES):
+            gone = self._client.eval(_TAKE_AWAY, 1, stream, GROUP)
+            for entry_id, was_read in gone:  # type: ignore[union-attr]
+                key = (stream, entry_id.decode())
+                if not was_read and key in self.sent:
+                    self.sent.remove(key)
+                    self.may.append(key)
+
+    def _live(self, slot: int, life: Life) -> None:
+        """In the child: one worker's life, or one who replays dead letters."""
+        if self._theatre._verbose:
+            logger.add(sys.stderr)
+        if life.disk is not None:
+            Disk([life.disk])
+        app._SOCKET_TIMEOUT_S = 0.25
+        settings = self._settings(slot, life)
+        if life.role == "replayer":
+            _replay_all(settings)
+            return
+        if life.boundary is not None:
+            arm(life.boundary, life.nth)
+        work(settings, patience=3)
+
+    def _finish(self) -> bool:
+        """An undisturbed worker ends what is left, and replays what died only for want of bars."""
+        deadline = time.monotonic() + _DEADLINE_S
+        while time.monotonic() < deadline:
+            pid = fork(lambda: self._live(8, Life()))
+            while not self._ended(pid):
+                if time.monotonic() > deadline:
+                    self._kill(pid)
+                    return False
+                time.sleep(0.003)
+            if self._quiet() and not self._replay_left():
+                return True
+        return False
+
+    def _quiet(self) -> bool:
+        for stream in (SIGNALS, TRADES):
+            if not self._client.exists(stream):
+                continue
+            groups: Any = self._client.xinfo_groups(stream)
+            if len(groups) != 1 or groups[0]["pending"]:
+                return False
+            if self._client.xrange(stream, min=f"({groups[0]['last-delivered-id'].decode()}", count=1):
+                return False
+        return True
+
+    def _replay_left(self) -> int:
+        with FeatureDatabase(self._state / "features.db") as store, app.connect(self._theatre._server.url) as client:
+            dead = letters_module.DeadLetters(store, version="chaos")
+            return len(dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos").sent)
+
+    def _judge(self) -> Verdict:
+        known = set(self.sent) | set(self.may)
+        self.sent += [key for key in entries_of(self._client) if key not in known]
+        labels = self._traffic.labels
+        if self.may and self._made.disaster == "trim":  # what nobody had read is gone: some of it may be missed
+            labels = {}
+        return judge(self._state / "features.db", self._client, must=self.sent, may=self.may, labels=labels)
+
+
+_TAKE_AWAY = """
+local taken, last = {}, '0-0'
+local ok, groups = pcall(redis.call, 'XINFO', 'GROUPS', KEYS[1])
+if ok then
+    for _, flat in ipairs(groups) do
+        for i = 1, #flat, 2 do if flat[i] == 'last-delivered-id' then last = flat[i + 1] end end
+    end
+end
+local read = {}
+for _, row in ipairs(redis.call('XRANGE', KEYS[1], '-', last)) do read[row[1]] = true end
+for i, row in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
+    if i % 2 == 0 then
+        redis.call('XDEL', KEYS[1], row[1])
+        taken[#taken + 1] = {row[1], read[row[1]] and 1 or 0}
+    end
+end
+return taken
+"""
+
+
+def work(settings: Settings, *, patience: int) -> None:
+    """A worker that ends by itself after so many idle rounds in a row."""
+    stop = threading.Event()
+    idle = 0
+
+    def after_batch(_: FeatureDatabase, handled: Handled) -> None:
+        nonlocal idle
+        idle = 0 if handled != Handled() else idle + 1
+        if idle >= patience and not _pending(client):
+            stop.set()
+
+    with (
+        app.connect(settings.redis_url or "") as client,
+        app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
+    ):
+        consumer._pause_s = (0.01, 0.1)
+        consumer._retry_delay_s = 0.02
+        consumer.run(stop)
+
+
+def _pending(client: redis.Redis) -> int:
+    with translated():
+        return sum(client.xpending(stream, GROUP)["pending"] for stream in (SIGNALS, TRADES))  # type: ignore[index]
+
+
+def _replay_all(settings: Settings) -> None:
+    with app.open_store(settings) as store, app.connect(settings.redis_url or "") as client:
+        dead = letters_module.DeadLetters(store, version="chaos")
+        dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos")
