@@ -97,11 +97,6 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     monkeypatch.setattr(
         Connection.__init__, "__kwdefaults__", {**Connection.__init__.__kwdefaults__, "busy_timeout_ms": 20}
     )
-    with FeatureDatabase(settings.store_path) as store:
-        store.connection.run(
-            "DELETE FROM ml_schema_migrations WHERE version = (SELECT max(version) FROM ml_schema_migrations)"
-        )
-        store.connection.query("DROP TABLE waiting_payloads")
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:

@@ -10,5 +10,5 @@ DROP INDEX IF EXISTS idx_fv_asset_class;
 DROP INDEX IF EXISTS idx_pred_model;
 
 -- Counted where they are inserted: in vectors.py and scores.py, once for all rows of a statement.
-DROP TRIGGER count_vector;
-DROP TRIGGER count_prediction;
+DROP TRIGGER IF EXISTS count_vector;
+DROP TRIGGER IF EXISTS count_prediction;
