@@ -93,6 +93,8 @@ class FeaturePipeline:
         self.names: tuple[str, ...] = tuple(d.name for part in self._parts for d in part.definitions)
         self.feature_version = _version(self.config, self._parts)
         self.lookback_bars = max(self._widths.values(), default=0)
+        # A definition has one lookback for all its columns; what is truly read of each, the first batch shows.
+        self._expected = self._widths
 
     def get_feature_names(self) -> list[str]:
         """The features in the order of the columns."""
@@ -126,8 +128,8 @@ class FeaturePipeline:
     def _fill(self, out: Floats, requests: Sequence[FeatureRequest]) -> dict[str, dict[int, str]]:
         """Write the rows of these signals, and say which extractor failed on which row, and how."""
         batch = SignalBatch(requests)
-        for column, width in self._widths.items():
-            batch.bars.tail(column, width)
+        for column, width in self._expected.items():
+            batch.bars.expect(column, width)
         failures = {}
         place = 0
         for part in self._parts:
@@ -137,6 +139,8 @@ class FeaturePipeline:
             place += wanted
             if errors:
                 failures[part.extractor.name] = errors
+        asked = batch.bars.asked
+        self._expected = {column: min(width, asked.get(column, width)) for column, width in self._widths.items()}
         return failures
 
     def extract_features(

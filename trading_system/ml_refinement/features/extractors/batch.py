@@ -39,6 +39,7 @@ class BarsBatch:
         self._rows = rows
         self._ends = ends
         self._gathered: dict[str, Floats] = {}
+        self._asked: dict[str, int] = {}
         self._remembered: dict[tuple[str, int], Floats] = {}
         self.lengths = np.array(ends, dtype=np.int64)
         self.longest = max(ends, default=0)
@@ -53,10 +54,24 @@ class BarsBatch:
 
     def tail(self, column: str, n_bars: int) -> Floats:
         """The newest `n_bars` of a column ("open", "high", "low", "close", "volume"); a view, not to be written to."""
+        if self._asked.get(column, 0) < n_bars:
+            self._asked[column] = n_bars
+        return self._tail(column, n_bars)
+
+    def expect(self, column: str, n_bars: int) -> None:
+        """Gather so many bars of a column at once, for all who ask for no more."""
+        self._tail(column, n_bars)
+
+    def _tail(self, column: str, n_bars: int) -> Floats:
         kept = self._gathered.get(column)
         if kept is None or kept.shape[1] < n_bars:
             kept = self._gathered[column] = self._gather(column, n_bars)
         return kept[:, kept.shape[1] - n_bars :]
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """The most bars of each column that `tail` was asked for."""
+        return dict(self._asked)
 
     def remember(self, key: tuple[str, int], make: Callable[[], Floats]) -> Floats:
         """What `make` gives, computed once for the batch: an intermediate that several extractors read."""
