@@ -312,3 +312,12 @@ def test_an_unfitted_scaler_changes_nothing_and_nonsense_is_refused() -> None:
     for bad in ({}, {"a": [1.0], "b": [1.0, 2.0]}, {"a": [1.0, math.inf]}):
         with pytest.raises(ValueError):  # noqa: PT011  scikit-learn's own words for some
             FeatureScaler().fit(bad)
+
+
+def test_a_row_does_not_depend_on_what_the_pipeline_computed_before() -> None:
+    wanted = request(sample_bars(3, 320))
+    fresh = FeaturePipeline(EXTENDED).extract_batch([wanted]).values
+    used = FeaturePipeline(EXTENDED)
+    for bars in (sample_bars(1, 900), sample_bars(2, 12), Bars.empty()):
+        used.extract_batch([request(bars)])
+        assert used.extract_batch([wanted]).values.tobytes() == fresh.tobytes()

@@ -17,6 +17,7 @@ from trading_system.ml_refinement.storage import (
     KnownSignal,
 )
 from trading_system.ml_refinement.storage.times import us_from_text
+from trading_system.ml_refinement.storage.vectors import feature_texts
 
 
 def test_a_signal_is_stored_once_within_a_batch_and_across_batches(db: FeatureDatabase) -> None:
@@ -190,3 +191,27 @@ def test_feature_definitions_are_renewed_by_name(db: FeatureDatabase) -> None:
     db.definitions.put([DefinitionRow("rsi", "technical", "relative strength", "Wilder, 14 bars", ("close",))])
     assert [entry.description for entry in db.definitions.all()] == ["relative strength"]
     assert db.definitions.all()[0].dependencies == ("close",)
+
+
+@pytest.mark.parametrize("names", [(), ("a",), ("a", 'quote"d', "naïve", "b\\c")])
+def test_the_texts_of_a_batch_are_those_of_a_dictionary_each(names: tuple[str, ...]) -> None:
+    numbers = [0.0, -0.0, 1.0, 0.1, -2.5e-7, 1e300, 5e-324, 1 / 3, 123456789.125]
+    values = np.resize(np.array(numbers), (7, len(names)))
+    rows = [orjson.dumps(dict(zip(names, row, strict=True))).decode() for row in values.tolist()]
+    assert feature_texts(names, values, 7) == rows
+    assert feature_texts(names, values[:0], 0) == []
+
+
+def test_what_is_stored_again_is_not_counted_again(db: FeatureDatabase) -> None:
+    db.register_model(metadata())
+    insert(db, vector("s1"), vector("s2"), vector("s1"))
+    insert(db, vector("s2"))
+    db.store_feature_vector(plain("s3"))
+    db.store_feature_vector(plain("s3"))
+    for _ in "ab":
+        db.scores.log_predictions([prediction("s1"), prediction("s2")])
+        db.log_prediction("s3", metadata().model_id, 0.5)
+    counts = db.counts()
+    assert (counts.signals, counts.predictions) == (3, 3)
+    assert db.connection.query("SELECT count(*) FROM feature_vectors") == [(3,)]
+    assert db.connection.query("SELECT count(*) FROM prediction_log") == [(3,)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trading_system.ml_refinement.storage.times import (
     parse_bound,
     text_from_us,
+    texts_from_us,
     us_array,
     us_from_text,
     utc_now,
@@ -74,3 +75,11 @@ def test_the_default_clock_is_aware_and_utc() -> None:
 def test_microseconds_outside_the_calendar_are_refused() -> None:
     with pytest.raises(ValueError, match="calendar"):
         text_from_us(2**62)
+
+
+def test_many_instants_have_the_texts_that_each_has() -> None:
+    column = [0, 1, -1, 1_700_000_000_123_456, -62_135_596_800_000_000, 253_402_300_799_999_999]
+    assert texts_from_us(column) == [text_from_us(us) for us in column]
+    assert texts_from_us([]) == []
+    with pytest.raises(ValueError, match="outside the calendar"):
+        texts_from_us([0, 253_402_300_800_000_000])
