@@ -8,6 +8,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.storage.conftest import SteppingClock
@@ -295,3 +296,29 @@ def test_the_same_batch_twice_is_the_same_store(db: FeatureDatabase) -> None:
     before = contents(db)
     batch()
     assert contents(db) == before
+
+
+def test_a_reader_that_stays_makes_the_wal_grow_and_loses_nothing_and_its_end_stops_the_growth(
+    db: FeatureDatabase, path: Path
+) -> None:
+    names = tuple(f"f{n:02d}" for n in range(60))
+    wal = path.with_name(f"{path.name}-wal")
+    numbers = iter(range(1_000_000))
+
+    def write(batches: int) -> int:
+        for _ in range(batches):
+            rows = [vector(f"s{next(numbers):06d}") for _ in range(500)]
+            db.vectors.insert_new(rows, names, np.full((500, 60), 1 / 3))
+        return wal.stat().st_size
+
+    write(1)
+    with FeatureDatabase(path, read_only=True) as looking, looking.connection.snapshot() as reads:
+        assert reads.query("SELECT count(*) FROM feature_vectors") == [(500,)]
+        grown = write(16)
+        assert grown > 24 * 2**20  # half again as much as is kept where nobody reads
+        assert reads.query("SELECT count(*) FROM feature_vectors") == [(500,)]
+    write(2)
+    assert write(16) <= grown * 1.2
+    assert db.counts().signals == 500 * 35
+    assert db.connection.query("SELECT count(*) FROM feature_vectors") == [(500 * 35,)]
+    assert db.connection.query("PRAGMA integrity_check") == [("ok",)]
