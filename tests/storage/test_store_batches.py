@@ -200,6 +200,8 @@ def test_the_texts_of_a_batch_are_those_of_a_dictionary_each(names: tuple[str, .
     rows = [orjson.dumps(dict(zip(names, row, strict=True))).decode() for row in values.tolist()]
     assert feature_texts(names, values, 7) == rows
     assert feature_texts(names, values[:0], 0) == []
+    whole = np.ones((2, len(names)), dtype=np.int64)
+    assert feature_texts(names, whole, 2) == feature_texts(names, whole.astype(float), 2)
 
 
 def test_what_is_stored_again_is_not_counted_again(db: FeatureDatabase) -> None:

@@ -227,7 +227,7 @@ def feature_texts(names: Sequence[str], values: Matrix, count: int) -> list[str]
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(f"feature {names[column]!r} of vector {row} is not finite: {values[row, column]}")
     # As orjson.dumps of a dictionary for each row, in two thirds of the time: the numbers are written all at once.
-    numbers = orjson.dumps(np.ascontiguousarray(values), option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    numbers = orjson.dumps(np.ascontiguousarray(values, np.float64), option=orjson.OPT_SERIALIZE_NUMPY).decode()
     parts = [part for name in names for part in (f",{orjson.dumps(name).decode()}:", "")]
     texts = []
     for row in numbers[2:-2].split("],[") if values.size else [""] * count:
