@@ -31,11 +31,12 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.scores import Scores
 from trading_system.ml_refinement.storage.vectors import Vectors
-from worker import handlers, metrics
-from worker.consumer import Consumer
-from worker.entry_fates import EntryFates
-from worker.market_data import DirectorySource
-from worker.streams import GroupReader
+from worker.consumer import batch_handler as handlers
+from worker.consumer.deduplication import EntryFates
+from worker.consumer.loop import Consumer
+from worker.market_data.directory import DirectorySource
+from worker.observability import metrics
+from worker.streams.reader import GroupReader
 
 BATCH = 512
 Spent = NDArray[np.float64]

@@ -25,8 +25,8 @@ from trading_system.ml_refinement.storage import (
 from trading_system.ml_refinement.storage.times import text_from_us
 from worker.console.application import create_app
 from worker.console.figures import warm
-from worker.embedded import EmbeddedServer
-from worker.settings import Settings
+from worker.redis_server.embedded import EmbeddedServer
+from worker.settings.schema import Settings
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "console"), str(TESTS / "worker")]

@@ -23,6 +23,9 @@ import redis
 from pydantic import BaseModel
 
 from benchmarks.ground import Ground
+from worker.installation import open_store
+from worker.observability.logging import set_up_logging
+from worker.redis_server.connection import connect
 
 Drain = Callable[[int], None]
 
@@ -106,11 +109,12 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
     """One worker process, as `refinery worker` builds it, counting for its metrics too."""
     from prometheus_client import CollectorRegistry
 
-    from worker import app, metrics
-    from worker.handlers import Handled
+    from worker import app
+    from worker.consumer.batch_handler import Handled
+    from worker.observability import metrics
 
     settings = ground.settings(state, archive=archive, bars=bars, slot=slot)
-    app.set_up_logging(settings)
+    set_up_logging(settings)
     seen = 0
     wanted = 0
     stop = threading.Event()
@@ -125,7 +129,7 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
             stop.set()
 
     with (
-        app.connect(ground.url) as client,
+        connect(ground.url) as client,
         app.worker_consumer(
             settings,
             client,
@@ -199,7 +203,6 @@ def plain(ground: Ground, state: str) -> Iterator[Drain]:
     from trading_system.ml_refinement.models import ModelRegistry
     from trading_system.ml_refinement.storage.scores import PredictionRow
     from trading_system.ml_refinement.storage.times import utc_now, utc_text
-    from worker import app
 
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "features"))
     import slow_definitions as slow
@@ -210,7 +213,7 @@ def plain(ground: Ground, state: str) -> Iterator[Drain]:
         path.stem: pd.read_csv(path, parse_dates=["timestamp"], index_col="timestamp")
         for path in ground.market.glob("*.csv")
     }
-    with app.open_store(settings) as store, redis.Redis.from_url(ground.url, protocol=2) as client:
+    with open_store(settings) as store, redis.Redis.from_url(ground.url, protocol=2) as client:
         model = ModelRegistry(model_dir=str(settings.models_dir), db=store).get_active(ModelType.SIGNAL_QUALITY)
         assert model is not None, "train first"
         client.xgroup_create(stream, "bench", id="0", mkstream=True)

@@ -18,9 +18,9 @@ from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.pipeline import FeatureRequest, SignalMetadata
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage.times import text_from_us
-from worker import app
-from worker.embedded import EmbeddedServer
-from worker.settings import Settings, load_settings
+from worker.installation import feature_pipeline, open_store
+from worker.redis_server.embedded import EmbeddedServer
+from worker.settings.schema import Settings, load_settings
 
 SYMBOLS = 16
 DAYS = 1_500
@@ -97,12 +97,12 @@ def train(settings: Settings, *, rows: int = _TRAINED_ON) -> None:
 
     A second one is entered beside it, as a challenger is.
     """
-    pipeline = app.feature_pipeline(settings)
+    pipeline = feature_pipeline(settings)
     requests = [_request(number) for number in range(rows)]
     X = pipeline.extract_batch(requests).values
     rng = np.random.default_rng(0)
     p = 1.0 / (1.0 + np.exp(-1.5 * (X[:, 0] - X[:, 0].mean()) / X[:, 0].std()))
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
         for version in ("champion", "challenger"):
             r = np.where(rng.random(rows) < p, 1.4, -1.0)

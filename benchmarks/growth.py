@@ -28,10 +28,11 @@ from benchmarks.throughput import Rounds
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, PredictionRow, VectorRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from worker import app
 from worker.console.application import create_app
-from worker.settings import Settings
-from worker.status import read_status
+from worker.installation import feature_pipeline, open_store
+from worker.observability.status import read_status
+from worker.redis_server.connection import connect
+from worker.settings.schema import Settings
 
 CHUNK = 1_000
 MINUTE_US = 60_000_000
@@ -64,7 +65,7 @@ def measure(
         if not one.store_path.exists():
             train(one)
         fill(one, size)
-    with app.open_store(many) as store:
+    with open_store(many) as store:
         numbers = count(50_000_000 + store.counts().signals)
     made = {name: Contender(name, refinery, ground, name) for name in ("few", "many")}
     taken: dict[str, list[Took]] = {name: [] for name in made}
@@ -95,9 +96,9 @@ def measure(
 
 def fill(settings: Settings, signals: int) -> None:
     """Store signals until there are so many."""
-    pipeline = app.feature_pipeline(settings)
+    pipeline = feature_pipeline(settings)
     rng = np.random.default_rng(4)
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         champion = store.models.active_id(ModelType.SIGNAL_QUALITY.value)
         challenger = next(m.model_id for m in store.get_model_history("signal_quality", 5) if m.model_id != champion)
         values = rng.normal(size=(CHUNK, len(pipeline.names)))
@@ -146,7 +147,7 @@ def _chunk(
 
 def _views(settings: Settings, url: str) -> tuple[float, float]:
     page = create_app(settings, url).test_client()
-    with app.open_store(settings, read_only=True) as store, app.connect(url) as client:
+    with open_store(settings, read_only=True) as store, connect(url) as client:
         status = _median_ms(lambda: read_status(settings, store, client))
     return status, _median_ms(lambda: _page(page.get("/")))
 

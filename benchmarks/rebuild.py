@@ -16,9 +16,9 @@ from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.feature_store import Capture, FeatureStore
 from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.times import text_from_us
-from worker.events import decode_kept
-from worker.market_data import DirectorySource
-from worker.rebuilding import Rebuild
+from worker.events.decoding import decode_kept
+from worker.maintenance.rebuild import Rebuild
+from worker.market_data.directory import DirectorySource
 
 STREAM, BARS = "signals.created", 280
 OLD = FeatureConfig(feature_set=FeatureSet.EXTENDED)

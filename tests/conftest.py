@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from worker.embedded import EmbeddedServer
+from worker.redis_server.embedded import EmbeddedServer
 
 
 @pytest.fixture(autouse=True)

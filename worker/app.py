@@ -14,30 +14,18 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.claims import ClaimKeeper
-from worker.consumer import Consumer, Handler
+from worker.consumer.batch_handler import BatchHandler, Handled
+from worker.consumer.loop import Consumer, Handler
 from worker.dead_letters import DeadLetters
 from worker.errors import TransientError
-from worker.events import Limits
-from worker.feature_choice import feature_pipeline
-from worker.handlers import BatchHandler, Handled
-from worker.market_data import DirectorySource
-from worker.opening import connect, open_store, release, set_up_logging
-from worker.patience import Patience
-from worker.rebuilding import Rebuild
-from worker.settings import Settings
-from worker.streams import GroupReader
-
-#: What a process opens is a part of the composition, and is asked for here by those who have the whole of it.
-__all__ = [
-    "connect",
-    "feature_pipeline",
-    "feature_rebuild",
-    "open_store",
-    "release",
-    "set_up_logging",
-    "worker_consumer",
-]
+from worker.events.decoding import Limits
+from worker.installation import feature_pipeline, open_store, release
+from worker.maintenance.rebuild import Rebuild
+from worker.market_data.directory import DirectorySource
+from worker.settings.schema import Settings
+from worker.streams.claim_heartbeat import ClaimKeeper
+from worker.streams.reader import GroupReader
+from worker.supervision.backoff import Patience
 
 #: A batch that is in hand for so many times the take-over time is given up to whoever claims it: its worker hangs.
 _MOST_CLAIM_TIMES = 20

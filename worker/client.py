@@ -26,9 +26,10 @@ from redis.retry import Retry
 
 from trading_system.ml_refinement.storage import Connection
 from worker.errors import TransientError
-from worker.events import EventKind, Limits, decode
-from worker.settings import StreamSettings
-from worker.streams import append, append_many, translated
+from worker.events.decoding import EventKind, Limits, decode
+from worker.settings.schema import StreamSettings
+from worker.streams.entries import append, append_many
+from worker.streams.errors import translated
 
 _PAUSES_S = (0.1, 2.0)
 _AT_ONCE = 200

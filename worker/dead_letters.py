@@ -7,6 +7,7 @@ replay takes effect through one entry; the worker knows the others as copies.
 
 from __future__ import annotations
 
+import base64
 import difflib
 import hashlib
 import re
@@ -15,14 +16,16 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import orjson
-import redis
 
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter, NewDeadLetter
-from worker import streams
 from worker.errors import EventError, Reason, RefineryError
-from worker.streams import Entry
+from worker.streams.entries import Entry, append
+
+if TYPE_CHECKING:
+    import redis
 
 _VARYING = re.compile(r"\"[^\"]*\"|'[^']*'|[\w:.+-]*\d[\w:.+-]*")
 
@@ -146,7 +149,7 @@ class DeadLetters:
                 return replace(report, stopped=stop)
             number = letter.replays + 1
             data = letter.payload if letter.edited is None else letter.edited
-            entry_id = streams.append(client, letter.stream, data, replay=(letter.id, number))
+            entry_id = append(client, letter.stream, data, replay=(letter.id, number))
             self._store.dead_letters.mark_replayed(letter.id, entry_id, actor=actor)
             sent.append((letter.id, number))
             report.sent.append((letter.id, entry_id))
@@ -273,3 +276,26 @@ def _named(burial: Burial, payload: bytes) -> tuple[str | None, str | None]:
 
 def _short_text(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 128 else None
+
+
+_SUMMARY_FIELDS = ("id", "stream", "entry_id", "reason", "error", "attempts", "first_seen", "last_seen", "signal_id")
+
+
+_MORE_FIELDS = ("symbol", "status", "fingerprint", "worker_version", "replay_of")
+
+
+def letter_fields(row: DeadLetterRow) -> dict[str, Any]:
+    """A dead letter without its payload."""
+    return {name: getattr(row, name) for name in (*_SUMMARY_FIELDS, *_MORE_FIELDS)}
+
+
+def whole_letter(row: DeadLetterRow) -> dict[str, Any]:
+    """A dead letter with its bytes: base64, since they may be no text, and as text where they are."""
+    whole = letter_fields(row) | {"traceback": row.traceback, "replays": row.replays}
+    for name, data in (("payload", row.payload or b""), ("edited", row.edited)):
+        whole[f"{name}_base64"] = None if data is None else base64.b64encode(data).decode()
+        try:
+            whole[f"{name}_text"] = None if data is None else data.decode()
+        except UnicodeDecodeError:
+            whole[f"{name}_text"] = None
+    return whole

@@ -25,7 +25,7 @@ ARRAYS_AND_SERVER = frozenset(("numpy", "redis"))
 TELL = """
 import json, sys
 sys.argv[0] = "refinery"
-from worker.cli import main
+from worker.cli.main import main
 try:
     main()
 finally:

@@ -18,7 +18,7 @@ from console_place import CHROMIUM, DRIVER, Place, fill
 from worlds import settings_for
 
 from worker.console.application import create_app
-from worker.embedded import EmbeddedServer
+from worker.redis_server.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")

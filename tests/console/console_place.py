@@ -17,9 +17,8 @@ from worlds import SIGNALS, START, TRADES, bars, desk, outcome, send, signal
 
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.retraining import connect
-from worker.retraining.queue import QUEUE_NAME
-from worker.settings import Settings
+from worker.retraining.queue import QUEUE_NAME, connect_queue
+from worker.settings.schema import Settings
 
 #: Markup that runs when a page inserts it raw; the title of the page tells.
 EVIL = "<script>document.title='OWNED'</script><img src=x onerror=\"document.title='OWNED'\">"
@@ -115,7 +114,7 @@ def _queue_evil_job(url: str) -> None:
     from rq.registry import FailedJobRegistry
     from rq.serializers import JSONSerializer
 
-    client = connect(url)
+    client = connect_queue(url)
     queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
     job = queue.enqueue_call(
         "worker.retraining.job.retrain", kwargs={"reason": EVIL}, job_id="evil-job", description=EVIL, meta={"x": EVIL}

@@ -23,10 +23,10 @@ import yaml
 from typer.main import get_command
 from worlds import SIGNALS, TRADES, outcome, send, signal
 
-from worker.cli import cli
-from worker.server_binary import find_server
-from worker.setting_errors import setting_types
-from worker.settings import Settings, load_settings
+from worker.cli.main import cli
+from worker.redis_server.binary import find_server
+from worker.settings.messages import setting_types
+from worker.settings.schema import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"

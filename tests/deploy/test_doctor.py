@@ -14,8 +14,8 @@ import redis
 from worlds import SIGNALS, bars, desk, send, settings_for, signal
 
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
-from worker import doctor
-from worker.doctor import Finding
+from worker.observability import doctor
+from worker.observability.doctor import Finding
 
 
 @pytest.fixture

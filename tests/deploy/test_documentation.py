@@ -15,11 +15,11 @@ from typer.main import get_command
 
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.features import FeaturePipeline
-from worker.cli import cli
+from worker.cli.main import cli
 from worker.errors import Reason
-from worker.setting_docs import page
-from worker.setting_errors import CONFIG_VARIABLE, setting_types
-from worker.settings import Settings
+from worker.settings.messages import CONFIG_VARIABLE, setting_types
+from worker.settings.reference import page
+from worker.settings.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -73,7 +73,9 @@ def test_a_command_says_in_its_help_what_it_does(name: str) -> None:
 
 
 def test_the_page_of_settings_is_made_from_the_settings() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text() == page(), "python -m worker.setting_docs > docs/settings.md"
+    assert (ROOT / "docs" / "settings.md").read_text() == page(), (
+        "python -m worker.settings.reference > docs/settings.md"
+    )
 
 
 def test_every_setting_says_what_it_is() -> None:

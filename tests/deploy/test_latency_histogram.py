@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
-from worker.latency_histogram import LatencyHistogram
+from worker.observability.latency_histogram import LatencyHistogram
 
 BOUNDS = (0.005, 0.5, 15)
 

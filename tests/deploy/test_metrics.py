@@ -16,8 +16,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from worlds import SIGNALS, TRADES, desk, outcome, send, settings_for, signal
 
-from worker import app, metrics
-from worker.metrics import LoopMetrics, MetricsServer, ObservedHandler
+from worker import app
+from worker.installation import open_store
+from worker.observability import metrics
+from worker.observability.metrics import LoopMetrics, MetricsServer, ObservedHandler
+from worker.redis_server.connection import connect
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "refinery.rules.yml"
@@ -67,7 +70,7 @@ def small_world(tmp_path: Path, valkey_url: str):  # type: ignore[no-untyped-def
     port = free_port()
     with (
         metrics.served(settings, valkey_url, port=port, loop=True) as counters,
-        app.connect(valkey_url) as client,
+        connect(valkey_url) as client,
         app.worker_consumer(
             settings,
             client,
@@ -131,7 +134,7 @@ def test_a_lag_that_redis_cannot_tell_is_not_a_number_and_not_0(small_world) -> 
 
 def test_without_redis_the_worker_is_healthy_and_not_ready(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "var", "redis://127.0.0.1:1/0")
-    app.open_store(settings).close()
+    open_store(settings).close()
     port = free_port()
     with metrics.served(settings, "redis://127.0.0.1:1/0", port=port, loop=True) as counters:
         counters.last_round -= metrics.HUNG_S + 1
@@ -175,14 +178,14 @@ def test_what_a_handler_raises_is_counted_and_goes_on(tmp_path: Path, valkey_url
 
 def test_every_metric_is_documented_and_nothing_else_is(tmp_path: Path, valkey_url: str) -> None:
     settings = settings_for(tmp_path / "var", valkey_url)
-    app.open_store(settings).close()
+    open_store(settings).close()
     documented = re.findall(r"^\| `(refinery_\w+)` \|", (ROOT / "docs" / "monitoring.md").read_text(), re.M)
     assert sorted(documented) == sorted(exposed(settings, valkey_url))
 
 
 def test_every_metric_of_a_rule_exists_and_every_documented_alert_is_a_rule(tmp_path: Path, valkey_url: str) -> None:
     settings = settings_for(tmp_path / "var", valkey_url)
-    app.open_store(settings).close()
+    open_store(settings).close()
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     known = exposed(settings, valkey_url)
     used = {SUFFIXES.sub("", name) for rule in rules for name in re.findall(r"refinery_\w+", rule["expr"])}

@@ -20,12 +20,12 @@ import pytest
 import redis
 from worlds import SIGNALS, TRADES, bars, desk, settings_for, signal
 
-from worker.asyncapi import document
 from worker.client import RefineryClient
-from worker.embedded import EmbeddedServer
 from worker.errors import DecodeError, TransientError
-from worker.event_models import json_schema
-from worker.settings import StreamSettings
+from worker.events.asyncapi import document
+from worker.events.models import json_schema
+from worker.redis_server.embedded import EmbeddedServer
+from worker.settings.schema import StreamSettings
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -14,15 +14,16 @@ from typer.testing import CliRunner
 
 from benchmarks.worlds import clustered, independent
 from tests.learning.stores import NOW, VERSION, Place, fitted, narrow, place, quick
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation, evaluate
 from trading_system.ml_refinement.models.errors import TooFewSamples
-from trading_system.ml_refinement.monitoring.evaluation import Evaluation, evaluate
 from trading_system.ml_refinement.storage.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training.promotion import Decision
-from worker.cli import cli
-from worker.report import html, png
+from worker.cli.main import cli
 from worker.report.charts import merged
-from worker.report.words import number, plain
+from worker.report.formatting import number, plain
+from worker.report.page import html
+from worker.report.picture import png
 
 CONFIG = quick(train_window_days=90, step_size_days=30)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trading_system.ml_refinement.config import FeatureVector
+from trading_system.ml_refinement.evaluation.explain import Explanation, NotExplained, explain
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
-from trading_system.ml_refinement.monitoring.explain import Explanation, NotExplained, explain
 from trading_system.ml_refinement.storage import FeatureDatabase, PredictionRow
 from trading_system.ml_refinement.storage.times import utc_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trading_system.ml_refinement.monitoring.worth import (
+from trading_system.ml_refinement.evaluation.equity import (
     block_bootstrap,
     drawdown,
     highest_so_far,

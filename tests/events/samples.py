@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worker.events import Decoded, Limits, SignalCreated, TradeClosed, decode
+from worker.events.decoding import Decoded, Limits, SignalCreated, TradeClosed, decode
 
 NOW = datetime(2024, 6, 3, 12, tzinfo=UTC)
 LIMITS = Limits()

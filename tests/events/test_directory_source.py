@@ -15,9 +15,9 @@ import pytest
 from loguru import logger
 from samples import AT, bars
 
-from worker.bar_files import file_stem, read_bars
 from worker.errors import Reason, TransientError
-from worker.market_data import DirectorySource, NoMarketData
+from worker.market_data.directory import DirectorySource, NoMarketData
+from worker.market_data.files import file_stem, read_bars
 
 DAY_US = 86_400_000_000
 AT_US = round(datetime.fromisoformat(AT).timestamp()) * 1_000_000

@@ -9,7 +9,7 @@ import pytest
 from samples import read
 
 from worker.errors import Reason
-from worker.events import SignalScored, json_schema
+from worker.events.decoding import SignalScored, json_schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = re.findall(r"```json (\S+)\n(.*?)```", (DOCS / "events.md").read_text(), re.S)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from samples import AT, bars, full_signal, outcome, read, read_outcome, read_signal, signal, text, with_bars
 
 from trading_system.ml_refinement.bars import Bars
-from worker.events import SignalScored, json_schema
+from worker.events.decoding import SignalScored, json_schema
 
 
 def us(instant: str) -> int:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from samples import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 
 from worker.errors import DecodeError
-from worker.events import Decoded, SignalCreated, TradeClosed, decode
-from worker.instants import BadInstant, column_us, instant_us
+from worker.events.decoding import Decoded, SignalCreated, TradeClosed, decode
+from worker.events.timestamps import BadInstant, column_us, instant_us
 
 KINDS = ("signal.created", "trade.closed")
 

@@ -9,7 +9,7 @@ import pytest
 from samples import AT, LIMITS, bars, full_signal, outcome, read, signal, text, with_bars
 
 from worker.errors import DecodeError, Reason
-from worker.events import Limits
+from worker.events.decoding import Limits
 
 R = Reason
 SIGNAL = text(signal())

@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from trading_system.ml_refinement.scoring import Scores
-from worker.events import Limits, SignalCreated, SignalScored, decode
-from worker.store_rows import served_rows
+from worker.consumer.rows import served_rows
+from worker.events.decoding import Limits, SignalCreated, SignalScored, decode
 
 AT = "2026-01-01T00:00:00.000000Z"
 

@@ -13,9 +13,9 @@ from trading_system.ml_refinement.storage import Connection
 from trading_system.ml_refinement.storage.attempts import Attempts
 from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.vectors import Vectors
+from worker.consumer.batch_handler import BatchHandler
 from worker.dead_letters import DeadLetters
-from worker.handlers import BatchHandler
-from worker.streams import GroupReader
+from worker.streams.reader import GroupReader
 
 
 class Fuse:

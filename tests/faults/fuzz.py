@@ -20,6 +20,8 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
+from worker.installation import open_store
+
 # The laws of the door import their neighbours as pytest has them: by name alone.
 sys.path.append(str(Path(__file__).parents[1] / "events"))
 from tests.events.test_laws import check_refused_or_read, mutant
@@ -29,7 +31,7 @@ from tests.worker.worlds import SIGNALS, TRADES, settings_for
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.errors import Reason
-from worker.streams import Entry
+from worker.streams.entries import Entry
 
 _BATCH = 256
 _PER_STORE = 20_000
@@ -68,7 +70,7 @@ def _through_one_store(seeds: range, place: Path) -> Found:
     found = Found(cases=len(seeds))
     sent: dict[tuple[str, str], bytes] = {}
     settings = settings_for(place, "unix:///nowhere", archive={"enabled": False})
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         handler = app._batch_handler(settings, store, None)
         batch: list[Entry] = []
         for seed in seeds:

@@ -11,7 +11,7 @@ from tests.faults.disk import Disk, DiskPlan
 from tests.faults.law import entries_of, judge
 from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, pending, send, settings_for, signal
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
-from worker.consumer import Consumer
+from worker.consumer.loop import Consumer
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ from tests.faults.disk import Disk, Journal, after_power_cut
 from tests.faults.law import fates
 from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, send, settings_for, signal
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase
-from worker.streams import Entry, GroupReader
+from worker.streams.entries import Entry
+from worker.streams.reader import GroupReader
 
 SEED = 20260701
 CUTS = 60

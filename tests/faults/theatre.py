@@ -29,10 +29,12 @@ from tests.worker.worlds import GROUP, SIGNALS, START, TRADES, bars, settings_fo
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app
 from worker import dead_letters as letters_module
-from worker.embedded import EmbeddedServer
-from worker.handlers import Handled
-from worker.settings import Settings
-from worker.streams import translated
+from worker.consumer.batch_handler import Handled
+from worker.installation import open_store
+from worker.redis_server.connection import connect
+from worker.redis_server.embedded import EmbeddedServer
+from worker.settings.schema import Settings
+from worker.streams.errors import translated
 
 _CLAIM_IDLE_MS = 100
 _DEADLINE_S = 20.0
@@ -301,7 +303,7 @@ class Play:
         return True
 
     def _replay_left(self) -> int:
-        with FeatureDatabase(self._state / "features.db") as store, app.connect(self._theatre._server.url) as client:
+        with FeatureDatabase(self._state / "features.db") as store, connect(self._theatre._server.url) as client:
             dead = letters_module.DeadLetters(store, version="chaos")
             return len(dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos").sent)
 
@@ -346,7 +348,7 @@ def work(settings: Settings, *, patience: int) -> None:
             stop.set()
 
     with (
-        app.connect(settings.redis_url or "") as client,
+        connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
     ):
         consumer._pause_s = (0.01, 0.1)
@@ -360,6 +362,6 @@ def _pending(client: redis.Redis) -> int:
 
 
 def _replay_all(settings: Settings) -> None:
-    with app.open_store(settings) as store, app.connect(settings.redis_url or "") as client:
+    with open_store(settings) as store, connect(settings.redis_url or "") as client:
         dead = letters_module.DeadLetters(store, version="chaos")
         dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos")

@@ -36,10 +36,14 @@ from trading_system.ml_refinement.storage.runs import Runs
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training import pipeline as training
-from worker import app, retraining
-from worker.retraining import job, queue, trainer
-from worker.retraining.queue import QUEUE_NAME, RETRAIN
-from worker.settings import Settings
+from worker.installation import open_store
+from worker.retraining import job, queue
+from worker.retraining import rq_worker as trainer
+from worker.retraining.history import training_history
+from worker.retraining.job import retrain, run_trainer
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue
+from worker.retraining.requests import enqueue
+from worker.settings.schema import Settings
 
 TYPE = ModelType.SIGNAL_QUALITY.value
 #: A training of it takes a second or two, and its candidate passes the gate.
@@ -137,9 +141,9 @@ class TrainingPlay(Play):
     def _ask(self, copies: int) -> None:
         """Ask for a training as an operator does; and let RQ have the same job several times, as after a lost reply."""
         settings = self._settings(0, Life())
-        with app.open_store(settings) as store, retraining.connect(self._theatre._server.url) as client:
-            after = retraining.training_history(store, TYPE).newest
-            retraining.enqueue(settings, store, client)
+        with open_store(settings) as store, connect_queue(self._theatre._server.url) as client:
+            after = training_history(store, TYPE).newest
+            enqueue(settings, store, client)
             jobs = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
             for _ in range(copies - 1):
                 jobs.enqueue_call(RETRAIN, kwargs={"model_type": TYPE, "after": after, "reason": "manual"})
@@ -152,7 +156,7 @@ class TrainingPlay(Play):
         settings = self._settings(slot, life)
         if life.role == "notebook":
             time.sleep(life.begin_after_s)
-            with closing(app.open_store(settings)) as store:
+            with closing(open_store(settings)) as store:
                 job._train(settings, store, f"notebook-{time.time_ns()}")
             return
         if life.role != "trainer":
@@ -160,18 +164,18 @@ class TrainingPlay(Play):
             return
         if life.boundary is not None:
             arm_training(life.boundary, life.nth, life.victim, self._note_of(life))
-        retraining.run_trainer(settings, self._theatre._server.url)
+        run_trainer(settings, self._theatre._server.url)
 
     def _finish(self) -> bool:
         """An undisturbed trainer, beside the undisturbed worker, completes what is asked for now."""
         settings = self._settings(8, Life())
-        with app.open_store(settings) as store:
-            before = retraining.training_history(store, TYPE).newest
+        with open_store(settings) as store:
+            before = training_history(store, TYPE).newest
         self._ask(1)
         pid = fork(lambda: self._live(9, Life(role="trainer")))
         try:
             quiet = super()._finish()
-            with app.open_store(settings) as store, retraining.connect(self._theatre._server.url) as client:
+            with open_store(settings) as store, connect_queue(self._theatre._server.url) as client:
                 trained = self._trained(settings, store, client, after=before)
         finally:
             os.kill(pid, signals.SIGTERM)
@@ -185,7 +189,7 @@ class TrainingPlay(Play):
             if newest is not None and newest.token > after and newest.status == "completed":
                 return queue.pending_job(client) is None or until_true(lambda: queue.pending_job(client) is None)
             if newest is None or newest.status != "running":
-                retraining.enqueue(settings, store, client)
+                enqueue(settings, store, client)
             time.sleep(0.05)
         return False
 
@@ -220,12 +224,12 @@ def fill(settings: Settings, *, train: bool) -> None:
         )
         won = rng.random() < 1 / (1 + np.exp(-1.2 * X[number, :4].sum()))
         outcomes.append(OutcomeRow(name, 0, utc_text(at + timedelta(days=1)), 1.5 if won else -1.0))
-    with closing(app.open_store(settings)) as store:
+    with closing(open_store(settings)) as store:
         with store.atomic():
             store.vectors.insert_new(rows, pipeline.names, X)
             store.outcomes.record(outcomes)
         if train:
-            retraining.retrain(settings, model_type=TYPE, after=0, reason="manual")
+            retrain(settings, model_type=TYPE, after=0, reason="manual")
             if store.models.active_id(TYPE) is None:
                 raise RuntimeError("the first training gave no model that serves")
 

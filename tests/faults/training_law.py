@@ -8,9 +8,9 @@ from collections import Counter
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker import app
+from worker.installation import open_store
 from worker.retraining.queue import run_id_of
-from worker.settings import Settings
+from worker.settings.schema import Settings
 
 #: How a training may fail in a play: killed, or outdated by another. Anything else is a finding.
 _FAIR = ("killed", "stale_activation")
@@ -30,7 +30,7 @@ _SERVED = """
 
 def judge_champion(settings: Settings) -> list[str]:
     """What is wrong with the models that serve and with every file that the store knows; nothing, if all is well."""
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
         found = []
         for row in store.models.history(limit=1000):
@@ -48,7 +48,7 @@ def judge_champion(settings: Settings) -> list[str]:
 def judge_trainings(settings: Settings) -> list[str]:
     """What is wrong with the trainings, once all of them are over."""
     found = judge_champion(settings)
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         for run in store.runs.recent(1000):
             if run.status == "running" and run_id_of(run.run_id):  # a notebook's is not ours to give up
                 found.append(f"{run.run_id} says that it runs")

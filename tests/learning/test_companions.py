@@ -13,8 +13,8 @@ from tests.learning.stores import NOW, dataset, narrow, place, quick
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import RegimeClassifier, RiskPredictor
 from trading_system.ml_refinement.storage.errors import StaleActivation
-from trading_system.ml_refinement.training import companions
-from trading_system.ml_refinement.training.companions import Window, judge_regime, judge_risk
+from trading_system.ml_refinement.training import auxiliary_models as companions
+from trading_system.ml_refinement.training.auxiliary_models import Window, judge_regime, judge_risk
 from trading_system.ml_refinement.training.promotion import Decision, Serve
 from trading_system.ml_refinement.validation.walk_forward import PurgedWalkForward, time_blocks
 

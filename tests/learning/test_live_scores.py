@@ -17,7 +17,7 @@ from trading_system.ml_refinement.models import (
     RiskPredictor,
     SignalQualityModel,
 )
-from worker.app import feature_pipeline
+from worker.installation import feature_pipeline
 
 
 def registered(worker: Desk, model: BaseModel, *, seed: int = 0) -> BaseModel:

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.worlds import World, independent
 from tests.learning.stores import NOW, VERSION, Place, fitted, place, quick
 from trading_system.ml_refinement.models import SignalQualityModel
-from trading_system.ml_refinement.monitoring.performance import Pulse, compare, lifeless, served_figures
-from trading_system.ml_refinement.monitoring.report import Report, look, may_ask
+from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
+from trading_system.ml_refinement.monitoring.liveness import Pulse, compare, lifeless, served_figures
 from trading_system.ml_refinement.storage.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.times import text_from_us

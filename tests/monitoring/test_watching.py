@@ -16,12 +16,11 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
 from trading_system.ml_refinement.storage.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
-from worker import retraining
-from worker.app import open_store
-from worker.retraining.queue import QUEUE_NAME
-from worker.retraining.watching import EVERY, watch_if_due
-from worker.settings import Settings, load_settings
-from worker.status import read_status
+from worker.installation import open_store
+from worker.observability.status import read_status
+from worker.retraining.monitoring import EVERY, watch_if_due
+from worker.retraining.queue import QUEUE_NAME, connect_queue
+from worker.settings.schema import Settings, load_settings
 
 DAY_US = 86_400_000_000
 START_US = 1_735_689_600_000_000
@@ -41,7 +40,7 @@ def store(settings: Settings) -> Iterator[FeatureDatabase]:
 
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with retraining.connect(valkey_url) as client:
+    with connect_queue(valkey_url) as client:
         yield client
 
 
@@ -111,7 +110,7 @@ def test_without_drift_nothing_is_asked_for(settings: Settings, store: FeatureDa
 
 def test_redis_away_is_no_reason_to_fail(settings: Settings, store: FeatureDatabase) -> None:
     fill(store, settings, shift=3.0)
-    with retraining.connect("redis://127.0.0.1:1/0") as nobody:
+    with connect_queue("redis://127.0.0.1:1/0") as nobody:
         report = watch_if_due(settings, store, nobody)
     assert report is not None
     last = MonitoringReports(store.connection).last()

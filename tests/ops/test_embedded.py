@@ -15,15 +15,16 @@ import pytest
 import redis
 from waiting import runs, wait_until
 
-from worker.embedded import EmbeddedServer, answers, make_private, socket_path
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
-from worker.lifeline import Guard, launch_command
-from worker.server_binary import find_server, server_version
+from worker.redis_server.binary import find_server, server_version
+from worker.redis_server.embedded import EmbeddedServer, answers, socket_path
+from worker.state_dir import make_private
+from worker.supervision.parent_death import Guard, launch_command
 
 HOST = """
 import sys, time
 from pathlib import Path
-from worker.embedded import EmbeddedServer
+from worker.redis_server.embedded import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid if server.hosting else 0, flush=True)
     sys.stdin.read()
@@ -175,7 +176,7 @@ def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.M
 
 def test_a_guard_kills_the_child_where_the_kernel_does_not() -> None:
     script = (
-        "import subprocess, sys; from worker.lifeline import Guard, launch_command;"
+        "import subprocess, sys; from worker.supervision.parent_death import Guard, launch_command;"
         "child = subprocess.Popen(launch_command(['/bin/sleep', '60'], kernel=False));"
         "guard = Guard(child.pid, needed=True); print(child.pid, flush=True); sys.stdin.read()"
     )

@@ -23,19 +23,19 @@ from rq.exceptions import DeserializationError
 from rq.executions import Execution
 from rq.job import Job
 
-from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect, pending_job
-from worker.retraining.rule import RetrainReason, RetrainRule, due
-from worker.training_history import TrainingHistory
+from worker.retraining.history import TrainingHistory
+from worker.retraining.policy import RetrainReason, RetrainRule, due
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_samples=20, frequency_days=7)
 
 ASK = """
 import sys
-from worker.retraining.queue import RetrainQueue, connect, pending_job
-from worker.retraining.rule import RetrainReason
+from worker.retraining.queue import RetrainQueue, connect_queue, pending_job
+from worker.retraining.policy import RetrainReason
 sys.stdin.readline()
-queue = RetrainQueue(connect(sys.argv[1]), timeout_s=60)
+queue = RetrainQueue(connect_queue(sys.argv[1]), timeout_s=60)
 asked = queue.enqueue(model_type="signal_quality", after=7, reason=RetrainReason.NEW_LABELS)
 print(asked.job_id, asked.new)
 """
@@ -80,7 +80,7 @@ def test_nothing_is_due_where_learning_is_off() -> None:
 
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect(valkey_url) as client:
+    with connect_queue(valkey_url) as client:
         yield client
 
 
@@ -102,7 +102,7 @@ def test_eight_threads_that_notice_make_one_job(client: redis.Redis, valkey_url:
     barrier = threading.Barrier(8)
 
     def notice(_: int) -> tuple[str, bool]:
-        with connect(valkey_url) as own:
+        with connect_queue(valkey_url) as own:
             queue = RetrainQueue(own, timeout_s=60)
             barrier.wait()
             return ask(queue)
@@ -164,10 +164,10 @@ def lossy_proxy(target: str, directory: Path, word: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("retries", [False, True])
 def test_a_lost_reply_makes_no_second_job(client: redis.Redis, valkey_url: str, tmp_path: Path, retries: bool) -> None:
-    with connect(valkey_url) as warm:
+    with connect_queue(valkey_url) as warm:
         ask(RetrainQueue(warm, timeout_s=60), 1)  # the script is loaded, so that the next request is the one that adds
     server = unquote(urlsplit(valkey_url).path)
-    with lossy_proxy(server, tmp_path, b"EVALSHA") as url, connect(url, retries=retries) as unlucky:
+    with lossy_proxy(server, tmp_path, b"EVALSHA") as url, connect_queue(url, retries=retries) as unlucky:
         queue = RetrainQueue(unlucky, timeout_s=60)
         if not retries:
             with pytest.raises(redis.RedisError):

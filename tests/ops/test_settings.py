@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, TrainingConfig
 from worker.errors import ConfigurationError
-from worker.ml_settings import FeatureSettings, MLSettings, TrainingSettings
-from worker.redis_url import mask_url
-from worker.setting_docs import meanings
-from worker.setting_errors import setting_types
-from worker.settings import Settings, load_settings
+from worker.settings.messages import setting_types
+from worker.settings.ml import FeatureSettings, MLSettings, TrainingSettings
+from worker.settings.redis_url import mask_url
+from worker.settings.reference import meanings
+from worker.settings.schema import Settings, load_settings
 
 HIDDEN = "s3cret"
 

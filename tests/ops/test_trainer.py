@@ -22,15 +22,15 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from waiting import runs, wait_until
 
-from worker.embedded import EmbeddedServer
-from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect, pending_job
-from worker.retraining.trainer import TrainerWorker
+from worker.redis_server.embedded import EmbeddedServer
+from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect_queue, pending_job
+from worker.retraining.rq_worker import TrainerWorker
 
 TRAINER = """
 import os, sys, time
 from pathlib import Path
-from worker.retraining.trainer import work_until_stopped
-from worker.settings import load_settings
+from worker.retraining.rq_worker import work_until_stopped
+from worker.settings.schema import load_settings
 
 def note(name):
     (Path(sys.argv[2]) / name).write_text(str(os.getpid()))
@@ -80,7 +80,7 @@ def trainer(url: str, notes: Path, *, grace_s: int = 30) -> Iterator[subprocess.
 
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect(valkey_url) as client:
+    with connect_queue(valkey_url) as client:
         yield client
 
 
@@ -217,7 +217,7 @@ def test_an_idle_trainer_stops_at_once(valkey_url: str, client: redis.Redis, tmp
 def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
     with (
         EmbeddedServer(tmp_path / "valkey") as server,
-        connect(server.url, retries=True) as client,
+        connect_queue(server.url, retries=True) as client,
         trainer(server.url, tmp_path / "notes"),
     ):
         wait_until((tmp_path / "notes" / "kept-1").exists)

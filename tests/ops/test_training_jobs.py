@@ -26,19 +26,23 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
 from trading_system.ml_refinement.storage.times import utc_text
-from worker import retraining
-from worker.app import open_store
 from worker.errors import RefineryError
-from worker.retraining.queue import QUEUE_NAME, RETRAIN
-from worker.settings import Settings, load_settings
+from worker.installation import open_store
+from worker.retraining import job
+from worker.retraining.history import training_history
+from worker.retraining.job import housekeeping, retrain
+from worker.retraining.policy import RetrainReason
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue, pending_job
+from worker.retraining.requests import enqueue, enqueue_if_due, reason_if_due, wait_for
+from worker.settings.schema import Settings, load_settings
 
 TYPE = ModelType.SIGNAL_QUALITY.value
 JOB = "retrain-signal_quality-{}"
 TRAINER = """
 import sys
-from worker import retraining
-from worker.settings import load_settings
-retraining.run_trainer(load_settings(), sys.argv[1])
+from worker.retraining.job import run_trainer
+from worker.settings.schema import load_settings
+run_trainer(load_settings(), sys.argv[1])
 """
 
 
@@ -57,7 +61,7 @@ def store(settings: Settings) -> Iterator[FeatureDatabase]:
 
 @pytest.fixture
 def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with retraining.connect(valkey_url) as client:
+    with connect_queue(valkey_url) as client:
         yield client
 
 
@@ -117,10 +121,10 @@ def test_nothing_is_asked_for_before_there_are_enough_labels(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
     label(store, settings, 99)
-    assert retraining.enqueue_if_due(settings, store, client) is None
+    assert enqueue_if_due(settings, store, client) is None
     label(store, settings, 1, first=99)
-    assert retraining.enqueue_if_due(settings, store, client) == JOB.format(0)
-    assert retraining.pending_job(client) == "queued"
+    assert enqueue_if_due(settings, store, client) == JOB.format(0)
+    assert pending_job(client) == "queued"
 
 
 def test_eight_workers_that_notice_make_one_job(
@@ -129,8 +133,8 @@ def test_eight_workers_that_notice_make_one_job(
     label(store, settings, 100)
 
     def notice(_: int) -> str | None:
-        with open_store(settings) as own, retraining.connect(valkey_url) as client:
-            return [retraining.enqueue_if_due(settings, own, client) for _ in range(5)][-1]
+        with open_store(settings) as own, connect_queue(valkey_url) as client:
+            return [enqueue_if_due(settings, own, client) for _ in range(5)][-1]
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(notice, range(8))) == {JOB.format(0)}
@@ -139,31 +143,31 @@ def test_eight_workers_that_notice_make_one_job(
 
 def test_a_server_that_is_away_is_no_error_for_the_one_who_notices(settings: Settings, store: FeatureDatabase) -> None:
     label(store, settings, 100)
-    with retraining.connect("unix:///nowhere/valkey.sock") as away:
-        assert retraining.enqueue_if_due(settings, store, away) is None
+    with connect_queue("unix:///nowhere/valkey.sock") as away:
+        assert enqueue_if_due(settings, store, away) is None
 
 
 def test_a_training_is_done_once_and_the_next_waits_for_new_labels(
     settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
 ) -> None:
     label(store, settings, 200)
-    job_id = retraining.enqueue_if_due(settings, store, client)
+    job_id = enqueue_if_due(settings, store, client)
     assert job_id is not None
     with trainer(valkey_url), trainer(valkey_url):
-        run = retraining.wait_for(settings, store, client, job_id)
+        run = wait_for(settings, store, client, job_id)
         assert run is not None
         assert (run.status, run.label_watermark, run.run_id) == ("completed", 200, job_id)
         assert store.models.get(run.model_id or "") is not None
         told = Job.fetch(job_id, connection=client, serializer=JSONSerializer).get_meta()
         assert told["progress"] == {"stage": "register", "done": 0, "total": 1}
-        assert retraining.enqueue_if_due(settings, store, client) is None
+        assert enqueue_if_due(settings, store, client) is None
         label(store, settings, 50, first=200)
-        second = retraining.enqueue_if_due(settings, store, client)
+        second = enqueue_if_due(settings, store, client)
         assert second == JOB.format(run.token)
-        again = retraining.wait_for(settings, store, client, second)
+        again = wait_for(settings, store, client, second)
         assert again is not None
         assert again.label_watermark == 250
-        wait_until(lambda: retraining.pending_job(client) is None)
+        wait_until(lambda: pending_job(client) is None)
     assert len(store.runs.recent()) == 2
 
 
@@ -185,12 +189,12 @@ def test_a_killed_training_leaves_the_champion_and_is_asked_for_again(
     settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
 ) -> None:
     label(store, settings, 200)
-    first = retraining.enqueue(settings, store, client)
+    first = enqueue(settings, store, client)
     with trainer(valkey_url) as process:
-        assert retraining.wait_for(settings, store, client, first) is not None
+        assert wait_for(settings, store, client, first) is not None
         champion = store.models.active_id(TYPE)
         label(store, settings, 50, first=200)
-        killed = retraining.enqueue_if_due(settings, store, client)
+        killed = enqueue_if_due(settings, store, client)
         assert killed is not None
         wait_until(lambda: running(store))
         os.kill(child_of(process), signal.SIGKILL)
@@ -200,7 +204,7 @@ def test_a_killed_training_leaves_the_champion_and_is_asked_for_again(
         assert run.status == "failed"
         assert (run.error_message or "").startswith("killed")
         assert store.models.active_id(TYPE) == champion
-        again = retraining.wait_for(settings, store, client, JOB.format(run.token))
+        again = wait_for(settings, store, client, JOB.format(run.token))
         assert again is not None
         assert again.status == "completed"
 
@@ -209,7 +213,7 @@ def test_a_training_whose_trainer_was_killed_is_given_up_by_the_next_one(
     settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
 ) -> None:
     label(store, settings, 200)
-    job_id = retraining.enqueue(settings, store, client)
+    job_id = enqueue(settings, store, client)
     with trainer(valkey_url) as process:
         wait_until(lambda: running(store), within_s=40)
         child = child_of(process)
@@ -226,11 +230,11 @@ def test_a_training_whose_trainer_was_killed_is_given_up_by_the_next_one(
 
 
 def test_a_training_that_lives_is_not_given_up(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
-    with retraining.job.training_lock(settings.training_lock_path):
+    with job.training_lock(settings.training_lock_path):
         store.runs.start(JOB.format(0), TYPE, {}, label_watermark=0)
-        retraining.housekeeping(settings, client)
+        housekeeping(settings, client)
         assert running(store)
-    retraining.housekeeping(settings, client)
+    housekeeping(settings, client)
     assert not running(store)
 
 
@@ -243,7 +247,7 @@ def test_half_written_files_of_killed_trainings_do_not_pile_up(
         path.write_bytes(b"half")
     for path in (left, model):
         os.utime(path, (0, time.time() - 7200))
-    retraining.housekeeping(settings, client)
+    housekeeping(settings, client)
     assert (left.exists(), fresh.exists(), model.exists()) == (False, True, True)
 
 
@@ -251,7 +255,7 @@ def test_a_training_of_someone_else_is_not_given_up(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
     store.runs.start("a-notebook", TYPE, {}, label_watermark=0)
-    retraining.housekeeping(settings, client)
+    housekeeping(settings, client)
     assert running(store)
 
 
@@ -260,32 +264,32 @@ def test_a_killed_training_does_not_use_up_its_labels_until_it_was_killed_three_
 ) -> None:
     label(store, settings, 120)
     for token in range(3):
-        assert retraining.reason_if_due(settings, store) is retraining.RetrainReason.NEW_LABELS
-        assert retraining.training_history(store, TYPE).newest == token
+        assert reason_if_due(settings, store) is RetrainReason.NEW_LABELS
+        assert training_history(store, TYPE).newest == token
         store.runs.start(JOB.format(token), TYPE, {}, label_watermark=120)
-        assert retraining.reason_if_due(settings, store) is None
-        retraining.job.sweep(store)
-    assert retraining.reason_if_due(settings, store) is None
+        assert reason_if_due(settings, store) is None
+        job.sweep(store)
+    assert reason_if_due(settings, store) is None
     label(store, settings, 50, first=120)
-    assert retraining.reason_if_due(settings, store) is retraining.RetrainReason.NEW_LABELS
+    assert reason_if_due(settings, store) is RetrainReason.NEW_LABELS
 
 
 def test_a_failed_training_uses_up_its_labels(settings: Settings, store: FeatureDatabase) -> None:
     label(store, settings, 120)
     store.runs.start(JOB.format(0), TYPE, {}, label_watermark=120)
     store.runs.finish(JOB.format(0), "failed", error_message="one_class: all trades were losses")
-    assert retraining.reason_if_due(settings, store) is None
+    assert reason_if_due(settings, store) is None
 
 
 def test_waiting_for_a_job_that_nobody_takes_ends(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
-    job_id = retraining.enqueue(settings, store, client)
+    job_id = enqueue(settings, store, client)
     began = time.monotonic()
-    assert retraining.wait_for(settings, store, client, job_id, untaken_s=0.3) is None
+    assert wait_for(settings, store, client, job_id, untaken_s=0.3) is None
     assert time.monotonic() - began < 5
 
 
 def test_a_model_that_is_not_trained_here_is_refused(settings: Settings) -> None:
     with pytest.raises(RefineryError, match="no training of"):
-        retraining.retrain(settings, model_type="risk_predictor", after=0, reason="manual")
+        retrain(settings, model_type="risk_predictor", after=0, reason="manual")

@@ -17,9 +17,9 @@ from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegist
 from trading_system.ml_refinement.features.feature_store import Capture, FeatureStore
 from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_text
-from worker.events import Limits, SignalCreated, decode
-from worker.market_data import DirectorySource
-from worker.rebuilding import Rebuild
+from worker.events.decoding import Limits, SignalCreated, decode
+from worker.maintenance.rebuild import Rebuild
+from worker.market_data.directory import DirectorySource
 
 STREAM = "signals.created"
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

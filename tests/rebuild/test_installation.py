@@ -22,11 +22,11 @@ from tests.rebuild.shops import csv_of
 from tests.worker.worlds import SIGNALS, START, TRADES, bars, desk, outcome, scored, send, settings_for, signal
 from trading_system.ml_refinement.features import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
-from worker import app
-from worker.cli import cli
+from worker.cli.main import cli
 from worker.errors import ConfigurationError
-from worker.settings import Settings
-from worker.status import read_status
+from worker.installation import open_store
+from worker.observability.status import read_status
+from worker.settings.schema import Settings
 
 CHANGE = {"ml": {"features": {"volatility_window": 15}}}
 CHANGED = {"REFINERY_ML__FEATURES__VOLATILITY_WINDOW": "15"}
@@ -66,7 +66,7 @@ def activated(settings: Settings) -> SignalQualityModel:
     model = SignalQualityModel(max_iter=12)
     model.fit(X, np.where(X[:, 0] + rng.normal(size=300) > 0, 1.4, -1.0), feature_names=list(pipeline.names))
     model.feature_version = pipeline.feature_version
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         registry = ModelRegistry(str(settings.models_dir), store)
         registry.register(model)
         assert registry.activate(model.model_id)

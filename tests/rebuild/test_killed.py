@@ -13,7 +13,7 @@ from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
-from worker.settings import load_settings
+from worker.settings.schema import load_settings
 
 COUNT = 600
 

@@ -29,8 +29,8 @@ from trading_system.ml_refinement.storage import (
     feature_versions,
 )
 from trading_system.ml_refinement.storage.times import utc_text
-from worker.events import decode_kept
-from worker.rebuilding import Obstacle
+from worker.events.decoding import decode_kept
+from worker.maintenance.rebuild import Obstacle
 
 EVENTS = [event(number) for number in range(50)]
 

@@ -13,9 +13,9 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
-from worker import demo
+from worker.demo import run as demo
 from worker.demo.summary import Summary
-from worker.settings import Settings, load_settings
+from worker.settings.schema import Settings, load_settings
 
 UNTIL = "2001-06-29"
 PACE = 25

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
-from worker.app import connect
 from worker.demo.display import live_display, show_summary
 from worker.demo.replay import Patience, Progress, Replay, ReplayStalled
 from worker.demo.summary import Held, Learned, Played, summarise
 from worker.errors import TransientError
-from worker.settings import StreamSettings
-from worker.status import Status, Training
+from worker.observability.status import Status, Training
+from worker.redis_server.connection import connect
+from worker.settings.schema import StreamSettings
 
 STREAMS = StreamSettings()
 INPUTS = (STREAMS.signals_created, STREAMS.trades_closed)

@@ -10,10 +10,10 @@ import redis
 
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
-from worker import demo
-from worker.demo.stage import MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, demo_settings, environment_of, own_place, up_to
+from worker.demo import run as demo
+from worker.demo.run import MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, demo_settings, environment_of, own_place, up_to
 from worker.errors import ConfigurationError, RefineryError
-from worker.settings import Settings, load_settings
+from worker.settings.schema import Settings, load_settings
 
 
 @pytest.fixture

@@ -19,11 +19,13 @@ from tests.learning.stores import fitted
 from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, pending, send, settings_for, signal
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreDamaged, StoreUnavailable
-from worker import app, backups
-from worker.backups import MARKER, back_up, restore
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
-from worker.settings import Settings
-from worker.slots import worker_slot
+from worker.installation import open_store
+from worker.maintenance import backup as backups
+from worker.maintenance.backup import back_up, restore
+from worker.settings.schema import Settings
+from worker.state_dir import RESTORE_MARKER
+from worker.supervision.slots import worker_slot
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 VOLATILE = ("sqlite_sequence",)
@@ -202,14 +204,14 @@ def test_a_backup_that_is_not_whole_replaces_nothing(how: str, settings: Setting
     with pytest.raises((RefineryError, StoreDamaged)):
         restore(settings, backup, now=NOW)
     assert everything(settings) == before
-    assert not (settings.state_dir / MARKER).exists()
+    assert not (settings.state_dir / RESTORE_MARKER).exists()
 
 
 def test_nothing_is_restored_beside_a_running_worker(settings: Settings, tmp_path: Path) -> None:
     backup = backed_up(settings, tmp_path)
     with worker_slot(settings), pytest.raises(ServerBusy, match="stop it first"):
         restore(settings, backup, now=NOW)
-    with app.open_store(settings) as store:  # anyone else who has it open
+    with open_store(settings) as store:  # anyone else who has it open
         store.counts()
         with pytest.raises(StoreUnavailable):
             restore(settings, backup, now=NOW)
@@ -239,11 +241,11 @@ def test_a_restore_killed_at_any_step_is_finished_by_the_next_and_nobody_sees_an
         restore(settings, backup, now=NOW)
     monkeypatch.undo()
     with pytest.raises(ConfigurationError, match="run `refinery restore` again"):
-        app.open_store(settings)
+        open_store(settings)
     shutil.rmtree(backup)  # it is not needed any more
     assert restore(settings, backup, now=NOW + timedelta(hours=1)).resumed
     assert everything(settings) == before
-    with app.open_store(settings) as store:
+    with open_store(settings) as store:
         assert store.counts().signals == 5
 
 

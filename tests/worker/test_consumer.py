@@ -18,12 +18,14 @@ from loguru import logger
 
 from tests.faults.processes import fork
 from tests.worker.worlds import GROUP, SIGNALS, TRADES, Desk, desk, outcome, pending, scored, send, settings_for, signal
-from worker import stream_care
-from worker.consumer import Consumer
+from worker.consumer.batch_handler import BatchHandler, Handled
+from worker.consumer.loop import Consumer
 from worker.errors import ConfigurationError, ServerBusy, StoreUnusable, TransientError
-from worker.handlers import BatchHandler, Handled
-from worker.slots import worker_slot
-from worker.streams import Entry, translated
+from worker.streams import maintenance, preflight
+from worker.streams.entries import Entry
+from worker.streams.errors import translated
+from worker.streams.preflight import check_server
+from worker.supervision.slots import worker_slot
 
 
 @pytest.fixture
@@ -255,7 +257,7 @@ def test_only_consumers_that_are_gone_and_hold_nothing_are_removed(valkey: redis
         valkey.xgroup_createconsumer(SIGNALS, GROUP, name)
     time.sleep(0.15)
     valkey.xreadgroup(GROUP, "busy", {SIGNALS: ">"})
-    removed = stream_care.remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me="me", idle_ms=100)
+    removed = maintenance.remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me="me", idle_ms=100)
     assert removed == ["gone"]
     names = {row["name"] for row in valkey.xinfo_consumers(SIGNALS, GROUP)}  # type: ignore[union-attr]
     assert names == {b"holds", b"me", b"busy"}
@@ -266,7 +268,7 @@ def test_trimming_stops_before_what_any_group_has_not_finished(valkey: redis.Red
     ids = [send(valkey, SIGNALS, b"%d" % number) for number in range(10)]
 
     def trim(older_than_s: float = -10) -> list[str]:
-        stream_care.trim_handled(valkey, [SIGNALS, TRADES], older_than_s=older_than_s)
+        maintenance.trim_handled(valkey, [SIGNALS, TRADES], older_than_s=older_than_s)
         return [entry_id.decode() for entry_id, _ in valkey.xrange(SIGNALS)]  # type: ignore[union-attr]
 
     assert trim() == ids  # no group reads it
@@ -290,15 +292,15 @@ def test_trimming_stops_before_what_any_group_has_not_finished(valkey: redis.Red
 
 
 def test_a_server_that_would_lose_events_is_refused(valkey: redis.Redis) -> None:
-    stream_care.check_server(valkey, [SIGNALS, TRADES])
+    check_server(valkey, [SIGNALS, TRADES])
     valkey.set(TRADES, "a string")
     with pytest.raises(ConfigurationError, match=r"trades\.closed holds a string"):
-        stream_care.check_server(valkey, [SIGNALS, TRADES])
+        check_server(valkey, [SIGNALS, TRADES])
     valkey.delete(TRADES)
     valkey.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with pytest.raises(ConfigurationError, match="noeviction"):
-            stream_care.check_server(valkey, [SIGNALS])
+            check_server(valkey, [SIGNALS])
     finally:
         valkey.config_set("maxmemory-policy", "noeviction")
 
@@ -308,7 +310,7 @@ def test_a_server_that_may_forget_is_used_and_warned_of(valkey: redis.Redis) -> 
     sink = logger.add(lambda message: warned.append(str(message.record["message"])), level="WARNING")
     valkey.config_set("appendonly", "no")
     try:
-        stream_care.check_server(valkey, [SIGNALS])
+        check_server(valkey, [SIGNALS])
     finally:
         valkey.config_set("appendonly", "yes")
         logger.remove(sink)
@@ -316,9 +318,9 @@ def test_a_server_that_may_forget_is_used_and_warned_of(valkey: redis.Redis) -> 
 
 
 def test_a_server_that_lacks_a_command_is_refused(valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_care, "_NEEDED_COMMANDS", ("XADD", "XFROMTHEFUTURE"))
+    monkeypatch.setattr(preflight, "_NEEDED_COMMANDS", ("XADD", "XFROMTHEFUTURE"))
     with pytest.raises(ConfigurationError, match="no XFROMTHEFUTURE"):
-        stream_care.check_server(valkey, [])
+        check_server(valkey, [])
 
 
 def test_each_worker_of_a_machine_has_a_slot_of_its_own(tmp_path: Path, valkey_url: str) -> None:

@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 
 from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, send, settings_for, signal
 from trading_system.ml_refinement.storage import FeatureDatabase, PredictionRow
-from worker.cli import cli
-from worker.pruning import Days, prune
-from worker.settings import Settings
+from worker.cli.main import cli
+from worker.maintenance.prune import Days, prune
+from worker.settings.schema import Settings
 
 Run = Callable[..., Result]
 

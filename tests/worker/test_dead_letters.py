@@ -18,9 +18,9 @@ import redis
 
 from tests.worker.worlds import SIGNALS, TRADES, Desk, desk, outcome, pending, send, settings_for, signal
 from trading_system.ml_refinement.storage import DeadLetterRow, Filter, StoreError
-from worker import streams
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, difference, fingerprint
 from worker.errors import RefineryError
+from worker.streams.entries import append
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_replay_that_was_sent_and_never_marked_is_marked_by_the_worker(worker:
     worker.drain()
     supply_bars(worker)
     [letter] = worker.store.dead_letters.list(payloads=True)
-    streams.append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))  # killed after this
+    append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))  # killed after this
     worker.drain()
     assert worker.store.counts().signals == 1
     row = worker.store.dead_letters.get(letter.id)
@@ -81,7 +81,7 @@ def test_the_same_replay_sent_three_times_has_one_effect(worker: Desk, valkey: r
     worker.drain()
     [letter] = worker.store.dead_letters.list(payloads=True)
     for _ in range(3):
-        streams.append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))
+        append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))
     worker.drain()
     died_again = worker.store.dead_letters.list()
     assert [row.replay_of for row in died_again] == [letter.id]  # once, though it was sent three times
@@ -114,10 +114,11 @@ _REPLAY_ALL = """
 import sys
 from tests.worker.worlds import settings_for
 from trading_system.ml_refinement.storage import Filter
-from worker import app
+from worker.installation import open_store
+from worker.redis_server.connection import connect
 from worker.dead_letters import DeadLetters, Pace
 settings = settings_for(sys.argv[1], sys.argv[2])
-with app.open_store(settings) as store, app.connect(settings.redis_url) as client:
+with open_store(settings) as store, connect(settings.redis_url) as client:
     dead = DeadLetters(store, version="test")
     print("ready", flush=True)
     dead.replay(client, dead.chosen([], Filter()), actor="test", pace=Pace(rate=200, patience_s=0))

@@ -26,11 +26,11 @@ from tests.worker.worlds import (
     signal,
 )
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.consumer import Decision, after_failure
-from worker.embedded import EmbeddedServer
+from worker.consumer.batch_handler import BatchHandler, Handled
+from worker.consumer.loop import Decision, after_failure
 from worker.errors import EventRejected, Reason, TransientError
-from worker.handlers import BatchHandler, Handled
-from worker.streams import Entry
+from worker.redis_server.embedded import EmbeddedServer
+from worker.streams.entries import Entry
 
 
 @pytest.fixture

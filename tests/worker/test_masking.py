@@ -9,8 +9,9 @@ import pytest
 from loguru import logger
 
 from tests.worker.worlds import settings_for
-from worker import app, rendering
-from worker.masking import masker
+from worker.cli import output as rendering
+from worker.observability.logging import set_up_logging
+from worker.settings.masking import masker
 
 URL = "rediss://ops:s3cr%2Ft-word@redis.example.com:6379/0"
 
@@ -19,7 +20,7 @@ URL = "rediss://ops:s3cr%2Ft-word@redis.example.com:6379/0"
 def test_a_password_is_not_logged_however_it_gets_into_a_message(
     log_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    app.set_up_logging(settings_for(tmp_path, URL, log_format=log_format))
+    set_up_logging(settings_for(tmp_path, URL, log_format=log_format))
     try:
         logger.error("cannot reach {}", URL)
         logger.error("AUTH failed for ops with s3cr/t-word")

@@ -23,12 +23,13 @@ from tests.worker.worlds import SIGNALS, TRADES, outcome, pending, scored, send,
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreDamaged
 from trading_system.ml_refinement.storage import StoreUnavailable as Unavailable
 from worker import app
-from worker.consumer import Consumer
-from worker.embedded import EmbeddedServer
+from worker.consumer.batch_handler import Handled
+from worker.consumer.loop import Consumer
 from worker.errors import ConfigurationError, StopRequested
-from worker.handlers import Handled
-from worker.patience import Patience
-from worker.settings import Settings
+from worker.redis_server.connection import connect
+from worker.redis_server.embedded import EmbeddedServer
+from worker.settings.schema import Settings
+from worker.supervision.backoff import Patience
 
 QUICK = (0.01, 0.05)
 
@@ -51,7 +52,7 @@ def said() -> Iterator[list[str]]:
 def started(settings: Settings, stop: threading.Event) -> Iterator[Consumer]:
     patience = Patience(stop, pauses_s=QUICK)
     with (
-        app.connect(settings.redis_url or "") as client,
+        connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=lambda *_: None, patience=patience) as consumer,
     ):
         yield consumer
@@ -177,7 +178,7 @@ def test_a_store_that_cannot_be_read_between_two_batches_is_a_pause(
             raise Unavailable("disk I/O error")
 
     with (
-        app.connect(settings.redis_url or "") as client,
+        connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
     ):
         consumer._pause_s = QUICK

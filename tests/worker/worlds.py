@@ -14,9 +14,10 @@ import redis
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
-from worker.consumer import Consumer
-from worker.handlers import Handled
-from worker.settings import Settings, load_settings
+from worker.consumer.batch_handler import Handled
+from worker.consumer.loop import Consumer
+from worker.redis_server.connection import connect
+from worker.settings.schema import Settings, load_settings
 
 SIGNALS, TRADES, SCORES, GROUP = "signals.created", "trades.closed", "signals.scored", "ml-refinement"
 START = datetime(2024, 3, 1, 21, tzinfo=UTC)
@@ -115,7 +116,7 @@ class Desk:
         return sum(self.handled[before:], Handled())
 
     def states(self) -> list[Any]:
-        from worker.streams import stream_states
+        from worker.streams.reader import stream_states
 
         return stream_states(self.client, (SIGNALS, TRADES), GROUP)
 
@@ -137,7 +138,7 @@ def desk(settings: Settings) -> Iterator[Desk]:
     """A worker on a real server and store; nothing runs until it is driven."""
     handled: list[Handled] = []
     with (
-        app.connect(settings.redis_url or "") as client,
+        connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=lambda _, batch: handled.append(batch)) as consumer,
         FeatureDatabase(settings.store_path) as store,
     ):

@@ -18,7 +18,7 @@ from worker.console.pages import letter_filter, letter_or_404, model_or_404, mod
 from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters
 from worker.errors import RefineryError
-from worker.opening import open_store, release
+from worker.installation import open_store, release
 
 blueprint = Blueprint("actions", __name__)
 

@@ -13,16 +13,17 @@ from loguru import logger
 from werkzeug.exceptions import HTTPException
 
 from trading_system.ml_refinement.storage import StoreError
-from worker.console import security, words
+from worker.console import filters as words
+from worker.console import security
 from worker.console.actions import blueprint as actions
 from worker.console.figures import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
-from worker.console.reading import Reading
+from worker.console.queries import Reading
 from worker.errors import ConfigurationError, RefineryError
-from worker.opening import open_store
-from worker.redis_url import is_loopback
-from worker.settings import Settings
+from worker.installation import open_store
+from worker.settings.redis_url import is_loopback
+from worker.settings.schema import Settings
 
 #: The largest body of a request: an edited event and what goes with it.
 MAX_REQUEST_BYTES = 2 * 1024 * 1024

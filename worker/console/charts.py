@@ -15,7 +15,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from worker.console.words import signed
+from worker.console.filters import signed
 
 FloatArray = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.validation import metrics
-from worker import live
 from worker.console import charts
-from worker.console.reading import Reading
+from worker.console.queries import Reading
+from worker.observability import live
 
 _BLOCKS = 12
 

@@ -16,12 +16,11 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, Packag
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from worker import retraining
 from worker.console.pages import reading
 from worker.console.security import require_operator
-from worker.retraining.queue import QUEUE_NAME
+from worker.retraining.queue import QUEUE_NAME, connect_queue, forbid_pickle
 
-retraining.forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
+forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
 
 import rq_dashboard.web as dashboard  # noqa: E402 - see above
 
@@ -57,7 +56,7 @@ def register(flask: Flask, url: str, shown_url: str) -> None:
     flask.config.update(
         RQ_DASHBOARD_REDIS_URL=(shown_url,), RQ_DASHBOARD_POLL_INTERVAL=5000, RQ_DASHBOARD_DISABLE_DELETE=False
     )
-    flask.redis_conn = retraining.connect(url)  # type: ignore[attr-defined]  # where the dashboard looks for it
+    flask.redis_conn = connect_queue(url)  # type: ignore[attr-defined]  # where the dashboard looks for it
     mounted: Any = dashboard.blueprint
     # It would connect again, with options of its own, to the address of its configuration.
     mounted.before_request_funcs.clear()

@@ -11,12 +11,13 @@ from flask.typing import ResponseReturnValue
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.dead_letters import Filter
-from worker import live, rendering
 from worker.console.figures import figures_of, importance_chart, over_time
-from worker.console.reading import PAGE_ROWS, Reading, Search, verdict
-from worker.console.words import age_s, pretty, reason_texts
+from worker.console.filters import age_s, pretty, reason_texts
+from worker.console.queries import PAGE_ROWS, Reading, Search, verdict
+from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
-from worker.status import read_status
+from worker.observability import live
+from worker.observability.status import read_status
 
 blueprint = Blueprint("pages", __name__)
 
@@ -143,7 +144,7 @@ def letter(number: int) -> ResponseReturnValue:
 def export() -> ResponseReturnValue:
     """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
     rows = reading().store.dead_letters.find(letter_filter(request.args), limit=MOST_EXPORTED, payloads=True)
-    lines = b"".join(orjson.dumps(rendering.whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    lines = b"".join(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
     return Response(lines, mimetype="application/x-ndjson", headers=headers)
 

@@ -29,8 +29,8 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from worker.redis_url import is_loopback
-from worker.settings import Settings
+from worker.settings.redis_url import is_loopback
+from worker.settings.schema import Settings
 
 Role = Literal["viewer", "operator"]
 

@@ -20,9 +20,11 @@ from trading_system.simulation.signal_generator import SignalEvent
 from trading_system.simulation.timeline import Moment
 from worker.demo.summary import Played, Scored
 from worker.errors import RefineryError
-from worker.settings import StreamSettings
-from worker.status import Status
-from worker.streams import append_many, stream_states, translated
+from worker.observability.status import Status
+from worker.settings.schema import StreamSettings
+from worker.streams.entries import append_many
+from worker.streams.errors import translated
+from worker.streams.reader import stream_states
 
 #: How often the worker is looked at: a moment takes it a few milliseconds, a training takes seconds.
 _DRAIN_POLL_S, _TRAINING_POLL_S = 0.002, 0.05

@@ -16,10 +16,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trading_system.ml_refinement.monitoring.evaluation import Evaluation, Group, Record
-from trading_system.ml_refinement.monitoring.worth import Worth, mean_interval
+from trading_system.ml_refinement.evaluation.equity import Worth, mean_interval
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation, Group, Record
 from trading_system.ml_refinement.validation import metrics
-from worker.report.words import number
+from worker.report.formatting import number
 
 #: The plotting library's functions are half typed.
 mdates: Any = matplotlib.dates

@@ -5,8 +5,9 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from trading_system.ml_refinement.monitoring.evaluation import NOT_TAKEN, Evaluation
-from worker.report import charts, words
+from trading_system.ml_refinement.evaluation.evaluate import NOT_TAKEN, Evaluation
+from worker.report import charts
+from worker.report import formatting as words
 
 _CHARTS = {
     "timeline": (charts.timeline, 6.4, 4.0),

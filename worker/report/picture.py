@@ -11,10 +11,10 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from trading_system.ml_refinement.monitoring.evaluation import Evaluation
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation
 from worker.report import charts
 from worker.report.charts import LIGHT
-from worker.report.words import figure_rows, span, worth_rows
+from worker.report.formatting import figure_rows, span, worth_rows
 
 _PANELS = (
     (charts.timeline, "What was fitted on what"),

@@ -15,15 +15,15 @@ import redis
 from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, TrainingRun
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.embedded import take_lock
+from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
-from worker.retraining.queue import RETRAIN, RetrainQueue, connect, job_id_of, pending_job, run_id_of
-from worker.retraining.rule import RetrainReason, RetrainRule, due
-from worker.retraining.trainer import ForbiddenJob, work_until_stopped
-from worker.settings import Settings
-from worker.training_history import KILLED, training_history
+from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
+from worker.retraining.requests import enqueue_if_due
+from worker.retraining.rq_worker import ForbiddenJob, work_until_stopped
+from worker.settings.schema import Settings
+from worker.state_dir import take_lock
 
 _LEARNING = "trading_system.ml_refinement.training.pipeline"
 _RECENT = 50
@@ -37,7 +37,7 @@ def run_trainer(settings: Settings, url: str) -> None:
         url: address of the server, embedded or not.
     """
     importlib.import_module(_LEARNING)  # once, before the children are forked
-    with connect(url) as client:
+    with connect_queue(url) as client:
         work_until_stopped(
             settings,
             url,
@@ -74,83 +74,6 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         result = _train(settings, store, run_id)
         _watch_after_training(settings, store)
         return result
-
-
-def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason | None:
-    """Why a training is due now, by the settings and what the store holds; None when it is not."""
-    ml = settings.ml
-    rule = RetrainRule(
-        enabled=ml.enabled,
-        min_training_samples=ml.training.min_training_samples,
-        min_new_samples=ml.min_new_samples_for_retrain,
-        frequency_days=ml.retrain_frequency_days,
-    )
-    history = training_history(store, ModelType.SIGNAL_QUALITY)
-    return due(rule, history, labels_total=store.counts().labels_total, now=utc_now())
-
-
-def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:
-    """Ask for a training when one is due, and return its job id. Cheap and idempotent: call it after every batch.
-
-    When Redis cannot be reached, that is logged, and the next call asks again.
-    """
-    reason = reason_if_due(settings, store)
-    if reason is None:
-        return None
-    try:
-        return enqueue(settings, store, client, reason=reason)
-    except redis.RedisError as error:
-        logger.warning("a training is due ({}) and could not be asked for: {}", reason.value, error)
-        return None
-
-
-def enqueue(
-    settings: Settings, store: FeatureDatabase, client: redis.Redis, *, reason: RetrainReason = RetrainReason.MANUAL
-) -> str:
-    """Ask for the training after the newest one, due or not, and return its job id.
-
-    However many ask before it begins, there is one job.
-
-    Raises:
-        redis.RedisError: the queue cannot be reached now; asking again is harmless.
-    """
-    after = training_history(store, ModelType.SIGNAL_QUALITY).newest
-    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
-    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason)
-    if asked.new:
-        logger.info("asked for training {} ({})", asked.job_id, reason.value)
-    return asked.job_id
-
-
-def wait_for(
-    settings: Settings, store: FeatureDatabase, client: redis.Redis, job_id: str, *, untaken_s: float = 60
-) -> TrainingRun | None:
-    """The run of job `job_id` once it has ended; None when the job was over without one.
-
-    Args:
-        settings: of this process.
-        store: where the run's row appears.
-        client: from `connect`.
-        job_id: from `enqueue`.
-        untaken_s: how long the job may wait in the queue while no other training runs.
-
-    Raises:
-        StoreError, redis.RedisError: either cannot be reached.
-    """
-    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
-    run_id = run_id_of(job_id) or job_id
-    give_up_at = time.monotonic() + untaken_s
-    while True:
-        # The job's state is read first: a job that is over has finished its row.
-        state, pending = queue.state(job_id), pending_job(client)
-        run = store.runs.get(run_id)
-        if run is not None and run.status != "running":
-            return run
-        if pending == "started" or run is not None:
-            give_up_at = time.monotonic() + untaken_s
-        elif state not in ("queued", "started") or time.monotonic() > give_up_at:
-            return None
-        time.sleep(0.1)
 
 
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
@@ -239,7 +162,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
 
 def _watch_after_training(settings: Settings, store: FeatureDatabase) -> None:
     """The training is done and kept: whatever goes wrong here is told, and changes nothing about it."""
-    from worker.retraining.watching import watch  # needs the learning stack, as the training does
+    from worker.retraining.monitoring import watch  # needs the learning stack, as the training does
 
     try:
         watch(settings, store, cause="training")
@@ -248,7 +171,7 @@ def _watch_after_training(settings: Settings, store: FeatureDatabase) -> None:
 
 
 def _watch_on_schedule(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
-    from worker.retraining.watching import watch_if_due
+    from worker.retraining.monitoring import watch_if_due
 
     try:
         watch_if_due(settings, store, client)

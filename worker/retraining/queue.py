@@ -19,7 +19,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
-from worker.retraining.rule import RetrainReason
+from worker.retraining.policy import RetrainReason
 
 QUEUE_NAME = "refinery-retrain"
 #: The one function that a trainer runs.
@@ -48,7 +48,7 @@ def forbid_pickle() -> None:
 forbid_pickle()
 
 
-def connect(url: str, *, retries: bool = False) -> redis.Redis:
+def connect_queue(url: str, *, retries: bool = False) -> redis.Redis:
     """A client of its own for RQ, which changes its pool's timeout and needs replies as bytes."""
     retry = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 5) if retries else Retry(NoBackoff(), 0)
     return redis.Redis.from_url(

@@ -24,10 +24,10 @@ from trading_system.ml_refinement.storage.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
-from trading_system.ml_refinement.training.companions import TYPES, Trained, settle_companions, train_companions
+from trading_system.ml_refinement.training.auxiliary_models import TYPES, Trained, settle_companions, train_companions
+from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Evidence, Serve, Verdict, evidence_figures, judge
-from trading_system.ml_refinement.training.served import champion_record, demote_if_failing
 from trading_system.ml_refinement.validation import metrics
 
 #: Called with a stage's name and (done, total) within it.

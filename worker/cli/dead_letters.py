@@ -1,0 +1,283 @@
+"""The commands of `refinery dead-letters`: look, replay, discard, edit, export."""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import orjson
+import typer
+
+from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter
+from worker.cli import output as rendering
+from worker.dead_letters import letter_fields, whole_letter
+from worker.errors import RefineryError
+from worker.installation import open_store, release
+from worker.observability.logging import set_up_logging
+from worker.redis_server.connection import server
+from worker.settings.schema import Settings, load_settings
+
+if TYPE_CHECKING:
+    from worker.dead_letters import DeadLetters, ReplayReport
+
+letters = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    help="Events that could not be used: look at them, replay them, put them away.",
+)
+
+Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Reason = Annotated[str | None, typer.Option(help="Only this reason code.")]
+Stream = Annotated[str | None, typer.Option(help="Only events of this stream.")]
+Symbol = Annotated[str | None, typer.Option(help="Only events of this symbol.")]
+Signal = Annotated[str | None, typer.Option("--signal", help="Only events of this signal_id.")]
+Fingerprint = Annotated[str | None, typer.Option(help="Only those that failed alike.")]
+Since = Annotated[str | None, typer.Option(help="Buried at or after, as 2026-03-01 or 2026-03-01T14:00:00Z.")]
+Until = Annotated[str | None, typer.Option(help="Buried at or before; a day means its end.")]
+Every = Annotated[bool, typer.Option("--all", help="All open ones that the filters let through.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+StatusChoice = Literal["open", "replayed", "discarded", "any"]
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    set_up_logging(settings)
+    return settings
+
+
+def _letters(store: FeatureDatabase) -> DeadLetters:
+    from worker.dead_letters import DeadLetters  # with the client of Redis, which takes long to load
+
+    return DeadLetters(store, version=release())
+
+
+def _chosen(ids: list[int] | None, every: bool, wanted: Filter) -> Filter | None:
+    """The filter to choose by; None to choose by ids. Filters alone are not enough to act on everything they leave."""
+    if bool(ids) == every:
+        raise typer.BadParameter("name the ids, or say --all")
+    if ids and wanted != Filter():
+        raise typer.BadParameter("filters go with --all, not with ids")
+    return wanted if every else None
+
+
+@letters.command("list")
+def list_(
+    reason: Reason = None,
+    stream: Stream = None,
+    symbol: Symbol = None,
+    signal: Signal = None,
+    fingerprint: Fingerprint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Annotated[StatusChoice, typer.Option(help="Which ones.")] = "open",
+    every: Annotated[bool, typer.Option("--all", help="Short for --status any.")] = False,
+    groups: Annotated[bool, typer.Option("--groups", help="Count those that failed alike, by fingerprint.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    after: Annotated[int, typer.Option(min=0, help="Go on after this id.")] = 0,
+    json: Json = False,
+) -> None:
+    """Dead letters in the order they were buried, or grouped by how they failed."""
+    chosen = None if every or status == "any" else status
+    wanted = Filter(reason, stream, symbol, fingerprint, signal, chosen, since, until)
+    with open_store(_settings()) as store:
+        if groups:
+            _show_groups(store, wanted, limit=limit, json=json)
+            return
+        rows = store.dead_letters.find(wanted, limit=limit, after_id=after)
+        total = store.dead_letters.count(wanted)
+    if json:
+        rendering.document([letter_fields(row) for row in rows])
+        return
+    rendering.letters(rows)
+    if len(rows) < total:
+        rendering.note(f"{len(rows)} of {total}; --limit, --after and --groups show the others")
+
+
+def _show_groups(store: FeatureDatabase, wanted: Filter, *, limit: int, json: bool) -> None:
+    rows = store.dead_letters.groups(limit, wanted)
+    if json:
+        rendering.document([rendering.fields(row) for row in rows])
+    else:
+        rendering.letter_groups(rows)
+
+
+@letters.command()
+def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
+    """One dead letter: reason, error, traceback, the original bytes, and what was done about it."""
+    with open_store(_settings()) as store:
+        row = _one(store, letter_id)
+        audit = store.dead_letters.audit(letter_id)
+    if json:
+        rendering.document(whole_letter(row) | {"audit": [rendering.fields(entry) for entry in audit]})
+    else:
+        rendering.letter(row, audit)
+
+
+@letters.command()
+def replay(
+    ids: Ids = None,
+    every: Every = False,
+    reason: Reason = None,
+    stream: Stream = None,
+    symbol: Symbol = None,
+    signal: Signal = None,
+    fingerprint: Fingerprint = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    rate: Annotated[float | None, typer.Option(min=0.01, max=100_000, help="Events a second.")] = None,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds without progress until we stop; 0 sends and ends.")] = 15,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Append dead letters to their streams again, with their identity and a fresh budget of tries.
+
+    Stops by itself when more than half of them die again. Replaying twice, or again after a kill, is harmless.
+
+    refinery dead-letters replay 17 18
+
+    refinery dead-letters replay --all --reason no_market_data --rate 50
+    """
+    from worker.dead_letters import Pace
+
+    wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
+    settings = _settings()
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(settings))
+        dead = _letters(store)
+        rows = dead.chosen(ids or [], wanted, limit=limit)
+        if dry_run:
+            _show_would(rows, "replayed", json=json)
+            return
+        client = stack.enter_context(server(settings))
+        report = dead.replay(client, rows, actor=getpass.getuser(), pace=Pace(rate=rate, patience_s=wait))
+    _show_replay(report, json=json)
+    if report.stopped:
+        raise typer.Exit(1)
+
+
+def _show_replay(report: ReplayReport, *, json: bool) -> None:
+    if json:
+        sent = [{"id": number, "entry_id": entry_id} for number, entry_id in report.sent]
+        rendering.document(rendering.fields(report) | {"sent": sent})
+        return
+    rendering.line(f"{len(report.sent)} replayed: {report.handled} handled so far, {report.died} died again")
+    if report.skipped:
+        rendering.note(f"{len(report.skipped)} skipped: not open any more, or no bytes to send")
+    if report.stopped:
+        rendering.fail(f"stopped: {report.stopped}")
+
+
+@letters.command()
+def discard(
+    because: Annotated[str, typer.Option("--reason", help="Why they are not wanted; kept in the audit.")],
+    ids: Ids = None,
+    every: Every = False,
+    code: Annotated[str | None, typer.Option("--code", help="With --all: only this reason code.")] = None,
+    stream: Stream = None,
+    symbol: Symbol = None,
+    signal: Signal = None,
+    fingerprint: Fingerprint = None,
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = None,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Put dead letters away that nobody will replay. They stay in the store until they are pruned.
+
+    refinery dead-letters discard 17 18 --reason "the producer sent them again"
+    """
+    if not because.strip():
+        raise typer.BadParameter("must say why", param_hint="--reason")
+    wanted = _chosen(ids, every, Filter(code, stream, symbol, fingerprint, signal, "open", since, until))
+    with open_store(_settings()) as store:
+        dead = _letters(store)
+        rows = list(dead.chosen(ids or [], wanted, limit=limit))
+        if dry_run:
+            _show_would(rows, "discarded", json=json)
+            return
+        done = dead.discard(rows, because.strip(), actor=getpass.getuser())
+    if json:
+        rendering.document({"discarded": done, "skipped": [row.id for row in rows if row.id not in set(done)]})
+    else:
+        rendering.line(f"{len(done)} of {len(rows)} discarded")
+
+
+@letters.command()
+def edit(
+    letter_id: Annotated[int, typer.Argument(metavar="ID")],
+    file: Annotated[
+        Path | None, typer.Option(help="The event as it should have been; - is stdin. Else the editor opens.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Let a replay send a corrected event. The original stays, and the difference is kept in the audit."""
+    with open_store(_settings()) as store:
+        row = _one(store, letter_id)
+        changes = _letters(store).edit(row, _edited(row, file), actor=getpass.getuser())
+    if json:
+        rendering.document({"id": letter_id, "difference": changes})
+    else:
+        rendering.line(changes)
+        rendering.note(f"`refinery dead-letters replay {letter_id}` sends it")
+
+
+def _edited(row: DeadLetterRow, file: Path | None) -> bytes:
+    if file is not None:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    current = (row.payload or b"") if row.edited is None else row.edited
+    try:
+        text = current.decode()
+    except UnicodeDecodeError as error:
+        raise RefineryError("these bytes are no text: give the corrected event with --file") from error
+    import click
+
+    changed = click.edit(text, extension=".json")
+    if changed is None:
+        raise RefineryError("the editor was left without saving; nothing was changed")
+    return changed.rstrip("\n").encode()
+
+
+@letters.command()
+def export(
+    file: Annotated[typer.FileBinaryWrite, typer.Argument(help="One JSON line for each; - is stdout.")],
+    reason: Reason = None,
+    stream: Stream = None,
+    symbol: Symbol = None,
+    signal: Signal = None,
+    fingerprint: Fingerprint = None,
+    since: Since = None,
+    until: Until = None,
+    status: Annotated[StatusChoice, typer.Option(help="Which ones.")] = "any",
+    limit: Limit = None,
+) -> None:
+    """Write dead letters out, whole, one JSON line for each: the bytes are base64, and text where they are text."""
+    wanted = Filter(reason, stream, symbol, fingerprint, signal, None if status == "any" else status, since, until)
+    count = 0
+    with open_store(_settings()) as store:
+        for row in _letters(store).chosen([], wanted, limit=limit):
+            file.write(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    rendering.note(f"{count} dead letters written")
+
+
+def _one(store: FeatureDatabase, letter_id: int) -> DeadLetterRow:
+    row = store.dead_letters.get(letter_id)
+    if row is None:
+        raise RefineryError(f"there is no dead letter {letter_id}")
+    return row
+
+
+def _show_would(rows: Any, done: str, *, json: bool) -> None:
+    """What a dry run would have acted on; those that are not open would be passed over."""
+    ids = [row.id for row in rows if row.status == "open"]
+    if json:
+        rendering.document({f"would_be_{done}": ids})
+    else:
+        rendering.line(f"{len(ids)} would be {done}")

@@ -1,0 +1,107 @@
+"""The commands that look after an installation: backup, restore, prune."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from worker.cli import output as rendering
+from worker.installation import release
+from worker.observability.logging import set_up_logging
+from worker.redis_server.connection import server
+from worker.settings.schema import Settings, load_settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def add_to(cli: typer.Typer) -> None:
+    """Add the commands."""
+    cli.command()(backup)
+    cli.command()(restore)
+    cli.command()(prune)
+
+
+def _settings() -> Settings:
+    settings = load_settings()
+    set_up_logging(settings)
+    return settings
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="DEST", help="A directory that does not exist yet.")],
+    json: Json = False,
+) -> None:
+    """Copy store, archive and models as of now; everything goes on running meanwhile."""
+    from worker.maintenance import backup as backups
+
+    done = backups.back_up(_settings(), target, release=release(), now=datetime.now(UTC))
+    if json:
+        rendering.document(rendering.fields(done) | {"directory": str(done.directory)})
+        return
+    rendering.line(f"{done.signals:,} signals, {done.files} files, {done.size_bytes / 1e6:,.1f} MB in {done.directory}")
+    if done.missing_models:
+        rendering.note(f"without the files of {', '.join(done.missing_models)}, which were gone or altered already")
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A directory that `refinery backup` made.")],
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Have the workers read the streams again from their beginning.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in the place of what is there. Stop the workers and the trainer first.
+
+    Everything is verified before anything is replaced, and what is replaced is kept. --reread recovers the events since
+    the backup that are still in the streams; reading an event again is harmless.
+    """
+    from worker.maintenance import backup as backups
+
+    settings = _settings()
+    done = backups.restore(settings, source, now=datetime.now(UTC))
+    if reread:
+        with server(settings) as client:
+            backups.reread(client, settings)
+    if json:
+        replaced = None if done.replaced is None else str(done.replaced)
+        rendering.document(rendering.fields(done) | {"replaced": replaced, "reread": reread})
+        return
+    if done.resumed:
+        rendering.note("an interrupted restore was finished; run it again to restore another backup")
+    rendering.line(f"restored the backup of {done.created_at}: {done.files} files")
+    if done.replaced is not None:
+        rendering.note(f"what was there before is in {done.replaced}")
+
+
+def prune(
+    dead_letters: Annotated[
+        int | None, typer.Option(min=1, metavar="DAYS", help="Replayed and discarded dead letters older than this.")
+    ] = None,
+    predictions: Annotated[
+        int | None, typer.Option(min=1, metavar="DAYS", help="Predictions of retired models on closed trades.")
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, metavar="DAYS", help="Archived events; default: the archive's own retention.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and drop nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Drop what is old and not needed. Open dead letters, labels, and what a serving model said are never dropped.
+
+    refinery prune --dead-letters 90 --predictions 365
+    """
+    from worker.maintenance import prune as pruning
+
+    settings = _settings()
+    days = pruning.Days(dead_letters, predictions, events or settings.archive.retention_days)
+    done = pruning.prune(settings, days, now=datetime.now(UTC), dry_run=dry_run)
+    if json:
+        rendering.document(rendering.fields(done) | {"dry_run": dry_run})
+    else:
+        word = "would be dropped" if dry_run else "dropped"
+        rendering.line(
+            f"{word}: {done.dead_letters:,} dead letters, {done.predictions:,} predictions, {done.events:,} events"
+        )

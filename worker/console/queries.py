@@ -1,0 +1,323 @@
+"""What the pages show, read from the store and from Redis in bounded steps. Nothing here writes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import redis
+from loguru import logger
+from rq import Worker
+from rq.serializers import JSONSerializer
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreError, TrainingRun
+from trading_system.ml_refinement.storage.times import parse_bound
+from worker.console.filters import age_s, span
+from worker.errors import RefineryError
+from worker.observability.status import Monitoring, Status, read_status
+from worker.redis_server.connection import connect
+from worker.retraining.queue import connect_queue, pending_job
+from worker.settings.schema import Settings
+
+T = TypeVar("T")
+
+#: A worker or trainer that has not been heard of for this long is not counted as alive.
+SILENT_S = 60.0
+PAGE_ROWS = 50
+_SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
+_FRESH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A worker or a trainer, as Redis knows it."""
+
+    name: str
+    kind: str
+    silent_s: float
+    doing: str
+
+    @property
+    def alive(self) -> bool:
+        return self.silent_s < SILENT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of the installation, and what it should be compared with."""
+
+    status: Status
+    processes: tuple[Process, ...]
+    #: A training waits or runs; None when neither, or Redis does not answer.
+    training: str | None
+    oldest_pending_s: float | None
+    per_second: float | None
+    per_second_5min: float | None
+    dead_since: str | None
+    dead_reasons: tuple[tuple[str, int], ...]
+
+    @property
+    def workers(self) -> int:
+        return sum(p.alive for p in self.processes if p.kind == "worker")
+
+    @property
+    def trainers(self) -> int:
+        return sum(p.alive for p in self.processes if p.kind == "trainer")
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRow:
+    """One line of a search."""
+
+    id: int
+    signal_id: str
+    timestamp: str
+    symbol: str | None
+    asset_class: str | None
+    signal_type: str | None
+    quality_score: float | None
+    target_r: float | None
+    complete: int
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What was asked for; empty text is no condition."""
+
+    signal_id: str = ""
+    symbol: str = ""
+    since: str = ""
+    until: str = ""
+
+
+class Reading:
+    """The console's eyes: a read-only connection for each thread, its own client, and a little memory.
+
+    Args:
+        settings: of this process.
+        url: address of the server.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self.settings = settings
+        self.url = url
+        self.client = connect(url)
+        self.rq_client = connect_queue(url)
+        self._local = threading.local()
+        self._memory: dict[Hashable, tuple[Hashable, Any, float]] = {}
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+
+    @property
+    def store(self) -> FeatureDatabase:
+        """This thread's read-only connection."""
+        if not hasattr(self._local, "store"):
+            self._local.store = FeatureDatabase(self.settings.store_path, read_only=True)
+        store: FeatureDatabase = self._local.store
+        return store
+
+    def remembered(self, name: Hashable, version: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave for this version of the data; made again when the data changed, twice a minute at most."""
+        known = self._memory.get(name)
+        now = time.monotonic()
+        if known is None or (known[0] != version and now - known[2] > _FRESH_S):
+            if len(self._memory) > 200:
+                self._memory.clear()
+            known = self._memory[name] = (version, make(), now)
+        value: T = known[1]
+        return value
+
+    def version(self) -> Hashable:
+        """Changes whenever figures of served scores may have changed."""
+        counts = self.store.counts()
+        return counts.labelled, counts.predictions, counts.newest_label, self.store.models.active_id(_QUALITY)
+
+    def start_sampling(self, warm: Callable[[], None]) -> None:
+        """Now and then, note the number of handled events, for the events a second, and keep the figures warm."""
+
+        def once() -> None:
+            self.sample()
+            try:
+                warm()
+            except Exception as error:  # noqa: BLE001 - the page itself will say it
+                logger.debug("the figures could not be kept warm: {}", error)
+
+        def for_ever() -> None:
+            while True:
+                time.sleep(_SAMPLE_EVERY_S)
+                once()
+
+        once()
+        threading.Thread(target=for_ever, name="sampling", daemon=True).start()
+
+    def sample(self) -> None:
+        """Take one sample of the number of handled events."""
+        try:
+            counts = self.store.counts()
+        except StoreError:
+            return
+        handled = counts.signals + counts.outcomes + counts.duplicates + counts.dead_letters
+        self._samples.append((time.monotonic(), handled))
+
+    def overview(self) -> Overview:
+        """Everything on the first page."""
+        status = read_status(self.settings, self.store, self.client)
+        letters = self.store.connection.query(OPEN_REASONS)
+        samples = list(self._samples)
+        answers = status.pending is not None
+        return Overview(
+            status=status,
+            processes=self._processes() if answers else (),
+            training=pending_job(self.rq_client) if answers else None,
+            oldest_pending_s=self._oldest_pending_s() if answers and status.pending else None,
+            per_second=_rate(samples[-4:]),
+            per_second_5min=_rate(samples),
+            dead_since=min((first for _, _, first in letters), default=None),
+            dead_reasons=tuple((reason, number) for reason, number, _ in letters),
+        )
+
+    def _processes(self) -> tuple[Process, ...]:
+        found = []
+        streams = self.settings.streams
+        rows: Any = []
+        with suppress(redis.RedisError):  # the group is not there yet
+            rows = self.client.xinfo_consumers(streams.signals_created, streams.group)
+        for row in rows:
+            doing = f"{row['pending']:,} pending"
+            found.append(Process(row["name"].decode(), "worker", row["idle"] / 1000, doing))
+        for worker in Worker.all(connection=self.rq_client, serializer=JSONSerializer):
+            heard = worker.last_heartbeat
+            silent = age_s(heard.isoformat()) if heard else float("inf")
+            found.append(Process(worker.name, "trainer", silent, str(worker.get_state())))
+        return tuple(sorted(found, key=lambda process: (process.kind != "worker", process.silent_s)))
+
+    def _oldest_pending_s(self) -> float | None:
+        streams = self.settings.streams
+        ages = []
+        for stream in (streams.signals_created, streams.trades_closed):
+            try:
+                rows: Any = self.client.xpending_range(stream, streams.group, "-", "+", 1)
+            except redis.RedisError:
+                continue
+            ages += [time.time() - int(row["message_id"].partition(b"-")[0]) / 1000 for row in rows]
+        return max(ages, default=None)
+
+    def runs(self, limit: int) -> list[TrainingRun]:
+        """The newest trainings."""
+        return self.store.runs.recent(limit)
+
+    def find(self, wanted: Search, *, before: int | None = None) -> list[SignalRow]:
+        """Signals, those that came last first, one more than a page.
+
+        Raises:
+            RefineryError: a time cannot be read.
+        """
+        try:
+            since = parse_bound(wanted.since, end=False) if wanted.since else ""
+            until = parse_bound(wanted.until, end=True) if wanted.until else "9999"
+        except ValueError as error:
+            raise RefineryError(f"that is no time: {error}") from error
+        conditions, params = ["v.timestamp BETWEEN ? AND ?"] if wanted.since or wanted.until else [], []
+        params += [since, until] if conditions else []
+        if wanted.signal_id:
+            conditions.append("v.signal_id >= ? AND v.signal_id < ?")
+            params += [wanted.signal_id, wanted.signal_id + "\U0010ffff"]
+        if wanted.symbol:
+            conditions.append("v.symbol = ?")
+            params.append(wanted.symbol)
+        if before is not None:
+            conditions.append("v.id < ?")
+            params.append(str(before))
+        where = " AND ".join(conditions or ["TRUE"])
+        rows = self.store.connection.query(SIGNALS.format(where=where), (*params, PAGE_ROWS + 1))
+        return [SignalRow(*row) for row in rows]
+
+    def archived(self, stream: str, entry_id: str | None) -> bytes | None:
+        """An event as it was received; None when it is not (any more) in the archive."""
+        if entry_id is None or not self.settings.archive_path.exists():
+            return None
+        archive = EventArchive(self.settings.archive_path, read_only=True)
+        try:
+            return archive.get(stream, entry_id)
+        except StoreError:
+            return None
+        finally:
+            archive.close()
+
+
+def verdict(seen: Overview) -> tuple[str, str, str]:
+    """Is it alive, is it learning? A tone, the answer, and the words that explain it."""
+    status = seen.status
+    if status.pending is None:
+        return (
+            "bad",
+            "Redis does not answer.",
+            "What is shown below is what the store holds. Nothing is lost meanwhile.",
+        )
+    if seen.workers == 0:
+        return "bad", "No worker is running.", f"{status.pending:,} events are pending. Start one: refinery worker"
+    if not status.champion_fits:
+        says = f"{status.champion} was fitted on other features than the settings make, so nothing is scored."
+        return "bad", "Running, not scoring.", f"{says} Put the feature settings back, or train: refinery retrain"
+    learning = [_champion_words(status), _training_words(seen)]
+    if seen.trainers == 0:
+        return "warn", "Running, not learning.", "No trainer is running: refinery trainer. " + " ".join(learning)
+    if status.dead_letters:
+        (reason, number), others = seen.dead_reasons[0], len(seen.dead_reasons) - 1
+        which = f"all {reason}" if not others else f"{number:,} of them {reason}, and {others} other reasons"
+        since = f"the oldest for {span(age_s(seen.dead_since))}" if seen.dead_since else ""
+        letters = f"{status.dead_letters:,} events wait in the dead letters, {since}: {which}."
+        return "warn", "Running and learning.", " ".join([letters, *learning])
+    if status.monitoring and status.monitoring.alarms:
+        return "warn", "Running and learning.", " ".join([_alarm_words(status.monitoring), *learning])
+    return "good", "Running and learning.", " ".join(learning)
+
+
+def _alarm_words(found: Monitoring) -> str:
+    first, others = found.alarms[0], len(found.alarms) - 1
+    more = f" and {others} more" if others else ""
+    return f"Monitoring raised {first['name'].replace('_', ' ')}{more}: {first['why']}."
+
+
+def _champion_words(status: Status) -> str:
+    if status.champion is None:
+        return "No model serves yet: scores say cold_start."
+    return "The champion is proven." if status.proven else "The champion is provisional: its scores move nothing."
+
+
+def _training_words(seen: Overview) -> str:
+    last, status = seen.status.last_training, seen.status
+    if seen.training == "started":
+        return "A training is running."
+    if last is None:
+        missing = status.labels_for_retraining - status.new_labels
+        return f"{missing:,} more labels until the first training." if missing > 0 else "The first training is due."
+    if last.status == "failed":
+        return f"The last training failed: {last.reason}."
+    return {"promote": "The last candidate was promoted.", "hold": "The last candidate was held."}.get(
+        last.verdict or "", "The last candidate was rejected."
+    )
+
+
+def _rate(samples: list[tuple[float, int]]) -> float | None:
+    if len(samples) < 2 or samples[-1][0] <= samples[0][0]:
+        return None
+    return (samples[-1][1] - samples[0][1]) / (samples[-1][0] - samples[0][0])
+
+
+_QUALITY = ModelType.SIGNAL_QUALITY.value
+
+# The literals are ours alone; every value is bound.
+OPEN_REASONS = """
+    SELECT reason, count(*) AS n, min(first_seen) FROM dead_letters WHERE status = 'open'
+    GROUP BY reason ORDER BY n DESC"""
+SIGNALS = """
+    SELECT v.id, v.signal_id, v.timestamp, v.symbol, v.asset_class, v.signal_type,
+        (SELECT quality_score FROM prediction_log AS p WHERE p.signal_id = v.signal_id AND p.role = 'champion' LIMIT 1),
+        v.target_r_multiple, v.complete
+    FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?"""

@@ -1,0 +1,87 @@
+"""What became of an entry that may have been decided on before: by this worker, by one that died, by one that hung.
+
+The store's identities make events have one effect. This makes *entries* have one fate: applied or buried, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
+
+from trading_system.ml_refinement.storage import FeatureDatabase, Replay
+from worker.events.decoding import EventKind
+from worker.streams.entries import Entry
+
+Key = tuple[str, str]
+
+
+class Fate(Enum):
+    """Why nothing is to be done about an entry."""
+
+    BURIED = auto()
+    """It is a dead letter, whatever became of that."""
+    COPY = auto()
+    """It carries a replay that takes effect through another entry."""
+
+
+class EntryFates:
+    """Looks up what the store knows of entries.
+
+    Args:
+        store: the open store.
+        kinds: event type by stream name.
+    """
+
+    def __init__(self, store: FeatureDatabase, kinds: Mapping[str, EventKind]) -> None:
+        self._store = store
+        self._kinds = dict(kinds)
+
+    def of(self, entries: Sequence[Entry]) -> dict[Key, Fate]:
+        """Those of the entries that nothing is to be done about; inside a transaction this holds until its end."""
+        if not entries:
+            return {}
+        buried = self._store.entries.buried([entry.key for entry in entries])
+        fates = {
+            entry.key: Fate.BURIED
+            for entry in (entries if buried else ())
+            # A server that was emptied may give out an id again: other bytes are another event.
+            if entry.key in buried and entry.data in (None, buried[entry.key])
+        }
+        replays = _replays(entries, fates)
+        carriers = self._store.replays.carriers(replays)
+        for entry in entries if replays else ():
+            if entry.replay in carriers and entry.key not in fates:
+                carrier = carriers[entry.replay] = carriers[entry.replay] or entry.key
+                if carrier != entry.key:
+                    fates[entry.key] = Fate.COPY
+        return fates
+
+    def applied(self, entries: Sequence[Entry]) -> set[Key]:
+        """Those of the entries that had an effect already, or were noted as duplicates."""
+        if not entries:
+            return set()
+        applied = self._store.entries.duplicates([entry.key for entry in entries])
+        for stream, kind in self._kinds.items():
+            ids = [entry.entry_id for entry in entries if entry.stream == stream]
+            look_up = self._store.entries.stored_signals
+            if kind == "trade.closed":
+                look_up = self._store.entries.stored_outcomes
+            applied |= {(stream, entry_id) for entry_id in look_up(ids)} if ids else set()
+        return applied
+
+    def note_replays(self, entries: Sequence[Entry], fates: Mapping[Key, Fate]) -> None:
+        """Note which entries replays take effect through; belongs in the transaction of those effects."""
+        replays = _replays(entries, fates)
+        if replays:
+            valid = self._store.replays.carriers(replays)
+            self._store.replays.take_effect([r for r in replays if (r.dead_letter_id, r.number) in valid])
+
+
+def _replays(entries: Sequence[Entry], fates: Mapping[Key, Fate]) -> list[Replay]:
+    # An entry of the usual kind has one field, and that is not the name of a dead letter.
+    named = [(entry, entry.replay) for entry in entries if len(entry.fields) > 1]
+    return [
+        Replay(*replay, entry.stream, entry.entry_id, entry.data or b"")
+        for entry, replay in named
+        if replay is not None and entry.key not in fates
+    ]

@@ -1,0 +1,267 @@
+"""The demo's stage: a place of its own, the processes, the play, and both sides put beside each other at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import orjson
+import pandas as pd
+import redis
+from rich.console import Console
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.simulation.market_data import (
+    BENCHMARK,
+    MarketDataMissing,
+    load_indexes,
+    load_stocks,
+    write_directory,
+)
+from trading_system.simulation.timeline import Moment, timeline_of
+from worker.demo.display import live_display, show_summary
+from worker.demo.replay import Patience, Replay
+from worker.demo.summary import Held, Learned, Played, Summary, summarise
+from worker.errors import ConfigurationError, RefineryError
+from worker.installation import open_store
+from worker.observability.status import Status, read_status
+from worker.redis_server.connection import connect, server_url
+from worker.retraining.requests import reason_if_due
+from worker.run.up import running
+from worker.settings.ml import Part
+from worker.settings.schema import Settings
+from worker.state_dir import make_private, take_lock
+from worker.streams.errors import translated
+from worker.supervision.children import Children
+
+#: What the demo's learning is told where the settings say nothing else. Five symbols give some 130 trades a year: a
+#: window of a year would leave a model fewer rows than it needs, and evidence in steps of three weeks one or two each.
+MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, STEP_SIZE_DAYS = 100, 3 * 365, 91
+_MARK: Final = "demo.txt"
+_MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
+_ALL: Final = 1_000_000
+_POLL_S: Final = 0.5
+_Part = TypeVar("_Part", bound=Part)
+
+
+def run(
+    settings: Settings,
+    *,
+    keep_running: bool,
+    until: str | None = None,
+    report: Callable[[Summary], None] = lambda _: None,
+) -> Summary:
+    """Play the history through a server, a worker and a trainer of the demo's own.
+
+    They work in `demo` below the state directory, which begins empty each time: a replay does not belong among real
+    signals. A configured Redis is used only where its database is empty.
+
+    Args:
+        settings: of the installation; its own state is not touched.
+        keep_running: leave everything up after the replay until SIGINT or SIGTERM.
+        until: the last day that is replayed, as 2006-12-31; None replays all.
+        report: given the summary as soon as the replay has been drained, while everything is still up.
+
+    Raises:
+        RefineryError: one line: the demo's data are missing, its place is taken, or a process did not do its part.
+        KeyboardInterrupt: SIGINT or SIGTERM before the end; everything has been ended.
+    """
+    last_day = _day(until)
+    try:
+        stocks, indexes = load_stocks(), load_indexes()
+    except MarketDataMissing as missing:
+        raise RefineryError(str(missing)) from missing
+    timeline = up_to(timeline_of(stocks), last_day)
+    chosen = demo_settings(settings)
+    with _interrupt_on_sigterm(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
+        with connect(url) as client, open_store(chosen) as store:
+            summary = _play(chosen, client, store, timeline, children.tend)
+        report(summary)
+        if keep_running:
+            _keep_running(chosen, children)
+    return summary
+
+
+def show(summary: Summary) -> None:
+    """The summary as tables on stdout."""
+    show_summary(summary, Console())
+
+
+def demo_settings(settings: Settings) -> Settings:
+    """The settings of the demo's processes: a state of their own, the demo's prices, and a pace that fits them."""
+    state_dir = settings.state_dir / "demo"
+    training = _unless_set(
+        settings.ml.training, {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    )
+    ml = _unless_set(settings.ml, {"min_new_samples_for_retrain": MIN_NEW_SAMPLES})
+    return settings.model_copy(
+        update={
+            "state_dir": state_dir,
+            "market_data_dir": state_dir / "market",
+            "benchmark_symbols": {"equity": BENCHMARK},
+            "ml": ml.model_copy(update={"training": training}),
+        }
+    )
+
+
+def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
+    """What another process has to be told to work with `demo_settings`, beside this process's own environment."""
+    return {
+        "REFINERY_REDIS_URL": url,
+        "REFINERY_STATE_DIR": str(chosen.state_dir),
+        "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
+        "REFINERY_BENCHMARK_SYMBOLS": orjson.dumps(chosen.benchmark_symbols).decode(),
+        "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(chosen.ml.min_new_samples_for_retrain),
+        "REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS": str(chosen.ml.training.train_window_days),
+        "REFINERY_ML__TRAINING__STEP_SIZE_DAYS": str(chosen.ml.training.step_size_days),
+        "REFINERY_LOG_LEVEL": "ERROR" if chosen.log_level == "ERROR" else "WARNING",
+    }
+
+
+@contextmanager
+def own_place(state_dir: Path) -> Iterator[None]:
+    """An empty private directory, held by this process while the block runs; an earlier demo's state is deleted.
+
+    Raises:
+        ConfigurationError: the directory is there and no demo made it.
+        RefineryError: another demo is running in it.
+    """
+    make_private(state_dir.parent)
+    lock = take_lock(state_dir.parent / "demo.lock")
+    if lock is None:
+        raise RefineryError(f"another demo is running in {state_dir}")
+    try:
+        if state_dir.exists():
+            if not (state_dir / _MARK).is_file():
+                raise ConfigurationError(f"{state_dir} exists and was not made by a demo: move it out of the way")
+            shutil.rmtree(state_dir)
+        make_private(state_dir)
+        (state_dir / _MARK).write_text(_MARK_TEXT, encoding="utf-8")
+        yield
+    finally:
+        os.close(lock)
+
+
+def up_to(timeline: Sequence[Moment], last_day: date | None) -> Sequence[Moment]:
+    """The moments of the days up to and including `last_day`; all without one."""
+    if last_day is None:
+        return timeline
+    return [moment for moment in timeline if moment.instant[:10] <= last_day.isoformat()]
+
+
+def learned(store: FeatureDatabase) -> Learned:
+    """How the trainings ended: promoted is what the ledger let serve."""
+    kind = ModelType.SIGNAL_QUALITY
+    served = {e.run_id: e.proven for e in store.models.promotions(_ALL, kind) if e.action == "activate"}
+    ended = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
+    promoted = [run for run in ended if run.run_id in served]
+    failed = sum(run.status == "failed" for run in ended)
+    return Learned(
+        retrainings=len(ended),
+        promotions=len(promoted),
+        proven=sum(served[run.run_id] for run in promoted),
+        rejections=len(ended) - len(promoted) - failed,
+        failures=failed,
+    )
+
+
+def held(store: FeatureDatabase, played: Played) -> Held:
+    """What of the published events the store holds, an outcome only with the very figure that was published."""
+    counts = store.counts()
+    kept = {
+        outcome["signal_id"]
+        for outcome in played.outcomes
+        if any(row.r_multiple == outcome["r_multiple"] for row in store.outcomes.history(outcome["signal_id"]))
+    }
+    return Held(
+        signals=counts.signals,
+        outcomes=counts.outcomes,
+        labelled=counts.labelled,
+        dead_letters=counts.dead_letters_open,
+        signal_ids=frozenset(store.vectors.known([signal["signal_id"] for signal in played.signals])),
+        outcome_ids=frozenset(kept),
+    )
+
+
+def _play(
+    chosen: Settings,
+    client: redis.Redis,
+    store: FeatureDatabase,
+    timeline: Sequence[Moment],
+    tend: Callable[[], None],
+) -> Summary:
+    def look() -> Status:
+        return read_status(chosen, store, client)
+
+    with live_display(Console(stderr=True)) as tell:
+        played = Replay(
+            client,
+            timeline,
+            streams=chosen.streams,
+            look=look,
+            is_due=lambda _: reason_if_due(chosen, store) is not None,
+            tend=tend,
+            on_progress=tell,
+            patience=Patience(training_s=chosen.training_timeout_s),
+        ).run()
+    return summarise(played, learned(store), held(store, played))
+
+
+def _keep_running(chosen: Settings, children: Children) -> None:
+    words = f"Everything is still up, in {chosen.state_dir}; Ctrl-C ends it. To look around meanwhile:"
+    Console(stderr=True, highlight=False).print(
+        f"\n{words}\n  REFINERY_STATE_DIR={chosen.state_dir} refinery status", soft_wrap=True, markup=False
+    )
+    with suppress(KeyboardInterrupt):
+        while True:
+            children.tend()
+            time.sleep(_POLL_S)
+
+
+def _unless_set(part: _Part, values: Mapping[str, Any]) -> _Part:
+    return part.model_copy(update={name: value for name, value in values.items() if name not in part.model_fields_set})
+
+
+@contextmanager
+def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Children]]:
+    """Server, worker and trainer over the demo's market data, while the block runs."""
+    write_directory(market, chosen.state_dir / "market")
+    with server_url(chosen) as url:
+        _refuse_other_data(chosen, url)
+        children = Children(environment_of(chosen, url), grace_s=chosen.shutdown_grace_s)
+        with running(children, "worker", "trainer"):
+            yield url, children
+
+
+def _refuse_other_data(chosen: Settings, url: str) -> None:
+    with connect(url) as client, translated():
+        if client.dbsize():
+            raise ConfigurationError(
+                f"the demo wants an empty Redis database, and {chosen.masked_redis_url} has data: "
+                "unset REFINERY_REDIS_URL, or name another database"
+            )
+
+
+@contextmanager
+def _interrupt_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: what it began is ended too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _day(text: str | None) -> date | None:
+    try:
+        return None if text is None else date.fromisoformat(text)
+    except ValueError:
+        raise RefineryError(f"--until must be a day such as 2006-12-31, and is {text!r}") from None

@@ -1,0 +1,297 @@
+"""The events as the rest of the worker sees them, and the door: bytes to an event, or a `DecodeError` with a reason."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b, sha256
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.features.extractors.news_item import NewsItem
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from worker.errors import DecodeError, Reason
+from worker.events.bar_columns import bars_from_json
+from worker.events.bar_limits import PRICE_MIN
+from worker.events.models import (
+    ABSURD_BOUNDS,
+    MAX_BARS,
+    SCHEMA_VERSION,
+    SignalCreatedJson,
+    SignalScored,
+    TradeClosedJson,
+    json_schema,
+)
+from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
+from worker.events.timestamps import BadInstant, instant_us
+
+__all__ = [
+    "Decoded",
+    "EventKind",
+    "Limits",
+    "SignalCreated",
+    "SignalScored",
+    "TradeClosed",
+    "decode",
+    "decode_kept",
+    "json_schema",
+]
+
+EventKind = Literal["signal.created", "trade.closed"]
+Model = TypeVar("Model", SignalCreatedJson, TradeClosedJson)
+
+_DIGEST_ID = b"signal.created/1"  # the digest's name space: a new way to compute it gets a new one
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the door lets in."""
+
+    max_bytes: int = 1024 * 1024
+    max_bars: int = MAX_BARS
+    #: How far a signal's timestamp may lie ahead of our clock.
+    max_future_s: int = 300
+
+
+_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize)
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+
+
+class SignalCreated(NamedTuple):
+    """A signal. `metadata.conviction` is upper case; `bars` and `benchmark` hold nothing later than `timestamp_us`.
+
+    `digest` is a hash of the content: the same for every way to write it down, another for any other content.
+    """
+
+    signal_id: str
+    timestamp_us: int
+    symbol: str
+    asset_class: str
+    signal_type: str
+    direction: str
+    metadata: SignalMetadata
+    bars: Bars | None
+    benchmark: Bars | None
+    news: tuple[NewsItem, ...]
+    digest: bytes
+
+
+class TradeClosed(NamedTuple):
+    """What became of a signal's trade."""
+
+    signal_id: str
+    closed_at_us: int
+    r_multiple: float
+    return_pct: float | None
+    exit_reason: str | None
+    revision: int
+
+
+class Decoded(NamedTuple):
+    """An event, and how many of the fields it came with are none of ours."""
+
+    event: SignalCreated | TradeClosed
+    unknown_fields: int
+
+
+def decode(kind: str, data: bytes, *, now: datetime, limits: Limits) -> Decoded:
+    """The event in an entry's `data`.
+
+    Args:
+        kind: `signal.created` or `trade.closed`.
+        data: as received.
+        now: the worker's clock.
+        limits: what the door lets in.
+
+    Raises:
+        DecodeError: the bytes are no event; its detail names the field and never repeats the input at length.
+        ValueError: another kind.
+    """
+    if kind == "signal.created":
+        return _decode_signal(data, now, limits)
+    if kind == "trade.closed":
+        return _decode_outcome(data, limits)
+    raise ValueError(f"{kind!r} is no event that is read here")
+
+
+def decode_kept(data: bytes) -> SignalCreated:
+    """The signal in bytes that were let in before: today's limits and clock are not held against them.
+
+    Raises:
+        DecodeError: this release cannot read them.
+    """
+    event = _decode_signal(data, _END_OF_TIME, _NO_LIMITS).event
+    assert isinstance(event, SignalCreated)  # noqa: S101 - what else could it be
+    return event
+
+
+def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
+    raw = parse_object(data, max_bytes=limits.max_bytes)
+    fields = _validated(SignalCreatedJson, raw)
+    timestamp_us = _instant("timestamp", fields.timestamp)
+    if timestamp_us > (now.timestamp() + limits.max_future_s) * 1e6:
+        raise DecodeError(Reason.FUTURE_TIMESTAMP, f"timestamp is more than {limits.max_future_s} s ahead of our clock")
+    tally = _Tally(raw, fields)
+    bars = _bars(raw, "bars", timestamp_us, limits, tally)
+    benchmark = _bars(raw, "benchmark", timestamp_us, limits, tally)
+    news = _news(raw, fields, tally)
+    refuse_double_keys(data, tally.strings)
+    return Decoded(_signal(fields, timestamp_us, bars, benchmark, news), tally.unknown_fields)
+
+
+def _decode_outcome(data: bytes, limits: Limits) -> Decoded:
+    raw = parse_object(data, max_bytes=limits.max_bytes)
+    fields = _validated(TradeClosedJson, raw)
+    closed_at_us = _instant("closed_at", fields.closed_at)
+    tally = _Tally(raw, fields)
+    refuse_double_keys(data, tally.strings)
+    outcome = TradeClosed(
+        fields.signal_id, closed_at_us, fields.r_multiple, fields.return_pct, fields.exit_reason, fields.revision
+    )
+    return Decoded(outcome, tally.unknown_fields)
+
+
+class _Tally:
+    """Strings and unknown fields met so far: at first those of the top level, without what known lists hold."""
+
+    __slots__ = ("strings", "unknown_fields")
+
+    def __init__(self, raw: dict[str, Any], fields: SignalCreatedJson | TradeClosedJson) -> None:
+        self.strings = len(raw) + list(map(type, raw.values())).count(str)
+        self.unknown_fields = len(raw) - len(fields.model_fields_set)
+        if self.unknown_fields:
+            for name in raw.keys() - fields.model_fields_set:
+                value = raw[name]
+                if type(value) is not str:
+                    self.strings += count_strings(value)
+
+
+def _validated(model: type[Model], raw: dict[str, Any]) -> Model:
+    try:
+        fields: Model = model.__pydantic_validator__.validate_python(raw)
+    except ValidationError as error:
+        _refuse_version(raw.get("schema_version"))
+        raise _decode_error(error) from None
+    _refuse_version(fields.schema_version)
+    return fields
+
+
+def _refuse_version(version: object) -> None:
+    if type(version) is int and version != SCHEMA_VERSION:
+        raise DecodeError(Reason.UNKNOWN_VERSION, f"schema_version is not {SCHEMA_VERSION}")
+
+
+def _decode_error(error: ValidationError) -> DecodeError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    bound = first.get("ctx", {}).get("ge", first.get("ctx", {}).get("le"))
+    if first["loc"][0] == "news":
+        reason = Reason.BAD_NEWS
+    elif bound in ABSURD_BOUNDS and not (bound == PRICE_MIN and first["input"] <= 0):
+        reason = Reason.BAD_NUMBER
+    else:
+        reason = Reason.SCHEMA
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return DecodeError(reason, f"{where}: {first['msg']}{more}")
+
+
+def _instant(where: str, text: str) -> int:
+    try:
+        return instant_us(text)
+    except BadInstant as error:
+        raise DecodeError(Reason.BAD_TIME, f"{where}: {error}") from None
+
+
+def _bars(
+    raw: dict[str, Any], name: Literal["bars", "benchmark"], timestamp_us: int, limits: Limits, tally: _Tally
+) -> Bars | None:
+    value = raw.get(name)
+    if value is None:
+        return None
+    parsed = bars_from_json(value, field=name, not_after_us=timestamp_us, max_bars=limits.max_bars)
+    tally.strings += parsed.strings
+    tally.unknown_fields += parsed.unknown_fields
+    return parsed.bars
+
+
+def _news(raw: dict[str, Any], fields: SignalCreatedJson, tally: _Tally) -> tuple[NewsItem, ...]:
+    if not fields.news:
+        return ()
+    tally.strings += count_strings(raw["news"])
+    tally.unknown_fields += sum(map(len, raw["news"])) - sum(len(item.model_fields_set) for item in fields.news)
+    return tuple(
+        NewsItem(_instant(f"news.{row}.published_at", item.published_at), item.sentiment, item.relevance)
+        for row, item in enumerate(fields.news)
+    )
+
+
+def _signal(
+    fields: SignalCreatedJson,
+    timestamp_us: int,
+    bars: Bars | None,
+    benchmark: Bars | None,
+    news: tuple[NewsItem, ...],
+) -> SignalCreated:
+    conviction, asset_class, signal_type, direction = (
+        fields.conviction and fields.conviction.upper(),
+        fields.asset_class,
+        fields.signal_type,
+        fields.direction,
+    )
+    metadata = SignalMetadata(
+        fields.technical_score,
+        fields.news_score,
+        fields.combined_score,
+        conviction,
+        fields.entry_price,
+        fields.target_price,
+        fields.stop_price,
+        fields.position_size_pct,
+        asset_class,
+        signal_type,
+        direction,
+    )
+    signal_id, symbol = fields.signal_id, fields.symbol
+    digest = _digest((signal_id, timestamp_us, symbol, *metadata, _printed(fields, news)), bars, benchmark)
+    return SignalCreated(
+        signal_id,
+        timestamp_us,
+        symbol,
+        asset_class,
+        signal_type,
+        direction,
+        metadata,
+        bars,
+        benchmark,
+        news,
+        digest,
+    )
+
+
+def _printed(fields: SignalCreatedJson, news: tuple[NewsItem, ...]) -> list[tuple[object, ...]]:
+    """What the news says, with what no feature reads."""
+    if not news:
+        return []
+    reports = zip(news, fields.news or (), strict=True)
+    return [(n.published_us, n.sentiment, n.relevance, json.source, json.headline) for n, json in reports]
+
+
+def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | None) -> bytes:
+    """Hash of what an event says. A field that is added to the contract later enters only where it is given."""
+    digest = blake2b(orjson.dumps(values), digest_size=16, person=_DIGEST_ID)
+    if bars is not None:
+        _add_bars(digest, b"bars", bars)
+    if benchmark is not None:
+        _add_bars(digest, b"benchmark", benchmark)
+    return digest.digest()
+
+
+def _add_bars(digest: blake2b, name: bytes, bars: Bars) -> None:
+    head = b"%b %d " % (name, len(bars))
+    columns = (bars.timestamp, bars.open, bars.high, bars.low, bars.close, bars.volume)
+    # Processors have instructions for this one: half of blake2b's time for the thousands of bytes that bars are.
+    digest.update(sha256(b"".join([head, *(column.data for column in columns)])).digest())

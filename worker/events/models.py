@@ -1,0 +1,162 @@
+"""The JSON of the three events as pydantic models: what each field may be, for the door and for `refinery schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+
+from worker.events.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
+
+MAX_BARS = 5_000
+SCHEMA_VERSION = 1
+
+#: Beyond these a number cannot be meant. None of them is a bound of the contract, so that an error tells which it was.
+MAGNITUDE_MAX = 1e9
+REVISION_MAX = 2**31 - 1
+ABSURD_BOUNDS = frozenset({PRICE_MIN, PRICE_MAX, MAGNITUDE_MAX, -MAGNITUDE_MAX, REVISION_MAX})
+
+_INSTANT_SCHEMA = {
+    "type": "string",
+    "format": "date-time",
+    "description": "RFC 3339 with an offset, of 1970 to 2100; digits after the microsecond are dropped.",
+}
+
+
+def _bars_schema(what: str) -> dict[str, Any]:
+    def column(items: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "array", "maxItems": MAX_BARS, "items": items}
+
+    price = column({"type": "number", "minimum": PRICE_MIN, "maximum": PRICE_MAX})
+    close_times = column({"type": "string", "format": "date-time"})
+    close_times["description"] = "Close times, strictly increasing, none after the signal's timestamp."
+    volume = column({"type": "number", "minimum": 0, "maximum": VOLUME_MAX})
+    properties = {"timestamp": close_times, **dict.fromkeys(COLUMNS[1:5], price), "volume": volume}
+    columns = {"type": "object", "properties": properties, "required": list(COLUMNS), "additionalProperties": True}
+    return {"anyOf": [columns, {"type": "null"}], "description": what}
+
+
+_LENGTHS = "columns of equal length, oldest bar first; in each bar low <= open, close <= high"
+
+Identity = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/^=-]{1,32}$")]
+Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
+Instant = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
+Score = Annotated[float, Field(ge=0, le=10)]
+Price = Annotated[float, Field(ge=PRICE_MIN, le=PRICE_MAX)]
+Ratio = Annotated[float, Field(ge=-MAGNITUDE_MAX, le=MAGNITUDE_MAX)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class NewsJson(_Contract):
+    """A news item; one published after the signal's timestamp has no influence."""
+
+    published_at: Instant
+    sentiment: Annotated[float, Field(ge=-1, le=1)]
+    relevance: Share = 1.0
+    source: str | None = None
+    headline: str | None = None
+
+
+class SignalCreatedJson(_Contract):
+    """A signal: what a strategy proposes, and what was known at that moment."""
+
+    model_config = ConfigDict(title="signal.created")
+
+    signal_id: Identity
+    """Identifies the signal for ever."""
+    timestamp: Instant
+    """The moment the signal was known. At most 5 minutes ahead of the worker's clock (setting)."""
+    symbol: Symbol
+    asset_class: Label
+    """Such as equity, crypto; an open set."""
+    signal_type: Label
+    """Such as breakout, momentum; an open set."""
+    direction: Literal["long", "short"] = "long"
+    conviction: Annotated[str, Field(pattern=r"^([Hh][Ii][Gg][Hh]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Ll][Oo][Ww])$")] | None = (
+        None
+    )
+    technical_score: Score | None = None
+    news_score: Score | None = None
+    combined_score: Score | None = None
+    entry_price: Price | None = None
+    target_price: Price | None = None
+    stop_price: Price | None = None
+    position_size_pct: Annotated[float, Field(ge=0, le=MAGNITUDE_MAX)] | None = None
+    bars: Annotated[Any, WithJsonSchema(_bars_schema(f"Bars of the symbol: {_LENGTHS}. Absent: looked up."))] = None
+    benchmark: Annotated[Any, WithJsonSchema(_bars_schema(f"Bars of a benchmark: {_LENGTHS}."))] = None
+    news: Annotated[list[NewsJson], Field(fail_fast=True)] | None = None
+    schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
+
+
+class TradeClosedJson(_Contract):
+    """What became of a signal's trade."""
+
+    model_config = ConfigDict(title="trade.closed")
+
+    signal_id: Identity
+    closed_at: Instant
+    """Not before the signal's timestamp."""
+    r_multiple: Ratio
+    return_pct: Ratio | None = None
+    exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
+    revision: Annotated[int, Field(ge=0, le=REVISION_MAX)] = 0
+    """A higher revision corrects an earlier outcome; the same one with other content is a conflict."""
+    schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
+
+
+class SignalScored(_Contract):
+    """What the models make of a signal. What no model says is null, never a made-up score."""
+
+    model_config = ConfigDict(title="signal.scored")
+
+    signal_id: Identity
+    status: Literal["scored", "cold_start", "stale"]
+    """cold_start: there is no model yet. stale: the champion is past its expiry."""
+    proven: bool
+    """Whether the model passed the gate's skill test."""
+    model_id: str | None = None
+    quality_score: Share | None = None
+    """Calibrated probability of a win."""
+    quality_band: Literal["high", "medium", "low"] | None = None
+    predicted_r: float | None = None
+    risk_r: float | None = None
+    """Tenth percentile of R."""
+    regime: str | None = None
+    confidence: Share | None = None
+    out_of_distribution: bool | None = None
+    combined_score: Score | None = None
+    """The signal's own score blended with the model's; a model that is not proven does not move it."""
+    feature_version: str
+    scored_at: Instant
+
+    def to_bytes(self) -> bytes:
+        """The event's `data`: every field, in this order."""
+        return orjson.dumps(self.__dict__)
+
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "signal.created": SignalCreatedJson,
+    "trade.closed": TradeClosedJson,
+    "signal.scored": SignalScored,
+}
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `signal.created`, `trade.closed` or `signal.scored`.
+
+    What a schema cannot say is in the descriptions: order of times, equal lengths, OHLC consistency.
+
+    Raises:
+        KeyError: another kind.
+    """
+    schema = _MODELS[kind].model_json_schema(mode="validation")
+    return {"$schema": GenerateJsonSchema.schema_dialect, **schema}

@@ -1,0 +1,54 @@
+"""The parts of an installation that its settings name: its store, its features, its release.
+
+Kept apart from the composition root, so that looking at a store does not load what learning needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.errors import ConfigurationError
+from worker.settings.schema import Settings
+from worker.state_dir import refuse_half_restored
+
+if TYPE_CHECKING:
+    from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+
+
+def release() -> str:
+    """The installed version of this distribution."""
+    from importlib.metadata import version
+
+    return version("signal-refinery")
+
+
+def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabase:
+    """The store of this installation, with its schema up to date unless it is only read.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no store, or a damaged one.
+        ConfigurationError: a restore of it was interrupted.
+    """
+    refuse_half_restored(settings)
+    store = FeatureDatabase(str(settings.store_path), read_only=read_only)
+    if not read_only:
+        store.initialize()
+    return store
+
+
+def feature_pipeline(settings: Settings) -> FeaturePipeline:
+    """The features that these settings choose.
+
+    Raises:
+        ConfigurationError: they choose one that does not exist, or none.
+    """
+    # Here, because they load numpy, and whoever only opens a store does without.
+    from trading_system.ml_refinement.features.feature_registry import UnknownFeatureError
+    from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+
+    try:
+        return FeaturePipeline(settings.ml.features.to_config())
+    except (ValueError, UnknownFeatureError) as error:
+        raise ConfigurationError(f"the features cannot be computed: {error}") from error

@@ -1,0 +1,70 @@
+"""Retention: what is old, was dealt with, and nothing needs."""
+
+from __future__ import annotations
+
+import getpass
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage.pruning import prune_predictions
+from trading_system.ml_refinement.storage.times import utc_text
+from worker.installation import open_store
+from worker.settings.schema import Settings
+
+#: Nothing is tried for so long; what is left are entries that were done with when their worker was killed.
+_ATTEMPTS_DAYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """What is kept for how many days; None for ever."""
+
+    dead_letters: int | None
+    predictions: int | None
+    events: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many were dropped, or would be."""
+
+    dead_letters: int
+    predictions: int
+    events: int
+
+
+def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = False) -> Pruned:
+    """Drop what is older, in short transactions beside a running worker.
+
+    Raises:
+        StoreUnavailable: the store is locked or full; what was dropped so far stays dropped.
+    """
+
+    def bound(kept: int) -> str:
+        return utc_text(now - timedelta(days=kept))
+
+    with open_store(settings) as store:
+        letters = 0 if days.dead_letters is None else _letters(store, bound(days.dead_letters), dry_run)
+        predictions = 0
+        if days.predictions is not None:
+            predictions = prune_predictions(store.connection, bound(days.predictions), dry_run=dry_run)
+        if not dry_run:
+            store.attempts.prune(bound(_ATTEMPTS_DAYS))
+    events = 0
+    if days.events is not None and settings.archive_path.exists():
+        with EventArchive(settings.archive_path) as archive:
+            older_than = now - timedelta(days=days.events)
+            events = archive.count_older(older_than) if dry_run else archive.prune(older_than)
+    return Pruned(letters, predictions, events)
+
+
+def _letters(store: FeatureDatabase, older_than: str, dry_run: bool) -> int:
+    if dry_run:
+        return store.dead_letters.count_settled(older_than)
+    total, at_once = 0, 1000
+    while True:
+        gone = store.dead_letters.prune(older_than, actor=getpass.getuser(), limit=at_once)
+        total += gone
+        if gone < at_once:
+            return total

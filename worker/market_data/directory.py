@@ -1,0 +1,195 @@
+"""Bars for signals that bring none, from a directory with one file per symbol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from loguru import logger
+
+from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.features.pipeline import FeatureRequest
+from trading_system.ml_refinement.storage.times import text_from_us
+from worker.errors import EventRejected, Reason, TransientError
+from worker.events.decoding import SignalCreated
+from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+
+_DAY_US = 86_400_000_000
+
+
+class NoMarketData(EventRejected):
+    """A signal's bars are not to be had: no_market_data, or bad_market_data. The detail says which symbol and times."""
+
+
+@dataclass(frozen=True, slots=True)
+class MarketBook:
+    """What the source holds for one batch, looked up once per symbol."""
+
+    found: Mapping[str, Bars | NoMarketData]
+    benchmark_symbols: Mapping[str, str]
+    max_bar_age_days: float
+
+    def bars(self, symbol: str, us: int) -> Bars:
+        """The bars that had closed at `us`; the newest of them is not older than `max_bar_age_days`.
+
+        Raises:
+            NoMarketData: there are none, they are too old, or the file is bad.
+        """
+        found, count = self._known(symbol, us)
+        return found.first(count)
+
+    def _known(self, symbol: str, us: int) -> tuple[Bars, int]:
+        """All bars of a symbol, and how many of them had closed."""
+        found = self.found[symbol]
+        if isinstance(found, NoMarketData):
+            raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
+        count = int(found.timestamp.searchsorted(us, side="right"))
+        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * _DAY_US:
+            return found, count
+        raise NoMarketData(
+            Reason.NO_MARKET_DATA,
+            f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
+        )
+
+    def request(self, signal: SignalCreated) -> FeatureRequest:
+        """What a signal's features are computed from: what it brought, and what the source has for the rest.
+
+        Raises:
+            NoMarketData: its bars are not to be had, or its benchmark's file is bad.
+        """
+        bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
+        if bars is None:
+            bars = self._known(signal.symbol, signal.timestamp_us)[0]
+        benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
+        return FeatureRequest(signal.signal_id, signal.timestamp_us, signal.metadata, bars, benchmark, signal.news)
+
+    def benchmark(self, asset_class: str) -> Bars | None:
+        """All bars of the asset class's benchmark; None where none is set or its file is missing.
+
+        Raises:
+            NoMarketData: bad_market_data, the file is there and cannot be used.
+        """
+        symbol = self.benchmark_symbols.get(asset_class)
+        found = self.found.get(symbol) if symbol is not None else None
+        if not isinstance(found, NoMarketData):
+            return found
+        if found.reason is Reason.NO_MARKET_DATA:
+            return None
+        raise NoMarketData(found.reason, f"benchmark {found.detail}")
+
+
+class DirectorySource:
+    """One CSV or Parquet file per symbol, read when first asked for and again whenever it has changed.
+
+    Args:
+        directory: where the files are; None: there is no source, and no symbol has bars.
+        benchmark_symbols: symbol of the benchmark by asset class.
+        max_bar_age_days: bars older than this before a signal are a stale file, and as good as none.
+    """
+
+    def __init__(
+        self, directory: Path | None, *, benchmark_symbols: Mapping[str, str], max_bar_age_days: float = 7.0
+    ) -> None:
+        self._directory = directory
+        self._benchmark_symbols = dict(benchmark_symbols)
+        self._max_bar_age_days = max_bar_age_days
+        self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
+        self._missed: set[str] = set()  # benchmarks whose absence was said
+
+    def lookup(self, requests: Iterable[tuple[str, str]]) -> MarketBook:
+        """What there is for these (symbol, asset class) pairs, benchmarks included; one look per symbol.
+
+        Raises:
+            TransientError: the directory itself is gone.
+        """
+        pairs = set(requests)
+        return self._book({symbol for symbol, _ in pairs}, {kind for _, kind in pairs})
+
+    def lookup_for(self, signals: Sequence[SignalCreated]) -> MarketBook:
+        """What there is for a batch of signals, of that which they did not bring; one look per symbol.
+
+        Raises:
+            TransientError: the directory itself is gone.
+        """
+        return self._book(
+            {signal.symbol for signal in signals if signal.bars is None},
+            {signal.asset_class for signal in signals if signal.benchmark is None},
+        )
+
+    def _book(self, symbols: set[str], asset_classes: set[str]) -> MarketBook:
+        benchmarks = {self._benchmark_symbols[kind] for kind in asset_classes if kind in self._benchmark_symbols}
+        found = {symbol: self._symbol(symbol) for symbol in symbols | benchmarks}
+        self._report_benchmarks(benchmarks, found)
+        return MarketBook(found, self._benchmark_symbols, self._max_bar_age_days)
+
+    def bars_as_of(self, symbol: str, us: int) -> Bars:
+        """`MarketBook.bars` of a single symbol."""
+        return self.lookup([(symbol, "")]).bars(symbol, us)
+
+    def _report_benchmarks(self, benchmarks: set[str], found: Mapping[str, Bars | NoMarketData]) -> None:
+        for symbol in sorted(benchmarks):
+            problem = found[symbol]
+            if isinstance(problem, Bars):
+                self._missed.discard(symbol)
+            elif problem.reason is Reason.NO_MARKET_DATA and symbol not in self._missed:
+                self._missed.add(symbol)
+                logger.warning("benchmark {}; what compares with it is neutral until it is there", problem.detail)
+
+    def _symbol(self, symbol: str) -> Bars | NoMarketData:
+        if self._directory is None:
+            return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: no bars in the event, and no market-data directory")
+        places = _paths(self._directory, symbol)
+        versions = {path: version for path, name in places if (version := _version(name)) is not None}
+        if not versions:
+            self._kept.pop(symbol, None)
+            return self._absent(self._directory, symbol, file_stem(symbol))
+        if len(versions) > 1:
+            return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: both a CSV and a Parquet file are there")
+        ((path, version),) = versions.items()
+        kept = self._kept.get(symbol)
+        if kept is None or kept[0] != version:
+            kept = self._kept[symbol] = (version, self._read(symbol, path))
+        return kept[1]
+
+    def _absent(self, directory: Path, symbol: str, stem: str) -> NoMarketData:
+        if not directory.is_dir():
+            raise TransientError(f"the market-data directory {directory} is not there")
+        names = " or ".join(f"{stem}{suffix}" for suffix in SUFFIXES)
+        return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}")
+
+    def _read(self, symbol: str, path: Path) -> Bars | NoMarketData:
+        try:
+            if path.name not in os.listdir(path.parent):  # a file system that does not tell upper from lower case
+                return self._absent(path.parent, symbol, file_stem(symbol))
+            return read_bars(path)
+        except FileNotFoundError:
+            return self._absent(path.parent, symbol, file_stem(symbol))
+        except BadFileError as error:
+            return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: {path.name}: {error}")
+
+
+_Version = tuple[str, int, int, int]
+
+
+@lru_cache(maxsize=16_384)  # to name a file takes longer than to ask the system whether it has changed
+def _paths(directory: Path, symbol: str) -> tuple[tuple[Path, str], ...]:
+    """The files that may hold a symbol's bars, also as text, which is what the system takes."""
+    paths = [directory / f"{file_stem(symbol)}{suffix}" for suffix in SUFFIXES]
+    return tuple((path, str(path)) for path in paths)
+
+
+def _version(path: str) -> _Version | None:
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _extent(bars: Bars) -> str:
+    if not len(bars):
+        return "the file has no bars"
+    return f"the file goes from {text_from_us(int(bars.timestamp[0]))} to {text_from_us(int(bars.timestamp[-1]))}"

@@ -1,0 +1,186 @@
+"""What is wrong with an installation, and what to do about it: each check looks, none changes anything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import redis
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.models.errors import ModelFileRefused
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from worker.errors import RefineryError
+from worker.market_data.files import BadFileError, file_stem, read_bars
+from worker.redis_server.binary import find_server
+from worker.redis_server.connection import connect
+from worker.redis_server.embedded import answers, socket_path
+from worker.settings.schema import Settings
+from worker.streams.preflight import check_server
+from worker.streams.reader import stream_states
+
+Verdict = Literal["ok", "warn", "bad"]
+
+_REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
+_LEAST_FREE_BYTES = 1 << 30
+_MOST_FILES = 200
+_SHOWN_FILES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `advice` is what to do about it, empty where nothing is."""
+
+    part: str
+    verdict: Verdict
+    says: str
+    advice: str = ""
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; what fails unexpectedly is itself a finding."""
+    findings = [Finding("settings", "ok", f"state in {settings.state_dir}, Redis {settings.masked_redis_url}")]
+    checks: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]] = (
+        ("redis", _redis),
+        ("disk", _disk),
+        ("store", _store),
+        ("models", _models),
+        ("market data", _market_data),
+        ("console", _console),
+    )
+    for part, check in checks:
+        try:
+            findings += check(settings)
+        except (RefineryError, StoreError, redis.RedisError, OSError) as error:
+            findings.append(Finding(part, "bad", str(error), "the line says what does not work"))
+    return findings
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    url = settings.redis_url
+    if url is None:
+        socket = socket_path(settings.valkey_dir)
+        if not answers(socket):
+            binary = find_server()
+            yield Finding("redis", "ok", f"embedded, not running now; {binary.name} is there", "refinery up starts it")
+            return
+        url = f"unix://{socket}"
+    names = settings.streams
+    inputs = (names.signals_created, names.trades_closed)
+    with closing(connect(url)) as client:
+        try:
+            client.ping()
+            check_server(client, [*inputs, names.signals_scored])
+            states = stream_states(client, inputs, names.group)
+        except (redis.RedisError, RefineryError) as error:
+            yield Finding("redis", "bad", f"{settings.masked_redis_url}: {error}", _REDIS_ADVICE)
+            return
+        durable = client.config_get("appendonly").get("appendonly") == "yes"
+    lag = sum(state.lag or 0 for state in states)
+    pending = sum(state.pending for state in states)
+    yield Finding("redis", "ok", f"{settings.masked_redis_url} answers; {lag:,} waiting, {pending:,} pending")
+    if not durable:
+        yield Finding("redis", "warn", "appendonly is not yes: a crash loses events", "CONFIG SET appendonly yes")
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    place = next(path for path in (settings.state_dir, *settings.state_dir.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        yield Finding("disk", "bad", f"{place} cannot be written", "give it to the user that runs refinery")
+    elif free < _LEAST_FREE_BYTES:
+        yield Finding("disk", "warn", f"{free / 2**20:,.0f} MiB free at {place}", "make room: a full disk pauses all")
+    else:
+        yield Finding("disk", "ok", f"{free / 2**30:,.1f} GiB free at {place}")
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    path = settings.store_path
+    if not path.exists():
+        yield Finding("store", "ok", "none yet; the first worker makes it")
+        return
+    try:
+        with closing(FeatureDatabase(path, read_only=True)) as store:
+            store.initialize()
+            damage = store.connection.query("PRAGMA quick_check(1)")[0][0]
+            counts = store.counts()
+    except StoreError as error:
+        yield Finding("store", "bad", str(error), "refinery restore a backup")
+        return
+    if damage != "ok":
+        yield Finding("store", "bad", f"{path} is damaged: {damage}", "refinery restore a backup")
+        return
+    yield Finding("store", "ok", f"{counts.signals:,} signals, {counts.labelled:,} labelled, sound")
+    mode = path.stat().st_mode & 0o077
+    if mode or path.parent.stat().st_mode & 0o077:
+        yield Finding("store", "warn", f"{path} or its directory is open to others", f"chmod 700 {path.parent}")
+    if counts.dead_letters_open:
+        yield Finding("store", "warn", f"{counts.dead_letters_open:,} dead letters wait", "refinery dead-letters list")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    if not settings.store_path.exists():
+        yield Finding("models", "ok", "none yet")
+        return
+    with closing(FeatureDatabase(settings.store_path, read_only=True)) as store:
+        row = store.models.active(ModelType.SIGNAL_QUALITY)
+        if row is None:
+            yield Finding("models", "ok", "none serves yet; scores say cold_start")
+            return
+        try:
+            ModelRegistry(model_dir=str(settings.models_dir), db=store).load(row.model_id)
+        except (OSError, ModelFileRefused) as error:
+            yield Finding("models", "bad", f"{row.model_id}: {error}", "refinery models rollback, or restore its file")
+            return
+    version = FeaturePipeline(settings.to_ml_config().features).feature_version
+    if row.feature_version not in (None, version):
+        says = f"{row.model_id} was fitted on {row.feature_version}, and the settings make {version}"
+        yield Finding("models", "bad", says, "put the REFINERY_ML__FEATURES__* settings back, or refinery retrain")
+        return
+    role = "proven" if row.proven else "provisional"
+    yield Finding("models", "ok", f"{row.model_id} serves, {role}; its file is sound")
+
+
+def _market_data(settings: Settings) -> Iterator[Finding]:
+    directory = settings.market_data_dir
+    if directory is None:
+        yield Finding("market data", "ok", "none set: bars come with the events")
+        return
+    files = sorted(path for path in directory.iterdir() if path.suffix in (".csv", ".parquet"))
+    broken = list(_broken(files[:_MOST_FILES]))
+    for path, why in broken[:_SHOWN_FILES]:
+        yield Finding("market data", "bad", f"{path.name}: {why}", "repair the file; its signals are dead-lettered")
+    stems = {path.stem for path in files}
+    missing = sorted({symbol for symbol in settings.benchmark_symbols.values() if file_stem(symbol) not in stems})
+    if missing:
+        says = f"no file for the benchmark {', '.join(missing)}"
+        yield Finding("market data", "bad", says, f"put it into {directory}")
+    if not files:
+        yield Finding("market data", "warn", f"{directory} holds no CSV or Parquet file", "one file a symbol")
+    if files and not broken and not missing:
+        yield Finding("market data", "ok", f"{len(files):,} files, {min(len(files), _MOST_FILES):,} read, all sound")
+
+
+def _broken(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    for path in files:
+        try:
+            read_bars(path)
+        except BadFileError as error:
+            yield path, str(error)
+
+
+def _console(settings: Settings) -> Iterator[Finding]:
+    password = settings.console_operator_password
+    if settings.console_port == 0:
+        yield Finding("console", "ok", "turned off")
+    elif password is None:
+        yield Finding("console", "ok", f"{settings.console_host}:{settings.console_port}, without a password")
+    else:
+        yield Finding("console", "ok", f"{settings.console_host}:{settings.console_port}, with a password")

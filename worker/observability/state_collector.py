@@ -1,0 +1,192 @@
+"""What a scrape looks up in store and server: gauges, read when they are asked for."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import redis
+from loguru import logger
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from worker.errors import RefineryError
+from worker.installation import release
+from worker.observability import live
+from worker.observability.status import Status, read_status
+from worker.redis_server.connection import connect
+from worker.settings.schema import Settings
+
+_FIGURES_EVERY_S = 60.0
+
+
+class StateCollector(Collector):
+    """What store and server say when it is asked for.
+
+    Args:
+        settings: of this process.
+        url: address of the server.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._store = FeatureDatabase(settings.store_path, read_only=True)
+        self._client = connect(url)
+        self._figures: list[Metric] = []
+        self._figures_at = -math.inf
+        self._turn = threading.Lock()
+
+    def collect(self) -> Iterator[Metric]:
+        """One scrape. What does not answer is told as not being up, and its figures are left out."""
+        with self._turn:
+            yield _gauge("refinery_build_info", "1, with the release.", 1, version=release())
+            redis_up = self.redis_answers()
+            yield _gauge("refinery_redis_up", "1 when Redis answers.", redis_up)
+            try:
+                families = list(self._of_store(self._client if redis_up else None))
+                up = True
+            except (StoreError, RefineryError, redis.RedisError) as error:
+                logger.debug("a scrape without the store: {}", error)
+                families, up = [], False
+            yield _gauge("refinery_store_up", "1 when the store can be read.", up)
+            yield from families
+
+    def redis_answers(self) -> bool:
+        """Whether the server answers now."""
+        try:
+            return bool(self._client.ping())
+        except redis.RedisError:
+            return False
+
+    def store_answers(self) -> bool:
+        """Whether the store can be read now."""
+        try:
+            self._store.counts()
+        except StoreError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connection and the client."""
+        self._store.close()
+        self._client.close()
+
+    def _of_store(self, client: redis.Redis | None) -> Iterator[Metric]:
+        status = read_status(self._settings, self._store, client)
+        yield from _streams(status)
+        yield from _amounts(status)
+        for path, name in ((self._settings.store_path, "store"), (f"{self._settings.store_path}-wal", "store_wal")):
+            size = os.stat(path).st_size if os.path.exists(path) else 0
+            yield _gauge(f"refinery_{name}_bytes", "Size of the file on disk.", size)
+        yield from self._dead_letters()
+        yield from self._trainings()
+        yield from self._champion(status)
+        yield from _alarms(status)
+        if time.monotonic() - self._figures_at > _FIGURES_EVERY_S:
+            self._figures = list(_live_figures(self._store))
+            self._figures_at = time.monotonic()
+        yield from self._figures
+
+    def _dead_letters(self) -> Iterator[Metric]:
+        rows = self._store.connection.query(OPEN_LETTERS)
+        by_reason = GaugeMetricFamily("refinery_dead_letters_open", "Open dead letters.", labels=["reason"])
+        for reason, number, _ in rows:
+            by_reason.add_metric([reason], number)
+        yield by_reason
+        oldest = min((first for _, _, first in rows), default=None)
+        yield _gauge("refinery_dead_letter_oldest_seconds", "Age of the oldest open dead letter.", _age_s(oldest) or 0)
+
+    def _trainings(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("refinery_trainings", "Trainings by how they ended.", labels=["verdict"])
+        for verdict, number in self._store.connection.query(TRAININGS):
+            family.add_metric([verdict], number)
+        yield family
+
+    def _champion(self, status: Status) -> Iterator[Metric]:
+        champion = live.champion_of(self._store)
+        yield _gauge("refinery_champion_proven", "1 when the model that serves is proven.", status.proven)
+        age = _age_s(champion.metadata.created_at if champion else None)
+        yield _gauge("refinery_champion_age_seconds", "Since the model that serves was trained.", age)
+
+
+def _gauge(name: str, text: str, value: float | None, **labels: str) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    if value is not None:
+        family.add_metric(list(labels.values()), float(value))
+    return family
+
+
+def _streams(status: Status) -> Iterator[Metric]:
+    families = {
+        name: GaugeMetricFamily(f"refinery_stream_{name}", text, labels=["stream"])
+        for name, text in (
+            ("length", "Entries in the stream."),
+            ("pending", "Entries delivered and not acknowledged."),
+            ("lag", "Entries not yet delivered; NaN when the server cannot tell."),
+            ("lag_known", "1 when the server can tell the lag."),
+        )
+    }
+    for stream in status.streams:
+        families["length"].add_metric([stream.name], stream.length)
+        families["pending"].add_metric([stream.name], stream.pending)
+        families["lag"].add_metric([stream.name], math.nan if stream.lag is None else stream.lag)
+        families["lag_known"].add_metric([stream.name], stream.lag is not None)
+    yield from families.values()
+
+
+def _amounts(status: Status) -> Iterator[Metric]:
+    yield _gauge("refinery_signals_stored", "Signals in the store.", status.signals)
+    yield _gauge("refinery_signals_labelled", "Signals with an outcome.", status.labelled)
+    yield _gauge("refinery_signals_incomplete", "Signals some of whose features failed.", status.incomplete)
+    yield _gauge("refinery_outcomes_waiting", "Outcomes whose signal has not come.", status.waiting_outcomes)
+    yield _gauge("refinery_duplicates_stored", "Entries that said again what was known.", status.duplicates)
+    yield _gauge("refinery_labels_since_training", "New labels since the last training.", status.new_labels)
+    wanted = status.labels_for_retraining
+    yield _gauge("refinery_labels_for_training", "New labels that make a training due.", wanted)
+    age = _age_s(status.newest_label_at)
+    yield _gauge("refinery_newest_label_age_seconds", "Since the trade that was labelled last closed.", age)
+
+
+def _alarms(status: Status) -> Iterator[Metric]:
+    family = GaugeMetricFamily("refinery_alarm", "1 for each alarm of the last monitoring.", labels=["alarm"])
+    for alarm in status.monitoring.alarms if status.monitoring else ():
+        family.add_metric([alarm["name"]], 1)
+    yield family
+    yield _gauge("refinery_champion_fits", "0 when it was fitted on other features.", status.champion_fits)
+
+
+def _live_figures(store: FeatureDatabase) -> Iterator[Metric]:
+    champion = live.champion_of(store)
+    figures = live.quality(live.served_rows(store), base_rate=live.base_rate_of(champion))
+    for name, text in (
+        ("rows", "Labelled signals that the live figures are about."),
+        ("log_loss", "Log loss of what was served."),
+        ("base_rate_log_loss", "Log loss of always saying the base rate, on the same signals."),
+        ("auc", "Area under the ROC curve of what was served."),
+        ("calibration_error", "Expected calibration error of what was served."),
+        ("calibration_error_by_chance", "What perfectly calibrated scores would show by chance."),
+        ("lift", "Mean R of the fifth scored highest minus the fifth scored lowest."),
+    ):
+        value = getattr(figures, name)
+        yield _gauge(f"refinery_live_{name}", text, None if math.isnan(value) else value)
+    drift = live.feature_drift(store, champion)
+    yield _gauge("refinery_drift_features", "Features compared with the champion's training rows.", len(drift))
+    yield _gauge("refinery_drift_features_drifted", "Those beyond their limit.", sum(d.drifted for d in drift))
+    share = live.out_of_distribution_share(store)
+    yield _gauge("refinery_out_of_distribution_ratio", "Share of the newest signals unlike the training rows.", share)
+
+
+def _age_s(text: str | None) -> float | None:
+    return None if text is None else (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
+
+
+# The literals are ours alone.
+OPEN_LETTERS = """
+    SELECT reason, count(*), min(first_seen) FROM dead_letters WHERE status = 'open' GROUP BY reason"""
+TRAININGS = """
+    SELECT coalesce(verdict, status), count(*) FROM training_runs GROUP BY coalesce(verdict, status)"""

@@ -1,0 +1,148 @@
+"""The state of an installation at one moment, as `refinery status` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.monitoring import MonitoringReports
+from worker.errors import TransientError
+from worker.retraining.history import training_history
+from worker.settings.schema import Settings
+
+if TYPE_CHECKING:
+    import redis
+
+    from worker.streams.reader import StreamState
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How the last training ended, or that it runs."""
+
+    run_id: str
+    status: str
+    started_at: str
+    completed_at: str | None
+    model_id: str | None
+    verdict: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What monitoring found when it last looked."""
+
+    at: str
+    alarms: tuple[Mapping[str, str], ...]
+    features: int
+    features_drifted: int
+    #: Log loss that was served, over the base rate's; None without enough outcomes.
+    served_excess: float | None
+    requested: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Everything on one screen. What Redis does not tell, or the store does not hold, is None, never 0."""
+
+    redis: str
+    streams: tuple[StreamState, ...]
+    pending: int | None
+    #: Entries not yet delivered, over both input streams.
+    lag: int | None
+    signals: int
+    labelled: int
+    predictions: int
+    outcomes: int
+    waiting_outcomes: int
+    incomplete: int
+    duplicates: int
+    dead_letters: int
+    new_labels: int
+    labels_for_retraining: int
+    newest_label_at: str | None
+    champion: str | None
+    proven: bool
+    champion_since: str | None
+    last_training: Training | None
+    monitoring: Monitoring | None = None
+    #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
+    champion_fits: bool = True
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Plain values, for `--json`."""
+        return asdict(self)
+
+
+def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
+    """Look at the store and, when it answers, at Redis. Takes the same time whatever the size of the store."""
+    states = _streams(settings, client)
+    counts = store.counts()
+    champion = store.models.active(ModelType.SIGNAL_QUALITY)
+    last = store.runs.last(ModelType.SIGNAL_QUALITY)
+    lags = [state.lag for state in states or ()]
+    return Status(
+        redis=settings.masked_redis_url if states is not None else f"{settings.masked_redis_url} (does not answer)",
+        streams=states or (),
+        pending=None if states is None else sum(state.pending for state in states),
+        lag=None if states is None or None in lags else sum(lag for lag in lags if lag is not None),
+        signals=counts.signals,
+        labelled=counts.labelled,
+        predictions=counts.predictions,
+        outcomes=counts.outcomes,
+        waiting_outcomes=counts.waiting_outcomes,
+        incomplete=counts.incomplete,
+        duplicates=counts.duplicates,
+        dead_letters=counts.dead_letters_open,
+        new_labels=counts.labels_total - training_history(store, ModelType.SIGNAL_QUALITY).label_watermark,
+        labels_for_retraining=settings.ml.min_new_samples_for_retrain,
+        newest_label_at=counts.newest_label,
+        champion=champion.model_id if champion else None,
+        proven=champion.proven if champion else False,
+        champion_since=champion.metadata.deployed_at if champion else None,
+        last_training=None
+        if last is None
+        else Training(
+            last.run_id,
+            last.status,
+            last.started_at,
+            last.completed_at,
+            last.model_id,
+            last.verdict,
+            last.error_message,
+        ),
+        monitoring=_monitoring(store),
+        champion_fits=champion is None or champion.feature_version == _feature_version(settings),
+    )
+
+
+def _feature_version(settings: Settings) -> str:
+    from worker.installation import feature_pipeline  # takes long to load, and without a champion nobody asks
+
+    return feature_pipeline(settings).feature_version
+
+
+def _monitoring(store: FeatureDatabase) -> Monitoring | None:
+    last = MonitoringReports(store.connection).last()
+    if last is None:
+        return None
+    figures = last.figures
+    drifted = int(figures.get("features_drifted", 0))
+    excess = figures.get("served_excess")
+    return Monitoring(last.at, tuple(last.alarms), int(figures.get("features", 0)), drifted, excess, last.requested)
+
+
+def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:
+    if client is None:
+        return None
+    from worker.streams.reader import stream_states  # with the client of Redis, which whoever has one has loaded
+
+    names = (settings.streams.signals_created, settings.streams.trades_closed)
+    try:
+        return tuple(stream_states(client, names, settings.streams.group))
+    except TransientError:
+        return None

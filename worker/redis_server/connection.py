@@ -1,0 +1,79 @@
+"""The server of an installation, configured or embedded: its address, a client of it, the names of its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from worker.settings.schema import Settings
+
+if TYPE_CHECKING:
+    import redis
+
+
+def stream_of_kind(settings: Settings) -> Mapping[str, str]:
+    """Input stream by event type."""
+    return {
+        "signal.created": settings.streams.signals_created,
+        "trade.closed": settings.streams.trades_closed,
+    }
+
+
+@contextmanager
+def server_url(settings: Settings) -> Iterator[str]:
+    """Address of the server: the configured one, or the embedded one, hosted or joined while the block runs.
+
+    Raises:
+        ConfigurationError: there is no server to host.
+        RefineryError: it does not start.
+    """
+    if settings.redis_url is not None:
+        yield settings.redis_url
+        return
+    from worker.redis_server.embedded import EmbeddedServer  # with the client of Redis, which takes long to load
+
+    with EmbeddedServer(settings.valkey_dir) as embedded:
+        yield embedded.url
+
+
+@contextmanager
+def server(settings: Settings) -> Iterator[redis.Redis]:
+    """A client of the server, which is started where it is embedded and not running yet."""
+    with server_url(settings) as url, connect(url) as client:
+        yield client
+
+
+@contextmanager
+def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
+    """A client of the server; None where it is embedded and not running. Starts nothing."""
+    url = settings.redis_url
+    if url is None:
+        from worker.redis_server.embedded import answers, socket_path
+
+        socket = socket_path(settings.valkey_dir)
+        if not socket.exists() or not answers(socket):
+            yield None
+            return
+        url = f"unix://{socket}"
+    with connect(url) as client:
+        yield client
+
+
+#: Above the longest blocking read, so that a silent server and an empty stream are told apart.
+_SOCKET_TIMEOUT_S = 10.0
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that neither retries nor decodes: for everything that writes to or reads from streams."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return redis.Redis.from_url(
+        url,
+        retry=Retry(NoBackoff(), 0),
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_SOCKET_TIMEOUT_S,
+        protocol=2,
+    )

@@ -1,0 +1,72 @@
+"""Monitoring on a schedule and after each training: what it finds is stored, and may ask for a retraining."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import redis
+from loguru import logger
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.monitoring import Cause, MonitoringReports
+from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
+from worker.retraining.history import training_history
+from worker.retraining.policy import RetrainReason
+from worker.retraining.requests import enqueue
+from worker.settings.schema import Settings
+
+#: So much time passes between two looks, unless a training ends in between.
+EVERY = timedelta(hours=1)
+
+
+def watch_if_due(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, *, clock: Clock = utc_now
+) -> Report | None:
+    """Look, when the last look is an hour old, and ask for a retraining where that may help. Idempotent; None: not due.
+
+    Raises:
+        StoreError: the store cannot be reached now.
+    """
+    last = MonitoringReports(store.connection, clock).last()
+    if last is not None and clock() - datetime.fromisoformat(last.at) < EVERY:
+        return None
+    report = watch(settings, store, cause="schedule", clock=clock)
+    if report.curable:
+        _ask(settings, store, client, report, clock=clock)
+    return report
+
+
+def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Clock = utc_now) -> Report:
+    """Look now, store what was found, and log its alarms."""
+    ml = settings.to_ml_config()
+    pipeline = FeaturePipeline(ml.features)
+    registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+    names, version = pipeline.names, pipeline.feature_version
+    report = look(store, ml, names=names, feature_version=version, clock=clock, cause=cause, registry=registry)
+    for alarm in report.alarms:
+        logger.warning("monitoring: {}: {}", alarm.name, alarm.why)
+    return report
+
+
+def _ask(settings: Settings, store: FeatureDatabase, client: redis.Redis, report: Report, *, clock: Clock) -> None:
+    reports, now = MonitoringReports(store.connection, clock), clock()
+    history = training_history(store, ModelType.SIGNAL_QUALITY)
+    allowed = settings.ml.enabled and may_ask(
+        asked=[datetime.fromisoformat(at) for at in reports.requests_since(utc_text(now - timedelta(days=1)))],
+        last_training=history.last_started_at,
+        new_labels=store.counts().labels_total - history.label_watermark,
+        due_at=settings.ml.min_new_samples_for_retrain,
+        now=now,
+    )
+    if not allowed:
+        return
+    try:
+        job_id = enqueue(settings, store, client, reason=RetrainReason.DRIFT)
+    except redis.RedisError as error:
+        logger.warning("monitoring could not ask for a training: {}", error)
+        return
+    reports.note_request(report.id, job_id)

@@ -1,0 +1,124 @@
+"""Asking for trainings: whether one is due, the job that does it, and waiting for its end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import redis
+from loguru import logger
+
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.storage import FeatureDatabase, TrainingRun
+from trading_system.ml_refinement.storage.times import utc_now
+from worker.errors import RefineryError, TransientError
+from worker.installation import open_store
+from worker.redis_server.connection import server_url
+from worker.retraining.history import training_history
+from worker.retraining.policy import RetrainReason, RetrainRule, due
+from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of
+from worker.settings.schema import Settings
+
+
+def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
+    """Enqueue a retraining, due or not; with `wait`, its run's status, verdict and reason when it has ended.
+
+    Raises:
+        RefineryError: no trainer took the job in time.
+    """
+    with server_url(settings) as url, open_store(settings) as store:
+        client = connect_queue(url)
+        try:
+            job_id = enqueue(settings, store, client)
+            run = wait_for(settings, store, client, job_id) if wait else None
+        except redis.RedisError as error:
+            raise TransientError(f"Redis does not answer: {error}") from error
+        if not wait:
+            return {"job_id": job_id}
+        if run is None:
+            raise RefineryError(f"{job_id} was not run: is a trainer running? `refinery trainer`")
+        return {
+            "job_id": job_id,
+            "run_id": run.run_id,
+            "status": run.status,
+            "verdict": run.verdict,
+            "model_id": run.model_id,
+            "reason": run.error_message,
+        }
+
+
+def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason | None:
+    """Why a training is due now, by the settings and what the store holds; None when it is not."""
+    ml = settings.ml
+    rule = RetrainRule(
+        enabled=ml.enabled,
+        min_training_samples=ml.training.min_training_samples,
+        min_new_samples=ml.min_new_samples_for_retrain,
+        frequency_days=ml.retrain_frequency_days,
+    )
+    history = training_history(store, ModelType.SIGNAL_QUALITY)
+    return due(rule, history, labels_total=store.counts().labels_total, now=utc_now())
+
+
+def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:
+    """Ask for a training when one is due, and return its job id. Cheap and idempotent: call it after every batch.
+
+    When Redis cannot be reached, that is logged, and the next call asks again.
+    """
+    reason = reason_if_due(settings, store)
+    if reason is None:
+        return None
+    try:
+        return enqueue(settings, store, client, reason=reason)
+    except redis.RedisError as error:
+        logger.warning("a training is due ({}) and could not be asked for: {}", reason.value, error)
+        return None
+
+
+def enqueue(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, *, reason: RetrainReason = RetrainReason.MANUAL
+) -> str:
+    """Ask for the training after the newest one, due or not, and return its job id.
+
+    However many ask before it begins, there is one job.
+
+    Raises:
+        redis.RedisError: the queue cannot be reached now; asking again is harmless.
+    """
+    after = training_history(store, ModelType.SIGNAL_QUALITY).newest
+    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason)
+    if asked.new:
+        logger.info("asked for training {} ({})", asked.job_id, reason.value)
+    return asked.job_id
+
+
+def wait_for(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, job_id: str, *, untaken_s: float = 60
+) -> TrainingRun | None:
+    """The run of job `job_id` once it has ended; None when the job was over without one.
+
+    Args:
+        settings: of this process.
+        store: where the run's row appears.
+        client: from `connect`.
+        job_id: from `enqueue`.
+        untaken_s: how long the job may wait in the queue while no other training runs.
+
+    Raises:
+        StoreError, redis.RedisError: either cannot be reached.
+    """
+    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    run_id = run_id_of(job_id) or job_id
+    give_up_at = time.monotonic() + untaken_s
+    while True:
+        # The job's state is read first: a job that is over has finished its row.
+        state, pending = queue.state(job_id), pending_job(client)
+        run = store.runs.get(run_id)
+        if run is not None and run.status != "running":
+            return run
+        if pending == "started" or run is not None:
+            give_up_at = time.monotonic() + untaken_s
+        elif state not in ("queued", "started") or time.monotonic() > give_up_at:
+            return None
+        time.sleep(0.1)

@@ -1,0 +1,232 @@
+"""The trainer process: an RQ worker that runs what it was given by name, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+import redis
+from loguru import logger
+from rq import Queue, Worker
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.serializers import JSONSerializer
+from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
+
+from worker.errors import RefineryError
+from worker.retraining.queue import QUEUE_NAME, connect_queue
+from worker.settings.schema import Settings
+from worker.supervision.parent_death import die_with_parent
+
+JobFunction = Callable[..., Mapping[str, Any]]
+
+_MAINTENANCE_S = 30
+_HEARTBEAT_S = 5
+_WORKER_TTL_S = 45
+_PAUSES_S = (0.5, 10.0)
+
+
+class ForbiddenJob(RefineryError):
+    """A job asks for a function that trainers do not run."""
+
+
+class TrainingTimedOut(BaseException):
+    """The training took longer than allowed. Not an `Exception`, so that no broad handler in between goes on."""
+
+
+class _Deadline(UnixSignalDeathPenalty):
+    def __init__(self, timeout: int, exception: type[BaseException] = JobTimeoutException, **kwargs: Any) -> None:
+        strict = TrainingTimedOut if exception is JobTimeoutException else exception
+        super().__init__(timeout, strict, **kwargs)  # type: ignore[no-untyped-call]
+
+
+class TrainerJob(Job):
+    """A job whose function is looked up in `functions`, and never imported; it has no callbacks and no webhooks."""
+
+    functions: Mapping[str, JobFunction] = {}
+
+    @property
+    def func(self) -> JobFunction:
+        """The function of this name.
+
+        Raises:
+            ForbiddenJob: there is none, or the job asks for a method of an object.
+        """
+        name = self.func_name
+        if self.instance is not None or name not in self.functions:
+            raise ForbiddenJob(f"a trainer does not run {str(name)[:200]!r}")
+        return self.functions[str(name)]
+
+    @property
+    def success_callback(self) -> None:
+        """None: what is named in the job is not imported."""
+
+    @property
+    def failure_callback(self) -> None:
+        """None: what is named in the job is not imported."""
+
+    @property
+    def stopped_callback(self) -> None:
+        """None: what is named in the job is not imported."""
+
+    def send_webhooks(self, status: Any, *, exc_string: str | None = None) -> None:
+        """Sends nothing: an address in Redis is not one of ours."""
+
+
+class TrainerQueue(Queue):
+    """A queue whose lock on cleaning up ends soon after the trainer that held it was killed."""
+
+    def acquire_maintenance_lock(self) -> bool:
+        """RQ's own is held for a quarter of an hour, and abandoned trainings wait for it."""
+        return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=2 * _MAINTENANCE_S))
+
+
+class TrainerWorker(Worker):
+    """Runs one training at a time in a child process that dies with it.
+
+    Args:
+        client: from `connect`.
+        functions: what may run, by name.
+        housekeeping: called now and then, and whenever a training was killed.
+        shutdown_grace_s: how long a training may go on after SIGTERM.
+        stopping: set when the process was asked to stop.
+    """
+
+    death_penalty_class = _Deadline
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        functions: Mapping[str, JobFunction],
+        housekeeping: Callable[[], None],
+        shutdown_grace_s: float,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(
+            [QUEUE_NAME],
+            name=f"trainer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+            connection=client,
+            serializer=JSONSerializer,
+            queue_class=TrainerQueue,
+            job_class=type("BoundTrainerJob", (TrainerJob,), {"functions": dict(functions)}),
+            maintenance_interval=_MAINTENANCE_S,
+            job_monitoring_interval=_HEARTBEAT_S,
+            worker_ttl=_WORKER_TTL_S,
+            log_job_description=False,
+            work_horse_killed_handler=lambda *_: housekeeping(),
+        )
+        self._housekeeping = housekeeping
+        self._grace_s = shutdown_grace_s
+        self._stopping = stopping
+
+    def main_work_horse(self, job: Any, queue: Any) -> None:
+        """In the child: tie it to this process, then do the work."""
+        die_with_parent(self.pid or 0)
+        super().main_work_horse(job, queue)
+
+    def run_maintenance_tasks(self) -> None:
+        """RQ's own, then ours."""
+        if self._stop_requested:
+            raise StopRequested
+        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        self._housekeeping()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """The first SIGTERM or SIGINT: finish the training that runs, within the grace, and take no other."""
+        self._stopping.set()
+        # RQ only raises here when it is idle, and whatever the signal interrupts may swallow that.
+        self._stop_requested = True
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Sets the limit that RQ does not have."""
+        if self.horse_pid:
+            logger.info("stopping: the training that runs has {} s to end", self._grace_s)
+            timer = threading.Timer(self._grace_s, self._end_horse)
+            timer.daemon = True
+            timer.start()
+
+    def wait_for_child(self) -> None:
+        """After the loop was left because of an error: no second training beside one that still runs."""
+        pid = self.horse_pid
+        while pid and not self._stopping.wait(0.2):
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    return
+            except ChildProcessError:
+                return
+        if pid:
+            self._end_horse()
+
+    def _end_horse(self) -> None:
+        if self.horse_pid:
+            logger.warning("ending the training that runs: it has used up its time to stop")
+            self.kill_horse()
+
+
+def work_until_stopped(
+    settings: Settings, url: str, *, functions: Mapping[str, JobFunction], housekeeping: Callable[[], None]
+) -> None:
+    """Works until SIGTERM or SIGINT, whatever happens to Redis meanwhile. Call it in the main thread.
+
+    Args:
+        settings: of this process.
+        url: address of the server, embedded or not.
+        functions: what may run, by name.
+        housekeeping: called at the start, about twice a minute, and whenever a training was killed; must not raise.
+    """
+    _rq_logs_to_ours()
+    stopping = threading.Event()
+    pause_s = _PAUSES_S[0]
+    while not stopping.is_set():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        try:
+            _work(settings, url, functions, housekeeping, stopping)
+            pause_s = _PAUSES_S[0]
+        except redis.RedisError as error:
+            logger.warning("the trainer lost Redis ({}), trying again in {:.1f} s", error, pause_s)
+            pause_s = min(pause_s * 2, _PAUSES_S[1])
+        stopping.wait(pause_s)
+
+
+def _work(
+    settings: Settings,
+    url: str,
+    functions: Mapping[str, JobFunction],
+    housekeeping: Callable[[], None],
+    stopping: threading.Event,
+) -> None:
+    with connect_queue(url, retries=True) as client:
+        worker = TrainerWorker(
+            client,
+            functions=functions,
+            housekeeping=housekeeping,
+            shutdown_grace_s=settings.shutdown_grace_s,
+            stopping=stopping,
+        )
+        try:
+            worker.work(logging_level=None)
+        finally:
+            worker.wait_for_child()
+
+
+class _ToLoguru(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        # RQ tells about its routine at INFO.
+        level = "DEBUG" if record.levelno <= logging.INFO else record.levelname
+        logger.opt(depth=6).log(level, "{}", record.getMessage())
+
+
+def _rq_logs_to_ours() -> None:
+    rq_logger = logging.getLogger("rq")
+    rq_logger.handlers = [_ToLoguru()]
+    rq_logger.propagate = False

@@ -1,0 +1,61 @@
+"""Several processes at once: `refinery up`, which runs them all and ends them all, and workers that share the load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from loguru import logger
+
+from worker.redis_server.connection import server_url
+from worker.settings.schema import Settings
+from worker.supervision.children import Children
+from worker.supervision.signals import stop_on_signals
+
+
+def run_workers(settings: Settings, processes: int) -> None:
+    """Run so many workers, each a process of its own in the slots from 0, until SIGTERM or SIGINT."""
+    stop = stop_on_signals()
+    with server_url(settings) as url:
+        children = _children(settings, url)
+        try:
+            for slot in range(processes):
+                children.start("worker", "--slot", str(slot))
+            while not stop.wait(0.5):
+                children.tend()
+        finally:
+            children.stop()
+
+
+def _children(settings: Settings, url: str) -> Children:
+    environment = {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(settings.state_dir)}
+    return Children(environment, grace_s=settings.shutdown_grace_s)
+
+
+@contextmanager
+def running(children: Children, *roles: str) -> Iterator[Children]:
+    """The processes of these roles while the block runs."""
+    try:
+        for role in roles:
+            children.start(role)
+        yield children
+    finally:
+        children.stop()
+
+
+def up_roles(settings: Settings) -> tuple[str, ...]:
+    """Worker and trainer, and the console where it is installed and not turned off."""
+    console = settings.console_port and find_spec("flask") and find_spec("rq_dashboard")
+    return ("worker", "trainer", "console") if console else ("worker", "trainer")
+
+
+def run_up(settings: Settings) -> None:
+    """Run everything until SIGTERM or SIGINT."""
+    stop = stop_on_signals()
+    with server_url(settings) as url, running(_children(settings, url), *up_roles(settings)) as children:
+        logger.info(
+            "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
+        )
+        while not stop.wait(0.5):
+            children.tend()

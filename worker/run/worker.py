@@ -1,0 +1,114 @@
+"""The worker process: the consumer, what it does between batches, and its metrics."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack, suppress
+
+import redis
+from loguru import logger
+
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker import app
+from worker.consumer.batch_handler import Handled
+from worker.errors import StopRequested
+from worker.observability import metrics
+from worker.redis_server.connection import connect, server_url, stream_of_kind
+from worker.retraining.queue import connect_queue
+from worker.retraining.requests import enqueue_if_due
+from worker.settings.schema import Settings
+from worker.streams.maintenance import remove_dead_consumers, trim_handled
+from worker.streams.preflight import check_server
+from worker.supervision.backoff import Patience
+from worker.supervision.signals import drain_deadline, stop_on_signals
+from worker.supervision.slots import worker_slot
+
+#: How often a worker that gets no labels looks whether a retraining is due by age.
+_LOOK_EVERY_S = 5.0
+_CARE_EVERY_S = 60.0
+_CONSUMER_GONE_MS = 3_600_000
+
+
+def run_worker(settings: Settings) -> None:
+    """Handle events until SIGTERM or SIGINT; the batch in hand is finished first, within the grace.
+
+    Raises:
+        ServerBusy: another worker has the slot that was asked for.
+        ConfigurationError: the server or the state directory is not as it must be.
+        StoreUnusable: the store is damaged.
+    """
+    stop = stop_on_signals()
+    patience = Patience(stop)
+    with ExitStack() as stack, suppress(StopRequested):
+        settings = patience.until_possible(lambda: stack.enter_context(worker_slot(settings)))
+        url = stack.enter_context(server_url(settings))
+        client = stack.enter_context(connect(url))
+        stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
+        names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
+        patience.until_possible(lambda: check_server(client, names))
+        _consume(settings, url, client, stop)
+    logger.info("worker stopped")
+
+
+def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.Event) -> None:
+    trigger = _RetrainingTrigger(settings, url)
+    care = _Care(settings, client)
+    port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
+    with metrics.served(settings, url, port=port, loop=True) as counters:
+
+        def after_batch(store: FeatureDatabase, handled: Handled) -> None:
+            counters.came_round()
+            trigger(store, handled)
+            care()
+
+        with app.worker_consumer(
+            settings,
+            client,
+            after_batch=after_batch,
+            observed=lambda handler: metrics.ObservedHandler(handler, counters),
+            patience=Patience(stop, still_here=counters.came_round),
+        ) as consumer:
+            logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
+            consumer.run(stop)
+
+
+class _Care:
+    """Now and then, drop what every group has acknowledged, and remove consumers that are gone."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        self._settings = settings
+        self._client = client
+        self._streams = list(stream_of_kind(settings).values())
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _CARE_EVERY_S
+        remove_dead_consumers(
+            self._client,
+            self._streams,
+            self._settings.streams.group,
+            me=self._settings.consumer,
+            idle_ms=max(_CONSUMER_GONE_MS, 10 * self._settings.claim_idle_ms),
+        )
+        if hours := self._settings.input_retention_hours:
+            trim_handled(self._client, self._streams, older_than_s=hours * 3600)
+
+
+class _RetrainingTrigger:
+    """After a batch with labels, and now and then, ask whether a retraining is due, and enqueue it."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._client = connect_queue(url)
+        self._look_at = 0.0
+
+    def __call__(self, store: FeatureDatabase, handled: Handled) -> None:
+        now = time.monotonic()
+        if handled.labelled == 0 and now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        enqueue_if_due(self._settings, store, self._client)

@@ -1,0 +1,103 @@
+"""What is said about a wrong setting: one line with the variable's name, its value, and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_origin
+
+from pydantic import BaseModel
+
+from worker.errors import ConfigurationError
+from worker.settings.redis_url import mask_url
+
+PREFIX = "REFINERY_"
+CONFIG_VARIABLE = "REFINERY_CONFIG"
+
+
+def setting_types(model: type[BaseModel]) -> dict[str, Any]:
+    """The environment variables of all settings of `model`, in the order of their definition, with their types."""
+    return {variable(path): kind for path, kind in _leaves(model, ())}
+
+
+def variable(path: Sequence[str]) -> str:
+    """The environment variable of the setting at `path`."""
+    return PREFIX + "__".join(path).upper()
+
+
+def refuse_unknown(environ: Mapping[str, str], types: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError when `environ` has a `REFINERY_*` variable that is no setting."""
+    groups = {name.rsplit("__", depth)[0] for name in types for depth in range(1, name.count("__") + 1)}
+    known = {*types, *groups, CONFIG_VARIABLE}
+    by_key = tuple(f"{name}__" for name, kind in types.items() if get_origin(kind) is dict)
+    given = sorted(name.upper() for name in environ if name.upper().startswith(PREFIX))
+    unknown = [name for name in given if name not in known and not name.startswith(by_key)]
+    if unknown:
+        raise ConfigurationError("; ".join(_no_such(name, types) for name in unknown))
+
+
+def check_config_file(path: str | None) -> None:
+    """Raises ConfigurationError when the file named by `REFINERY_CONFIG` cannot be read as TOML."""
+    if not path:
+        return
+    shown = f"{CONFIG_VARIABLE}={path!r}: must name a"
+    try:
+        tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"{shown} readable TOML file: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{shown} valid TOML file: {error}") from None
+
+
+def explain(item: Any, types: Mapping[str, Any]) -> str:
+    """One line for one of pydantic's error details."""
+    path = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        return _no_such(variable(path), types)
+    while len(path) > 1 and not any(name.startswith(variable(path)) for name in types):
+        path.pop()  # an element of a list or of a dictionary: the setting is the whole
+    allowed = re.sub(r"^Value error, ", "", item["msg"])
+    allowed = re.sub(r"^\w+ should", "must", allowed)
+    allowed = allowed.replace("Path does not point to a directory", "must be an existing directory")
+    if isinstance(item["input"], BaseModel | dict):
+        return f"{variable(path)}: {allowed}"
+    return f"{variable(path)}={mask_url(str(item['input']))!r}: {allowed}"
+
+
+def explain_json(message: str, environ: Mapping[str, str], types: Mapping[str, Any]) -> str:
+    """One line for the variable whose value should have been JSON; `message` names the outermost group only."""
+    found = re.search(r'field "([^"]+)"', message)
+    group = variable([found.group(1)]) if found else PREFIX
+    wrong = [
+        f"{name}={mask_url(value)!r}"
+        for name, value in sorted(environ.items())
+        if name.upper().startswith(group) and not _is_json(value)
+        if name.upper() == group or get_origin(types.get(name.upper())) in (dict, tuple)
+    ]
+    return f'{", ".join(wrong) or group}: must be JSON, such as [5, 10] or {{"equity": "SPX"}}'
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _leaves(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, info in model.model_fields.items():
+        kind: Any = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _leaves(kind, (*above, name))
+        else:
+            yield (*above, name), kind
+
+
+def _no_such(name: str, types: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, types, n=3, cutoff=0.75)
+    return f"{name}: no such setting" + (f"; near names: {', '.join(near)}" if near else "")

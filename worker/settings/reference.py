@@ -1,0 +1,117 @@
+"""The page of settings, made from the settings themselves: `python -m worker.settings.reference > docs/settings.md`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+import types
+from collections.abc import Iterator
+from enum import Enum
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from worker.settings.messages import CONFIG_VARIABLE, variable
+from worker.settings.schema import Settings
+
+_HEAD = f"""# Settings
+
+Environment variables, or a TOML file named by `{CONFIG_VARIABLE}` (`REFINERY_ML__TRAINING__MAX_FEATURES` is
+`max_features` in its table `[ml.training]`); a variable wins over the file. They are read once, when a process starts.
+A wrong or unknown one stops the start with a line that names it, its value and what is allowed.
+
+This page is generated: `python -m worker.settings.reference > docs/settings.md`.
+"""
+
+
+def page() -> str:
+    """The page."""
+    parts = [_HEAD]
+    for heading, rows in _groups(Settings, (), "Installation"):
+        head = (f"## {heading}\n", "| variable | default | allowed | meaning |", "|---|---|---|---|")
+        lines = [f"| `{variable(path)}` | {_default(f)} | {_allowed(f)} | {text} |" for path, f, text in rows]
+        parts.append("\n".join([*head, *lines]))
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _groups(
+    model: type[BaseModel], above: tuple[str, ...], heading: str
+) -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo, str]]]]:
+    plain, nested, means = [], [], meanings(model)
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            nested.append((kind, (*above, name), means.get(name, name).rstrip(".")))
+        else:
+            plain.append(((*above, name), field, means.get(name, "").replace("|", "\\|")))
+    yield heading, plain
+    for kind, path, title in nested:
+        yield from _groups(kind, path, title)
+
+
+def meanings(model: type[BaseModel]) -> dict[str, str]:
+    """What is written under each field of `model`, on one line.
+
+    Read from the source here, and not by pydantic as it makes the class: that would parse every model of settings
+    again each time a command starts.
+    """
+    body = ast.parse(inspect.getsource(model)).body[0]
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - what else could the source of a class be
+    texts = {}
+    for field, text in pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            texts[field.target.id] = " ".join(str(ast.literal_eval(text.value)).split())
+    return texts
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is None or value in ((), {}, ""):
+        return "" if value is None else "empty"
+    if isinstance(value, Path):
+        return f"`./{value}`"
+    if isinstance(value, tuple):
+        return f"`{list(value)}`"
+    if isinstance(value, Enum):
+        return f"`{value.value}`"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _allowed(field: FieldInfo) -> str:
+    bounds = []
+    for rule in field.metadata:
+        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            if getattr(rule, name, None) is not None:
+                bounds.append(f"{sign} {getattr(rule, name)}")
+        if isinstance(rule, annotated_types.MinLen) and rule.min_length:
+            bounds.append("not empty")
+    return ", ".join([_kind(field.annotation), *bounds])
+
+
+def _kind(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inner)
+    if origin in (Union, types.UnionType):
+        return _kind(next(part for part in inner if part is not type(None)))
+    if origin is tuple:
+        return "JSON list"
+    if origin is dict:
+        return "JSON object"
+    if hasattr(kind, "__metadata__"):
+        return _kind(kind.__origin__)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{member.value}`" for member in kind)
+    if isinstance(kind, type) and issubclass(kind, Path):
+        return "path"
+    names = {bool: "true, false", int: "integer", float: "number", str: "text", SecretStr: "secret text"}
+    return names.get(kind, "path" if "Path" in str(kind) else "text")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

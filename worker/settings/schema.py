@@ -1,0 +1,221 @@
+"""Every setting, read once from `REFINERY_*` variables or the TOML file named by `REFINERY_CONFIG`, and then frozen."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import DirectoryPath, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from trading_system.ml_refinement.config import MLConfig
+from worker.errors import ConfigurationError
+from worker.settings.messages import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    check_config_file,
+    explain,
+    explain_json,
+    refuse_unknown,
+    setting_types,
+)
+from worker.settings.ml import Count, MLSettings, Part
+from worker.settings.redis_url import check_redis_url, mask_url
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+
+
+class StreamSettings(Part):
+    """Names of the streams and of the consumer group."""
+
+    signals_created: StreamName = "signals.created"
+    """Stream that the signal generator publishes to."""
+    trades_closed: StreamName = "trades.closed"
+    """Stream that the position tracker publishes to."""
+    signals_scored: StreamName = "signals.scored"
+    """Stream that the worker publishes scores to."""
+    group: StreamName = "ml-refinement"
+    """Consumer group that all workers share."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> StreamSettings:
+        if len({self.signals_created, self.trades_closed, self.signals_scored}) < 3:
+            raise ValueError("must name three different streams")
+        return self
+
+
+class ArchiveSettings(Part):
+    """The archive of events as they were received."""
+
+    enabled: bool = True
+    """Keep every received event, so that vectors can be rebuilt and decisions explained."""
+    retention_days: Count = 730
+    """Archived events older than this may be pruned."""
+
+
+class Settings(BaseSettings):
+    """What one process was told. Build it with `load_settings`, pass on the few values a thing needs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+    )
+
+    allow_plain_remote_redis: bool = False
+    """Accept `redis://` without TLS to another host, as inside a private container network."""
+    redis_url: str | None = Field(default=None, repr=False)
+    """`redis://`, `rediss://` or `unix://`; unset: the embedded server in `state_dir`."""
+    state_dir: Path = Path("var")
+    """Directory of the store, the models and the embedded server's data."""
+    market_data_dir: DirectoryPath | None = None
+    """One CSV or Parquet file of bars per symbol; unset: bars come with the events."""
+    market_max_bar_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7.0
+    """Where a symbol's newest bar before a signal is older than this, its file is stale, and as good as none."""
+    benchmark_symbols: dict[str, str] = Field(default_factory=dict)
+    """Benchmark by asset class, such as `{"equity": "SPX"}`. JSON object."""
+    console_port: Port = 8700
+    """Port of the console; 0 turns it off."""
+    console_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address the console listens on; another than this machine's needs `console_operator_password`."""
+    console_operator_password: SecretStr | None = None
+    """Password of the role that may change things; unset: whoever is on this machine may."""
+    console_viewer_password: SecretStr | None = None
+    """Password of the role that may only look; unset: there is no such role."""
+    console_secure_cookies: bool = False
+    """Send the session cookie over HTTPS only; for a console behind a proxy that speaks TLS."""
+    metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address the metrics of worker and trainer listen on; they have no password."""
+    metrics_port: Port = 9464
+    """Port of the worker's metrics, plus its slot; 0 turns them off."""
+    trainer_metrics_port: Port = 9465
+    """Port of the trainer's metrics; 0 turns them off."""
+    streams: StreamSettings = StreamSettings()
+    """Names of the streams and of the consumer group."""
+    consumer_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
+    """Stable name of this machine in the consumer group; unset: the host name."""
+    consumer_slot: Annotated[int, Field(ge=0, le=999)] = 0
+    """Which of several workers on this machine this one is."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 512
+    """At most this many events are read, stored and acknowledged together."""
+    block_ms: Annotated[int, Field(ge=1, le=2000)] = 1000
+    """How long a read waits for new events."""
+    claim_idle_ms: Annotated[int, Field(ge=1000)] = 60_000
+    """An event that another worker has held unacknowledged for this long is taken over."""
+    max_deliveries: Annotated[int, Field(ge=1, le=100)] = 5
+    """After this many failed tries an event is dead-lettered; faults of our own side do not count."""
+    max_event_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    """Largest event that is parsed."""
+    max_future_s: Annotated[int, Field(ge=0)] = 300
+    """How far a signal's timestamp may lie ahead of our clock."""
+    scored_maxlen: Annotated[int, Field(ge=0)] = 1_000_000
+    """The scores' stream is trimmed to about this many entries; 0 keeps all."""
+    input_retention_hours: Annotated[int, Field(ge=0)] = 0
+    """Events that every consumer group has acknowledged are dropped from the input streams after this; 0 keeps all."""
+    archive: ArchiveSettings = ArchiveSettings()
+    """The archive of events as they were received."""
+    training_timeout_s: Annotated[int, Field(ge=10)] = 3600
+    """A training that takes longer is ended and counts as failed."""
+    shutdown_grace_s: Annotated[int, Field(ge=1)] = 30
+    """How long a stopping process may finish what it has begun."""
+    log_format: Literal["text", "json"] = "text"
+    """Log lines for people or for machines."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least severity that is logged."""
+    ml: MLSettings = MLSettings()
+    """Everything about learning."""
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("redis_url")
+    @classmethod
+    def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            # Validated before, because it is defined before; missing here when it was itself wrong.
+            check_redis_url(value, allow_plain_remote=info.data.get("allow_plain_remote_redis", False))
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class passes it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, and the environment over the file."""
+        path = os.environ.get(CONFIG_VARIABLE)
+        file = (TomlConfigSettingsSource(settings_cls, toml_file=path),) if path else ()
+        return init_settings, env_settings, *file
+
+    @property
+    def store_path(self) -> Path:
+        """The SQLite store."""
+        return self.state_dir / "features.db"
+
+    @property
+    def archive_path(self) -> Path:
+        """The archive of received events."""
+        return self.state_dir / "events.db"
+
+    @property
+    def models_dir(self) -> Path:
+        """Model files."""
+        return self.state_dir / "models"
+
+    @property
+    def valkey_dir(self) -> Path:
+        """Data of the embedded server."""
+        return self.state_dir / "valkey"
+
+    @property
+    def training_lock_path(self) -> Path:
+        """File that the process which is training keeps locked."""
+        return self.state_dir / "training.lock"
+
+    @property
+    def consumer(self) -> str:
+        """This process's stable name in the consumer group."""
+        return f"{self.consumer_name or socket.gethostname()}-{self.consumer_slot}"
+
+    @property
+    def masked_redis_url(self) -> str:
+        """Where the streams are, without password; `embedded` when no URL is set."""
+        return "embedded" if self.redis_url is None else mask_url(self.redis_url)
+
+    def to_ml_config(self) -> MLConfig:
+        """The library's configuration, with the paths below `state_dir`."""
+        return self.ml.to_config(model_dir=str(self.models_dir), feature_db_path=str(self.store_path))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from `overrides`, the environment and the TOML file, in this order of precedence.
+
+    Raises:
+        ConfigurationError: one line that names each wrong or unknown setting, its value and what is allowed.
+    """
+    types = setting_types(Settings)
+    refuse_unknown(os.environ, types)
+    check_config_file(os.environ.get(CONFIG_VARIABLE))
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        lines = [explain(item, types) for item in error.errors(include_url=False)]
+        raise ConfigurationError("; ".join(lines)) from None
+    except SettingsError as error:
+        raise ConfigurationError(explain_json(str(error), os.environ, types)) from None

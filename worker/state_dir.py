@@ -1,0 +1,68 @@
+"""The state directory: private directories, locks, the marker of a restore, and faults of its disk that may pass."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from worker.errors import ConfigurationError, TransientError
+from worker.settings.schema import Settings
+
+
+def make_private(directory: Path) -> None:
+    """Creates `directory` with mode 0700, or narrows it to that.
+
+    Raises:
+        ConfigurationError: it is no directory, a symbolic link, or another user's.
+        TransientError: the disk cannot be written just now.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.stat(follow_symlinks=False)
+        if directory.is_symlink() or found.st_uid != os.geteuid():
+            raise ConfigurationError(f"{directory} must be a directory of this user, not a link and not another's")
+        if found.st_mode & 0o777 != 0o700:
+            directory.chmod(0o700)
+    except OSError as error:
+        if may_pass(error):
+            raise TransientError(f"{directory} cannot be written just now: {error.strerror}") from error
+        raise ConfigurationError(f"{directory} cannot be used as a private directory: {error.strerror}") from error
+
+
+def take_lock(path: Path) -> int | None:
+    """A descriptor that holds the lock on `path`, or None when someone else does. Close it to let go."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+#: In the state directory while a restore replaces files; no store is opened beside it.
+RESTORE_MARKER = "restore-in-progress.json"
+
+
+def refuse_half_restored(settings: Settings) -> None:
+    """Refuse to work on a state directory whose files are being replaced.
+
+    Raises:
+        ConfigurationError: a restore is going on, or was interrupted.
+    """
+    if (settings.state_dir / RESTORE_MARKER).exists():
+        raise ConfigurationError(f"a restore of {settings.state_dir} was interrupted: run `refinery restore` again")
+
+
+#: What a disk or a file system says that may be well again later.
+_PASSING = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE})
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the disk may be well again later, as one that is full; not so a path that is wrong."""
+    return error.errno in _PASSING

@@ -1,0 +1,80 @@
+"""One entry of an input stream, and adding entries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from worker.streams.errors import translated
+
+if TYPE_CHECKING:
+    import redis
+
+_DATA = b"data"
+_REPLAY_OF = b"replay_of"
+_REPLAY = re.compile(rb"([0-9]{1,18})/([0-9]{1,18})")
+
+
+class Entry(NamedTuple):
+    """One entry of an input stream, as delivered to this consumer."""
+
+    stream: str
+    entry_id: str
+    fields: Mapping[bytes, bytes]
+    #: Delivered before, to us or to another consumer: its effects may be in the store already.
+    redelivered: bool = False
+
+    @property
+    def data(self) -> bytes | None:
+        """The event's bytes; None when the entry was trimmed away while pending, or has no such field."""
+        return self.fields.get(_DATA)
+
+    @property
+    def is_lost(self) -> bool:
+        """True when the server no longer has the entry: it was trimmed or deleted while it was pending."""
+        return not self.fields
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells this entry from every other: stream and entry id."""
+        return self.stream, self.entry_id
+
+    @property
+    def added_ms(self) -> int:
+        """When the server got the entry, by its clock, as its id says."""
+        return int(self.entry_id.partition("-")[0])
+
+    @property
+    def replay(self) -> tuple[int, int] | None:
+        """The dead letter that this entry says it replays, and which replay of it this is."""
+        if _REPLAY_OF not in self.fields:
+            return None
+        match = _REPLAY.fullmatch(self.fields[_REPLAY_OF])
+        return (int(match[1]), int(match[2])) if match else None
+
+
+def append(client: redis.Redis, stream: str, data: bytes, *, replay: tuple[int, int] | None = None) -> str:
+    """Add one event to a stream; returns its entry id.
+
+    Raises:
+        TransientError: Redis is away; the event may have been written, and identity makes a second try harmless.
+    """
+    fields: dict[Any, Any] = {_DATA: data}
+    if replay is not None:
+        fields[_REPLAY_OF] = b"%d/%d" % replay
+    with translated():
+        entry_id: Any = client.xadd(stream, fields)
+        return str(entry_id.decode())
+
+
+def append_many(client: redis.Redis, events: Sequence[tuple[str, bytes]]) -> None:
+    """Add (stream, event) pairs in order, in one round trip.
+
+    Raises:
+        TransientError: Redis is away; any number of them may have been written.
+    """
+    with translated(), client.pipeline(transaction=False) as pipe:
+        for stream, data in events:
+            pipe.xadd(stream, {_DATA: data})
+        pipe.execute()

@@ -1,0 +1,89 @@
+"""Publishing events from a file of JSON lines: what `refinery publish` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import orjson
+
+from worker.errors import RefineryError
+from worker.streams.entries import append_many
+
+if TYPE_CHECKING:
+    import redis
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A line that is no event; nothing was published for it."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publication came to."""
+
+    events: int
+    refused: tuple[Refused, ...]
+
+
+class BadLine(RefineryError):
+    """A line does not say what kind of event it is."""
+
+
+def publish_lines(
+    client: redis.Redis,
+    lines: Iterable[bytes],
+    *,
+    streams: Mapping[str, str],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Published:
+    """Append each line's event to the stream of its `type`, in order; empty lines are passed over.
+
+    The events themselves are not checked: the worker's door does that, and says why it refuses one.
+
+    Args:
+        client: a client that does not retry.
+        lines: one JSON object each, with `type` beside the event's fields.
+        streams: stream name by event type.
+        progress: told how many lines were read since it was last told.
+
+    Raises:
+        TransientError: Redis is away. Publishing the same file again is harmless: events have an identity.
+    """
+    events, refused = 0, []
+    numbered = enumerate(lines, start=1)
+    while chunk := list(islice(numbered, _CHUNK)):
+        ready = []
+        for number, line in chunk:
+            if not line.strip():
+                continue
+            try:
+                ready.append(_addressed(line, streams))
+            except BadLine as error:
+                refused.append(Refused(number, str(error)))
+        append_many(client, ready)
+        events += len(ready)
+        progress(len(chunk))
+    return Published(events, tuple(refused))
+
+
+def _addressed(line: bytes, streams: Mapping[str, str]) -> tuple[str, bytes]:
+    """The stream of a line and the event's bytes, without the `type` that addressed it."""
+    try:
+        fields = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise BadLine(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise BadLine("not a JSON object")
+    kind = fields.pop("type", None)
+    if kind not in streams:
+        raise BadLine(f"type must be one of {', '.join(streams)}, and is {kind!r}")
+    return streams[kind], orjson.dumps(fields)

@@ -1,0 +1,68 @@
+"""Whether a server is fit for the worker: asked once at the start, refused or warned of before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from loguru import logger
+
+from worker.errors import ConfigurationError
+from worker.streams.errors import translated
+
+#: What the worker sends beyond plain reads and writes; asked for by name, since version numbers do not tell.
+_NEEDED_COMMANDS = ("XAUTOCLAIM", "XREADGROUP", "XPENDING", "XCLAIM")
+
+
+def check_server(client: redis.Redis, streams: Sequence[str]) -> None:
+    """Refuse a server that may throw events away or lacks what we need, and warn about one that may forget them.
+
+    Args:
+        client: a client that does not retry.
+        streams: the keys that must be streams, or not there yet.
+
+    Raises:
+        ConfigurationError: the eviction policy is not `noeviction`, a command is missing, or a key is something else.
+        TransientError: it is away.
+    """
+    with translated():
+        _check_commands(client)
+        _check_settings(client)
+        for stream in streams:
+            kind: Any = client.type(stream)
+            if kind not in (b"stream", b"none"):
+                raise ConfigurationError(f"the key {stream} holds a {kind.decode()}, not a stream: name another one")
+
+
+def _check_commands(client: redis.Redis) -> None:
+    try:
+        # The client's own parser of COMMAND INFO breaks on a command that is not there.
+        missing: Any = client.eval(_MISSING, 0, *_NEEDED_COMMANDS)
+    except redis.ResponseError as error:
+        raise ConfigurationError(f"this server does not let us run scripts, which we need: {error}") from error
+    if missing:
+        names = ", ".join(name.decode() for name in missing)
+        raise ConfigurationError(f"this server has no {names}: use Valkey, or Redis 6.2 or newer")
+
+
+def _check_settings(client: redis.Redis) -> None:
+    try:
+        settings = client.config_get("maxmemory-policy", "appendonly")
+    except redis.ResponseError:
+        logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
+        return
+    policy = settings.get("maxmemory-policy")
+    if policy != "noeviction":
+        raise ConfigurationError(f"Redis must have maxmemory-policy noeviction, and has {policy}: it would drop events")
+    if settings.get("appendonly") != "yes":
+        logger.warning("Redis keeps no append-only file: a crash of the server loses events (set appendonly yes)")
+
+
+_MISSING = """
+local missing = {}
+for _, name in ipairs(ARGV) do
+    if not redis.call('COMMAND', 'INFO', name)[1] then missing[#missing + 1] = name end
+end
+return missing
+"""

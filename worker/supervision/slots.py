@@ -1,0 +1,43 @@
+"""Which worker of this machine a process is: the slot makes its name in the group, and a lock makes it its own.
+
+Two workers of one name would read each other's pending entries. A slot outlives its process, so that the next one in it
+finds what the last one had in hand.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from worker.errors import ServerBusy
+from worker.settings.schema import Settings
+from worker.state_dir import make_private, take_lock
+
+_MOST_SLOTS = 1000
+
+
+@contextmanager
+def worker_slot(settings: Settings) -> Iterator[Settings]:
+    """The settings with a slot that no other process of this state directory has, while the block runs.
+
+    The slot that was asked for, or else the lowest free one.
+
+    Raises:
+        ServerBusy: the slot that was asked for is taken, or all are.
+        ConfigurationError: the state directory cannot be made private.
+    """
+    directory = settings.state_dir / "workers"
+    make_private(settings.state_dir.resolve())
+    make_private(directory)
+    wanted = "consumer_slot" in settings.model_fields_set
+    for slot in [settings.consumer_slot] if wanted else range(_MOST_SLOTS):
+        lock = take_lock(directory / f"slot-{slot}.lock")
+        if lock is not None:
+            try:
+                yield settings.model_copy(update={"consumer_slot": slot})
+            finally:
+                os.close(lock)
+            return
+    which = f"slot {settings.consumer_slot}" if wanted else "every slot"
+    raise ServerBusy(f"{which} of {settings.state_dir} is taken by a running worker")
