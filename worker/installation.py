@@ -5,6 +5,7 @@ Kept apart from the composition root, so that looking at a store does not load w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -32,10 +33,15 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
         ConfigurationError: a restore of it was interrupted.
     """
     refuse_half_restored(settings)
-    store = FeatureDatabase(str(settings.store_path), read_only=read_only)
+    store = FeatureDatabase(settings.store_path, read_only=read_only)
     if not read_only:
         store.initialize()
     return store
+
+
+def open_copy(path: Path) -> FeatureDatabase:
+    """A copy of a store, as a backup holds one: only read, and as its schema is."""
+    return FeatureDatabase(path, read_only=True)
 
 
 def feature_pipeline(settings: Settings) -> FeaturePipeline:

@@ -23,6 +23,8 @@ from worker.errors import ConfigurationError, RefineryError, ServerBusy
 from worker.installation import open_store
 from worker.maintenance import backup as backups
 from worker.maintenance.backup import back_up, restore
+from worker.retraining.job import housekeeping, retrain
+from worker.retraining.queue import connect_queue
 from worker.settings.schema import Settings
 from worker.state_dir import RESTORE_MARKER
 from worker.supervision.slots import worker_slot
@@ -221,12 +223,8 @@ def test_nothing_is_restored_beside_a_running_worker(settings: Settings, tmp_pat
 STEPS = 6
 
 
-@pytest.mark.parametrize("step", range(1, STEPS + 1))
-def test_a_restore_killed_at_any_step_is_finished_by_the_next_and_nobody_sees_an_empty_store(
-    step: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = everything(settings)
-    backup = backed_up(settings, tmp_path)
+def killed_before_rename(step: int, settings: Settings, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that dies before its rename of this number, 1 is the first."""
     rename, done = Path.rename, 0
 
     def dying(self: Path, target: Any) -> Path:
@@ -240,6 +238,15 @@ def test_a_restore_killed_at_any_step_is_finished_by_the_next_and_nobody_sees_an
     with pytest.raises(KeyboardInterrupt):
         restore(settings, backup, now=NOW)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_restore_killed_at_any_step_is_finished_by_the_next_and_nobody_sees_an_empty_store(
+    step: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = everything(settings)
+    backup = backed_up(settings, tmp_path)
+    killed_before_rename(step, settings, backup, monkeypatch)
     with pytest.raises(ConfigurationError, match="run `refinery restore` again"):
         open_store(settings)
     shutil.rmtree(backup)  # it is not needed any more
@@ -247,6 +254,21 @@ def test_a_restore_killed_at_any_step_is_finished_by_the_next_and_nobody_sees_an
     assert everything(settings) == before
     with open_store(settings) as store:
         assert store.counts().signals == 5
+
+
+@pytest.mark.parametrize("step", range(1, STEPS + 1))
+def test_a_trainer_beside_an_interrupted_restore_leaves_what_it_keeps_alone(
+    step: int, settings: Settings, tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = everything(settings)
+    killed_before_rename(step, settings, backed_up(settings, tmp_path), monkeypatch)
+    with pytest.raises(ConfigurationError, match="run `refinery restore` again"):
+        retrain(settings, model_type="signal_quality", after=0, reason="test")
+    with connect_queue(valkey_url) as client:
+        housekeeping(settings, client)
+    replaced = restore(settings, tmp_path / "backup", now=NOW).replaced
+    assert replaced is not None
+    assert everything(settings.model_copy(update={"state_dir": replaced})) == live
 
 
 def test_a_damaged_store_is_replaced_and_kept(settings: Settings, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, 
 from trading_system.ml_refinement.storage.times import parse_bound
 from worker.console.filters import age_s, span
 from worker.errors import RefineryError
+from worker.installation import open_store
 from worker.observability.status import Monitoring, Status, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
@@ -117,7 +118,7 @@ class Reading:
     def store(self) -> FeatureDatabase:
         """This thread's read-only connection."""
         if not hasattr(self._local, "store"):
-            self._local.store = FeatureDatabase(self.settings.store_path, read_only=True)
+            self._local.store = open_store(self.settings, read_only=True)
         store: FeatureDatabase = self._local.store
         return store
 
@@ -159,7 +160,7 @@ class Reading:
         """Take one sample of the number of handled events."""
         try:
             counts = self.store.counts()
-        except StoreError:
+        except (StoreError, RefineryError):
             return
         handled = counts.signals + counts.outcomes + counts.duplicates + counts.dead_letters
         self._samples.append((time.monotonic(), handled))

@@ -12,7 +12,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 import orjson
 import redis
 
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreDamaged
+from trading_system.ml_refinement.storage import StoreDamaged
 from trading_system.ml_refinement.storage.copies import copy_database, fold_alone, problems, schema_step, sync
 from trading_system.ml_refinement.storage.schema import steps
 from worker.errors import RefineryError, ServerBusy
+from worker.installation import open_copy
 from worker.settings.schema import Settings
 from worker.state_dir import RESTORE_MARKER, make_private, take_lock
 from worker.streams.errors import translated
@@ -92,7 +93,9 @@ def _copy_models(source: Path, partial: Path) -> list[str]:
     """Copy the models that the copied store knows; those that are not there as registered, by id."""
     (partial / "models").mkdir(mode=0o700)
     missing = []
-    for model_id, name, sha256, serves in _models_of(partial / "features.db"):
+    with closing(open_copy(partial / "features.db")) as copy:
+        files = copy.models.files()
+    for model_id, name, sha256, serves in files:
         safe = _NAME.fullmatch(f"models/{name}") is not None
         if safe and _copy_file(source / name, partial / "models" / name) == sha256:
             continue
@@ -102,15 +105,6 @@ def _copy_models(source: Path, partial: Path) -> list[str]:
             (partial / "models" / name).unlink(missing_ok=True)
         missing.append(model_id)
     return missing
-
-
-def _models_of(store: Path) -> list[tuple[str, str, str | None, bool]]:
-    connection = Connection(store, read_only=True)
-    try:
-        rows = connection.query("SELECT model_id, model_path, artefact_sha256, is_active FROM model_registry")
-    finally:
-        connection.close()
-    return [(model_id, name, sha256, bool(serves)) for model_id, name, sha256, serves in rows]
 
 
 def _copy_file(source: Path, target: Path) -> str | None:
@@ -138,7 +132,7 @@ def _write_manifest(partial: Path, target: Path, missing: list[str], *, release:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         files[str(path.relative_to(partial))] = {"sha256": digest, "bytes": path.stat().st_size}
-    with FeatureDatabase(partial / "features.db", read_only=True) as store:
+    with open_copy(partial / "features.db") as store:
         signals = store.counts().signals
     manifest = {
         "format": _FORMAT,
@@ -234,7 +228,9 @@ def _stage(staged: Path, source: Path) -> dict[str, Any]:
     for database, prefix in (("features.db", ""), ("events.db", "archive_")):
         if database in manifest["files"]:
             _verify_database(staged / database, newest=max(steps(prefix)))
-    for model_id, name, sha256, _ in _models_of(staged / "features.db"):
+    with closing(open_copy(staged / "features.db")) as copy:
+        files = copy.models.files()
+    for model_id, name, sha256, _ in files:
         known = manifest["files"].get(f"models/{name}", {}).get("sha256")
         if known != sha256 and model_id not in manifest["missing_models"]:
             raise RefineryError(f"the file of model {model_id} is not the one it was registered with")

@@ -16,8 +16,9 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage import StoreError
 from worker.errors import RefineryError
+from worker.installation import open_store
 from worker.market_data.files import BadFileError, file_stem, read_bars
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect
@@ -107,7 +108,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
         yield Finding("store", "ok", "none yet; the first worker makes it")
         return
     try:
-        with closing(FeatureDatabase(path, read_only=True)) as store:
+        with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
             damage = store.connection.query("PRAGMA quick_check(1)")[0][0]
             counts = store.counts()
@@ -129,7 +130,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     if not settings.store_path.exists():
         yield Finding("models", "ok", "none yet")
         return
-    with closing(FeatureDatabase(settings.store_path, read_only=True)) as store:
+    with closing(open_store(settings, read_only=True)) as store:
         row = store.models.active(ModelType.SIGNAL_QUALITY)
         if row is None:
             yield Finding("models", "ok", "none serves yet; scores say cold_start")

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from worker.errors import RefineryError
-from worker.installation import release
+from worker.installation import open_store, release
 from worker.observability import live
 from worker.observability.status import Status, read_status
 from worker.redis_server.connection import connect
@@ -35,7 +35,7 @@ class StateCollector(Collector):
 
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
-        self._store = FeatureDatabase(settings.store_path, read_only=True)
+        self._opened: FeatureDatabase | None = None
         self._client = connect(url)
         self._figures: list[Metric] = []
         self._figures_at = -math.inf
@@ -67,14 +67,22 @@ class StateCollector(Collector):
         """Whether the store can be read now."""
         try:
             self._store.counts()
-        except StoreError:
+        except (StoreError, RefineryError):
             return False
         return True
 
     def close(self) -> None:
         """Close the connection and the client."""
-        self._store.close()
+        if self._opened is not None:
+            self._opened.close()
         self._client.close()
+
+    @property
+    def _store(self) -> FeatureDatabase:
+        """Opened when it is first asked for: at the start of a process it may not be there, or be half restored."""
+        if self._opened is None:
+            self._opened = open_store(self._settings, read_only=True)
+        return self._opened
 
     def _of_store(self, client: redis.Redis | None) -> Iterator[Metric]:
         status = read_status(self._settings, self._store, client)

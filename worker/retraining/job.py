@@ -17,6 +17,8 @@ from loguru import logger
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.times import utc_now
+from worker.errors import ConfigurationError
+from worker.installation import open_store
 from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
@@ -61,10 +63,11 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
 
     Raises:
         ForbiddenJob: this release trains no such model.
+        ConfigurationError: a restore was interrupted.
     """
     if model_type != ModelType.SIGNAL_QUALITY:
         raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
-    with training_lock(settings.training_lock_path), closing(_open_store(settings)) as store:
+    with training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
         sweep(store)
         newest = store.runs.last(model_type)
         if (newest.token if newest else 0) != after:
@@ -79,7 +82,7 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
     """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs."""
     try:
-        with closing(_open_store(settings)) as store:
+        with closing(open_store(settings)) as store:
             lock = take_lock(settings.training_lock_path)
             if lock is not None:
                 try:
@@ -89,7 +92,7 @@ def housekeeping(settings: Settings, client: redis.Redis) -> None:
                     os.close(lock)
             enqueue_if_due(settings, store, client)
             _watch_on_schedule(settings, store, client)
-    except (StoreError, OSError) as error:
+    except (StoreError, ConfigurationError, OSError) as error:
         logger.warning("the store could not be looked after: {}", error)
 
 
@@ -124,12 +127,6 @@ def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _open_store(settings: Settings) -> FeatureDatabase:
-    store = FeatureDatabase(settings.store_path)
-    store.initialize()
-    return store
 
 
 def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[str, Any]:

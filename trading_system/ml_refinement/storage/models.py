@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
@@ -61,6 +61,15 @@ class ServingModel:
     model_type: ModelType
     proven: bool
     candidate: bool
+
+
+class ModelFile(NamedTuple):
+    """The file of a registered model: its name in the models' directory, and the hash it was registered with."""
+
+    model_id: str
+    name: str
+    sha256: str | None
+    serves: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,11 @@ class Models:
         where, params = ("WHERE model_type = ?", (model_type,)) if model_type else ("", ())
         sql = f"{SELECT} {where} ORDER BY created_at DESC, id DESC LIMIT ?"
         return [_registry_row(row) for row in self._connection.query(sql, (*params, limit))]
+
+    def files(self) -> list[ModelFile]:
+        """The file of every registered model."""
+        rows = self._connection.query(FILES)
+        return [ModelFile(model_id, name, sha256, bool(serves)) for model_id, name, sha256, serves in rows]
 
     def activate(
         self,
@@ -275,6 +289,7 @@ SELECT = """
         deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at
     FROM model_registry"""
 ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
+FILES = "SELECT model_id, model_path, artefact_sha256, is_active FROM model_registry"
 SERVING = """
     SELECT model_id, model_type, proven, 0 FROM model_registry WHERE is_active = 1
     UNION ALL
