@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import redis
 from loguru import logger
-from numpy.typing import NDArray
 
 from benchmarks.contenders import refinery
 from benchmarks.ground import ground, inline, publish, small, train
@@ -31,6 +30,7 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.outcomes import Outcomes
 from trading_system.ml_refinement.storage.scores import Scores
 from trading_system.ml_refinement.storage.vectors import Vectors
+from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer import batch_handler as handlers
 from worker.consumer.deduplication import EntryFates
 from worker.consumer.loop import Consumer
@@ -39,7 +39,6 @@ from worker.observability import metrics
 from worker.streams.reader import GroupReader
 
 BATCH = 512
-Spent = NDArray[np.float64]
 STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "read": ((GroupReader, "read_new"),),
     "decode": ((handlers.BatchHandler, "_open"),),
@@ -67,9 +66,9 @@ class Ledger:
     """Own processor time of each step, batch by batch."""
 
     def __init__(self) -> None:
-        self.batches: list[dict[str, Spent]] = []
-        self._now: dict[str, Spent] = defaultdict(lambda: np.zeros(2))
-        self._inner: list[Spent] = [np.zeros(2)]
+        self.batches: list[dict[str, FloatArray]] = []
+        self._now: dict[str, FloatArray] = defaultdict(lambda: np.zeros(2))
+        self._inner: list[FloatArray] = [np.zeros(2)]
 
     def timed(self, step: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:
@@ -87,7 +86,7 @@ class Ledger:
 
         return run
 
-    def of_events(self, how: Callable[..., Any]) -> dict[str, Spent]:
+    def of_events(self, how: Callable[..., Any]) -> dict[str, FloatArray]:
         """Microseconds an event of each step, processor and clock; `how` makes one figure of those of all batches."""
         nothing = np.zeros(2)
         return {step: how([batch.get(step, nothing) for batch in self.batches], axis=0) / BATCH * 1e6 for step in STEPS}
@@ -139,7 +138,7 @@ def main() -> None:
         print(f"| {step} | {' | '.join(f'{micros:.1f}' for micros in figures)} |")
 
 
-def _clocks() -> Spent:
+def _clocks() -> FloatArray:
     """Seconds: this thread's processor time, and the clock."""
     return np.array([time.thread_time(), time.perf_counter()])
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import orjson
 import redis
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.pipeline import FeatureRequest, SignalMetadata
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.typing import FloatArray
 from worker.installation import feature_pipeline, open_store
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings, load_settings
@@ -132,7 +132,7 @@ def _history(number: int) -> Bars:
     return _HISTORIES[number]
 
 
-def _cents(prices: NDArray[np.float64]) -> list[float]:
+def _cents(prices: FloatArray) -> list[float]:
     return [round(price, 2) for price in prices.tolist()]
 
 

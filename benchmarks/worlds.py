@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
 
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
+
 Rng = np.random.Generator
 
 N_FEATURES = 60
@@ -36,8 +36,8 @@ class World:
     X: FloatArray
     r: FloatArray
     truth: FloatArray
-    entered_us: NDArray[np.int64]
-    known_us: NDArray[np.int64]
+    entered_us: TimeArray
+    known_us: TimeArray
 
 
 def loadings() -> FloatArray:
@@ -93,7 +93,7 @@ def calibrated_scale(kind: str, auc: float) -> tuple[float, float]:
     return scale, offset(scale)
 
 
-def outcomes(won: NDArray[np.bool_], rng: Rng) -> FloatArray:
+def outcomes(won: BoolArray, rng: Rng) -> FloatArray:
     """R-multiples: a win about +1.4, a loss about -1.05."""
     n = len(won)
     return np.where(won, 1.4 * np.exp(0.4 * rng.standard_normal(n)), -1.05 * np.exp(0.1 * rng.standard_normal(n)))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.monitoring.drift import MIN_ROWS, column_drift, psi, shares, windows
+from trading_system.ml_refinement.typing import FloatArray, TimeArray
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
-FloatArray = NDArray[np.float64]
 DAYS = 315
 PER_DAY = 4
 
 
-def persistent(rng: np.random.Generator, features: int, half_life_days: float) -> tuple[FloatArray, NDArray[np.int64]]:
+def persistent(rng: np.random.Generator, features: int, half_life_days: float) -> tuple[FloatArray, TimeArray]:
     """Stationary market-level features that remember, a little noise of each signal's own, and the signals' times."""
     keep = 0.5 ** (1.0 / half_life_days)
     path = np.empty((DAYS, features))
@@ -25,7 +24,7 @@ def persistent(rng: np.random.Generator, features: int, half_life_days: float) -
     return np.repeat(path, PER_DAY, axis=0) + 0.2 * rng.standard_normal((DAYS * PER_DAY, features)), stamps
 
 
-def flagged(X: FloatArray, stamps: NDArray[np.int64], shift: float = 0.0) -> float:
+def flagged(X: FloatArray, stamps: TimeArray, shift: float = 0.0) -> float:
     recent = stamps >= (DAYS - 63) * DAY_US
     names = tuple(f"x{i}" for i in range(X.shape[1]))
     found = column_drift(names, X[~recent], stamps[~recent], X[recent] + shift)

@@ -16,7 +16,6 @@ import pytest
 from tests.rebuild import shops
 from tests.rebuild.shops import NEW, OLD, STREAM, Shop, csv_of, dump, event, features
 from tests.worker.worlds import START, bars, signal
-from trading_system.ml_refinement.bars import Floats
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry, FeatureRequest
 from trading_system.ml_refinement.features.extractors.base_extractor import OHLCVExtractor
@@ -29,6 +28,7 @@ from trading_system.ml_refinement.storage import (
     feature_versions,
 )
 from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.typing import FloatArray
 from worker.events.decoding import decode_kept
 from worker.maintenance.rebuild import Obstacle
 
@@ -57,7 +57,7 @@ class Probe(OHLCVExtractor):
     def feature_names(self) -> list[str]:
         return [self._feature]
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         self._hook(batch)
         return batch.bars.tail("close", 1) * self._factor
 

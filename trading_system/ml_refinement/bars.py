@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 if TYPE_CHECKING:
     import pandas as pd  # where it is used it is loaded: it takes long, and the worker has no frames
 
-Floats = NDArray[np.float64]
-Instants = NDArray[np.int64]
 
 PRICES = ("open", "high", "low", "close")
 
@@ -39,12 +39,12 @@ class Bars:
     `from_frame`, or calls `check`. Slices are views; nobody writes into them.
     """
 
-    timestamp: Instants
-    open: Floats
-    high: Floats
-    low: Floats
-    close: Floats
-    volume: Floats
+    timestamp: TimeArray
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
 
     def __len__(self) -> int:
         return self.timestamp.size
@@ -133,26 +133,26 @@ class Bars:
         )
 
 
-def _refuse(code: str, broken: NDArray[np.bool_], column: str, first: int = 0) -> None:
+def _refuse(code: str, broken: BoolArray, column: str, first: int = 0) -> None:
     if broken.any():
         raise BarsError(code, f"{column} of bar {int(broken.argmax()) + first}")
 
 
-def _numbers(name: str, values: ArrayLike) -> Floats:
+def _numbers(name: str, values: ArrayLike) -> FloatArray:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
         raise BarsError("not_a_number", f"{name} is not a column of numbers")
     return np.ascontiguousarray(array, dtype=np.float64)
 
 
-def _instants(values: ArrayLike) -> Instants:
+def _instants(values: ArrayLike) -> TimeArray:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise BarsError("bad_timestamp", "timestamp is not a column of whole microseconds")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _frame_times(times: pd.Series[Any]) -> Instants:
+def _frame_times(times: pd.Series[Any]) -> TimeArray:
     import pandas as pd
 
     if times.dtype.kind in "iu":

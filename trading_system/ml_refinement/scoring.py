@@ -9,7 +9,6 @@ from typing import Literal, TypeVar, cast
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
@@ -25,8 +24,8 @@ from trading_system.ml_refinement.models.errors import FeatureContractError, Mod
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import ServingModel
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+from trading_system.ml_refinement.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 Status = Literal["scored", "cold_start", "stale"]
 Band = Literal["high", "medium", "low"]
 Model = TypeVar("Model", bound=BaseModel)

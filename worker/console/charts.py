@@ -13,11 +13,9 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from trading_system.ml_refinement.typing import FloatArray
 from worker.console.filters import signed
-
-FloatArray = NDArray[np.float64]
 
 INK, SOFT, LINE, ACCENT, GOOD, BAD, WARN = (f"#00000{digit}" for digit in range(1, 8))
 _VARIABLES = dict(

@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.scoring import Scorer
@@ -31,6 +29,7 @@ from trading_system.ml_refinement.storage import (
     VectorRow,
 )
 from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer.deduplication import EntryFates, Fate
 from worker.consumer.rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_rows
 from worker.dead_letters import Burial, DeadLetters
@@ -84,7 +83,7 @@ class _Computed:
     entries: list[Entry]
     signals: list[SignalCreated]
     rows: list[VectorRow]
-    values: NDArray[np.float64]
+    values: FloatArray
     predictions: list[PredictionRow]
     served: list[ServedRow]
 

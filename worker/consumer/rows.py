@@ -5,14 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.scoring import Scores, ShadowScores
 from trading_system.ml_refinement.storage import OutcomeRow, PredictionRow, ServedRow, VectorRow
 from trading_system.ml_refinement.storage.scores import Role
 from trading_system.ml_refinement.storage.times import text_from_us, texts_from_us
+from trading_system.ml_refinement.typing import FloatArray
 from worker.events.decoding import SignalCreated, TradeClosed
 from worker.streams.entries import Entry
 
@@ -113,7 +112,7 @@ def served_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> li
     return rows
 
 
-def _or_none(column: NDArray[np.float64], low: float = -_LARGEST, high: float = _LARGEST) -> list[float | None]:
+def _or_none(column: FloatArray, low: float = -_LARGEST, high: float = _LARGEST) -> list[float | None]:
     """The column as JSON can say it: what is no number is None.
 
     Raises:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from trading_system.ml_refinement.typing import AnyArray, FloatArray
 from trading_system.ml_refinement.validation.metrics import clustered_auc, log_losses
 from trading_system.simulation.position_tracker import OutcomeEvent
 from trading_system.simulation.signal_generator import SignalEvent
@@ -196,13 +196,13 @@ def evaluate(
     )
 
 
-def base_rates(timestamps: Sequence[str], outcomes: Sequence[OutcomeEvent]) -> NDArray[np.float64]:
+def base_rates(timestamps: Sequence[str], outcomes: Sequence[OutcomeEvent]) -> FloatArray:
     """For each instant, the share of wins among trades that had ended by it: (wins + 1) / (n + 2), 1/2 without any."""
     by_time = sorted(outcomes, key=lambda outcome: outcome["closed_at"])
     ends = np.array([outcome["closed_at"] for outcome in by_time], dtype="U20")
     wins = np.concatenate([[0], np.cumsum([outcome["r_multiple"] > 0 for outcome in by_time], dtype=np.int64)])
     ended = np.searchsorted(ends, np.array(timestamps, dtype="U20"), side="right")
-    rates: NDArray[np.float64] = (wins[ended] + 1) / (ended + 2)
+    rates: FloatArray = (wins[ended] + 1) / (ended + 2)
     return rates
 
 
@@ -233,12 +233,12 @@ def _lost(played: Played, scored_ids: Iterable[str], held: Held) -> int:
     return lost_signals + lost_outcomes
 
 
-def _groups(labels: NDArray[Any], names: Sequence[str], r: NDArray[np.float64]) -> dict[str, Group]:
+def _groups(labels: AnyArray, names: Sequence[str], r: FloatArray) -> dict[str, Group]:
     chosen = {name: r[labels == name] for name in names}
     return {name: Group(len(some), _mean(some > 0), _mean(some)) for name, some in chosen.items()}
 
 
-def _mean(values: NDArray[Any]) -> float | None:
+def _mean(values: AnyArray) -> float | None:
     return _rounded(values.mean()) if len(values) else None
 
 

@@ -6,9 +6,9 @@ import struct
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars, BarsError
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
 from worker.errors import DecodeError, Reason
 from worker.events.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
 from worker.events.strict_json import count_strings
@@ -17,8 +17,6 @@ from worker.events.timestamps import BadInstant, column_us
 # The rows of a matrix stand in this order, so that "between low and high" is two comparisons of two rows each.
 _ROWS = ("open", "close", "high", "low", "volume")
 _ROUNDING = 1e-9  # relative: prices that were adjusted column by column differ in their last bits
-
-Matrix = NDArray[np.float64]
 
 
 class BadBarsError(ValueError):
@@ -68,7 +66,7 @@ def bars_from_json(value: Any, *, field: Literal["bars", "benchmark"], not_after
     return JsonBars(bars, strings, len(unknown))
 
 
-def checked_bars(timestamp: NDArray[np.int64], matrix: Matrix) -> Bars:
+def checked_bars(timestamp: IntArray, matrix: FloatArray) -> Bars:
     """Bars of a matrix with the rows open, close, high, low, volume.
 
     Raises:
@@ -80,7 +78,7 @@ def checked_bars(timestamp: NDArray[np.int64], matrix: Matrix) -> Bars:
     return bars
 
 
-def _is_sound(timestamp: NDArray[np.int64], matrix: Matrix) -> bool:
+def _is_sound(timestamp: IntArray, matrix: FloatArray) -> bool:
     """The rules at once, for the usual case. Comparisons are False for NaN; what is between sound numbers is sound."""
     body, high, low = matrix[:2], matrix[2], matrix[3]
     low_min, volume_min = np.minimum.reduce(matrix[3:], axis=1)
@@ -96,7 +94,7 @@ def _is_sound(timestamp: NDArray[np.int64], matrix: Matrix) -> bool:
     )
 
 
-def matrix_of(columns: dict[str, list[float]]) -> Matrix:
+def matrix_of(columns: dict[str, list[float]]) -> FloatArray:
     """Columns of one length as the read-only matrix that `checked_bars` takes.
 
     Raises:
@@ -133,7 +131,7 @@ def _columns(value: Any, field: str, max_bars: int) -> dict[str, list[Any]]:
     return columns
 
 
-def _matrix(columns: dict[str, list[Any]]) -> Matrix:
+def _matrix(columns: dict[str, list[Any]]) -> FloatArray:
     try:
         matrix = matrix_of(columns)
     except struct.error:
@@ -170,6 +168,6 @@ def _refuse_faults(bars: Bars) -> None:
         _refuse(Reason.BAD_BARS, outside, f"{name} is not between low and high")
 
 
-def _refuse(reason: Reason, broken: NDArray[np.bool_], why: str) -> None:
+def _refuse(reason: Reason, broken: BoolArray, why: str) -> None:
     if broken.any():
         raise BadBarsError(reason, f"{why}, bar {int(broken.argmax())}")

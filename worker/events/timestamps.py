@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trading_system.ml_refinement.typing import IntArray
+
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
@@ -52,7 +54,7 @@ def instant_us(text: str) -> int:
     return us
 
 
-def column_us(texts: list[Any]) -> NDArray[np.int64]:
+def column_us(texts: list[Any]) -> IntArray:
     """`instant_us` of every text, many times as fast where the texts share their form. Not to be written to.
 
     Raises:
@@ -74,7 +76,7 @@ def column_us(texts: list[Any]) -> NDArray[np.int64]:
     return _by_suffix(texts, suffixes)
 
 
-def _by_suffix(texts: list[str], suffixes: set[str]) -> NDArray[np.int64]:
+def _by_suffix(texts: list[str], suffixes: set[str]) -> IntArray:
     """A column of a few forms, as local times have on both sides of a change of the clocks."""
     us = np.empty(len(texts), np.int64)
     for suffix in suffixes:
@@ -87,7 +89,7 @@ def _by_suffix(texts: list[str], suffixes: set[str]) -> NDArray[np.int64]:
     return us
 
 
-def _one_by_one(texts: list[Any]) -> NDArray[np.int64]:
+def _one_by_one(texts: list[Any]) -> IntArray:
     us = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
@@ -100,7 +102,7 @@ def _one_by_one(texts: list[Any]) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=32)  # symbols of one market and their benchmark share their times
-def _same_form(joined: str, suffix: str, first: str, count: int) -> NDArray[np.int64] | None:
+def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | None:
     """The column whose texts all end in `suffix`; None when one of them does not, or is no instant.
 
     The separator makes it safe to look only at the joined text: `count` texts of one length put it in fixed places, and
@@ -118,7 +120,7 @@ def _same_form(joined: str, suffix: str, first: str, count: int) -> NDArray[np.i
     day_is_sound = (day > 0) & (day <= month_days.take(month, mode="clip"))
     if np.count_nonzero(day_is_sound) < count or np.maximum.reduce(second) >= _DAY_S:
         return None
-    us: NDArray[np.int64] = ((month_eve.take(month, mode="clip") + day) * _DAY_S + second) * 1_000_000
+    us: IntArray = ((month_eve.take(month, mode="clip") + day) * _DAY_S + second) * 1_000_000
     try:
         shift = instant_us(first) - int(us[0])  # the fraction and the offset, which all rows share
     except BadInstant:
@@ -146,7 +148,7 @@ def _form(suffix: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 
 
 @lru_cache(maxsize=1)
-def _calendar() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _calendar() -> tuple[IntArray, IntArray]:
     """By yyyymm: days from the epoch to the month's eve, and the month's length; 0 where there is no such month."""
     eve = np.zeros((_LAST_YEAR + 2) * 100, np.int64)
     length = np.zeros_like(eve)

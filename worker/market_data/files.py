@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.typing import IntArray
 from worker.events.bar_columns import BadBarsError, checked_bars, matrix_of
 from worker.events.bar_limits import COLUMNS
 from worker.events.timestamps import BadInstant, column_us
@@ -85,14 +85,14 @@ def _numbers(name: str, texts: list[str]) -> list[float]:
     return numbers
 
 
-def _instants(texts: list[Any]) -> NDArray[np.int64]:
+def _instants(texts: list[Any]) -> IntArray:
     try:
         return column_us(texts)
     except BadInstant as error:
         raise BadFileError(f"timestamp of bar {error.row} is {error} (bars count from 0)") from None
 
 
-def _checked(timestamp: NDArray[np.int64], columns: dict[str, list[float]], counting: str) -> Bars:
+def _checked(timestamp: IntArray, columns: dict[str, list[float]], counting: str) -> Bars:
     try:
         return checked_bars(timestamp, matrix_of(columns))
     except struct.error:

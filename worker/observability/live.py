@@ -6,15 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import FeatureDrift, column_drift
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, RegistryRow
 from trading_system.ml_refinement.storage.times import us_array
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
-
-FloatArray = NDArray[np.float64]
 
 #: At most this many rows are read, whatever the size of the store.
 NEWEST_ROWS = 2_000
@@ -25,12 +23,12 @@ DRIFT_ROWS = 250
 class Served:
     """Served probabilities of the newest labelled signals, oldest label first; every array is (n,)."""
 
-    label_us: NDArray[np.int64]
+    label_us: TimeArray
     p: FloatArray
     r: FloatArray
 
     @property
-    def won(self) -> NDArray[np.bool_]:
+    def won(self) -> BoolArray:
         return self.r > 0
 
     def __len__(self) -> int:
@@ -128,7 +126,7 @@ def feature_drift(store: FeatureDatabase, champion: RegistryRow | None) -> list[
 
 def _vectors(
     reads: Connection, names: tuple[str, ...], version: str | None, start: str, end: str, limit: int
-) -> tuple[NDArray[np.int64], FloatArray]:
+) -> tuple[IntArray, FloatArray]:
     rows = reads.query(VECTORS, (start, end, version, limit))
     parsed = [orjson.loads(text) for _, text in rows]
     values = np.array([[row.get(name) for name in names] for row in parsed], dtype=float).reshape(-1, len(names))

@@ -14,10 +14,10 @@ import matplotlib.dates
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.evaluation.equity import Worth, mean_interval
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation, Group, Record
+from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
 from worker.report.formatting import number
 
@@ -131,7 +131,7 @@ def reliability(axes: Any, evaluation: Evaluation) -> None:
     axes.legend(loc="upper left", ncols=len(records) + 1, borderaxespad=0.2)
 
 
-def merged(bins: NDArray[np.float64], *, nearer_than: float = 0.004) -> NDArray[np.float64]:
+def merged(bins: FloatArray, *, nearer_than: float = 0.004) -> FloatArray:
     """Bins of (mean probability, win rate, rows) of the same probability made one: the order inside ties is no rank."""
     found: list[list[float]] = []
     for p, rate, rows in bins.tolist():

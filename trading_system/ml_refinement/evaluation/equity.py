@@ -7,11 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, IntArray, TimeArray
 
 RESAMPLES = 1_000
 _SEED = 7
@@ -42,12 +39,12 @@ class Worth:
     drawdown: float
     #: The drawdown that one in twenty orders of the same blocks exceeds.
     drawdown_bad: float
-    closes_us: IntArray
+    closes_us: TimeArray
     curve: FloatArray
 
 
 def block_bootstrap(
-    cluster: IntArray, statistic: Callable[[NDArray[np.intp]], float], *, resamples: int = RESAMPLES
+    cluster: IntArray, statistic: Callable[[IndexArray], float], *, resamples: int = RESAMPLES
 ) -> Interval:
     """A statistic's percentile interval, whole blocks of shared luck drawn with replacement.
 
@@ -107,7 +104,7 @@ def worth(
     name: str,
     r: FloatArray,
     weight: FloatArray,
-    closes_us: IntArray,
+    closes_us: TimeArray,
     cluster: IntArray,
     *,
     cost_r: float,

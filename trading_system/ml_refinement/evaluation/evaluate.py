@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.evaluation.comparison import compare_challengers
@@ -31,11 +30,10 @@ from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Evidence, Verdict, block_us, judge
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, IntArray, StringArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import DAY_US, Fold, measured_hold_us
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 #: Called with (done, total).
 Progress = Callable[[int, int], None]
 
@@ -52,9 +50,9 @@ class Record:
     """Probabilities that were made before their outcomes, in order of time; every array is (n,)."""
 
     name: str
-    signal_ids: NDArray[np.str_]
-    entered_us: IntArray
-    known_us: IntArray
+    signal_ids: StringArray
+    entered_us: TimeArray
+    known_us: TimeArray
     p: FloatArray
     r: FloatArray
     base: FloatArray
@@ -63,7 +61,7 @@ class Record:
     block_us: int
 
     @property
-    def won(self) -> NDArray[np.bool_]:
+    def won(self) -> BoolArray:
         """R above 0."""
         return self.r > 0
 
@@ -224,7 +222,7 @@ def _walk(
     walk = replace(backtest.splitter(data, config), pool_days=span_days)
     models: dict[bytes, SignalQualityModel] = {}
 
-    def fit(data: Dataset, rows: NDArray[np.intp], config: MLConfig, **rest: Any) -> SignalQualityModel:
+    def fit(data: Dataset, rows: IndexArray, config: MLConfig, **rest: Any) -> SignalQualityModel:
         models[rows.tobytes()] = model = backtest.fit_on(data, rows, config, **rest)
         return model
 
@@ -281,13 +279,13 @@ def figures(record: Record) -> tuple[FigureLine, ...]:
     error, chance = metrics.calibration_error(won, p)
     calibration = block_bootstrap(cluster, lambda rows: metrics.calibration_error(won[rows], p[rows])[0], resamples=300)
 
-    def top(rows: NDArray[np.intp]) -> float:
+    def top(rows: IndexArray) -> float:
         return metrics.top_mean(r[rows], p[rows], share=0.2)
 
-    def lift(rows: NDArray[np.intp]) -> float:
+    def lift(rows: IndexArray) -> float:
         return top(rows) - metrics.top_mean(r[rows], -p[rows], share=0.2)
 
-    def coefficient(rows: NDArray[np.intp]) -> float:
+    def coefficient(rows: IndexArray) -> float:
         return metrics.information_coefficient(r[rows], p[rows])
 
     mean_r = float(r.mean()) if len(r) else math.nan
@@ -336,7 +334,7 @@ def _groups(record: Record, kinds: dict[str, SignalKind], fields: Sequence[str])
     return tuple(found)
 
 
-def _group(record: Record, rows: NDArray[np.bool_], kind: str, name: str) -> Group:
+def _group(record: Record, rows: BoolArray, kind: str, name: str) -> Group:
     part = record.evidence.rows(rows)
     return Group(
         kind.replace("_", " "),

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import us_from_text
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import FloatArray
 
 #: So many signals with the nearest scores are "such signals".
 ALIKE = 50

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.training.dataset import Dataset
+from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import Fold, time_blocks
-
-FloatArray = NDArray[np.float64]
 
 _REPEATS = 3
 _SEED = 11

@@ -16,11 +16,12 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import PRICES, Bars, Floats
+from trading_system.ml_refinement.bars import PRICES, Bars
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, OHLCVExtractor
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.typing import FloatArray
 
 DAY_US = 86_400_000_000
 BARS = 300
@@ -180,7 +181,7 @@ def strange_bars() -> dict[str, Bars]:
     }
 
 
-def _scaled(bars: Bars, factor: Floats) -> Bars:
+def _scaled(bars: Bars, factor: FloatArray) -> Bars:
     return replace(bars, **{name: getattr(bars, name) * factor for name in PRICES})
 
 
@@ -253,14 +254,14 @@ def _copies(bars: Bars) -> list[np.ndarray]:
     return [getattr(bars, field.name).copy() for field in fields(bars)]
 
 
-def _evaluate(extractor: BaseFeatureExtractor, requests: Sequence[FeatureRequest]) -> Floats:
+def _evaluate(extractor: BaseFeatureExtractor, requests: Sequence[FeatureRequest]) -> FloatArray:
     values = extractor.evaluate(SignalBatch(requests))
     for row, at in np.argwhere(~np.isfinite(values)).tolist():
         raise CheckFailed(f"{extractor.feature_names[at]}: {values[row, at]} for {requests[row].signal_id}")
     return values
 
 
-def _in_range(extractor: BaseFeatureExtractor, values: Floats, requests: Sequence[FeatureRequest]) -> None:
+def _in_range(extractor: BaseFeatureExtractor, values: FloatArray, requests: Sequence[FeatureRequest]) -> None:
     for at, one in enumerate(extractor.definitions):
         for row in np.flatnonzero((values[:, at] < one.low) | (values[:, at] > one.high)).tolist():
             away = max(one.low - values[row, at], values[row, at] - one.high)
@@ -269,11 +270,11 @@ def _in_range(extractor: BaseFeatureExtractor, values: Floats, requests: Sequenc
             _hold(bool(away <= rounding), f"{one.name}: {values[row, at]} is outside [{one.low}, {one.high}] {where}")
 
 
-def _agree(extractor: BaseFeatureExtractor, values: Floats, expected: Floats, how: str) -> None:
+def _agree(extractor: BaseFeatureExtractor, values: FloatArray, expected: FloatArray, how: str) -> None:
     _agree_columns(extractor.feature_names, values, expected, how)
 
 
-def _agree_columns(names: Sequence[str], values: Floats, expected: Floats, how: str) -> None:
+def _agree_columns(names: Sequence[str], values: FloatArray, expected: FloatArray, how: str) -> None:
     apart = np.abs(values - expected) > AGREEMENT * np.maximum(np.abs(values), np.abs(expected))
     for row, at in np.argwhere(apart).tolist():
         raise CheckFailed(f"{names[at]}: {values[row, at]} {how}, {expected[row, at]} before (signal {row})")

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
@@ -23,6 +22,7 @@ from trading_system.ml_refinement.features.extractors.signal_metadata import Sig
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
 from trading_system.ml_refinement.features.scaling import FeatureScaler
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +47,8 @@ class FeatureBatch:
     extractor, on how many signals it failed, and how on the first.
     """
 
-    values: Floats
-    complete: NDArray[np.bool_]
+    values: FloatArray
+    complete: BoolArray
     failures: dict[str, str]
 
 
@@ -125,7 +125,7 @@ class FeaturePipeline:
             complete[list(failed)] = False
         return FeatureBatch(values, complete, {name: _told(failed, requests) for name, failed in errors.items()})
 
-    def _fill(self, out: Floats, requests: Sequence[FeatureRequest]) -> dict[str, dict[int, str]]:
+    def _fill(self, out: FloatArray, requests: Sequence[FeatureRequest]) -> dict[str, dict[int, str]]:
         """Write the rows of these signals, and say which extractor failed on which row, and how."""
         batch = SignalBatch(requests)
         for column, width in self._expected.items():
@@ -232,7 +232,7 @@ def _version(config: FeatureConfig, parts: list[_Part]) -> str:
     return f"{config.feature_set.value}-{digest[:8]}"
 
 
-def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Floats, dict[int, str]]:
+def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[FloatArray, dict[int, str]]:
     """The block of values with neutral rows where the extractor failed, and by row how."""
     try:
         values = extractor.evaluate(batch)
@@ -251,7 +251,7 @@ def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Flo
     return values, errors
 
 
-def _one_by_one(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Floats, dict[int, str]]:
+def _one_by_one(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[FloatArray, dict[int, str]]:
     """So that a signal an extractor stumbles over takes no other signal with it."""
     single = [_evaluated(extractor, SignalBatch([request])) for request in batch.requests]
     errors = {row: message[0] for row, (_, message) in enumerate(single) if message}

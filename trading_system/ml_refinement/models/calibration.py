@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit, xlog1py, xlogy
 
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
 MIN_ROWS = 100
 MIN_PER_CLASS = 30
@@ -44,7 +43,7 @@ def base_rate_only(wins: int, rows: int) -> Calibration:
     return Calibration(intercept=float(logit((wins + 1.0) / (rows + 2.0))), slope=0.0, rows=0)
 
 
-def fit_calibration(out_of_fold: FloatArray, won: NDArray[np.bool_], *, all_won: NDArray[np.bool_]) -> Calibration:
+def fit_calibration(out_of_fold: FloatArray, won: BoolArray, *, all_won: BoolArray) -> Calibration:
     """Fit by maximum likelihood on out-of-fold raw probabilities.
 
     Args:

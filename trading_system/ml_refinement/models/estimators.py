@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -18,10 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
 from trading_system.ml_refinement.models.trees import Forest, from_gradient_boosting, from_histogram_boosting
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-IndexArray = NDArray[np.intp]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray
 
 SCALERS: Mapping[str, type[StandardScaler | MinMaxScaler | RobustScaler]] = {
     "standard": StandardScaler,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.calibration import Calibration, base_rate_only, fit_calibration
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
@@ -20,10 +19,7 @@ from trading_system.ml_refinement.models.estimators import (
     threads,
 )
 from trading_system.ml_refinement.models.selection import SelectionRule, select_columns, usable_columns
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-IndexArray = NDArray[np.intp]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, TimeArray
 
 _FOLDS_BY_ROWS = 4
 _TAIL_SHARE = 5
@@ -47,7 +43,7 @@ class FitPlan:
     calibration: Sequence[RowSplit]
     stopping: Sequence[RowSplit]
     #: When each row was entered, microseconds; None: not known.
-    entered_us: NDArray[np.int64] | None = None
+    entered_us: TimeArray | None = None
 
     @classmethod
     def by_rows(cls, n: int) -> FitPlan:

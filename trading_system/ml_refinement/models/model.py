@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
@@ -19,8 +19,7 @@ from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import BadData, FeatureContractError, ModelFileRefused
 from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import AnyArray, FloatArray
 
 _FORMAT = 1
 _GOLDEN_ROWS = 8
@@ -79,7 +78,7 @@ class BaseModel(ABC):
         """
 
     @abstractmethod
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """Predictions, shape (n,)."""
 
     @abstractmethod

@@ -7,11 +7,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import FloatArray
 
 #: A single feature counts for at most this many squared scales in the mean, so that the mean speaks of many features.
 _SQUARE_CAP = 25.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
@@ -16,9 +16,7 @@ from trading_system.ml_refinement.models.estimators import column_medians, threa
 from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.models.model import BaseModel
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from trading_system.ml_refinement.typing import FloatArray, IntArray, StringArray, TimeArray
 
 #: By number: 0-3 are falling and quiet, falling and volatile, rising and quiet, rising and volatile.
 REGIMES = ("bear_quiet", "bear_volatile", "bull_quiet", "bull_volatile")
@@ -98,13 +96,13 @@ class RegimeClassifier(BaseModel):
             self.set_validation(len(validation), self._report(validation, self.hindsight(validation)))
         return dict(self._metrics["train"])
 
-    def hindsight(self, X: ArrayLike, entered_us: IntArray | None = None) -> IntArray:
+    def hindsight(self, X: ArrayLike, entered_us: TimeArray | None = None) -> IntArray:
         """Numbers of the regimes that rows turned out to lie in, given the rows around them, shape (n,)."""
         values = np.asarray(X, dtype=np.float64)
         direction, volatility = self._smoothed(values, _days(entered_us, len(values))).T
         return np.asarray(2 * (direction > _TIE) + (volatility > self._calm + _TIE), dtype=np.int64)
 
-    def predict(self, X: ArrayLike) -> NDArray[np.str_]:
+    def predict(self, X: ArrayLike) -> StringArray:
         """Name of the likeliest regime, shape (n,)."""
         likeliest = self.predict_proba(X).argmax(axis=1)
         return np.array([REGIMES[number] for number in likeliest.tolist()], dtype=np.str_)
@@ -182,5 +180,5 @@ def _columns(names: Sequence[str]) -> IntArray:
     raise NoUsableFeatures(f"a regime is told from {told}")
 
 
-def _days(entered_us: IntArray | None, n: int) -> IntArray:
+def _days(entered_us: TimeArray | None, n: int) -> IntArray:
     return np.arange(n) if entered_us is None else entered_us // _DAY_US

@@ -9,7 +9,8 @@ from typing import ClassVar
 from numpy.typing import ArrayLike
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.models.signal_quality import FloatArray, SignalQualityModel
+from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
+from trading_system.ml_refinement.typing import FloatArray
 
 
 class ReturnPredictor(SignalQualityModel):

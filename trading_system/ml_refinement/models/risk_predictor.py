@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from trading_system.ml_refinement.config import ModelType
@@ -17,8 +17,7 @@ from trading_system.ml_refinement.models.model import BaseModel
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.models.trees import Forest, from_histogram_boosting
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import FloatArray
 
 LEVEL = 0.1
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.models.errors import NoUsableFeatures
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +23,7 @@ class SelectionRule:
     threshold: float = 0.01
 
 
-def usable_columns(X: FloatArray) -> NDArray[np.intp]:
+def usable_columns(X: FloatArray) -> IndexArray:
     """Indices of columns with at least two different known values."""
     known = ~np.isnan(X)
     low = np.where(known, X, np.inf).min(axis=0, initial=np.inf)
@@ -33,7 +31,7 @@ def usable_columns(X: FloatArray) -> NDArray[np.intp]:
     return np.flatnonzero(low < high)
 
 
-def select_columns(X: FloatArray, won: NDArray[np.bool_], rule: SelectionRule) -> NDArray[np.intp]:
+def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> IndexArray:
     """Indices of the columns to fit on, ascending.
 
     Raises:
@@ -52,7 +50,7 @@ def select_columns(X: FloatArray, won: NDArray[np.bool_], rule: SelectionRule) -
     return usable[np.sort(strongest)]
 
 
-def marginal_importance(X: FloatArray, won: NDArray[np.bool_]) -> FloatArray:
+def marginal_importance(X: FloatArray, won: BoolArray) -> FloatArray:
     """Shares summing to 1, shape (n_features,); equal shares where nothing correlates."""
     z = (X - np.nanmean(X, axis=0)) / _positive(np.nanstd(X, axis=0))
     z = np.clip(np.nan_to_num(z, nan=0.0), -5.0, 5.0)

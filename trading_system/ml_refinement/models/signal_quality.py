@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
 from trading_system.ml_refinement.config import ModelType
@@ -17,8 +17,7 @@ from trading_system.ml_refinement.models.model import BaseModel
 from trading_system.ml_refinement.models.novelty import Novelty, fit_novelty
 from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import AnyArray, BoolArray, FloatArray
 
 
 class Assessment(NamedTuple):
@@ -134,7 +133,7 @@ class SignalQualityModel(BaseModel):
             self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0))
         return dict(self._metrics["train"])
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: ArrayLike) -> AnyArray:
         """1 where a win is more likely than not, else 0; shape (n,)."""
         return (self.predict_proba(X) > 0.5).astype(np.int64)
 
@@ -176,7 +175,7 @@ class SignalQualityModel(BaseModel):
     def _expected_r(self, p: FloatArray) -> FloatArray:
         return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
 
-    def _report(self, X: FloatArray, won: NDArray[np.bool_]) -> dict[str, float]:
+    def _report(self, X: FloatArray, won: BoolArray) -> dict[str, float]:
         p = self._classifier.proba(X)
         both = 0 < won.sum() < len(won)
         report = {

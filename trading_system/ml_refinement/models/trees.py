@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     HistGradientBoostingClassifier,
@@ -19,8 +18,7 @@ from sklearn.ensemble import (
 )
 
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
 
 _ROWS_AT_ONCE = 4096
 
@@ -36,12 +34,12 @@ class Forest:
     #: Compare features in single precision, as the estimator that grew the trees did.
     single_precision: bool
     depth: int
-    roots: NDArray[np.int64]
-    feature: NDArray[np.int64]
+    roots: IntArray
+    feature: IntArray
     threshold: FloatArray
-    missing_left: NDArray[np.bool_]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
+    missing_left: BoolArray
+    left: IntArray
+    right: IntArray
     value: FloatArray
     gain: FloatArray
 
@@ -160,7 +158,7 @@ def from_gradient_boosting(grown: GradientBoostingClassifier, *, medians: FloatA
     )
 
 
-def _starts(sizes: Sequence[int]) -> NDArray[np.int64]:
+def _starts(sizes: Sequence[int]) -> IntArray:
     return np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
 
 

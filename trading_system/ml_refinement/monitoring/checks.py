@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.models.errors import ModelFileRefused
@@ -31,6 +30,7 @@ from trading_system.ml_refinement.storage.monitoring import (
 )
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.promotion import DEMOTION_DAYS, Evidence, block_us
+from trading_system.ml_refinement.typing import IntArray
 from trading_system.ml_refinement.validation.walk_forward import DAY_US, measured_hold_us
 
 #: More features than this share drifted, and it is an alarm. Without drift, persistent features stay below it.
@@ -212,7 +212,7 @@ def _served(db: FeatureDatabase, config: MLConfig, newest: str) -> tuple[Evidenc
         history.timestamp_us, history.label_us, at_most_days=config.training.train_window_days / 4.0
     )
     base = np.array([rates.get(model_id, 0.5) for model_id in history.model_id.tolist()], dtype=np.float64)
-    windows: NDArray[np.int64] = np.zeros(len(base), dtype=np.int64)
+    windows: IntArray = np.zeros(len(base), dtype=np.int64)
     evidence = Evidence(history.r > 0, history.quality_score, base, history.timestamp_us, windows, block_us(hold_us))
     return evidence, hold_us
 

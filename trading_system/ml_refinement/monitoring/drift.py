@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
-
-FloatArray = NDArray[np.float64]
-TimeArray = NDArray[np.int64]
 
 WINDOW_DAYS = 63
 #: A feature has drifted where its index is above this multiple of the largest among the reference's own windows.
@@ -95,7 +92,7 @@ def column_drift(
     return sorted(found, key=lambda drift: drift.limit - drift.psi)
 
 
-def _one(name: str, before: FloatArray, now: FloatArray, inside: list[NDArray[np.bool_]]) -> FeatureDrift:
+def _one(name: str, before: FloatArray, now: FloatArray, inside: list[BoolArray]) -> FeatureDrift:
     missing = float(np.isnan(now).mean()), float(np.isnan(before).mean())
     known = before[~np.isnan(before)]
     if not len(known):
@@ -106,7 +103,7 @@ def _one(name: str, before: FloatArray, now: FloatArray, inside: list[NDArray[np
     return FeatureDrift(name, psi(shares(before, edges), shares(now, edges)), limit, *missing)
 
 
-def windows(stamps_us: TimeArray, window_us: int) -> list[NDArray[np.bool_]]:
+def windows(stamps_us: TimeArray, window_us: int) -> list[BoolArray]:
     """Which rows lie in each window, one every third of its length; windows with few rows are left out."""
     if not len(stamps_us):
         return []

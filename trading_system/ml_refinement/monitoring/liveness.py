@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trading_system.ml_refinement.training.promotion import (
     DEMOTION_DAYS,
     DEMOTION_LEVEL,
     MIN_ROWS,
     Evidence,
 )
+from trading_system.ml_refinement.typing import FloatArray, IntArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ def compare(
     names: tuple[str, str],
     r: FloatArray,
     p: tuple[FloatArray, FloatArray],
-    cluster: NDArray[np.int64],
+    cluster: IntArray,
 ) -> Comparison:
     """Two models' logged probabilities for the same signals.
 

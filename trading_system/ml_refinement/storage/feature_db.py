@@ -23,14 +23,12 @@ from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from trading_system.ml_refinement.storage.entries import Entries
     from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
     from trading_system.ml_refinement.storage.outcomes import Outcomes
     from trading_system.ml_refinement.storage.scores import Scores
-    from trading_system.ml_refinement.storage.vectors import Matrix, Vectors
+    from trading_system.ml_refinement.storage.vectors import Vectors
+    from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 
 class FeatureDatabase:
@@ -209,7 +207,7 @@ class FeatureDatabase:
         require_target: bool = True,
         *,
         feature_version: str | None = None,
-    ) -> tuple[Matrix, Matrix, list[str]]:
+    ) -> tuple[FloatArray, FloatArray, list[str]]:
         """X (n, f), y (n,) in R-multiples and the f feature names, oldest first; incomplete vectors left out.
 
         Both dates are inclusive. One feature version at a time: without `feature_version`, that of the vector stored
@@ -235,7 +233,7 @@ class FeatureDatabase:
 
     def get_training_data_binary(
         self, start_date: str, end_date: str, **kwargs: Any
-    ) -> tuple[Matrix, NDArray[np.int64], list[str]]:
+    ) -> tuple[FloatArray, IntArray, list[str]]:
         """`get_training_data` with y 1 for a win (R > 0) and 0 for a loss.
 
         Raises:

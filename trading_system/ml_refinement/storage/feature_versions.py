@@ -8,7 +8,8 @@ from typing import Literal
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.times import Clock, utc_text
-from trading_system.ml_refinement.storage.vectors import Matrix, Vectors, feature_texts, packed_rows
+from trading_system.ml_refinement.storage.vectors import Vectors, feature_texts, packed_rows
+from trading_system.ml_refinement.typing import FloatArray
 
 ReplaceResult = Literal["replaced", "same", "overtaken"]
 
@@ -55,7 +56,7 @@ class FeatureVersions:
         ]
 
     def replace(
-        self, before: Sequence[StoredVector], feature_version: str, names: Sequence[str], values: Matrix
+        self, before: Sequence[StoredVector], feature_version: str, names: Sequence[str], values: FloatArray
     ) -> list[ReplaceResult]:
         """Put complete features in the place of those read, and say what became of each vector.
 

@@ -13,10 +13,8 @@ from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, us_array, utc_now, utc_text
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from trading_system.ml_refinement.typing import FloatArray, TimeArray
 
-    from trading_system.ml_refinement.storage.vectors import Matrix
 
 Cause = Literal["schedule", "training"]
 
@@ -111,8 +109,8 @@ class RecentRows:
     """What was stored in a span of signal time, oldest first, labelled or not."""
 
     #: Complete vectors of one feature version, (n, f), NaN where a feature is missing, and their times, (n,).
-    X: Matrix
-    timestamp_us: NDArray[np.int64]
+    X: FloatArray
+    timestamp_us: TimeArray
     #: Signals of any version in that span, and those with a failed extractor.
     signals: int
     incomplete: int

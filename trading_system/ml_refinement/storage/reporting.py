@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.times import us_array
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class SignalKind:
 class Answered:
     """Served scores and whether the signal has an outcome by now; arrays are (n,)."""
 
-    timestamp_us: NDArray[np.int64]
-    score: NDArray[np.float64]
-    labelled: NDArray[np.bool_]
+    timestamp_us: TimeArray
+    score: FloatArray
+    labelled: BoolArray
 
 
 def signal_kinds(connection: Connection) -> dict[str, SignalKind]:

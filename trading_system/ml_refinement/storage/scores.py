@@ -8,12 +8,12 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import count_inserted
 from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
 from trading_system.ml_refinement.storage.vectors import id_list
+from trading_system.ml_refinement.typing import FloatArray, StringArray, TimeArray
 
 Role = Literal["champion", "shadow"]
 #: (signal_id, model_id or None, status, the published bytes)
@@ -51,12 +51,12 @@ class LoggedPrediction:
 class ServedHistory:
     """Served probabilities of labelled signals, ordered by (timestamp, signal_id); every array is (n,)."""
 
-    signal_id: NDArray[np.str_]
-    timestamp_us: NDArray[np.int64]
-    label_us: NDArray[np.int64]
-    quality_score: NDArray[np.float64]
-    r: NDArray[np.float64]
-    model_id: NDArray[np.str_]
+    signal_id: StringArray
+    timestamp_us: TimeArray
+    label_us: TimeArray
+    quality_score: FloatArray
+    r: FloatArray
+    model_id: StringArray
 
 
 class Scores:

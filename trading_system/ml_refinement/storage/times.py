@@ -10,8 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from trading_system.ml_refinement.typing import TimeArray
 
 Clock = Callable[[], datetime]
 
@@ -76,7 +75,7 @@ def us_from_text(text: str) -> int:
     return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
 
 
-def us_array(texts: Sequence[str]) -> NDArray[np.int64]:
+def us_array(texts: Sequence[str]) -> TimeArray:
     """`us_from_text` of many texts out of the store, int64 of shape (n,)."""
     import numpy as np
 

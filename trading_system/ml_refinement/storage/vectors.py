@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.counters import count_inserted
 from trading_system.ml_refinement.storage.times import Clock, check_texts, parse_bound, us_array, utc_text
-
-Matrix = NDArray[np.float64]
+from trading_system.ml_refinement.typing import FloatArray, TimeArray
 
 
 class VectorRow(NamedTuple):
@@ -52,12 +50,12 @@ class TrainingMatrix:
     of the same selection were left out because an extractor had failed.
     """
 
-    X: Matrix
-    r: Matrix
+    X: FloatArray
+    r: FloatArray
     names: tuple[str, ...]
     signal_ids: list[str]
-    timestamp_us: NDArray[np.int64]
-    label_us: NDArray[np.int64]
+    timestamp_us: TimeArray
+    label_us: TimeArray
     incomplete: int
 
 
@@ -100,7 +98,7 @@ class Vectors:
         rows = self._connection.query(KNOWN, (id_list(ids),)) if ids else []
         return {signal_id: KnownSignal(event_hash, entry_id) for signal_id, event_hash, entry_id in rows}
 
-    def insert_new(self, rows: Sequence[VectorRow], names: Sequence[str], values: Matrix) -> list[bool]:
+    def insert_new(self, rows: Sequence[VectorRow], names: Sequence[str], values: FloatArray) -> list[bool]:
         """Store the vectors of the signals that are not known; True where it was new.
 
         `values` is (len(rows), len(names)). A stored vector is never changed by this. Call inside `atomic()` together
@@ -219,7 +217,7 @@ def plain_features(features: Mapping[str, float]) -> dict[str, float]:
     return plain
 
 
-def feature_texts(names: Sequence[str], values: Matrix, count: int) -> list[str]:
+def feature_texts(names: Sequence[str], values: FloatArray, count: int) -> list[str]:
     """Each row of the matrix as the JSON text that is stored."""
     if values.shape != (count, len(names)):
         raise ValueError(f"values of shape {values.shape} for {count} vectors of {len(names)} features")
@@ -236,7 +234,7 @@ def feature_texts(names: Sequence[str], values: Matrix, count: int) -> list[str]
     return texts
 
 
-def fill(X: Matrix, rows: Sequence[Row], names: tuple[str, ...], lists: Mapping[int, tuple[str, ...]]) -> None:
+def fill(X: FloatArray, rows: Sequence[Row], names: tuple[str, ...], lists: Mapping[int, tuple[str, ...]]) -> None:
     """Fill X, one row for each of (list_id, packed, features, ...); what a vector lacks is left as it was."""
     by_list: dict[int | None, list[int]] = {}
     for index, row in enumerate(rows):
@@ -256,7 +254,7 @@ def fill(X: Matrix, rows: Sequence[Row], names: tuple[str, ...], lists: Mapping[
                     X[indexes, column] = values[:, source]
 
 
-def parse(texts: Sequence[str], names: tuple[str, ...]) -> Matrix:
+def parse(texts: Sequence[str], names: tuple[str, ...]) -> FloatArray:
     """Stored feature texts as a matrix (n, f); NaN where a name is missing."""
     rows = [
         list(document.values()) if tuple(document) == names else [document.get(name) for name in names]
@@ -265,7 +263,7 @@ def parse(texts: Sequence[str], names: tuple[str, ...]) -> Matrix:
     return np.array(rows, dtype=float).reshape(len(rows), len(names))
 
 
-def packed_rows(values: Matrix) -> list[bytes]:
+def packed_rows(values: FloatArray) -> list[bytes]:
     """Each row as little-endian doubles."""
     joined = np.ascontiguousarray(values, dtype="<f8").tobytes()
     width = 8 * values.shape[1]

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import (
@@ -35,12 +34,9 @@ from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import MIN_BLOCKS, MIN_ROWS, Decision, Serve, Verdict, block_us
+from trading_system.ml_refinement.typing import FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import PurgedWalkForward, time_blocks
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-IndexArray = NDArray[np.intp]
 
 TYPES = (ModelType.RETURN_PREDICTOR, ModelType.RISK_PREDICTOR, ModelType.REGIME_CLASSIFIER)
 
@@ -160,11 +156,11 @@ class Window:
 
     model: BaseModel
     train_X: FloatArray
-    train_us: IntArray
+    train_us: TimeArray
     train_r: FloatArray
     X: FloatArray
     r: FloatArray
-    entered_us: IntArray
+    entered_us: TimeArray
     block: IntArray
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
@@ -18,6 +17,7 @@ from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import Evidence, block_us
+from trading_system.ml_refinement.typing import AnyArray, FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import (
     DAY_US,
@@ -26,9 +26,6 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_blocks,
     purged_tail,
 )
-
-FloatArray = NDArray[np.float64]
-IndexArray = NDArray[np.intp]
 
 #: Called with (done, total) as the folds go by.
 Progress = Callable[[int, int], None]
@@ -53,7 +50,7 @@ class Pooled:
     predicted_r: FloatArray
     base: FloatArray
     #: Number of the fold each row was predicted in.
-    window: NDArray[np.int64]
+    window: IntArray
 
     def by_fold(self, data: Dataset) -> list[dict[str, Any]]:
         """What each fold's test rows showed, oldest first; None where it cannot be said, as an AUC of one class."""
@@ -142,7 +139,7 @@ def quality_model(config: MLConfig, *, min_samples: int, clock: Clock) -> Signal
     )
 
 
-def fit_plan(entered_us: NDArray[np.int64], known_us: NDArray[np.int64], max_hold_us: int) -> FitPlan:
+def fit_plan(entered_us: TimeArray, known_us: TimeArray, max_hold_us: int) -> FitPlan:
     """Held-out rows inside one training set, purged by time."""
 
     def tail(rows: IndexArray) -> RowSplit:
@@ -184,7 +181,7 @@ def walk_forward(
     """
     walk = walk or splitter(data, config)
     folds = list(walk.split(data.entered_us, data.known_us))
-    parts: list[tuple[NDArray[Any], ...]] = []
+    parts: list[tuple[AnyArray, ...]] = []
     for done, fold in enumerate(folds):
         if progress is not None:
             progress(done, len(folds))

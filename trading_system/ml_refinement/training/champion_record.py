@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 from loguru import logger
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.models import RegistryRow
@@ -19,6 +18,7 @@ from trading_system.ml_refinement.training.promotion import (
     demoted,
     evidence_figures,
 )
+from trading_system.ml_refinement.typing import StringArray
 
 _HISTORY = 500
 
@@ -46,9 +46,7 @@ def served_evidence(db: FeatureDatabase, active: RegistryRow, *, max_hold_us: in
     )
 
 
-def champion_record(
-    db: FeatureDatabase, active: RegistryRow, signal_ids: NDArray[np.str_], *, since_us: int
-) -> Champion:
+def champion_record(db: FeatureDatabase, active: RegistryRow, signal_ids: StringArray, *, since_us: int) -> Champion:
     """The champion with what its line served for these signals, NaN where it served none."""
     served = np.full(len(signal_ids), np.nan)
     if len(signal_ids):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from trading_system.ml_refinement.models.errors import (
@@ -20,8 +19,7 @@ from trading_system.ml_refinement.models.errors import (
 )
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-
-FloatArray = NDArray[np.float64]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, StringArray, TimeArray
 
 #: A single feature that separates wins from losses better than this is the label in disguise ...
 LEAK_AUC = 0.8
@@ -40,13 +38,13 @@ class Dataset:
     X: FloatArray
     r: FloatArray
     names: tuple[str, ...]
-    signal_ids: NDArray[np.str_]
-    entered_us: NDArray[np.int64]
-    known_us: NDArray[np.int64]
+    signal_ids: StringArray
+    entered_us: TimeArray
+    known_us: TimeArray
     left_out: dict[str, int]
 
     @property
-    def won(self) -> NDArray[np.bool_]:
+    def won(self) -> BoolArray:
         """R above 0."""
         return self.r > 0
 
@@ -124,6 +122,6 @@ def suspicious_features(data: Dataset) -> list[tuple[str, float]]:
     return sorted(found.items())
 
 
-def _beyond(edge: FloatArray, wins: int, losses: int) -> NDArray[np.bool_]:
+def _beyond(edge: FloatArray, wins: int, losses: int) -> BoolArray:
     error = np.sqrt((wins + losses + 1.0) / (12.0 * wins * losses))
     return np.asarray((edge > LEAK_AUC - 0.5) & (edge > _LEAK_ERRORS * error))

@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import DAY_US, time_blocks
-
-FloatArray = NDArray[np.float64]
 
 MIN_BLOCKS = 6
 MIN_ROWS = 100
@@ -54,15 +52,15 @@ class Evidence:
     same window only. `block_us` is the length of a block of shared luck.
     """
 
-    won: NDArray[np.bool_]
+    won: BoolArray
     p: FloatArray
     base: FloatArray
-    entered_us: NDArray[np.int64]
-    window: NDArray[np.int64]
+    entered_us: TimeArray
+    window: IntArray
     block_us: int
 
     @property
-    def cluster(self) -> NDArray[np.int64]:
+    def cluster(self) -> IntArray:
         """The block each row lies in."""
         return time_blocks(self.entered_us, block_us=self.block_us)
 
@@ -75,7 +73,7 @@ class Evidence:
         """Log loss of the base rate minus that of `p`, per row: above 0 is better than the base rate."""
         return metrics.log_losses(self.won, self.base) - metrics.log_losses(self.won, self.p)
 
-    def rows(self, chosen: NDArray[np.bool_]) -> Evidence:
+    def rows(self, chosen: BoolArray) -> Evidence:
         """The same evidence on some of the rows."""
         return Evidence(
             self.won[chosen],

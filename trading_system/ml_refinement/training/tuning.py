@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.artefact import digest
@@ -24,13 +23,13 @@ from trading_system.ml_refinement.storage.times import Clock, text_from_us
 from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
+from trading_system.ml_refinement.typing import IndexArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import DAY_US, Fold, purged_blocks
 
 if TYPE_CHECKING:
     import optuna
 
-FloatArray = NDArray[np.float64]
 #: Called with (trials done, trials in all).
 Progress = Callable[[int, int], None]
 
@@ -80,7 +79,7 @@ class Tuned:
         return self.best_gain > self.default_gain
 
 
-def tuning_rows(data: Dataset, config: MLConfig) -> tuple[NDArray[np.intp], int]:
+def tuning_rows(data: Dataset, config: MLConfig) -> tuple[IndexArray, int]:
     """Rows that may be tuned on, in time order, and where the gate's evidence begins, in microseconds.
 
     They are what a model fitted at the beginning of the gate's window would be trained on: entered in the training
@@ -224,7 +223,7 @@ def _own(config: MLConfig) -> dict[str, Any]:
     return resolve_recipe(config.training.model_type, config.training.hyperparameters)[1]
 
 
-def _part(data: Dataset, rows: NDArray[np.intp]) -> Dataset:
+def _part(data: Dataset, rows: IndexArray) -> Dataset:
     return Dataset(
         data.X[rows], data.r[rows], data.names, data.signal_ids[rows], data.entered_us[rows], data.known_us[rows], {}
     )

@@ -10,13 +10,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import xlog1py, xlogy
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
 
 _TINY = 1e-12
 
@@ -49,7 +47,7 @@ class Estimate:
         return (self.value - half, self.value + half)
 
 
-def clustered_mean(values: FloatArray, cluster: NDArray[np.int64]) -> Estimate:
+def clustered_mean(values: FloatArray, cluster: IntArray) -> Estimate:
     """Mean with a cluster-robust standard error: from sums of deviations per cluster (Liang and Zeger 1986)."""
     if not len(values):
         return Estimate(math.nan, math.nan, 0)
@@ -57,9 +55,7 @@ def clustered_mean(values: FloatArray, cluster: NDArray[np.int64]) -> Estimate:
     return Estimate(mean, *_robust_error((values - mean) / len(values), cluster))
 
 
-def clustered_auc(
-    won: BoolArray, score: FloatArray, cluster: NDArray[np.int64], window: NDArray[np.int64] | None = None
-) -> Estimate:
+def clustered_auc(won: BoolArray, score: FloatArray, cluster: IntArray, window: IntArray | None = None) -> Estimate:
     """AUC with a cluster-robust standard error, from placement values (DeLong 1988, clustered as Obuchowski 1997).
 
     With `window` labels (n,), a win is compared only with losses of its own window, and windows are averaged with
@@ -92,7 +88,7 @@ def _placements(won: BoolArray, score: FloatArray) -> FloatArray:
     return np.asarray(np.where(won, of_other_class / (~won).sum(), 1.0 - of_other_class / won.sum()), dtype=np.float64)
 
 
-def _robust_error(influence: FloatArray, cluster: NDArray[np.int64]) -> tuple[float, int]:
+def _robust_error(influence: FloatArray, cluster: IntArray) -> tuple[float, int]:
     _, member = np.unique(cluster, return_inverse=True)
     sums = np.bincount(member, weights=influence)
     count = len(sums)

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-IndexArray = NDArray[np.intp]
-TimeArray = NDArray[np.int64]
+from trading_system.ml_refinement.typing import IndexArray, IntArray, TimeArray
 
 DAY_US = 86_400_000_000
 
@@ -131,6 +129,6 @@ def measured_hold_us(entered_us: TimeArray, known_us: TimeArray, *, at_most_days
     return min(longest, int(at_most_days * DAY_US))
 
 
-def time_blocks(entered_us: TimeArray, *, block_us: int) -> NDArray[np.int64]:
+def time_blocks(entered_us: TimeArray, *, block_us: int) -> IntArray:
     """The number of the block of `block_us` each row lies in, on a fixed grid, shape (n,)."""
     return entered_us // block_us

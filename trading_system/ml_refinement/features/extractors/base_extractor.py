@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,14 +89,14 @@ class BaseFeatureExtractor(ABC):
             FeatureError: a value is not finite.
         """
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features), each row from its own signal only.
 
         Where a signal has fewer than `min_bars` bars any value may stand, the caller puts the neutral one.
         """
         return self._by_extract(batch, [metadata._asdict() for metadata in batch.metadata])
 
-    def history_lengths(self, batch: SignalBatch) -> NDArray[np.int64]:
+    def history_lengths(self, batch: SignalBatch) -> IntArray:
         """For each signal, how many bars it has of those that `min_bars` counts."""
         return batch.bars.lengths
 
@@ -104,7 +104,7 @@ class BaseFeatureExtractor(ABC):
         """The least of `history_lengths`."""
         return batch.bars.shortest
 
-    def evaluate(self, batch: SignalBatch) -> Floats:
+    def evaluate(self, batch: SignalBatch) -> FloatArray:
         """`compute`, with the neutral value wherever the history is too short.
 
         Raises:
@@ -125,12 +125,12 @@ class BaseFeatureExtractor(ABC):
         return set(features) == set(self.feature_names) and all(map(math.isfinite, features.values()))
 
     @property
-    def neutral_values(self) -> Floats:
+    def neutral_values(self) -> FloatArray:
         """What stands for features that could not be computed."""
         return self._limits[0]
 
     @cached_property
-    def _limits(self) -> tuple[Floats, NDArray[np.int64], int]:
+    def _limits(self) -> tuple[FloatArray, IntArray, int]:
         definitions = self.definitions
         neutral = np.array([definition.neutral for definition in definitions], dtype=np.float64)
         min_bars = np.array([definition.min_bars for definition in definitions], dtype=np.int64)
@@ -143,7 +143,7 @@ class BaseFeatureExtractor(ABC):
             raise FeatureError(f"{self.name} gave a value that is not finite: {bad}")
         return dict(zip(self.feature_names, row.tolist(), strict=True))
 
-    def _by_extract(self, batch: SignalBatch, rows: list[Any]) -> Floats:
+    def _by_extract(self, batch: SignalBatch, rows: list[Any]) -> FloatArray:
         names = self.feature_names
         values = np.empty((len(batch), len(names)))
         for out, data in zip(values, rows, strict=True):
@@ -171,7 +171,7 @@ class OHLCVExtractor(BaseFeatureExtractor):
         """
         return self._one(request_at(ohlcv, current_idx))
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         if type(self).extract is OHLCVExtractor.extract:
             raise TypeError(f"{type(self).__name__} has neither compute nor extract")

@@ -7,11 +7,11 @@ from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Bars, Floats, Instants
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 
 
 class FeatureRequest(NamedTuple):
@@ -38,9 +38,9 @@ class BarsBatch:
     def __init__(self, rows: Sequence[Bars], ends: Sequence[int]) -> None:
         self._rows = rows
         self._ends = ends
-        self._gathered: dict[str, Floats] = {}
+        self._gathered: dict[str, FloatArray] = {}
         self._asked: dict[str, int] = {}
-        self._remembered: dict[tuple[str, int], Floats] = {}
+        self._remembered: dict[tuple[str, int], FloatArray] = {}
         self.lengths = np.array(ends, dtype=np.int64)
         self.longest = max(ends, default=0)
         self.shortest = min(ends, default=0)
@@ -48,11 +48,11 @@ class BarsBatch:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def starting(self, n_bars: int) -> NDArray[np.bool_] | None:
+    def starting(self, n_bars: int) -> BoolArray | None:
         """Which rows have exactly `n_bars`, so that there is nothing before them; None where no row is that short."""
         return self.lengths == n_bars if self.shortest <= n_bars else None
 
-    def tail(self, column: str, n_bars: int) -> Floats:
+    def tail(self, column: str, n_bars: int) -> FloatArray:
         """The newest `n_bars` of a column ("open", "high", "low", "close", "volume"); a view, not to be written to."""
         if self._asked.get(column, 0) < n_bars:
             self._asked[column] = n_bars
@@ -62,7 +62,7 @@ class BarsBatch:
         """Gather so many bars of a column at once, for all who ask for no more."""
         self._tail(column, n_bars)
 
-    def _tail(self, column: str, n_bars: int) -> Floats:
+    def _tail(self, column: str, n_bars: int) -> FloatArray:
         kept = self._gathered.get(column)
         if kept is None or kept.shape[1] < n_bars:
             kept = self._gathered[column] = self._gather(column, n_bars)
@@ -73,21 +73,21 @@ class BarsBatch:
         """The most bars of each column that `tail` was asked for."""
         return dict(self._asked)
 
-    def remember(self, key: tuple[str, int], make: Callable[[], Floats]) -> Floats:
+    def remember(self, key: tuple[str, int], make: Callable[[], FloatArray]) -> FloatArray:
         """What `make` gives, computed once for the batch: an intermediate that several extractors read."""
         if key not in self._remembered:
             self._remembered[key] = make()
         return self._remembered[key]
 
-    def history(self, column: str) -> Floats:
+    def history(self, column: str) -> FloatArray:
         """All bars of every row: `tail` as wide as the longest row, at least one."""
         return self.tail(column, max(self.longest, 1))
 
-    def missing(self, n_bars: int) -> NDArray[np.bool_]:
+    def missing(self, n_bars: int) -> BoolArray:
         """Where `tail(..., n_bars)` is padding."""
         return np.arange(n_bars) < (n_bars - self.lengths)[:, None]
 
-    def times(self, n_bars: int, side: int) -> Instants:
+    def times(self, n_bars: int, side: int) -> TimeArray:
         """The close times of the newest `n_bars`.
 
         Where a row has none there are times before all times, that meet neither each other nor those of the other
@@ -104,7 +104,7 @@ class BarsBatch:
         """The bars of one row, cut."""
         return self._rows[index].first(self._ends[index])
 
-    def _gather(self, column: str, n_bars: int) -> Floats:
+    def _gather(self, column: str, n_bars: int) -> FloatArray:
         columns = map(attrgetter(column), self._rows)
         parts = [values[max(end - n_bars, 0) : end] for values, end in zip(columns, self._ends, strict=True)]
         if self.shortest < n_bars:
@@ -114,7 +114,7 @@ class BarsBatch:
         return out
 
 
-def _padded(values: Floats, n_bars: int) -> Floats:
+def _padded(values: FloatArray, n_bars: int) -> FloatArray:
     return np.concatenate([np.full(n_bars - values.size, np.nan), values])
 
 
@@ -128,13 +128,13 @@ class SignalBatch:
         self.requests = requests
         self._ends = [closed_bars(request.bars, request.timestamp_us) for request in requests]
         self.bars = BarsBatch([request.bars for request in requests], self._ends)
-        self._markets: tuple[BarsBatch, NDArray[np.int64]] | None = None
+        self._markets: tuple[BarsBatch, IntArray] | None = None
 
     def __len__(self) -> int:
         return len(self.requests)
 
     @property
-    def timestamp_us(self) -> Instants:
+    def timestamp_us(self) -> TimeArray:
         """Each signal's time."""
         return np.array([request.timestamp_us for request in self.requests], dtype=np.int64)
 
@@ -144,12 +144,12 @@ class SignalBatch:
         return [request.metadata for request in self.requests]
 
     @property
-    def has_benchmark(self) -> NDArray[np.bool_]:
+    def has_benchmark(self) -> BoolArray:
         """Which signals came with a benchmark."""
         return np.array([request.benchmark is not None for request in self.requests], dtype=bool)
 
     @property
-    def markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
+    def markets(self) -> tuple[BarsBatch, IntArray]:
         """The distinct market histories, and for each signal its row among them.
 
         A market is a benchmark cut at the signal's time, or the signal's own bars where it has no benchmark.
@@ -158,7 +158,7 @@ class SignalBatch:
             self._markets = self._distinct_markets()
         return self._markets
 
-    def _distinct_markets(self) -> tuple[BarsBatch, NDArray[np.int64]]:
+    def _distinct_markets(self) -> tuple[BarsBatch, IntArray]:
         places: dict[tuple[int, int], int] = {}
         rows: list[Bars] = []
         ends: list[int] = []

@@ -7,9 +7,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Floats, Instants
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.base_extractor import (
     FeatureDefinition,
@@ -25,6 +23,7 @@ from trading_system.ml_refinement.features.extractors.windows import (
     row_sum,
     sample_std,
 )
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +120,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
         """As `OHLCVExtractor.extract`; the benchmark is cut to the time of the current bar."""
         return self._one(request_at(ohlcv, current_idx, benchmark_data))
 
-    def history_lengths(self, batch: SignalBatch) -> NDArray[np.int64]:
+    def history_lengths(self, batch: SignalBatch) -> IntArray:
         """Bars of the market."""
         market, place = batch.markets
         return market.lengths[place]
@@ -130,14 +129,14 @@ class MarketRegimeFeatures(OHLCVExtractor):
         """The least of `history_lengths`."""
         return batch.markets[0].shortest
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         market, place = batch.markets
         out = self._of_market(market)[place]
         out[:, 2] = self._correlation(batch)
         return out
 
-    def _of_market(self, market: BarsBatch) -> Floats:
+    def _of_market(self, market: BarsBatch) -> FloatArray:
         n, steps = self.window, self.trend_bars
         close = market.tail("close", max(steps, 2 * n) + 1)
         moves, now = changes(close), close[:, -1]
@@ -155,13 +154,13 @@ class MarketRegimeFeatures(OHLCVExtractor):
         out = ratio(above, below, self.neutral_values)
         return np.minimum(np.maximum(out, -1.0), 1.0)
 
-    def _first_missing(self, market: BarsBatch) -> NDArray[np.bool_] | None:
+    def _first_missing(self, market: BarsBatch) -> BoolArray | None:
         """Where the first change of each of two windows has no bar before it, if anywhere."""
         if market.shortest > 2 * self.window:
             return None
         return np.equal(market.lengths[:, None], (2 * self.window, self.window))
 
-    def _from_high(self, market: BarsBatch, above: Floats, below: Floats) -> None:
+    def _from_high(self, market: BarsBatch, above: FloatArray, below: FloatArray) -> None:
         """Fill in what the drawdown and the days from the high are ratios of."""
         every = market.history("close")
         if market.shortest < every.shape[1]:
@@ -172,7 +171,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
         above[:, 1] = year.shape[1] - 1 - year.argmax(axis=1)
         below[:, 1] = np.minimum(market.lengths, self.year_bars)
 
-    def _correlation(self, batch: SignalBatch) -> Floats:
+    def _correlation(self, batch: SignalBatch) -> FloatArray:
         benchmarked = batch.has_benchmark
         if not benchmarked.any():
             return np.full(len(batch), UNCORRELATED)
@@ -186,7 +185,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
         known = benchmarked & (count >= self.window)
         return np.where(known, np.minimum(np.maximum(correlation, -1.0), 1.0), UNCORRELATED)
 
-    def _common_closes(self, batch: SignalBatch) -> tuple[Floats, NDArray[np.int64]]:
+    def _common_closes(self, batch: SignalBatch) -> tuple[FloatArray, IntArray]:
         """The newest window + 1 closes at common times, (2, n_signals, window + 1), and how many there are of them."""
         n, (market, place) = self.window + 1, batch.markets
         closes = np.empty((2, len(batch), n))
@@ -202,9 +201,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
         return closes, count
 
 
-def _newest_common(
-    left: Instants, right: Instants, wanted: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _newest_common(left: TimeArray, right: TimeArray, wanted: int) -> tuple[IntArray, IntArray, IntArray]:
     """Row by row, the positions of the newest `wanted` times that both have, right-aligned, and their number.
 
     Each row of each side is distinct; where there are fewer than `wanted`, position 0 fills the left.

@@ -7,9 +7,8 @@ from functools import cached_property, partial
 from typing import Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
@@ -17,6 +16,7 @@ from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.extractors.technical_features import checked_windows
 from trading_system.ml_refinement.features.extractors.windows import ratio
+from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 __all__ = ["NewsFeatures", "NewsItem"]
 
@@ -77,7 +77,7 @@ class NewsFeatures(BaseFeatureExtractor):
         """
         return self._one(FeatureRequest("", timestamp_us, SignalMetadata(), Bars.empty(), news=tuple(news)))
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 8)."""
         n, window_us = len(batch), self.lookback_hours * _HOUR_US
         row, age_us, sentiment, relevance = self._items(batch)
@@ -110,7 +110,7 @@ class NewsFeatures(BaseFeatureExtractor):
         out[:, 7] = newest / _HOUR_US
         return out
 
-    def _items(self, batch: SignalBatch) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
+    def _items(self, batch: SignalBatch) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
         """Row, age, sentiment and relevance of every item that counts, in an order of its own within each row."""
         items = [item for request in batch.requests for item in request.news]
         row = np.repeat(np.arange(len(batch)), [len(request.news) for request in batch.requests])
@@ -122,8 +122,8 @@ class NewsFeatures(BaseFeatureExtractor):
         return row[kept], age_us[kept], sentiment[kept], relevance[kept]
 
 
-def _sums(row: NDArray[np.int64], table: Floats, n: int) -> Floats:
+def _sums(row: IntArray, table: FloatArray, n: int) -> FloatArray:
     """Sums of each line of the table over the items of each row, in the items' order: shape (len(table), n)."""
     bins = row + n * np.arange(len(table))[:, None]
     sums = np.bincount(bins.ravel(), table.ravel(), n * len(table)).reshape(len(table), n)
-    return cast(Floats, sums)
+    return cast(FloatArray, sums)

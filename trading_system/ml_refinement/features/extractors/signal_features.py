@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars, Floats
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.extractors.windows import ratio
+from trading_system.ml_refinement.typing import FloatArray
 
 __all__ = ["SignalMetadata", "SignalMetadataFeatures"]
 
@@ -63,7 +64,7 @@ class SignalMetadataFeatures(BaseFeatureExtractor):
         """
         return self._one(FeatureRequest("", 0, SignalMetadata.from_mapping(signal_data), Bars.empty()))
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 12)."""
         metadata = batch.metadata
         numbers = np.array([_numbers(one) for one in metadata], dtype=np.float64).reshape(-1, 7)

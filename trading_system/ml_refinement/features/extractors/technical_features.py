@@ -8,9 +8,7 @@ from functools import cached_property, partial
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Floats
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition, OHLCVExtractor
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch, SignalBatch
@@ -21,6 +19,7 @@ from trading_system.ml_refinement.features.extractors.windows import (
     row_sum,
     sliding_sum,
 )
+from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 ATR_BARS = 14
 #: A past volatility counts as below today's when it is lower by more than this share: less is rounding.
@@ -96,16 +95,16 @@ class TrendFeatures(OHLCVExtractor):
         )
 
     @cached_property
-    def _spans(self) -> Floats:
+    def _spans(self) -> FloatArray:
         return np.array(self.lookbacks, dtype=np.float64)
 
     @cached_property
-    def _steps(self) -> NDArray[np.int64]:
+    def _steps(self) -> IntArray:
         """Columns of the newest 5 bars, then for each lookback of the 5 that its average has lost within 5 bars."""
         newest = max(self.lookbacks) + self.slope_bars - 1
         return np.array([[newest - back - bar for bar in range(self.slope_bars)] for back in (0, *self.lookbacks)])
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         bars = batch.bars
         averages = 2 * len(self.lookbacks)
@@ -126,7 +125,7 @@ class TrendFeatures(OHLCVExtractor):
         np.minimum(out[:, averages + 1], 1.0, out=out[:, averages + 1])
         return out
 
-    def _averages(self, bars: BarsBatch, above: Floats, below: Floats) -> None:
+    def _averages(self, bars: BarsBatch, above: FloatArray, below: FloatArray) -> None:
         """Fill in what the features of the averages are ratios of."""
         close = bars.tail("close", max(self.lookbacks) + self.slope_bars)
         width = close.shape[1]
@@ -180,7 +179,7 @@ class MomentumFeatures(OHLCVExtractor):
             over(21, "acceleration", "change of the 10-bar rate of change over 10 bars"),
         )
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         rates = len(self.lookbacks)
         close = batch.bars.tail("close", max(*self.lookbacks, 0, 27) + 1)
@@ -264,7 +263,7 @@ class VolatilityFeatures(OHLCVExtractor):
             ),
         )
 
-    def compute(self, batch: SignalBatch) -> Floats:
+    def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         bars, n = batch.bars, self.window
         above, below = np.empty((2, len(batch), 6))
@@ -278,7 +277,7 @@ class VolatilityFeatures(OHLCVExtractor):
         above[:, 5], below[:, 5] = spans[:, -1], newest
         return ratio(above, below, self.neutral_values)
 
-    def _against_past(self, close: Floats, bars: BarsBatch, above: Floats, below: Floats) -> None:
+    def _against_past(self, close: FloatArray, bars: BarsBatch, above: FloatArray, below: FloatArray) -> None:
         """Fill in what the percentile and the trend of volatility are ratios of."""
         n = self.window
         powers = np.empty((2, len(bars), close.shape[1] - 1))
@@ -295,7 +294,7 @@ class VolatilityFeatures(OHLCVExtractor):
         above[:, 1], below[:, 1] = now - before, before
 
 
-def _straightness(close: Floats) -> tuple[Floats, Floats]:
+def _straightness(close: FloatArray) -> tuple[FloatArray, FloatArray]:
     """What R² is the ratio of."""
     away, _ = deviations(close - close[:, -1:])
     n = close.shape[1]
@@ -304,12 +303,12 @@ def _straightness(close: Floats) -> tuple[Floats, Floats]:
     return along * along, row_sum(away * away) * (n * (n * n - 1) / 12)
 
 
-def _change(close: Floats, back: int, n_bars: int) -> Floats:
+def _change(close: FloatArray, back: int, n_bars: int) -> FloatArray:
     """Relative change over `n_bars` up to the bar `back` from the end, 1 being the newest."""
     past = close[:, -back - n_bars]
     return (close[:, -back] - past) / past
 
 
-def _divergence(close: Floats, n: int) -> Floats:
+def _divergence(close: FloatArray, n: int) -> FloatArray:
     turn = _change(close, 1, n) - _change(close, n, n)
     return np.where(turn * _change(close, 1, n - 1) >= 0, 0.0, turn)

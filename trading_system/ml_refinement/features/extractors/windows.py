@@ -9,18 +9,17 @@ from __future__ import annotations
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from trading_system.ml_refinement.bars import Floats
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch
+from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
 
-def row_sum(values: Floats) -> Floats:
+def row_sum(values: FloatArray) -> FloatArray:
     """Sum along the last axis."""
-    return cast(Floats, np.add.reduce(values, axis=-1))
+    return cast(FloatArray, np.add.reduce(values, axis=-1))
 
 
-def ratio(numerator: Floats, denominator: Floats, otherwise: Floats | float = 0.0) -> Floats:
+def ratio(numerator: FloatArray, denominator: FloatArray, otherwise: FloatArray | float = 0.0) -> FloatArray:
     """numerator / denominator where that is above 0, else `otherwise`; NaN stays NaN. Shapes must be equal."""
     out = np.empty(denominator.shape)
     out[...] = otherwise
@@ -28,13 +27,13 @@ def ratio(numerator: Floats, denominator: Floats, otherwise: Floats | float = 0.
     return out
 
 
-def changes(close: Floats) -> Floats:
+def changes(close: FloatArray) -> FloatArray:
     """Bar to bar change relative to the bar before along the last axis, one value fewer than `close`."""
     before = close[..., :-1]
     return (close[..., 1:] - before) / before
 
 
-def deviations(values: Floats, first_missing: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats | float]:
+def deviations(values: FloatArray, first_missing: BoolArray | None = None) -> tuple[FloatArray, FloatArray | float]:
     """Distances from the row's mean, and how many values each row has.
 
     Where `first_missing`, the first value is left out: its distance is 0 and it is not counted.
@@ -50,18 +49,18 @@ def deviations(values: Floats, first_missing: NDArray[np.bool_] | None = None) -
     return away, count
 
 
-def sample_std(values: Floats, first_missing: NDArray[np.bool_] | None = None) -> Floats:
+def sample_std(values: FloatArray, first_missing: BoolArray | None = None) -> FloatArray:
     """Standard deviation along the last axis with n - 1, in two passes."""
     away, count = deviations(values, first_missing)
-    return cast(Floats, np.sqrt(row_sum(away * away) / (count - 1)))
+    return cast(FloatArray, np.sqrt(row_sum(away * away) / (count - 1)))
 
 
-def sliding_sum(values: Floats, window: int) -> Floats:
+def sliding_sum(values: FloatArray, window: int) -> FloatArray:
     """Sums over every window along the row, each from its own values only, by doubling.
 
     A running sum would carry the rounding, and any NaN, of everything before the window.
     """
-    total: Floats | None = None
+    total: FloatArray | None = None
     power, width, taken = values, 1, 0
     while True:
         if window & width:
@@ -69,17 +68,17 @@ def sliding_sum(values: Floats, window: int) -> Floats:
             total = part if total is None else total + part
             taken += width
         if taken == window:
-            return cast(Floats, total)
+            return cast(FloatArray, total)
         power = power[..., :-width] + power[..., width:]
         width *= 2
 
 
-def average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
+def average_true_range(bars: BarsBatch, n_bars: int) -> FloatArray:
     """Mean true range of the newest bars; the first bar of a history has no close before it, its range counts."""
     return bars.remember(("atr", n_bars), lambda: _average_true_range(bars, n_bars))
 
 
-def _average_true_range(bars: BarsBatch, n_bars: int) -> Floats:
+def _average_true_range(bars: BarsBatch, n_bars: int) -> FloatArray:
     high, low = bars.tail("high", n_bars), bars.tail("low", n_bars)
     before = bars.tail("close", n_bars + 1)[:, :-1]
     starts_here = bars.starting(n_bars)
