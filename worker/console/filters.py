@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from flask import Flask
-
-from trading_system.ml_refinement.storage.times import utc_text
-from worker.errors import Reason
 
 #: Longer lists of a payload are shown by their ends; longer payloads are cut.
 _SHOWN_ITEMS = 6
@@ -142,14 +137,3 @@ def _shortened(value: Any) -> Any:
             return [*map(_shortened, value[:2]), f"… {len(value) - 4:,} more …", *map(_shortened, value[-2:])]
         return [_shortened(item) for item in value]
     return value
-
-
-def now_text() -> str:
-    """Now, as the store writes it."""
-    return utc_text(datetime.now(UTC))
-
-
-def reason_texts() -> dict[str, str]:
-    """What each reason means and what to do about it, as the code says it beside the reason."""
-    found = re.findall(r'= "(\w+)"\n\s+"""(.*?)"""', inspect.getsource(Reason), re.S)
-    return {code: " ".join(text.split()) for code, text in found}

@@ -12,7 +12,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.dead_letters import Filter
 from worker.console.figures import figures_of, importance_chart, over_time
-from worker.console.filters import age_s, pretty, reason_texts
+from worker.console.filters import age_s, pretty
 from worker.console.queries import PAGE_ROWS, Reading, Search, verdict
 from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
@@ -21,7 +21,6 @@ from worker.observability.status import read_status
 
 blueprint = Blueprint("pages", __name__)
 
-_REASON_TEXTS = reason_texts()
 #: The command line has no such limit.
 MOST_EXPORTED = 500
 #: What is compared between two models, in this order: (figure, meaning, whether more is better).
@@ -134,7 +133,7 @@ def letter(number: int) -> ResponseReturnValue:
         payload=shown,
         cut=cut,
         edited=pretty(row.edited)[0] if row.edited else None,
-        about=_REASON_TEXTS.get(row.reason, ""),
+        about=next((reason.advice for reason in Reason if reason == row.reason), ""),
         audit=reading().store.dead_letters.audit(number),
         again=reading().store.connection.query(AGAIN, (number,)),
     )

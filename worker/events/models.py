@@ -51,9 +51,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Contract(BaseModel):
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="ignore", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class NewsJson(_Contract):
@@ -71,15 +69,14 @@ class SignalCreatedJson(_Contract):
 
     model_config = ConfigDict(title="signal.created")
 
-    signal_id: Identity
-    """Identifies the signal for ever."""
-    timestamp: Instant
-    """The moment the signal was known. At most 5 minutes ahead of the worker's clock (setting)."""
+    signal_id: Annotated[Identity, Field(description="Identifies the signal for ever.")]
+    timestamp: Annotated[
+        Instant,
+        Field(description="The moment the signal was known. At most 5 minutes ahead of the worker's clock (setting)."),
+    ]
     symbol: Symbol
-    asset_class: Label
-    """Such as equity, crypto; an open set."""
-    signal_type: Label
-    """Such as breakout, momentum; an open set."""
+    asset_class: Annotated[Label, Field(description="Such as equity, crypto; an open set.")]
+    signal_type: Annotated[Label, Field(description="Such as breakout, momentum; an open set.")]
     direction: Literal["long", "short"] = "long"
     conviction: Annotated[str, Field(pattern=r"^([Hh][Ii][Gg][Hh]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Ll][Oo][Ww])$")] | None = (
         None
@@ -103,13 +100,18 @@ class TradeClosedJson(_Contract):
     model_config = ConfigDict(title="trade.closed")
 
     signal_id: Identity
-    closed_at: Instant
-    """Not before the signal's timestamp."""
+    closed_at: Annotated[Instant, Field(description="Not before the signal's timestamp.")]
     r_multiple: Ratio
     return_pct: Ratio | None = None
     exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
-    revision: Annotated[int, Field(ge=0, le=REVISION_MAX)] = 0
-    """A higher revision corrects an earlier outcome; the same one with other content is a conflict."""
+    revision: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=REVISION_MAX,
+            description="A higher revision corrects an earlier outcome; the same one with other content is a conflict.",
+        ),
+    ] = 0
     schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
 
 
@@ -119,22 +121,25 @@ class SignalScored(_Contract):
     model_config = ConfigDict(title="signal.scored")
 
     signal_id: Identity
-    status: Literal["scored", "cold_start", "stale"]
-    """cold_start: there is no model yet. stale: the champion is past its expiry."""
-    proven: bool
-    """Whether the model passed the gate's skill test."""
+    status: Annotated[
+        Literal["scored", "cold_start", "stale"],
+        Field(description="cold_start: there is no model yet. stale: the champion is past its expiry."),
+    ]
+    proven: Annotated[bool, Field(description="Whether the model passed the gate's skill test.")]
     model_id: str | None = None
-    quality_score: Share | None = None
-    """Calibrated probability of a win."""
+    quality_score: Annotated[Share | None, Field(description="Calibrated probability of a win.")] = None
     quality_band: Literal["high", "medium", "low"] | None = None
     predicted_r: float | None = None
-    risk_r: float | None = None
-    """Tenth percentile of R."""
+    risk_r: Annotated[float | None, Field(description="Tenth percentile of R.")] = None
     regime: str | None = None
     confidence: Share | None = None
     out_of_distribution: bool | None = None
-    combined_score: Score | None = None
-    """The signal's own score blended with the model's; a model that is not proven does not move it."""
+    combined_score: Annotated[
+        Score | None,
+        Field(
+            description="The signal's own score blended with the model's; a model that is not proven does not move it."
+        ),
+    ] = None
     feature_version: str
     scored_at: Instant
 
