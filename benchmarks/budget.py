@@ -32,7 +32,7 @@ from trading_system.ml_refinement.storage.scores import Scores
 from trading_system.ml_refinement.storage.vectors import Vectors
 from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer import batch_handler as handlers
-from worker.consumer.deduplication import EntryFates
+from worker.consumer.deduplication import Deduplication
 from worker.consumer.loop import Consumer
 from worker.market_data.directory import DirectorySource
 from worker.observability import metrics
@@ -41,12 +41,16 @@ from worker.streams.reader import GroupReader
 BATCH = 512
 STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "read": ((GroupReader, "read_new"),),
-    "decode": ((handlers.BatchHandler, "_open"),),
+    "decode": ((handlers.BatchHandler, "_decoded"),),
     "bars": ((handlers.BatchHandler, "_with_bars"), (DirectorySource, "lookup_for")),
     "features": ((FeaturePipeline, "extract_batch"),),
     "models": ((scoring.Scorer, "refresh"), (scoring.Scorer, "score")),
     "rows and answers": ((handlers.BatchHandler, "_compute"),),
-    "look up: fates, known, served": ((EntryFates, "of"), (Vectors, "known"), (Scores, "served")),
+    "look up: already settled, known, served": (
+        (Deduplication, "already_settled"),
+        (Vectors, "known"),
+        (Scores, "served"),
+    ),
     "store vectors": ((Vectors, "insert_new"),),
     "store predictions": ((Scores, "log_predictions"),),
     "store answers": ((Scores, "put_served"),),

@@ -69,7 +69,7 @@ def fill(settings: Settings, signals: int, letters: int) -> str:
         reasons = ("no_market_data", "lookahead", "schema", "handler_error")
         payload = b'{"signal_id": "x", "bars": [' + b"1," * 4000 + b"1]}"
         for start in range(0, letters, 500):
-            store.dead_letters.bury(
+            store.dead_letters.add(
                 [
                     NewDeadLetter(
                         "signals.created", f"{n}-0", reasons[n % 4], f"what was wrong with number {n}", payload, 1, "0",

@@ -110,7 +110,7 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
     from prometheus_client import CollectorRegistry
 
     from worker import app
-    from worker.consumer.batch_handler import Handled
+    from worker.consumer.batch_handler import BatchResult
     from worker.observability import metrics
 
     settings = ground.settings(state, archive=archive, bars=bars, slot=slot)
@@ -120,11 +120,11 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
     stop = threading.Event()
     counters = metrics.LoopMetrics(CollectorRegistry())
 
-    def after_batch(_: object, handled: Handled) -> None:
+    def after_batch(_: object, handled: BatchResult) -> None:
         nonlocal seen
         counters.came_round()
         seen += handled.signals
-        assert handled.buried == 0, "an event of the benchmark was refused"
+        assert handled.dead_lettered == 0, "an event of the benchmark was refused"
         if seen >= wanted:
             stop.set()
 

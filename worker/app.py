@@ -14,18 +14,20 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.consumer.batch_handler import BatchHandler, Handled
+from worker.consumer.attempts import Attempts
+from worker.consumer.batch_handler import BatchHandler
+from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Consumer, Handler
+from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
-from worker.errors import TransientError
 from worker.events.decoding import Limits
 from worker.installation import feature_pipeline, open_store, release
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import DirectorySource
 from worker.settings.schema import Settings
-from worker.streams.claim_heartbeat import ClaimKeeper
+from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.reader import GroupReader
-from worker.supervision.backoff import Patience
+from worker.supervision.backoff import StartRetry
 
 #: A batch that is in hand for so many times the take-over time is given up to whoever claims it: its worker hangs.
 _MOST_CLAIM_TIMES = 20
@@ -36,9 +38,9 @@ def worker_consumer(
     settings: Settings,
     client: redis.Redis,
     *,
-    after_batch: Callable[[FeatureDatabase, Handled], None],
+    after_batch: Callable[[FeatureDatabase, BatchResult], None],
     observed: Callable[[Handler], Handler] = lambda handler: handler,
-    patience: Patience | None = None,
+    retry: StartRetry | None = None,
 ) -> Iterator[Consumer]:
     """A consumer with everything behind it; the store is closed when the block ends.
 
@@ -47,10 +49,10 @@ def worker_consumer(
         client: from `connect`.
         after_batch: called with the open store after every settled batch and every idle read.
         observed: given the handler, the one to use in its place.
-        patience: for store, archive or disk that cannot be used just now; None: that is an error.
+        retry: for store, archive or disk that cannot be used just now; None: that is an error.
 
     Raises:
-        StoreUnavailable: the store or the archive cannot be opened now, and there was no patience.
+        StoreUnavailable: the store or the archive cannot be opened now, and there was no `retry`.
         StopRequested: told to stop before they could be.
         StoreDamaged, SchemaMismatch, ConfigurationError: waiting would not help.
     """
@@ -69,27 +71,26 @@ def worker_consumer(
                 stack.enter_context(opening.pop_all())
             return store, handler
 
-        store, handler = opened() if patience is None else patience.until_possible(opened)
-        claims = ClaimKeeper(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
+        store, handler = opened() if retry is None else retry.until_possible(opened)
+        heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
             observed(handler),
+            Attempts(store),
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,
-            after_batch=lambda handled: _look_after(after_batch, store, handled),
-            claims=stack.enter_context(claims),
+            after_batch=lambda result: _look_after(after_batch, store, result),
+            heartbeat=stack.enter_context(heartbeat),
         )
 
 
 def _look_after(
-    after_batch: Callable[[FeatureDatabase, Handled], None], store: FeatureDatabase, handled: Handled
+    after_batch: Callable[[FeatureDatabase, BatchResult], None], store: FeatureDatabase, result: BatchResult
 ) -> None:
     """A store that cannot be read between two batches is waited for, like one that cannot take a batch."""
-    try:
-        after_batch(store, handled)
-    except StoreUnavailable as error:
-        raise TransientError(f"the store cannot be read: {error}") from error
+    with translated_store_errors(use="read"):
+        after_batch(store, result)
 
 
 def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArchive | None) -> BatchHandler:

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 import orjson
 import redis
-from redis.backoff import NoBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from trading_system.ml_refinement.storage import Connection
@@ -31,7 +31,7 @@ from worker.settings.schema import StreamSettings
 from worker.streams.entries import append, append_many
 from worker.streams.errors import translated
 
-_PAUSES_S = (0.1, 2.0)
+_BACKOFF = ExponentialBackoff(base=0.1, cap=2.0)
 _AT_ONCE = 200
 
 
@@ -115,8 +115,10 @@ class RefineryClient:
         return None
 
     def _patiently(self, stream: str, data: bytes) -> str:
-        give_up_at, pause_s = time.monotonic() + self._patience_s, _PAUSES_S[0]
+        give_up_at = time.monotonic() + self._patience_s
+        failures = 0
         while True:
+            pause_s = _BACKOFF.compute(failures)
             try:
                 with translated():
                     return append(self._client, stream, data)
@@ -124,7 +126,7 @@ class RefineryClient:
                 if time.monotonic() + pause_s > give_up_at:
                     raise
             time.sleep(pause_s)
-            pause_s = min(pause_s * 2, _PAUSES_S[1])
+            failures += 1
 
 
 class _Outbox:

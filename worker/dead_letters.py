@@ -1,4 +1,4 @@
-"""Events that could not be used: buried with their original bytes and reason, shown to ops, replayed by them.
+"""Events that could not be used: dead-lettered with their original bytes and reason, shown to ops, replayed by them.
 
 A replay appends an event's bytes to the stream it came from, named by the dead letter and the replay's number: the
 event keeps its identity and gets a fresh budget of tries. Sent twice at once, or killed between sending and marking, a
@@ -35,8 +35,8 @@ _LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
-    """An event to bury: where it came from, why, and what is known of it."""
+class Rejected:
+    """An event to dead-letter: where it came from, why, and what is known of it."""
 
     entry: Entry
     error: Exception
@@ -50,8 +50,8 @@ class ReplayReport:
     """What a replay came to.
 
     `sent` names (dead letter, entry id) in order; `skipped` those that have no bytes to send, or were not open any
-    more; `handled` how many of the sent ones a worker has handled so far, and `died` how many of these were buried
-    again; `stopped` says why it ended early, None when it did not.
+    more; `handled` how many of the sent ones a worker has handled so far, and `died` how many of these were
+    dead-lettered again; `stopped` says why it ended early, None when it did not.
     """
 
     sent: list[tuple[int, str]] = field(default_factory=list)
@@ -68,13 +68,13 @@ class Pace:
     Args:
         rate: events a second; None for as fast as they are handled.
         in_flight: most events sent and not handled yet.
-        patience_s: how long to wait for a worker that handles nothing, before giving up; 0 waits for nothing at all.
+        give_up_after_s: how long to wait for a worker that handles nothing, before giving up; 0 waits for nothing.
         judge_after: so many handled ones are enough to stop when more than half of them died again.
     """
 
     rate: float | None = None
     in_flight: int = 100
-    patience_s: float = 15.0
+    give_up_after_s: float = 15.0
     judge_after: int = 10
 
 
@@ -83,23 +83,23 @@ class DeadLetters:
 
     Args:
         store: the open store.
-        version: this release, kept with each burial.
+        version: this release, kept with each rejected.
     """
 
     def __init__(self, store: FeatureDatabase, *, version: str) -> None:
         self._store = store
         self._version = version
 
-    def bury(self, burials: Sequence[Burial]) -> None:
-        """Keep the events with reason and original bytes; an entry that is buried already gets its count raised.
+    def add(self, rejected: Sequence[Rejected]) -> None:
+        """Keep the events with reason and original bytes; an entry that is dead-lettered already gets its count raised.
 
         Raises:
             StoreUnavailable: the store cannot take them now.
         """
-        if burials:
-            rows = [_row(burial, self._version) for burial in burials]
-            taken = self._store.entries.buried([(row.stream, row.entry_id) for row in rows])
-            self._store.dead_letters.bury([_apart(row, taken) for row in rows])
+        if rejected:
+            rows = [_row(rejected, self._version) for rejected in rejected]
+            taken = self._store.entries.dead_lettered([(row.stream, row.entry_id) for row in rows])
+            self._store.dead_letters.add([_apart(row, taken) for row in rows])
 
     def chosen(self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None) -> Iterator[DeadLetterRow]:
         """The dead letters with these ids, in this order, or those that the filter lets through, with their payloads.
@@ -137,7 +137,7 @@ class DeadLetters:
         Raises:
             TransientError: Redis is away; the letters so far are replayed and marked, the others are not.
         """
-        pace = pace or Pace(patience_s=0)
+        pace = pace or Pace(give_up_after_s=0)
         report = ReplayReport()
         sent: list[tuple[int, int]] = []
         for letter in letters:
@@ -161,26 +161,26 @@ class DeadLetters:
         self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace
     ) -> tuple[ReplayReport, str | None]:
         """The report as of now, and why nothing more is to be sent, if so."""
-        if pace.patience_s == 0 or len(sent) < pace.judge_after:
+        if pace.give_up_after_s == 0 or len(sent) < pace.judge_after:
             return report, None
         report = self._settled(report, sent, pace, most_unhandled=pace.in_flight - 1)
         if report.handled >= pace.judge_after and report.died * 2 > report.handled:
             return report, f"{report.died} of {report.handled} that were handled died again; the cause is still there"
         if len(sent) - report.handled >= pace.in_flight:
-            return report, f"no worker handled anything for {pace.patience_s:g} s: is one running?"
+            return report, f"no worker handled anything for {pace.give_up_after_s:g} s: is one running?"
         return report, None
 
     def _settled(
         self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace, *, most_unhandled: int
     ) -> ReplayReport:
-        """The report once few enough are unhandled, or once nothing has moved for longer than our patience."""
+        """The report once few enough are unhandled, or once nothing has moved for longer than we wait."""
         moved = time.monotonic()
         while True:
             progress = self._store.replays.progress(sent)
             if progress.handled != report.handled:
                 moved = time.monotonic()
             report = replace(report, handled=progress.handled, died=progress.died)
-            if len(sent) - report.handled <= most_unhandled or time.monotonic() - moved >= pace.patience_s:
+            if len(sent) - report.handled <= most_unhandled or time.monotonic() - moved >= pace.give_up_after_s:
                 return report
             time.sleep(_LOOK_EVERY_S)
 
@@ -228,15 +228,15 @@ def fingerprint(reason: str, detail: str) -> str:
     return hashlib.blake2b(f"{reason}|{shape}".encode(), digest_size=6).hexdigest()
 
 
-def _row(burial: Burial, version: str) -> NewDeadLetter:
-    error, entry = burial.error, burial.entry
+def _row(rejected: Rejected, version: str) -> NewDeadLetter:
+    error, entry = rejected.error, rejected.entry
     if isinstance(error, EventError):
         reason, detail, trace = error.reason.value, error.detail, None
     else:
         reason, detail = Reason.HANDLER_ERROR.value, f"{type(error).__name__}: {error}"
         trace = "".join(traceback.format_exception(error))
     payload = entry.data if entry.data is not None else b""
-    signal_id, symbol = _named(burial, payload)
+    signal_id, symbol = _named(rejected, payload)
     return NewDeadLetter(
         stream=entry.stream,
         entry_id=entry.entry_id,
@@ -244,7 +244,7 @@ def _row(burial: Burial, version: str) -> NewDeadLetter:
         error=detail,
         traceback=trace,
         payload=payload,
-        attempts=burial.attempts,
+        attempts=rejected.attempts,
         signal_id=signal_id,
         symbol=symbol,
         worker_version=version,
@@ -261,10 +261,10 @@ def _apart(row: NewDeadLetter, taken: Mapping[tuple[str, str], bytes]) -> NewDea
     return replace(row, entry_id=f"{row.entry_id}~{digest}")
 
 
-def _named(burial: Burial, payload: bytes) -> tuple[str | None, str | None]:
+def _named(rejected: Rejected, payload: bytes) -> tuple[str | None, str | None]:
     """Signal and symbol for the filters: from the event, or read out of what may be no event at all."""
-    if burial.signal_id is not None:
-        return burial.signal_id, burial.symbol
+    if rejected.signal_id is not None:
+        return rejected.signal_id, rejected.symbol
     try:
         fields = orjson.loads(payload)
     except orjson.JSONDecodeError:

@@ -58,7 +58,7 @@ def fill(settings: Settings, url: str) -> Place:
         send(world.client, SIGNALS, b'{"signal_id": "' + EVIL.encode() + b'"')
         send(world.client, TRADES, outcome(3, 9.0))
         world.drain()
-        _bury_exception(world.store)
+        _add_handler_error(world.store)
     _queue_evil_job(url)
     return Place(settings, url, redis.Redis.from_url(url), models)  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def _names(text: str) -> list[str]:
     return names
 
 
-def _bury_exception(store: FeatureDatabase) -> None:
+def _add_handler_error(store: FeatureDatabase) -> None:
     from trading_system.ml_refinement.storage import NewDeadLetter
 
     letter = NewDeadLetter(
@@ -106,7 +106,7 @@ def _bury_exception(store: FeatureDatabase) -> None:
         signal_id=EVIL[:100],
         symbol=EVIL[:100],
     )
-    store.dead_letters.bury([letter])
+    store.dead_letters.add([letter])
 
 
 def _queue_evil_job(url: str) -> None:

@@ -92,7 +92,7 @@ def test_a_page_refreshes_itself(browser: Any, address: str, place: Place) -> No
     with FeatureDatabase(place.settings.store_path) as store:
         from trading_system.ml_refinement.storage import NewDeadLetter
 
-        store.dead_letters.bury([NewDeadLetter(SIGNALS, "2-2", "bad_json", "planted", b"{", 1, "0", "planted")])
+        store.dead_letters.add([NewDeadLetter(SIGNALS, "2-2", "bad_json", "planted", b"{", 1, "0", "planted")])
     from selenium.webdriver.support.ui import WebDriverWait
 
     WebDriverWait(browser, 15).until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))

@@ -76,7 +76,7 @@ def test_the_client_sends_what_the_worker_takes(valkey: redis.Redis, valkey_url:
         assert client.trade_closed(signal_id="s-1", closed_at=datetime.now(UTC), r_multiple=1.5)
     with desk(settings_for(tmp_path / "var", valkey_url)) as world:
         handled = world.drain()
-    assert (handled.signals, handled.labelled, handled.buried) == (1, 1, 0)
+    assert (handled.signals, handled.labelled, handled.dead_lettered) == (1, 1, 0)
 
 
 def test_the_client_refuses_what_the_worker_would_refuse_and_sends_nothing(
@@ -167,4 +167,4 @@ def test_a_shipped_example_is_applied_by_the_worker(
     (market / "ACME.csv").write_text("\n".join(lines) + "\n")
     with desk(settings_for(tmp_path / "var", valkey_url, market_data_dir=market)) as world:
         handled = world.drain()
-    assert (handled.signals, handled.labelled, handled.buried) == (1, 1, 0)
+    assert (handled.signals, handled.labelled, handled.dead_lettered) == (1, 1, 0)

@@ -63,7 +63,7 @@ def arm(boundary: str, nth: int) -> None:
         case "archived":
             around(BatchHandler, "_keep_originals")
         case "decoded":
-            around(BatchHandler, "_open")
+            around(BatchHandler, "_decoded")
         case "computed":
             around(BatchHandler, "_compute")
         case "begin":
@@ -72,8 +72,8 @@ def arm(boundary: str, nth: int) -> None:
             around(Vectors, "insert_new")
         case "outcomes":
             around(Outcomes, "record")
-        case "buried":
-            around(DeadLetters, "bury")
+        case "dead-lettered":
+            around(DeadLetters, "add")
         case "before commit":
             around(Connection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
         case "after commit":

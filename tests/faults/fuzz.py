@@ -25,7 +25,7 @@ from worker.installation import open_store
 # The laws of the door import their neighbours as pytest has them: by name alone.
 sys.path.append(str(Path(__file__).parents[1] / "events"))
 from tests.events.test_laws import check_refused_or_read, mutant
-from tests.faults.law import fates
+from tests.faults.law import settled
 from tests.faults.processes import fork
 from tests.worker.worlds import SIGNALS, TRADES, settings_for
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -45,14 +45,14 @@ class Found:
     read: int = 0
     crashes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    fates: Counter[str] = field(default_factory=Counter)
+    settled: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Found) -> None:
         self.cases += other.cases
         self.read += other.read
         self.crashes += other.crashes
         self.wrong += other.wrong
-        self.fates.update(other.fates)
+        self.settled.update(other.settled)
 
 
 def fuzz(first: int, cases: int, directory: Path) -> Found:
@@ -96,21 +96,21 @@ def _through_one_store(seeds: range, place: Path) -> Found:
 
 
 def _judge(path: Path, sent: dict[tuple[str, str], bytes], found: Found) -> None:
-    counted = fates(path)
-    found.wrong += [f"{key} has {counted[key]} fates" for key in sent if counted[key] != 1]
+    counted = settled(path)
+    found.wrong += [f"{key} has {counted[key]} settled" for key in sent if counted[key] != 1]
     with FeatureDatabase(path, read_only=True) as store:
         after = 0
         while rows := store.dead_letters.list(limit=1000, after_id=after, payloads=True):
             after = rows[-1].id
             for row in rows:
-                found.fates[row.reason] += 1
+                found.settled[row.reason] += 1
                 if row.payload != sent[row.stream, row.entry_id]:
                     found.wrong.append(f"{row.entry_id}: the dead letter's bytes are not its input's")
                 if row.reason not in set(Reason) or row.reason == Reason.HANDLER_ERROR:
                     found.wrong.append(f"{row.entry_id}: {row.reason}")
         counts = store.counts()
-    found.fates.update({"(signal stored)": counts.signals, "(outcome stored)": counts.outcomes})
-    found.fates.update({"(duplicate)": counts.duplicates})
+    found.settled.update({"(signal stored)": counts.signals, "(outcome stored)": counts.outcomes})
+    found.settled.update({"(duplicate)": counts.duplicates})
 
 
 def main() -> int:
@@ -146,7 +146,7 @@ def main() -> int:
         f"{total.cases:,} cases, {total.read:,} read at the door, {len(total.crashes)} crashes,"
         f" {len(total.wrong)} otherwise wrong, {time.monotonic() - started:.0f} s\n"
     )
-    for name, count in total.fates.most_common():
+    for name, count in total.settled.most_common():
         sys.stdout.write(f"| {name} | {count:,} |\n")
     return 1 if total.crashes or total.wrong else 0
 

@@ -1,4 +1,4 @@
-"""The law of conservation: every entry has one fate, every event one effect, every answer is one."""
+"""The law of conservation: every entry has one end, every event one effect, every answer is one."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Verdict:
         return not (self.lost or self.double or self.other)
 
 
-def fates(store_path: Path) -> Counter[Key]:
-    """How many fates each entry has, by the tables themselves."""
+def settled(store_path: Path) -> Counter[Key]:
+    """How many settled each entry has, by the tables themselves."""
     connection = Connection(store_path, read_only=True)
     try:
         return Counter((stream, entry_id) for stream, entry_id in connection.query(FATES))
@@ -65,13 +65,13 @@ def judge(
     """Hold the store against what was sent.
 
     Args:
-        must: entries that must have exactly one fate.
+        must: entries that must have exactly one end.
         may: entries that may have one, and never two: the server lost them before anyone had read them.
         labels: for each signal that must be stored, the labels that would be right.
     """
     must, may = set(must), set(may)
     verdict = Verdict()
-    found = fates(store_path)
+    found = settled(store_path)
     for key in must:
         if found[key] == 0:
             verdict.lost.append(key)

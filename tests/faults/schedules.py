@@ -11,7 +11,7 @@ from tests.faults.wire import ACTIONS
 KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
 #: Where a worker is killed: a method of ours, before it begins or after it is done.
 BOUNDARIES = (
-    "read", "claimed", "archived", "decoded", "computed", "begin", "written", "outcomes", "buried",
+    "read", "claimed", "archived", "decoded", "computed", "begin", "written", "outcomes", "dead-lettered",
     "before commit", "after commit", "before settle", "sent", "published", "after ack", "charged",
 )  # fmt: skip
 #: Where a training is killed: in the process that trains.

@@ -13,4 +13,4 @@ def test_mutated_events_crash_nothing_and_their_dead_letters_keep_every_byte(tmp
     found = fuzz(seed, 2_000, tmp_path)
     assert (found.crashes, found.wrong) == ([], []), f"seeds from {seed}"
     assert 100 < found.read < 1_900
-    assert len(found.fates) > 8
+    assert len(found.settled) > 8

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.faults.disk import Disk, Journal, after_power_cut
-from tests.faults.law import fates
+from tests.faults.law import settled
 from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, send, settings_for, signal
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase
 from worker.streams.entries import Entry
@@ -66,7 +66,7 @@ def test_whenever_the_power_is_cut_every_acknowledged_event_is_in_the_store_once
             (place / name).write_bytes(data)
         with FeatureDatabase(place / "features.db") as store:
             assert store.connection.query("PRAGMA integrity_check") == [("ok",)], f"seed {SEED}, cut at {cut}"
-        found = fates(place / "features.db")
+        found = settled(place / "features.db")
         acked = [(name, data.decode()) for what, name, _, data in operations[:cut] if what == "acked"]
         lost = [key for key in acked if found[key] != 1]
         assert lost == [], f"seed {SEED}, cut at {cut}"

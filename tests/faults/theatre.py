@@ -29,7 +29,7 @@ from tests.worker.worlds import GROUP, SIGNALS, START, TRADES, bars, settings_fo
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app
 from worker import dead_letters as letters_module
-from worker.consumer.batch_handler import Handled
+from worker.consumer.batch_handler import BatchResult
 from worker.installation import open_store
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import EmbeddedServer
@@ -341,9 +341,9 @@ def work(settings: Settings, *, patience: int) -> None:
     stop = threading.Event()
     idle = 0
 
-    def after_batch(_: FeatureDatabase, handled: Handled) -> None:
+    def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:
         nonlocal idle
-        idle = 0 if handled != Handled() else idle + 1
+        idle = 0 if handled != BatchResult() else idle + 1
         if idle >= patience and not _pending(client):
             stop.set()
 

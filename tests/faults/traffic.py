@@ -37,8 +37,8 @@ class Traffic:
         if rng.random() < 0.15:
             said.append(event | {"technical_score": 1.0})
         self.events += [(SIGNALS, orjson.dumps(one)) for one in said]
-        fate = rng.random()
-        if fate < 0.7:
+        end = rng.random()
+        if end < 0.7:
             r = rng.choice([-1.0, 0.5, 2.5])
             told = [outcome(number, r)]
             right = {r}
@@ -51,6 +51,6 @@ class Traffic:
                 told.append(outcome(number, 9.0, revision=rng.choice([1, 3])))
                 right = {9.0}
             self.events += [(TRADES, orjson.dumps(one)) for one in told]
-        elif fate < 0.8:
+        elif end < 0.8:
             self.events.append((TRADES, orjson.dumps(outcome(number, closed_at="2024-02-01T00:00:00Z"))))
         self.labels[signal_id] = right

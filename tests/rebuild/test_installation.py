@@ -73,7 +73,7 @@ def activated(settings: Settings) -> SignalQualityModel:
     return model
 
 
-def test_after_a_change_of_features_nothing_is_buried_and_scores_start_cold(
+def test_after_a_change_of_features_nothing_is_dead_lettered_and_scores_start_cold(
     state_dir: Path, valkey: redis.Redis, valkey_url: str, said: list[str]
 ) -> None:
     before = settings_for(state_dir, valkey_url)

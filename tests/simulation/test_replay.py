@@ -15,7 +15,7 @@ from rich.console import Console
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
-from worker.demo.replay import Patience, Progress, Replay, ReplayStalled
+from worker.demo.replay import Progress, Replay, ReplayStalled, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Played, summarise
 from worker.errors import TransientError
 from worker.observability.status import Status, Training
@@ -87,7 +87,7 @@ def player(
     timeline: tuple[Moment, ...],
     look: Callable[[], Status] = lambda: QUIET,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    **patience: float,
+    **timeouts: float,
 ) -> Replay:
     return Replay(
         client,
@@ -96,7 +96,7 @@ def player(
         look=look,
         is_due=lambda status: status.new_labels >= status.labels_for_retraining,
         on_progress=on_progress,
-        patience=Patience(**patience),
+        timeouts=ReplayTimeouts(**timeouts),
     )
 
 

@@ -9,7 +9,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 
 def test_a_dead_letter_keeps_the_bytes_to_the_byte(db: FeatureDatabase) -> None:
     payload = bytes(range(256)) * 3
-    (number,) = db.dead_letters.bury([dead(payload=payload, traceback="Traceback", signal_id="s1", symbol="AAPL")])
+    (number,) = db.dead_letters.add([dead(payload=payload, traceback="Traceback", signal_id="s1", symbol="AAPL")])
     row = db.dead_letters.get(number)
     assert row is not None
     assert row.payload == payload
@@ -17,10 +17,10 @@ def test_a_dead_letter_keeps_the_bytes_to_the_byte(db: FeatureDatabase) -> None:
     assert db.dead_letters.get(99) is None
 
 
-def test_burying_again_goes_on_counting_and_keeps_the_rest(db: FeatureDatabase, clock: SteppingClock) -> None:
-    (number,) = db.dead_letters.bury([dead(attempts=1)])
+def test_dead_lettering_again_goes_on_counting_and_keeps_the_rest(db: FeatureDatabase, clock: SteppingClock) -> None:
+    (number,) = db.dead_letters.add([dead(attempts=1)])
     clock.move(minutes=1)
-    again, other = db.dead_letters.bury([dead(attempts=3, payload=b"other", reason="other"), dead("2-0")])
+    again, other = db.dead_letters.add([dead(attempts=3, payload=b"other", reason="other"), dead("2-0")])
     assert again == number
     assert other > number
     row = db.dead_letters.get(number)
@@ -31,9 +31,9 @@ def test_burying_again_goes_on_counting_and_keeps_the_rest(db: FeatureDatabase, 
 
 
 def test_every_filter_leaves_what_it_should(db: FeatureDatabase, clock: SteppingClock) -> None:
-    db.dead_letters.bury([dead("1-0", symbol="AAPL"), dead("2-0", reason="no_market_data", fingerprint="f2")])
+    db.dead_letters.add([dead("1-0", symbol="AAPL"), dead("2-0", reason="no_market_data", fingerprint="f2")])
     clock.move(days=1)
-    db.dead_letters.bury([dead("3-0", stream="trades.closed", signal_id="s9")])
+    db.dead_letters.add([dead("3-0", stream="trades.closed", signal_id="s9")])
     db.dead_letters.mark_discarded(2, "not wanted")
 
     def ids(**filters: object) -> list[int]:
@@ -56,7 +56,7 @@ def test_every_filter_leaves_what_it_should(db: FeatureDatabase, clock: Stepping
 
 
 def test_a_replay_settles_once_and_is_audited(db: FeatureDatabase) -> None:
-    (number,) = db.dead_letters.bury([dead()])
+    (number,) = db.dead_letters.add([dead()])
     assert db.counts().dead_letters_open == 1
     assert db.dead_letters.mark_replayed(number, "9-0", actor="ops")
     assert db.dead_letters.mark_replayed(number, "9-1") is False
@@ -67,15 +67,15 @@ def test_a_replay_settles_once_and_is_audited(db: FeatureDatabase) -> None:
     assert (entry.stream, entry.entry_id) == ("signals.created", "1-0")
 
 
-def test_a_replayed_entry_that_is_buried_again_stays_replayed(db: FeatureDatabase) -> None:
-    (number,) = db.dead_letters.bury([dead()])
+def test_a_replayed_entry_that_is_dead_lettered_again_stays_replayed(db: FeatureDatabase) -> None:
+    (number,) = db.dead_letters.add([dead()])
     db.dead_letters.mark_replayed(number, "9-0")
-    db.dead_letters.bury([dead(), dead("9-0", replay_of=number)])
+    db.dead_letters.add([dead(), dead("9-0", replay_of=number)])
     assert [(row.entry_id, row.replay_of) for row in db.dead_letters.list()] == [("9-0", number)]
 
 
 def test_alike_ones_are_grouped_and_settled_ones_left_out(db: FeatureDatabase) -> None:
-    db.dead_letters.bury([dead(f"{n}-0") for n in range(3)] + [dead("9-0", fingerprint="f2", reason="bad_json")])
+    db.dead_letters.add([dead(f"{n}-0") for n in range(3)] + [dead("9-0", fingerprint="f2", reason="bad_json")])
     db.dead_letters.mark_discarded(1, "seen")
     groups = db.dead_letters.groups()
     assert [(group.fingerprint, group.reason, group.count, group.example_id) for group in groups] == [
@@ -86,7 +86,7 @@ def test_alike_ones_are_grouped_and_settled_ones_left_out(db: FeatureDatabase) -
 
 @pytest.mark.parametrize("sql", ["UPDATE dead_letter_audit SET actor = 'x'", "DELETE FROM dead_letter_audit"])
 def test_the_audit_is_append_only(db: FeatureDatabase, sql: str) -> None:
-    (number,) = db.dead_letters.bury([dead()])
+    (number,) = db.dead_letters.add([dead()])
     db.dead_letters.mark_discarded(number, "seen", actor="ops")
     with pytest.raises(StoreError, match="append-only"):
         db.connection.run(sql)
@@ -94,7 +94,7 @@ def test_the_audit_is_append_only(db: FeatureDatabase, sql: str) -> None:
 
 
 def test_the_audit_outlives_the_dead_letter_and_the_counters_follow(db: FeatureDatabase) -> None:
-    db.dead_letters.bury([dead("1-0"), dead("2-0")])
+    db.dead_letters.add([dead("1-0"), dead("2-0")])
     db.dead_letters.mark_discarded(1, "seen")
     db.connection.run("DELETE FROM dead_letters WHERE id IN (1, 2)")
     assert len(db.dead_letters.audit(1)) == 1

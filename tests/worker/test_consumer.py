@@ -18,7 +18,7 @@ from loguru import logger
 
 from tests.faults.processes import fork
 from tests.worker.worlds import GROUP, SIGNALS, TRADES, Desk, desk, outcome, pending, scored, send, settings_for, signal
-from worker.consumer.batch_handler import BatchHandler, Handled
+from worker.consumer.batch_handler import BatchHandler, BatchResult
 from worker.consumer.loop import Consumer
 from worker.errors import ConfigurationError, ServerBusy, StoreUnusable, TransientError
 from worker.streams import maintenance, preflight
@@ -46,7 +46,7 @@ class Sick:
         self.error: Exception | None = error
         handle = BatchHandler.handle
 
-        def sick(handler: BatchHandler, entries: Sequence[Entry]) -> Handled:
+        def sick(handler: BatchHandler, entries: Sequence[Entry]) -> BatchResult:
             if self.error is not None and any(text in (entry.data or b"") for entry in entries):
                 raise self.error
             return handle(handler, entries)
@@ -68,7 +68,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_long_outage_of_our_own_uses_up_no_event(
     worker: Desk, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every pause delivers the batch again; a single defect after a hundred of them must not bury it."""
+    """Every pause delivers the batch again; a single defect after a hundred of them must not dead-letter it."""
     worker.drain()
     send(valkey, SIGNALS, signal(1))
     sick = Sick(monkeypatch, TransientError("locked"))
@@ -125,7 +125,7 @@ def test_a_batch_that_takes_long_keeps_its_claim_and_one_that_was_stopped_does_n
     idle: list[int] = []
     handle = BatchHandler.handle
 
-    def slow(handler: BatchHandler, entries: Sequence[Entry]) -> Handled:
+    def slow(handler: BatchHandler, entries: Sequence[Entry]) -> BatchResult:
         for _ in range(8):
             time.sleep(0.05)
             idle.append(deliveries(valkey)[0]["time_since_delivered"])
@@ -138,7 +138,7 @@ def test_a_batch_that_takes_long_keeps_its_claim_and_one_that_was_stopped_does_n
     assert max(idle) < 200
 
 
-def test_an_event_that_kills_its_worker_is_buried_in_the_end_and_the_others_go_on(
+def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_others_go_on(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
     for number in (1, 2, 3):
@@ -171,7 +171,7 @@ def test_an_event_that_kills_its_worker_is_buried_in_the_end_and_the_others_go_o
         assert pending(valkey) == 0
 
 
-def test_an_entry_whose_effect_is_there_and_whose_payload_is_gone_is_not_buried_too(
+def test_an_entry_whose_effect_is_there_and_whose_payload_is_gone_is_not_dead_lettered_too(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
     """Killed between commit and acknowledgement, and then the stream is trimmed."""
@@ -208,17 +208,17 @@ def test_an_entry_that_was_read_before_it_was_trimmed_comes_back_from_the_archiv
     assert (counts.signals, counts.dead_letters) == (1, 0)
 
 
-def test_an_event_that_was_unfit_for_one_worker_and_fit_for_another_has_one_fate(
+def test_an_event_that_was_unfit_for_one_worker_and_fit_for_another_is_settled_once(
     worker: Desk, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker decides to bury, hangs, another one applies; then the first one goes on."""
+    """A worker decides to dead-letter, hangs, another one applies; then the first one goes on."""
     worker.drain()
     event = {name: value for name, value in signal(1).items() if name != "bars"}
     send(valkey, SIGNALS, event)
     settings, apply = worker.settings, BatchHandler._apply
     others: list[int] = []
 
-    def overtaken(handler: BatchHandler, *arguments: Any) -> Handled:
+    def overtaken(handler: BatchHandler, *arguments: Any) -> BatchResult:
         return apply(handler, *arguments)
 
     compute = BatchHandler._compute

@@ -53,7 +53,7 @@ def replay(worker: Desk, *ids: int, pace: Pace | None = None) -> ReplayReport:
     return dead.replay(worker.client, dead.chosen(ids, None if ids else Filter()), actor="test", pace=pace)
 
 
-def everything_received_has_one_fate(worker: Desk, client: redis.Redis) -> None:
+def everything_received_is_settled_once(worker: Desk, client: redis.Redis) -> None:
     received = sum(int(client.xlen(stream)) for stream in (SIGNALS, TRADES))  # type: ignore[arg-type]
     counts = worker.store.counts()
     assert received == counts.signals + counts.outcomes + counts.duplicates + counts.dead_letters
@@ -73,7 +73,7 @@ def test_a_replay_that_was_sent_and_never_marked_is_marked_by_the_worker(worker:
     assert (row.status, row.replays) == ("replayed", 1)
     assert [entry.action for entry in worker.store.dead_letters.audit(letter.id)] == ["replayed"]
     assert replay(worker, letter.id).skipped == [letter.id]
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_the_same_replay_sent_three_times_has_one_effect(worker: Desk, valkey: redis.Redis) -> None:
@@ -86,7 +86,7 @@ def test_the_same_replay_sent_three_times_has_one_effect(worker: Desk, valkey: r
     died_again = worker.store.dead_letters.list()
     assert [row.replay_of for row in died_again] == [letter.id]  # once, though it was sent three times
     assert worker.store.counts().duplicates == 2
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_many_who_replay_everything_at_once_replay_each_event_once(worker: Desk, valkey: redis.Redis) -> None:
@@ -107,7 +107,7 @@ def test_many_who_replay_everything_at_once_replay_each_event_once(worker: Desk,
     counts = worker.store.counts()
     assert (counts.signals, counts.dead_letters_open) == (12, 0)
     assert all(row.replays == 1 for row in worker.store.dead_letters.list(status=None))
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 _REPLAY_ALL = """
@@ -121,7 +121,7 @@ settings = settings_for(sys.argv[1], sys.argv[2])
 with open_store(settings) as store, connect(settings.redis_url) as client:
     dead = DeadLetters(store, version="test")
     print("ready", flush=True)
-    dead.replay(client, dead.chosen([], Filter()), actor="test", pace=Pace(rate=200, patience_s=0))
+    dead.replay(client, dead.chosen([], Filter()), actor="test", pace=Pace(rate=200, give_up_after_s=0))
 """
 
 
@@ -142,7 +142,7 @@ def test_a_replay_killed_half_way_is_finished_by_the_next_one(worker: Desk, valk
     worker.drain()
     counts = worker.store.counts()
     assert (counts.signals, counts.dead_letters_open) == (30, 0)
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_an_entry_that_only_claims_to_be_a_replay_is_an_event_like_any_other(worker: Desk, valkey: redis.Redis) -> None:
@@ -164,7 +164,7 @@ def test_an_entry_that_only_claims_to_be_a_replay_is_an_event_like_any_other(wor
     assert row is not None
     assert row.status == "open"
     assert worker.store.counts().signals == 1
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_a_replay_stops_by_itself_when_more_than_half_die_again(worker: Desk, valkey: redis.Redis) -> None:
@@ -175,7 +175,7 @@ def test_a_replay_stops_by_itself_when_more_than_half_die_again(worker: Desk, va
     running = threading.Thread(target=worker.consumer.run, args=(stop,))
     running.start()
     try:
-        report = replay(worker, pace=Pace(in_flight=10, patience_s=10))
+        report = replay(worker, pace=Pace(in_flight=10, give_up_after_s=10))
     finally:
         stop.set()
         running.join(20)
@@ -189,7 +189,7 @@ def test_a_replay_without_a_worker_stops_and_says_so(worker: Desk, valkey: redis
     for number in range(15):
         send(valkey, SIGNALS, without_bars(number))
     worker.drain()
-    report = replay(worker, pace=Pace(in_flight=10, patience_s=0.2))
+    report = replay(worker, pace=Pace(in_flight=10, give_up_after_s=0.2))
     assert len(report.sent) == 10
     assert "is one running" in (report.stopped or "")
 
@@ -199,7 +199,7 @@ def test_a_rate_is_kept(worker: Desk, valkey: redis.Redis) -> None:
         send(valkey, SIGNALS, without_bars(number))
     worker.drain()
     started = time.monotonic()
-    replay(worker, pace=Pace(rate=20, patience_s=0))
+    replay(worker, pace=Pace(rate=20, give_up_after_s=0))
     assert time.monotonic() - started >= 0.2
 
 
@@ -228,7 +228,7 @@ def test_an_edit_keeps_the_original_and_the_difference_and_the_replay_sends_it(
     assert vector.features["technical_score"] == 0.75
     with pytest.raises(RefineryError, match="not open"):
         letters_of(worker).edit(edited, b"{}", actor="ops")
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_what_is_discarded_stays_and_is_not_replayed(worker: Desk, valkey: redis.Redis) -> None:
@@ -243,7 +243,7 @@ def test_what_is_discarded_stays_and_is_not_replayed(worker: Desk, valkey: redis
 
 
 def test_a_dead_letter_delivered_again_stays_what_it_is(worker: Desk, valkey: redis.Redis) -> None:
-    """After a failover the group starts at 0: what was buried, replayed or discarded must not be decided on again."""
+    """After a failover the group starts at 0: what was dead-lettered, replayed or discarded is not decided on again."""
     for number in (1, 2):
         send(valkey, SIGNALS, without_bars(number, timestamp="2024-03-01T21:00:00Z"))
     worker.drain()
@@ -255,7 +255,7 @@ def test_a_dead_letter_delivered_again_stays_what_it_is(worker: Desk, valkey: re
     worker.drain()
     assert worker.store.counts().signals == 0
     assert [row.id for row in worker.store.dead_letters.list()] == [first.id]
-    everything_received_has_one_fate(worker, valkey)
+    everything_received_is_settled_once(worker, valkey)
 
 
 def test_an_id_that_a_server_gives_out_twice_costs_no_event(worker: Desk, valkey: redis.Redis) -> None:

@@ -69,7 +69,9 @@ def test_the_same_signal_written_down_in_another_order_is_no_conflict(worker: De
     assert worker.store.counts().dead_letters_open == 0
 
 
-def test_the_same_identity_with_other_content_is_buried_and_the_first_stands(worker: Desk, valkey: redis.Redis) -> None:
+def test_the_same_identity_with_other_content_is_dead_lettered_and_the_first_stands(
+    worker: Desk, valkey: redis.Redis
+) -> None:
     send(valkey, SIGNALS, signal(1))
     send(valkey, SIGNALS, signal(1, technical_score=1.0))
     send(valkey, TRADES, outcome(1, 1.0))
@@ -94,7 +96,7 @@ def test_a_higher_revision_corrects_the_label_in_any_order(worker: Desk, valkey:
 
 
 @pytest.mark.parametrize("first", [SIGNALS, TRADES])
-def test_a_trade_that_closed_before_its_signal_is_buried_whichever_came_first(
+def test_a_trade_that_closed_before_its_signal_is_dead_lettered_whichever_came_first(
     worker: Desk, valkey: redis.Redis, first: str
 ) -> None:
     events = {SIGNALS: signal(1), TRADES: outcome(1, closed_at="2024-02-01T00:00:00Z")}
@@ -142,7 +144,7 @@ def test_without_an_archive_too_an_outcome_that_waited_and_was_refused_is_known_
     valkey.xgroup_setid(TRADES, "ml-refinement", "0")  # a failover, or a restore with --reread
     worker.consumer._own_due = 0.0
     again = worker.drain()
-    assert (again.buried, worker.store.counts().dead_letters) == (0, 1)
+    assert (again.dead_lettered, worker.store.counts().dead_letters) == (0, 1)
     assert [letter.attempts for letter in worker.store.dead_letters.list()] == [1]
     assert pending(valkey) == 0
 
@@ -164,7 +166,7 @@ def test_the_bytes_of_an_outcome_are_kept_only_for_as_long_as_it_waits(
     assert worker.store.connection.query(held) == []
 
 
-def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_buried_as_the_event_it_would_have_been(
+def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_dead_lettered_as_the_event_it_would_have_been(
     worker: Desk, valkey: redis.Redis
 ) -> None:
     worker.store.outcomes.record([OutcomeRow("s-1", 0, "2024-02-01T00:00:00.000000Z", 1.5)])
@@ -175,19 +177,21 @@ def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_buried_as_th
     assert orjson.loads(letter.payload or b"")["r_multiple"] == 1.5
 
 
-def test_a_bad_event_is_buried_with_its_bytes_and_its_neighbours_go_on(worker: Desk, valkey: redis.Redis) -> None:
+def test_a_bad_event_is_dead_lettered_with_its_bytes_and_its_neighbours_go_on(
+    worker: Desk, valkey: redis.Redis
+) -> None:
     send(valkey, SIGNALS, signal(1))
     entry_id = send(valkey, SIGNALS, b'{"signal_id": "s-2", "technical_score": NaN}')
     send(valkey, SIGNALS, signal(3))
     handled = worker.drain()
-    assert (handled.signals, handled.buried) == (2, 1)
+    assert (handled.signals, handled.dead_lettered) == (2, 1)
     [letter] = worker.store.dead_letters.list(payloads=True)
     assert letter.payload == b'{"signal_id": "s-2", "technical_score": NaN}'
     assert letter.entry_id == entry_id
     assert letter.stream == SIGNALS
 
 
-def test_an_entry_without_data_and_a_trimmed_one_are_buried_too(worker: Desk, valkey: redis.Redis) -> None:
+def test_an_entry_without_data_and_a_trimmed_one_are_dead_lettered_too(worker: Desk, valkey: redis.Redis) -> None:
     worker.drain()
     valkey.xadd(SIGNALS, {"payload": b"{}"})
     lost = send(valkey, SIGNALS, signal(1))

@@ -26,9 +26,9 @@ from tests.worker.worlds import (
     signal,
 )
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.consumer.batch_handler import BatchHandler, Handled
-from worker.consumer.loop import Decision, after_failure
-from worker.errors import EventRejected, Reason, TransientError
+from worker.consumer.batch_handler import BatchHandler, BatchResult
+from worker.consumer.loop import FailureAction, after_failure
+from worker.errors import EventRejected, Reason, StoreUnusable, TransientError
 from worker.redis_server.embedded import EmbeddedServer
 from worker.streams.entries import Entry
 
@@ -42,26 +42,27 @@ def worker(tmp_path: Path, valkey_url: str) -> Iterator[Desk]:
 @pytest.mark.parametrize(
     ("error", "deliveries", "decision"),
     [
-        (TransientError("locked"), 1, Decision.PAUSE),
-        (TransientError("locked"), 1000, Decision.PAUSE),
-        (EventRejected(Reason.SCHEMA, "x"), 1, Decision.BURY),
-        (RuntimeError("x"), 1, Decision.RETRY),
-        (RuntimeError("x"), 2, Decision.RETRY),
-        (RuntimeError("x"), 3, Decision.BURY),
+        (TransientError("locked"), 1, FailureAction.PAUSE),
+        (TransientError("locked"), 1000, FailureAction.PAUSE),
+        (StoreUnusable("damaged"), 1000, FailureAction.STOP),
+        (EventRejected(Reason.SCHEMA, "x"), 1, FailureAction.DEAD_LETTER),
+        (RuntimeError("x"), 1, FailureAction.RETRY),
+        (RuntimeError("x"), 2, FailureAction.RETRY),
+        (RuntimeError("x"), 3, FailureAction.DEAD_LETTER),
     ],
 )
 def test_a_fault_of_our_own_is_never_charged_to_the_event(
-    error: Exception, deliveries: int, decision: Decision
+    error: Exception, deliveries: int, decision: FailureAction
 ) -> None:
     assert after_failure(error, deliveries, 3) is decision
 
 
-def test_an_event_that_always_fails_is_retried_and_then_buried_alone(
+def test_an_event_that_always_fails_is_retried_and_then_dead_lettered_alone(
     worker: Desk, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = BatchHandler.handle
 
-    def poisoned(self: BatchHandler, entries: Sequence[Entry]) -> Handled:
+    def poisoned(self: BatchHandler, entries: Sequence[Entry]) -> BatchResult:
         if any(b"s-2" in (entry.data or b"") for entry in entries):
             raise ZeroDivisionError("a defect of ours")
         return handle(self, entries)

@@ -23,13 +23,13 @@ from tests.worker.worlds import SIGNALS, TRADES, outcome, pending, scored, send,
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreDamaged
 from trading_system.ml_refinement.storage import StoreUnavailable as Unavailable
 from worker import app
-from worker.consumer.batch_handler import Handled
+from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer
 from worker.errors import ConfigurationError, StopRequested
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
-from worker.supervision.backoff import Patience
+from worker.supervision.backoff import Backoff, StartRetry
 
 QUICK = (0.01, 0.05)
 
@@ -50,10 +50,10 @@ def said() -> Iterator[list[str]]:
 
 @contextmanager
 def started(settings: Settings, stop: threading.Event) -> Iterator[Consumer]:
-    patience = Patience(stop, pauses_s=QUICK)
+    retry = StartRetry(stop, backoff=Backoff(*QUICK))
     with (
         connect(settings.redis_url or "") as client,
-        app.worker_consumer(settings, client, after_batch=lambda *_: None, patience=patience) as consumer,
+        app.worker_consumer(settings, client, after_batch=lambda *_: None, retry=retry) as consumer,
     ):
         yield consumer
 
@@ -136,12 +136,12 @@ def test_a_disk_that_is_full_or_read_only_for_now_may_pass_and_a_wrong_path_does
             raise raised
         return "found"
 
-    patience = Patience(threading.Event(), pauses_s=QUICK)
+    retry = StartRetry(threading.Event(), backoff=Backoff(*QUICK))
     if passes:
-        assert patience.until_possible(attempt) == "found"
+        assert retry.until_possible(attempt) == "found"
     else:
         with pytest.raises(ConfigurationError, match=r"cannot start: .* Permission denied"):
-            patience.until_possible(attempt)
+            retry.until_possible(attempt)
 
 
 def test_what_waiting_does_not_help_against_ends_the_start_at_once(settings: Settings) -> None:
@@ -171,7 +171,7 @@ def test_a_store_that_cannot_be_read_between_two_batches_is_a_pause(
     """What looks whether a retraining is due reads the store, and a fault there is no reason to end."""
     failures = 3
 
-    def after_batch(_: FeatureDatabase, handled: Handled) -> None:
+    def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:
         nonlocal failures
         if handled.signals and failures:
             failures -= 1

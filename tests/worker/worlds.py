@@ -14,7 +14,7 @@ import redis
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
-from worker.consumer.batch_handler import Handled
+from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings, load_settings
@@ -97,7 +97,7 @@ class Desk:
         client: redis.Redis,
         consumer: Consumer,
         store: FeatureDatabase,
-        handled: list[Handled],
+        handled: list[BatchResult],
     ) -> None:
         self.settings = settings
         self.client = client
@@ -105,7 +105,7 @@ class Desk:
         self.store = store
         self.handled = handled
 
-    def drain(self, *, rounds: int = 200) -> Handled:
+    def drain(self, *, rounds: int = 200) -> BatchResult:
         """Run until both streams are handled; the sum of what was handled."""
         before = len(self.handled)
         for _ in range(rounds):
@@ -113,7 +113,7 @@ class Desk:
             self.consumer.run(stop)
             if not pending(self.client) and not any(state.lag for state in self.states()):
                 break
-        return sum(self.handled[before:], Handled())
+        return sum(self.handled[before:], BatchResult())
 
     def states(self) -> list[Any]:
         from worker.streams.reader import stream_states
@@ -136,7 +136,7 @@ class _StopAfter(threading.Event):
 @contextmanager
 def desk(settings: Settings) -> Iterator[Desk]:
     """A worker on a real server and store; nothing runs until it is driven."""
-    handled: list[Handled] = []
+    handled: list[BatchResult] = []
     with (
         connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=lambda _, batch: handled.append(batch)) as consumer,

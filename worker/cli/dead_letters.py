@@ -81,7 +81,7 @@ def list_(
     after: Annotated[int, typer.Option(min=0, help="Go on after this id.")] = 0,
     json: Json = False,
 ) -> None:
-    """Dead letters in the order they were buried, or grouped by how they failed."""
+    """Dead letters in the order they were dead-lettered, or grouped by how they failed."""
     chosen = None if every or status == "any" else status
     wanted = Filter(reason, stream, symbol, fingerprint, signal, chosen, since, until)
     with open_store(_settings()) as store:
@@ -155,7 +155,7 @@ def replay(
             _show_would(rows, "replayed", json=json)
             return
         client = stack.enter_context(server(settings))
-        report = dead.replay(client, rows, actor=getpass.getuser(), pace=Pace(rate=rate, patience_s=wait))
+        report = dead.replay(client, rows, actor=getpass.getuser(), pace=Pace(rate=rate, give_up_after_s=wait))
     _show_replay(report, json=json)
     if report.stopped:
         raise typer.Exit(1)

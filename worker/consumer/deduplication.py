@@ -1,6 +1,7 @@
 """What became of an entry that may have been decided on before: by this worker, by one that died, by one that hung.
 
-The store's identities make events have one effect. This makes *entries* have one fate: applied or buried, never both.
+The store's identities make events have one effect. This makes *entries* end in one way: applied or dead-lettered, never
+both.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from worker.streams.entries import Entry
 Key = tuple[str, str]
 
 
-class Fate(Enum):
+class AlreadySettled(Enum):
     """Why nothing is to be done about an entry."""
 
-    BURIED = auto()
+    DEAD_LETTER = auto()
     """It is a dead letter, whatever became of that."""
     COPY = auto()
     """It carries a replay that takes effect through another entry."""
 
 
-class EntryFates:
+class Deduplication:
     """Looks up what the store knows of entries.
 
     Args:
@@ -36,25 +37,25 @@ class EntryFates:
         self._store = store
         self._kinds = dict(kinds)
 
-    def of(self, entries: Sequence[Entry]) -> dict[Key, Fate]:
+    def already_settled(self, entries: Sequence[Entry]) -> dict[Key, AlreadySettled]:
         """Those of the entries that nothing is to be done about; inside a transaction this holds until its end."""
         if not entries:
             return {}
-        buried = self._store.entries.buried([entry.key for entry in entries])
-        fates = {
-            entry.key: Fate.BURIED
-            for entry in (entries if buried else ())
+        dead_lettered = self._store.entries.dead_lettered([entry.key for entry in entries])
+        settled = {
+            entry.key: AlreadySettled.DEAD_LETTER
+            for entry in (entries if dead_lettered else ())
             # A server that was emptied may give out an id again: other bytes are another event.
-            if entry.key in buried and entry.data in (None, buried[entry.key])
+            if entry.key in dead_lettered and entry.data in (None, dead_lettered[entry.key])
         }
-        replays = _replays(entries, fates)
+        replays = _replays(entries, settled)
         carriers = self._store.replays.carriers(replays)
         for entry in entries if replays else ():
-            if entry.replay in carriers and entry.key not in fates:
+            if entry.replay in carriers and entry.key not in settled:
                 carrier = carriers[entry.replay] = carriers[entry.replay] or entry.key
                 if carrier != entry.key:
-                    fates[entry.key] = Fate.COPY
-        return fates
+                    settled[entry.key] = AlreadySettled.COPY
+        return settled
 
     def applied(self, entries: Sequence[Entry]) -> set[Key]:
         """Those of the entries that had an effect already, or were noted as duplicates."""
@@ -69,19 +70,19 @@ class EntryFates:
             applied |= {(stream, entry_id) for entry_id in look_up(ids)} if ids else set()
         return applied
 
-    def note_replays(self, entries: Sequence[Entry], fates: Mapping[Key, Fate]) -> None:
+    def note_replays(self, entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> None:
         """Note which entries replays take effect through; belongs in the transaction of those effects."""
-        replays = _replays(entries, fates)
+        replays = _replays(entries, settled)
         if replays:
             valid = self._store.replays.carriers(replays)
             self._store.replays.take_effect([r for r in replays if (r.dead_letter_id, r.number) in valid])
 
 
-def _replays(entries: Sequence[Entry], fates: Mapping[Key, Fate]) -> list[Replay]:
+def _replays(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[Replay]:
     # An entry of the usual kind has one field, and that is not the name of a dead letter.
     named = [(entry, entry.replay) for entry in entries if len(entry.fields) > 1]
     return [
         Replay(*replay, entry.stream, entry.entry_id, entry.data or b"")
         for entry, replay in named
-        if replay is not None and entry.key not in fates
+        if replay is not None and entry.key not in settled
     ]

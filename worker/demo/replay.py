@@ -36,7 +36,7 @@ class ReplayStalled(RefineryError):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class ReplayTimeouts:
     """How long the replay waits for the others, in seconds, before it gives up."""
 
     drain_s: float = 60
@@ -68,7 +68,7 @@ class Replay:
         is_due: whether a retraining has to follow from a status.
         tend: called again and again while waiting, so that a process that ended is started again.
         on_progress: told after every moment, and now and then while a training runs.
-        patience: how long the others may take.
+        timeouts: how long the others may take.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Replay:
         is_due: Callable[[Status], bool],
         tend: Callable[[], None] = lambda: None,
         on_progress: Callable[[Progress], None] = lambda _: None,
-        patience: Patience = Patience(),
+        timeouts: ReplayTimeouts = ReplayTimeouts(),
     ) -> None:
         self._client = client
         self._timeline = timeline
@@ -90,7 +90,7 @@ class Replay:
         self._is_due = is_due
         self._tend = tend
         self._on_progress = on_progress
-        self._patience = patience
+        self._timeouts = timeouts
         self._signals: list[SignalEvent] = []
         self._outcomes: list[OutcomeEvent] = []
         self._scored: list[Scored] = []
@@ -125,7 +125,7 @@ class Replay:
     def _wait_for_worker(self, at: str) -> None:
         """Until nothing is pending and nothing undelivered on either input stream."""
         names = (self._streams.signals_created, self._streams.trades_closed)
-        deadline = time.monotonic() + self._patience.drain_s
+        deadline = time.monotonic() + self._timeouts.drain_s
         while True:
             states = stream_states(self._client, names, self._streams.group)
             if all(state.pending == 0 and state.lag == 0 for state in states):
@@ -133,7 +133,7 @@ class Replay:
             if time.monotonic() > deadline:
                 left = ", ".join(f"{state.name} {state.pending} pending, lag {state.lag}" for state in states)
                 raise ReplayStalled(
-                    f"the worker has not handled the events of {at[:10]} in {self._patience.drain_s:g} s: {left}"
+                    f"the worker has not handled the events of {at[:10]} in {self._timeouts.drain_s:g} s: {left}"
                 )
             self._tend()
             time.sleep(_DRAIN_POLL_S)
@@ -148,9 +148,9 @@ class Replay:
                 return status
             self._tell(number, at, "training" if running else "queued", status)
             waited_s = time.monotonic() - started
-            if not running and waited_s > self._patience.training_start_s:
+            if not running and waited_s > self._timeouts.training_start_s:
                 raise ReplayStalled(f"a retraining is due since {at[:10]} and was not begun in {waited_s:.0f} s")
-            if waited_s > self._patience.training_start_s + self._patience.training_s:
+            if waited_s > self._timeouts.training_start_s + self._timeouts.training_s:
                 raise ReplayStalled(f"the retraining of {at[:10]} has not ended in {waited_s:.0f} s")
             self._tend()
             time.sleep(_TRAINING_POLL_S)

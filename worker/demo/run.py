@@ -28,7 +28,7 @@ from trading_system.simulation.market_data import (
 )
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
-from worker.demo.replay import Patience, Replay
+from worker.demo.replay import Replay, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Played, Summary, summarise
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
@@ -210,7 +210,7 @@ def _play(
             is_due=lambda _: reason_if_due(chosen, store) is not None,
             tend=tend,
             on_progress=tell,
-            patience=Patience(training_s=chosen.training_timeout_s),
+            timeouts=ReplayTimeouts(training_s=chosen.training_timeout_s),
         ).run()
     return summarise(played, learned(store), held(store, played))
 

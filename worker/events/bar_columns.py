@@ -20,7 +20,7 @@ _ROUNDING = 1e-9  # relative: prices that were adjusted column by column differ 
 
 
 class BadBarsError(ValueError):
-    """Bars that break a rule, with the reason code an event with such bars is buried under."""
+    """Bars that break a rule, with the reason code an event with such bars is dead-lettered under."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)

@@ -19,7 +19,7 @@ from loguru import logger
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from worker.consumer.batch_handler import Handled
+from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import TransientError
 from worker.observability.latency_histogram import LatencyHistogram
@@ -49,7 +49,7 @@ class LoopMetrics:
             return Histogram(name, text, buckets=buckets, registry=registry)
 
         self.received = counter("refinery_events_received_total", "Entries handed to the handlers.", "stream")
-        self.events = counter("refinery_events_total", "Handled events by what became of them.", "outcome")
+        self.events = counter("refinery_events_total", "BatchResult events by what became of them.", "outcome")
         self.labels = counter("refinery_labels_total", "Signals that got their label.")
         self.unknown_fields = counter("refinery_unknown_fields_total", "Fields of events that are none of ours.")
         self.failures = counter("refinery_handler_failures_total", "Batches or events whose handling failed.", "kind")
@@ -67,20 +67,20 @@ class LoopMetrics:
         """The loop has settled a batch or read nothing."""
         self.last_round = time.monotonic()
 
-    def count(self, entries: Sequence[Entry], handled: Handled, seconds: float) -> None:
+    def count(self, entries: Sequence[Entry], result: BatchResult, seconds: float) -> None:
         """A batch was applied."""
         for stream, number in Tally(entry.stream for entry in entries).items():
             self.received.labels(stream).inc(number)
         for outcome, number in (
-            ("signal", handled.signals),
-            ("outcome", handled.outcomes),
-            ("duplicate", handled.duplicates),
-            ("redelivered", handled.redelivered),
-            ("dead_lettered", handled.buried),
+            ("signal", result.signals),
+            ("outcome", result.outcomes),
+            ("duplicate", result.duplicates),
+            ("redelivered", result.redelivered),
+            ("dead_lettered", result.dead_lettered),
         ):
             self.events.labels(outcome).inc(number)
-        self.labels.inc(handled.labelled)
-        self.unknown_fields.inc(handled.unknown_fields)
+        self.labels.inc(result.labelled)
+        self.unknown_fields.inc(result.unknown_fields)
         self.batch_s.observe(seconds)
         self.batch_events.observe(len(entries))
         self.latency_s.observe_since([entry.added_ms for entry in entries], time.time() * 1000)
@@ -93,37 +93,25 @@ class ObservedHandler:
         self._handler = handler
         self._metrics = metrics
 
-    def handle(self, entries: Sequence[Entry]) -> Handled:
+    def handle(self, entries: Sequence[Entry]) -> BatchResult:
         """See `Handler.handle`."""
         started = time.perf_counter()
         try:
-            handled = self._handler.handle(entries)
+            result = self._handler.handle(entries)
         except TransientError:
             self._metrics.failures.labels("transient").inc()
             raise
         except Exception:
             self._metrics.failures.labels("event").inc()
             raise
-        self._metrics.count(entries, handled, time.perf_counter() - started)
-        return handled
+        self._metrics.count(entries, result, time.perf_counter() - started)
+        return result
 
-    def bury(self, entry: Entry, error: Exception, attempts: int) -> Handled:
-        """See `Handler.bury`."""
-        handled = self._handler.bury(entry, error, attempts)
-        self._metrics.events.labels("dead_lettered").inc(handled.buried)
-        return handled
-
-    def charge(self, entry: Entry) -> int:
-        """See `Handler.charge`."""
-        return self._handler.charge(entry)
-
-    def take_back(self, entries: Sequence[Entry]) -> None:
-        """See `Handler.take_back`."""
-        self._handler.take_back(entries)
-
-    def forget(self, entry: Entry) -> None:
-        """See `Handler.forget`."""
-        self._handler.forget(entry)
+    def dead_letter(self, entry: Entry, error: Exception, attempts: int) -> BatchResult:
+        """See `Handler.dead_letter`."""
+        result = self._handler.dead_letter(entry, error, attempts)
+        self._metrics.events.labels("dead_lettered").inc(result.dead_lettered)
+        return result
 
 
 class MetricsServer:
@@ -182,7 +170,7 @@ class MetricsServer:
         return {"loop": not self._hangs() or not self._state.redis_answers()}
 
     def readiness(self) -> dict[str, bool]:
-        """Whether events are being handled now."""
+        """Whether events are being result now."""
         return {
             "loop": not self._hangs(),
             "redis": self._state.redis_answers(),

@@ -24,12 +24,12 @@ from loguru import logger
 from worker.errors import RefineryError, ServerBusy
 from worker.redis_server.binary import find_server
 from worker.state_dir import make_private, take_lock
+from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import Guard, launch_command
 
 #: `sun_path` holds 104 bytes on macOS and 108 on Linux, with the terminating zero.
 _SOCKET_PATH_BYTES = 100
 _POLL_S = 0.1
-_RESTART_PAUSES_S = (0.1, 5.0)
 
 
 class EmbeddedServer:
@@ -109,18 +109,19 @@ class EmbeddedServer:
             self._keeper.join()
 
     def _keep(self) -> None:
-        pause_s = _RESTART_PAUSES_S[0]
+        backoff = Backoff(0.1, 5.0)
         try:
             while not self._stopping.is_set():
                 try:
                     self._host_or_join()
-                    pause_s = _RESTART_PAUSES_S[0]
+                    backoff.reset()
+                    pause_s = _POLL_S
                 except (RefineryError, OSError) as error:
                     if not self._ready.is_set():
                         self._failure = error
                         return
                     logger.error("the embedded server cannot be started: {}", error)
-                    pause_s = min(pause_s * 2, _RESTART_PAUSES_S[1])
+                    pause_s = backoff.next_s()
                 self._stopping.wait(pause_s)
         finally:
             self._end_server()

@@ -23,6 +23,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from worker.errors import RefineryError
 from worker.retraining.queue import QUEUE_NAME, connect_queue
 from worker.settings.schema import Settings
+from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import die_with_parent
 
 JobFunction = Callable[..., Mapping[str, Any]]
@@ -30,7 +31,8 @@ JobFunction = Callable[..., Mapping[str, Any]]
 _MAINTENANCE_S = 30
 _HEARTBEAT_S = 5
 _WORKER_TTL_S = 45
-_PAUSES_S = (0.5, 10.0)
+#: RQ's loop ends by itself when it is told to: this keeps one that ends at once from spinning.
+_AGAIN_S = 0.5
 
 
 class ForbiddenJob(RefineryError):
@@ -185,17 +187,19 @@ def work_until_stopped(
     """
     _rq_logs_to_ours()
     stopping = threading.Event()
-    pause_s = _PAUSES_S[0]
+    backoff = Backoff(0.5, 10.0)
     while not stopping.is_set():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         try:
             _work(settings, url, functions, housekeeping, stopping)
-            pause_s = _PAUSES_S[0]
+            backoff.reset()
         except redis.RedisError as error:
+            pause_s = backoff.next_s()
             logger.warning("the trainer lost Redis ({}), trying again in {:.1f} s", error, pause_s)
-            pause_s = min(pause_s * 2, _PAUSES_S[1])
-        stopping.wait(pause_s)
+            stopping.wait(pause_s)
+        else:
+            stopping.wait(_AGAIN_S)
 
 
 def _work(

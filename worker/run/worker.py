@@ -11,7 +11,7 @@ from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
-from worker.consumer.batch_handler import Handled
+from worker.consumer.batch_result import BatchResult
 from worker.errors import StopRequested
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
@@ -20,7 +20,7 @@ from worker.retraining.requests import enqueue_if_due
 from worker.settings.schema import Settings
 from worker.streams.maintenance import remove_dead_consumers, trim_handled
 from worker.streams.preflight import check_server
-from worker.supervision.backoff import Patience
+from worker.supervision.backoff import StartRetry
 from worker.supervision.signals import drain_deadline, stop_on_signals
 from worker.supervision.slots import worker_slot
 
@@ -39,14 +39,14 @@ def run_worker(settings: Settings) -> None:
         StoreUnusable: the store is damaged.
     """
     stop = stop_on_signals()
-    patience = Patience(stop)
+    retry = StartRetry(stop)
     with ExitStack() as stack, suppress(StopRequested):
-        settings = patience.until_possible(lambda: stack.enter_context(worker_slot(settings)))
+        settings = retry.until_possible(lambda: stack.enter_context(worker_slot(settings)))
         url = stack.enter_context(server_url(settings))
         client = stack.enter_context(connect(url))
         stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
         names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
-        patience.until_possible(lambda: check_server(client, names))
+        retry.until_possible(lambda: check_server(client, names))
         _consume(settings, url, client, stop)
     logger.info("worker stopped")
 
@@ -57,9 +57,9 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
     port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
     with metrics.served(settings, url, port=port, loop=True) as counters:
 
-        def after_batch(store: FeatureDatabase, handled: Handled) -> None:
+        def after_batch(store: FeatureDatabase, result: BatchResult) -> None:
             counters.came_round()
-            trigger(store, handled)
+            trigger(store, result)
             care()
 
         with app.worker_consumer(
@@ -67,7 +67,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             client,
             after_batch=after_batch,
             observed=lambda handler: metrics.ObservedHandler(handler, counters),
-            patience=Patience(stop, still_here=counters.came_round),
+            retry=StartRetry(stop, still_here=counters.came_round),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
             consumer.run(stop)
@@ -106,9 +106,9 @@ class _RetrainingTrigger:
         self._client = connect_queue(url)
         self._look_at = 0.0
 
-    def __call__(self, store: FeatureDatabase, handled: Handled) -> None:
+    def __call__(self, store: FeatureDatabase, result: BatchResult) -> None:
         now = time.monotonic()
-        if handled.labelled == 0 and now < self._look_at:
+        if result.labelled == 0 and now < self._look_at:
             return
         self._look_at = now + _LOOK_EVERY_S
         enqueue_if_due(self._settings, store, self._client)

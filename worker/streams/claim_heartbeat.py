@@ -16,7 +16,7 @@ from worker.streams.entries import Entry
 from worker.streams.reader import GroupReader
 
 
-class ClaimKeeper:
+class ClaimHeartbeat:
     """Claims the batch in hand again and again, from a thread of its own; a context manager.
 
     A worker that is stopped or killed claims nothing, so its batch is taken over; one that hangs claims for
@@ -36,7 +36,7 @@ class ClaimKeeper:
         self._since = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="claim-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="claim-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -67,10 +67,10 @@ class ClaimKeeper:
                 if slept_s > 3 * self._every_s:
                     self._held = ()  # we were stopped: someone else may have the batch by now
                 elif self._held and self._every_s <= looked - self._since <= self._at_most_s:
-                    self._keep()
+                    self._renew()
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         try:
-            self._reader.keep(self._held)
+            self._reader.renew_claims(self._held)
         except TransientError as error:
             logger.debug("the claim on the batch in hand could not be renewed: {}", error)

@@ -116,7 +116,7 @@ class GroupReader:
 
     def _claim_idle_of(self, stream: str) -> list[Entry]:
         arguments = (self._group, self._consumer, self._claim_idle_ms, self._batch_size)
-        rows = self._healed(partial(self._client.eval, _CLAIM, 1, stream, *map(str, arguments)), [])
+        rows = self._with_group(partial(self._client.eval, _CLAIM, 1, stream, *map(str, arguments)), [])
         if rows:
             logger.info("took over {} entries of {} from an idle consumer", len(rows), stream)
         return [Entry(stream, entry_id.decode(), _pairs(flat), redelivered=True) for entry_id, flat in rows]
@@ -134,7 +134,7 @@ class GroupReader:
             command = partial(
                 self._client.xpending_range, stream, self._group, first, last, len(ids), consumername=self._consumer
             )
-            most = max([most, *(int(row["times_delivered"]) for row in self._healed(command, []))])
+            most = max([most, *(int(row["times_delivered"]) for row in self._with_group(command, []))])
         return most
 
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
@@ -151,9 +151,9 @@ class GroupReader:
         keys = (self._scores, *by_stream)
         head = (self._group, self._scores_maxlen or 0, len(published))
         words: list[str | bytes | int] = [*keys, *head, *published, *acknowledged]
-        self._healed(partial(self._client.eval, _SETTLE, len(keys), *words), None)
+        self._with_group(partial(self._client.eval, _SETTLE, len(keys), *words), None)
 
-    def keep(self, held: Sequence[Entry]) -> None:
+    def renew_claims(self, held: Sequence[Entry]) -> None:
         """Reset the idle time of entries that we still work on, so that no one takes them over.
 
         Raises:
@@ -182,7 +182,7 @@ class GroupReader:
                 command = partial(
                     self._client.xpending_range, stream, self._group, start, "+", 1000, consumername=self._consumer
                 )
-                rows = self._healed(command, [])
+                rows = self._with_group(command, [])
                 held = [Entry(stream, row["message_id"].decode(), {}) for row in rows]
                 self.release(held)
                 released += len(held)
@@ -196,7 +196,7 @@ class GroupReader:
             command = partial(
                 self._client.xclaim, stream, self._group, self._consumer, 0, list(ids), idle=idle_ms, justid=True
             )
-            self._healed(command, None)
+            self._with_group(command, None)
 
     def _read(self, positions: Mapping[Any, Any], *, redelivered: bool) -> list[Entry]:
         command = partial(
@@ -207,9 +207,9 @@ class GroupReader:
             count=self._batch_size,
             block=None if redelivered else self._block_ms,
         )
-        return _entries(self._healed(command, None), redelivered=redelivered)
+        return _entries(self._with_group(command, None), redelivered=redelivered)
 
-    def _healed(self, command: Callable[[], Any], otherwise: Any) -> Any:
+    def _with_group(self, command: Callable[[], Any], otherwise: Any) -> Any:
         """The command's reply; where a flush or a failover took the group, it is made again and `otherwise` returned.
 
         Reading from 0 again is harmless, since events have an identity.

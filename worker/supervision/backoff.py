@@ -1,4 +1,4 @@
-"""Waiting at start for our own side: store, disk and server may be away for a moment then as at any other time."""
+"""Growing pauses between tries, and waiting at the start for what may be away then too: store, disk and server."""
 
 from __future__ import annotations
 
@@ -15,13 +15,34 @@ from worker.state_dir import may_pass
 Found = TypeVar("Found")
 
 
-class Patience:
-    """Tries again, with growing pauses, what our own side cannot do just now.
+class Backoff:
+    """Pauses that double from `first_s` up to `longest_s`, until `reset`."""
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self._first_s = first_s
+        self._longest_s = longest_s
+        self._next_s = first_s
+        self.failures = 0
+
+    def next_s(self) -> float:
+        """How long to pause after one more failure, in seconds."""
+        pause_s, self._next_s = self._next_s, min(self._longest_s, self._next_s * 2)
+        self.failures += 1
+        return pause_s
+
+    def reset(self) -> None:
+        """Something went well: the next pause is the first one again."""
+        self._next_s = self._first_s
+        self.failures = 0
+
+
+class StartRetry:
+    """Tries again, with back-off, what our own side cannot do just now.
 
     Args:
         stop: ends the waiting when it is set.
         still_here: called before each pause, for whoever watches that the process lives.
-        pauses_s: first and longest pause.
+        backoff: the pauses.
     """
 
     def __init__(
@@ -29,11 +50,11 @@ class Patience:
         stop: threading.Event,
         *,
         still_here: Callable[[], None] = lambda: None,
-        pauses_s: tuple[float, float] = (0.1, 5.0),
+        backoff: Backoff | None = None,
     ) -> None:
         self._stop = stop
         self._still_here = still_here
-        self._pauses_s = pauses_s
+        self._backoff = backoff or Backoff(0.1, 5.0)
 
     def until_possible(self, attempt: Callable[[], Found]) -> Found:
         """What the attempt gives. It must leave nothing behind when it fails. That we wait is logged once.
@@ -44,22 +65,19 @@ class Patience:
             Exception: whatever else waiting does not help against, as the attempt raised it: a damaged store, a schema
                 of a newer release, a wrong setting.
         """
-        pause_s, longest_s = self._pauses_s
-        failures = 0
+        self._backoff.reset()
         while not self._stop.is_set():
             try:
                 found = attempt()
             except (StoreUnavailable, TransientError, OSError) as error:
                 if isinstance(error, OSError) and not may_pass(error):
                     raise ConfigurationError(f"cannot start: {error}") from error
-                if not failures:
+                if not self._backoff.failures:
                     logger.error("waiting to start, nothing is lost: {}", error)
-                failures += 1
                 self._still_here()
-                self._stop.wait(pause_s)
-                pause_s = min(longest_s, pause_s * 2)
+                self._stop.wait(self._backoff.next_s())
             else:
-                if failures:
-                    logger.info("waited long enough: possible after {} failed tries", failures)
+                if self._backoff.failures:
+                    logger.info("waited long enough: possible after {} failed tries", self._backoff.failures)
                 return found
         raise StopRequested("told to stop before it could start")

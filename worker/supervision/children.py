@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 
 from loguru import logger
 
+from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import launch_command
-
-_RESTART_PAUSES_S = (0.5, 30.0)
 
 
 class Children:
@@ -27,7 +27,7 @@ class Children:
         self._environment = {**os.environ, **environment}
         self._grace_s = grace_s
         self._running: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
-        self._pauses_s: dict[tuple[str, ...], float] = {}
+        self._backoffs: defaultdict[tuple[str, ...], Backoff] = defaultdict(lambda: Backoff(0.5, 30.0))
         self._start_at: dict[tuple[str, ...], float] = {}
 
     def start(self, *arguments: str) -> None:
@@ -41,11 +41,10 @@ class Children:
         now = time.monotonic()
         for arguments, process in list(self._running.items()):
             if process.poll() is not None:
-                pause_s = self._pauses_s.get(arguments, _RESTART_PAUSES_S[0])
+                pause_s = self._backoffs[arguments].next_s()
                 logger.error("{} ended with {}, starting it again in {:.1f} s", arguments, process.returncode, pause_s)
                 del self._running[arguments]
                 self._start_at[arguments] = now + pause_s
-                self._pauses_s[arguments] = min(pause_s * 2, _RESTART_PAUSES_S[1])
         for arguments in [name for name, due in self._start_at.items() if now >= due]:
             del self._start_at[arguments]
             self.start(*arguments)

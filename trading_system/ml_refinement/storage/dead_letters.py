@@ -18,7 +18,7 @@ Status = Literal["open", "replayed", "discarded"]
 
 @dataclass(frozen=True, slots=True)
 class NewDeadLetter:
-    """An event to bury. `fingerprint` groups alike ones; `replay_of` is the dead letter that it was replayed from."""
+    """An event to dead-letter. `fingerprint` groups alike ones; `replay_of` is the dead letter it was replayed from."""
 
     stream: str
     entry_id: str
@@ -36,7 +36,7 @@ class NewDeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRow:
-    """A buried event. `payload` and `edited` are None in a listing without payloads.
+    """A dead-lettered event. `payload` and `edited` are None in a listing without payloads.
 
     `payload` is what was received, for ever; `edited` is what a replay sends instead, None unless it was edited.
     `replays` counts how often it was sent again; `replay_of` is the dead letter that this one was a replay of.
@@ -131,14 +131,17 @@ class DeadLetters:
         self._connection = connection
         self._clock = clock
 
-    def bury(self, rows: Sequence[NewDeadLetter]) -> builtins.list[int]:
+    def add(self, rows: Sequence[NewDeadLetter]) -> builtins.list[int]:
         """Keep events that could not be handled; their numbers, in order.
 
-        An entry that is buried already keeps its number, bytes, first time and status; attempts and last time go on.
+        An entry that is dead-lettered already keeps its number, bytes, first time and status; attempts and last time go
+        on.
         """
         now = utc_text(self._clock())
         with self._connection.atomic():
-            return [int(number) for (number,) in self._connection.run_many(BURY, [_bury(row, now) for row in rows])]
+            return [
+                int(number) for (number,) in self._connection.run_many(ADD, [_dead_letter(row, now) for row in rows])
+            ]
 
     def get(self, number: int) -> DeadLetterRow | None:
         """One dead letter with its payload."""
@@ -162,7 +165,7 @@ class DeadLetters:
         after_id: int = 0,
         payloads: bool = False,
     ) -> builtins.list[DeadLetterRow]:
-        """Dead letters in the order they were buried, `limit` of them after number `after_id`.
+        """Dead letters in the order they were dead-lettered, `limit` of them after number `after_id`.
 
         The conditions are those of `Filter`; `status=None` means every status.
         """
@@ -172,7 +175,7 @@ class DeadLetters:
     def find(
         self, wanted: Filter, *, limit: int = 100, after_id: int = 0, payloads: bool = False
     ) -> builtins.list[DeadLetterRow]:
-        """Dead letters in the order they were buried, `limit` of them after number `after_id`."""
+        """Dead letters in the order they were dead-lettered, `limit` of them after number `after_id`."""
         where, params = wanted.where(after_id)
         columns = ("payload", "edited") if payloads else ("NULL", "NULL")
         sql = SELECT.format(payload=columns[0], edited=columns[1], where=where, limit="ORDER BY id LIMIT ?")
@@ -243,7 +246,7 @@ SELECT = """
     SELECT id, stream, entry_id, reason, error, traceback, {payload}, attempts, first_seen, last_seen, signal_id,
         symbol, worker_version, fingerprint, status, replay_of, replays, {edited}
     FROM dead_letters WHERE {where} {limit}"""
-BURY = """
+ADD = """
     INSERT INTO dead_letters (stream, entry_id, reason, error, traceback, payload, attempts, first_seen, last_seen,
         signal_id, symbol, worker_version, fingerprint, replay_of)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13)
@@ -269,7 +272,7 @@ AUDIT = """
     FROM dead_letter_audit WHERE dead_letter_id = ? ORDER BY id"""
 
 
-def _bury(row: NewDeadLetter, now: str) -> Row:
+def _dead_letter(row: NewDeadLetter, now: str) -> Row:
     return (
         row.stream,
         row.entry_id,

@@ -19,15 +19,15 @@ class Entries:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def buried(self, entries: Sequence[EntryKey]) -> dict[EntryKey, bytes]:
-        """Those that are dead letters, whatever became of these, with the bytes they were buried with."""
+    def dead_lettered(self, entries: Sequence[EntryKey]) -> dict[EntryKey, bytes]:
+        """Those that are dead letters, whatever became of these, with the bytes they were dead-lettered with."""
         by_stream: dict[str, list[str]] = {}
         for stream, entry_id in entries:
             by_stream.setdefault(stream, []).append(entry_id)
         return {
             (stream, entry_id): payload
             for stream, ids in by_stream.items()
-            for entry_id, payload in self._connection.query(BURIED, (id_list(ids), stream))
+            for entry_id, payload in self._connection.query(DEAD_LETTER, (id_list(ids), stream))
         }
 
     def duplicates(self, entries: Sequence[EntryKey]) -> set[EntryKey]:
@@ -47,7 +47,7 @@ def _pairs(entries: Sequence[EntryKey]) -> str:
     return orjson.dumps(entries).decode()
 
 
-BURIED = """
+DEAD_LETTER = """
     SELECT d.entry_id, d.payload FROM json_each(?) AS wanted
     CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
 DUPLICATES = """

@@ -25,7 +25,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class ReplayProgress:
-    """What became of some replays: handled by a worker, and of these, buried again."""
+    """What became of some replays: handled by a worker, and of these, dead-lettered again."""
 
     handled: int
     died: int

@@ -1,0 +1,54 @@
+"""A batch of entries, decoded: signals and outcomes in the order they came, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from worker.dead_letters import Rejected
+from worker.errors import EventError, EventRejected, Reason
+from worker.events.decoding import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
+from worker.streams.entries import Entry
+
+
+@dataclass(slots=True)
+class Intake:
+    """A decoded batch. Signals are grouped by id: the first entry may become the signal, the others repeat it."""
+
+    signals: dict[str, list[tuple[Entry, SignalCreated]]] = field(default_factory=dict)
+    outcomes: list[tuple[Entry, TradeClosed]] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    unknown_fields: int = 0
+
+
+def decode_batch(entries: Sequence[Entry], kinds: Mapping[str, EventKind], *, now: datetime, limits: Limits) -> Intake:
+    """Decode each entry by itself; one that is no event is rejected and the others go on.
+
+    Args:
+        entries: as read from the streams.
+        kinds: event type by stream name.
+        now: the worker's clock.
+        limits: what the door lets in.
+    """
+    intake = Intake()
+    for entry in entries:
+        try:
+            event, unknown_fields = _decode(entry, kinds, now, limits)
+        except EventError as error:
+            intake.rejected.append(Rejected(entry, error))
+            continue
+        intake.unknown_fields += unknown_fields
+        if isinstance(event, SignalCreated):
+            intake.signals.setdefault(event.signal_id, []).append((entry, event))
+        else:
+            intake.outcomes.append((entry, event))
+    return intake
+
+
+def _decode(entry: Entry, kinds: Mapping[str, EventKind], now: datetime, limits: Limits) -> Decoded:
+    if entry.is_lost:
+        raise EventRejected(Reason.PAYLOAD_LOST, "the stream was trimmed before the event was handled")
+    if entry.data is None:
+        raise EventRejected(Reason.MISSING_DATA, f"the entry has the fields {sorted(entry.fields)} and no 'data'")
+    return decode(kinds[entry.stream], entry.data, now=now, limits=limits)
