@@ -1,6 +1,6 @@
 """How long the console's pages take with 100,000 signals and 5,000 dead letters in the store.
 
-    python benchmarks/console_pages.py [SIGNALS] [DEAD_LETTERS]
+    python -m benchmarks.console_pages [SIGNALS] [DEAD_LETTERS]
 
 Prints the table of docs/console.md: the first request of a fresh process, and the median of the next seven.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.console_installation import train
+from tests.support.desk import settings_for
 from trading_system.ml_refinement.features import FeaturePipeline
 from trading_system.ml_refinement.storage import (
     FeatureDatabase,
@@ -28,16 +30,12 @@ from worker.console.figures import warm
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
 
-TESTS = Path(__file__).parents[1] / "tests"
-sys.path[:0] = [str(TESTS / "console"), str(TESTS / "worker")]
 MINUTE_US = 60_000_000
 START_US = 1_700_000_000_000_000
 
 
 def fill(settings: Settings, signals: int, letters: int) -> str:
     """A store of that size, with the predictions of one model; the id of a signal."""
-    from console_place import train
-
     pipeline = FeaturePipeline(settings.to_ml_config().features)
     rng = np.random.default_rng(3)
     with FeatureDatabase(settings.store_path) as store:
@@ -82,8 +80,6 @@ def fill(settings: Settings, signals: int, letters: int) -> str:
 
 
 def main(signals: int, letters: int) -> None:
-    from worlds import settings_for
-
     with tempfile.TemporaryDirectory() as place, EmbeddedServer(Path(place) / "valkey", join=False) as server:
         settings = settings_for(Path(place) / "var", server.url)
         signal = fill(settings, signals, letters)

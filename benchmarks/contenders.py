@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -199,13 +197,11 @@ def plain(ground: Ground, state: str) -> Iterator[Drain]:
     """As one writes it at first: an event at a time, pandas, one transaction each for vector and prediction."""
     import pandas as pd
 
+    from tests.support import slow_definitions as slow
     from trading_system.ml_refinement.config import FeatureVector, ModelType
     from trading_system.ml_refinement.models import ModelRegistry
     from trading_system.ml_refinement.storage.scores import PredictionRow
     from trading_system.ml_refinement.storage.times import utc_now, utc_text
-
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "features"))
-    import slow_definitions as slow
 
     settings = ground.settings(state)
     stream = settings.streams.signals_created

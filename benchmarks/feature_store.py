@@ -1,6 +1,6 @@
 """Reading stored vectors into a matrix: against `json.loads` and a loop over dictionaries, in the same run.
 
-python benchmarks/feature_store.py [ROWS]
+python -m benchmarks.feature_store [ROWS]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How fast features are: ratios to the slow definitions of the tests, measured in the same run.
 
-    python benchmarks/features.py
+    python -m benchmarks.features
 
 Every figure is the least processor time of many short repetitions, taken in turns: what a busy machine adds is left out
 as far as can be, and falls on all of them alike.
@@ -8,22 +8,18 @@ as far as can be, and falls on all of them alike.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from tests.support import slow_definitions
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.pipeline import NewsItem, SignalMetadata
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "features"))
-import slow_definitions
 
 HOUR_US = 3_600_000_000
 SIGNAL = {"technical_score": 7.5, "conviction": "HIGH", "entry_price": 100.0, "target_price": 110.0, "stop_price": 95.0}

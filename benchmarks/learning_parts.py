@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import expit
 
-from benchmarks import worlds
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, fit_classifier
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
@@ -29,6 +28,7 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_blocks,
     purged_tail,
 )
+from trading_system.simulation import worlds
 
 DAY_US = worlds.DAY_US
 SIZES = (150, 400, 1000, 3000)

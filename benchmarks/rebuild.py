@@ -1,4 +1,4 @@
-"""How fast stored vectors are rebuilt from archived events, and one at a time: `python benchmarks/rebuild.py`."""
+"""How fast stored vectors are rebuilt from archived events, and one at a time: `python -m benchmarks.rebuild`."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from benchmarks.worlds import independent, stored
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig, TrainingConfig
 from trading_system.ml_refinement.models.estimators import RECIPES
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.training.backtest import splitter, walk_forward
 from trading_system.ml_refinement.training.dataset import Dataset
+from trading_system.simulation.worlds import independent, stored
 
 FOLDS = 10
 

@@ -18,7 +18,8 @@ import orjson
 import pytest
 import redis
 
-from tests.worker.worlds import SIGNALS, outcome, scored, signal
+from tests.support.desk import scored
+from tests.support.events import SIGNALS, outcome, signal
 
 REFINERY = [sys.executable, "-m", "worker"]
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import waitress
 from flask import Flask
 
-sys.path.append(str(Path(__file__).parents[1] / "worker"))
-
-from console_place import CHROMIUM, DRIVER, Place, fill
-from worlds import settings_for
-
+from tests.support.console_installation import CHROMIUM, DRIVER, Place, fill
+from tests.support.desk import settings_for
 from worker.console.application import create_app
 from worker.redis_server.embedded import EmbeddedServer
 

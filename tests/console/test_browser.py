@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 import pytest
-from console_place import CHROMIUM, DRIVER, Place
-from worlds import SIGNALS, bars, desk
 
+from tests.support.console_installation import CHROMIUM, DRIVER, Place
+from tests.support.desk import desk
+from tests.support.events import SIGNALS, bars
 from trading_system.ml_refinement.storage import FeatureDatabase
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is missing")

@@ -8,12 +8,13 @@ import time
 from typing import Any
 
 import pytest
-from console_place import EVIL, Place
 from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
-from worlds import SIGNALS, settings_for
 
+from tests.support.console_installation import EVIL, Place
+from tests.support.desk import settings_for
+from tests.support.events import SIGNALS
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.console.application import create_app
 from worker.console.jobs import escaped

@@ -21,8 +21,9 @@ import pytest
 import redis
 import yaml
 from typer.main import get_command
-from worlds import SIGNALS, TRADES, outcome, send, signal
 
+from tests.support.desk import send
+from tests.support.events import SIGNALS, TRADES, outcome, signal
 from worker.cli.main import cli
 from worker.redis_server.binary import find_server
 from worker.settings.messages import setting_types

@@ -18,8 +18,9 @@ import jsonschema
 import orjson
 import pytest
 import redis
-from worlds import SIGNALS, TRADES, bars, desk, settings_for, signal
 
+from tests.support.desk import desk, settings_for
+from tests.support.events import SIGNALS, TRADES, bars, signal
 from worker.client import RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document

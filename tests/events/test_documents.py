@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from samples import read
 
+from tests.support.valid_events import read
 from worker.errors import Reason
 from worker.events.decoding import SignalScored, json_schema
 

@@ -9,8 +9,19 @@ import numpy as np
 import orjson
 import pytest
 from pydantic import ValidationError
-from samples import AT, bars, full_signal, outcome, read, read_outcome, read_signal, signal, text, with_bars
 
+from tests.support.valid_events import (
+    AT,
+    bars,
+    full_signal,
+    outcome,
+    read,
+    read_outcome,
+    read_signal,
+    signal,
+    text,
+    with_bars,
+)
 from trading_system.ml_refinement.bars import Bars
 from worker.events.decoding import SignalScored, json_schema
 

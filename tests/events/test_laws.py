@@ -13,8 +13,8 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 
+from tests.support.valid_events import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 from worker.errors import DecodeError
 from worker.events.decoding import Decoded, SignalCreated, TradeClosed, decode
 from worker.events.timestamps import BadInstant, column_us, instant_us

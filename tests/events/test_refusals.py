@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 import pytest
-from samples import AT, LIMITS, bars, full_signal, outcome, read, signal, text, with_bars
 
+from tests.support.valid_events import AT, LIMITS, bars, full_signal, outcome, read, signal, text, with_bars
 from worker.errors import DecodeError, Reason
 from worker.events.decoding import Limits
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
-from tests.faults.processes import fork
 from tests.faults.schedules import BOUNDARIES, TRAINING_BOUNDARIES, Schedule, at_boundary, schedule
 from tests.faults.theatre import Tally, Theatre
+from tests.support.processes import fork
 
 
 def play_all(schedules: list[Schedule], directory: Path, *, verbose: bool = False) -> dict[str, Tally]:

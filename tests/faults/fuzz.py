@@ -20,17 +20,15 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
-from worker.installation import open_store
-
-# The laws of the door import their neighbours as pytest has them: by name alone.
-sys.path.append(str(Path(__file__).parents[1] / "events"))
 from tests.events.test_laws import check_refused_or_read, mutant
 from tests.faults.law import settled
-from tests.faults.processes import fork
-from tests.worker.worlds import SIGNALS, TRADES, settings_for
+from tests.support.desk import settings_for
+from tests.support.events import SIGNALS, TRADES
+from tests.support.processes import fork
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.errors import Reason
+from worker.installation import open_store
 from worker.streams.entries import Entry
 
 _BATCH = 256

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import redis
 
-from tests.worker.worlds import SCORES, SIGNALS, TRADES
+from tests.support.events import SCORES, SIGNALS, TRADES
 from trading_system.ml_refinement.storage import Connection
 
 Key = tuple[str, str]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tests.faults.disk import DiskPlan
 from tests.faults.wire import ACTIONS
+from tests.support.disk import DiskPlan
 
 KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
 #: Where a worker is killed: a method of ours, before it begins or after it is done.

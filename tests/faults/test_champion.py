@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import redis
 
-from tests.faults.processes import fork
-from tests.worker.worlds import SIGNALS, Desk, desk, pending, scored, send, settings_for, signal
+from tests.support.desk import Desk, desk, pending, scored, send, settings_for
+from tests.support.events import SIGNALS, signal
+from tests.support.processes import fork
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 

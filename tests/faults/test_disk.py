@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.faults.disk import Disk, DiskPlan
 from tests.faults.law import entries_of, judge
-from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, pending, send, settings_for, signal
+from tests.support.desk import desk, pending, send, settings_for
+from tests.support.disk import Disk, DiskPlan
+from tests.support.events import SIGNALS, TRADES, outcome, signal
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from worker.consumer.loop import Consumer
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.faults.disk import Disk, Journal, after_power_cut
 from tests.faults.law import settled
-from tests.worker.worlds import SIGNALS, TRADES, desk, outcome, send, settings_for, signal
+from tests.support.desk import desk, send, settings_for
+from tests.support.disk import Disk, Journal, after_power_cut
+from tests.support.events import SIGNALS, TRADES, outcome, signal
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase
 from worker.streams.entries import Entry
 from worker.streams.reader import GroupReader

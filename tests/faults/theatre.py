@@ -19,13 +19,14 @@ import redis
 from loguru import logger
 
 from tests.faults.boundaries import arm
-from tests.faults.disk import Disk
 from tests.faults.law import Key, Verdict, entries_of, judge
-from tests.faults.processes import fork, until
 from tests.faults.schedules import Life, Schedule
 from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
-from tests.worker.worlds import GROUP, SIGNALS, START, TRADES, bars, settings_for, signal
+from tests.support.desk import settings_for
+from tests.support.disk import Disk
+from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
+from tests.support.processes import fork, until
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app
 from worker import dead_letters as letters_module

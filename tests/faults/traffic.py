@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from tests.worker.worlds import SIGNALS, TRADES, outcome
+from tests.support.events import SIGNALS, TRADES, outcome
 
 
 class Traffic:

@@ -22,11 +22,12 @@ from rq.serializers import JSONSerializer
 
 from tests.faults.boundaries import Fuse
 from tests.faults.law import Verdict
-from tests.faults.processes import fork
 from tests.faults.schedules import Life
 from tests.faults.theatre import Play
 from tests.faults.training_law import judge_champion, judge_trainings
-from tests.worker.worlds import START, settings_for
+from tests.support.desk import settings_for
+from tests.support.events import START
+from tests.support.processes import fork
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact

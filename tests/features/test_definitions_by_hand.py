@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import real_bars
-import slow_definitions as slow
 
+from tests.support import real_bars
+from tests.support import slow_definitions as slow
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors import (

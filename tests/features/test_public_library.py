@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import real_bars
 import talib
 
+from tests.support import real_bars
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest, SignalMetadata

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.storage.rows import at
+from tests.support.rows import at
 from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, StoreDamaged, StoreUnavailable
 from trading_system.ml_refinement.storage.connection import Connection
 

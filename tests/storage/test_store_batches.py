@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 import pytest
 
-from tests.storage.rows import NAMES, at, insert, metadata, outcome, plain, prediction, vector
+from tests.support.rows import NAMES, at, insert, metadata, outcome, plain, prediction, vector
 from trading_system.ml_refinement.storage import (
     ConstraintRefused,
     DefinitionRow,

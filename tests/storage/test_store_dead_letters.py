@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import dead
+from tests.support.rows import dead
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import contents, insert, metadata, outcome, plain, prediction, vector
 from tests.storage.test_store_schema import kill_when_it_speaks
+from tests.support.rows import contents, insert, metadata, outcome, plain, prediction, vector
 from trading_system.ml_refinement.storage import (
     Connection,
     FeatureDatabase,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import QUALITY, insert, metadata, plain, vector
+from tests.support.rows import QUALITY, insert, metadata, plain, vector
 from trading_system.ml_refinement.storage import ConstraintRefused, FeatureDatabase
 
 

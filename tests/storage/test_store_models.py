@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import QUALITY, metadata
+from tests.support.rows import QUALITY, metadata
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage import (
     ConstraintRefused,

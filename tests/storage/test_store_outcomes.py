@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import at, contents, insert, metadata, outcome, prediction, vector
+from tests.support.rows import at, contents, insert, metadata, outcome, prediction, vector
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow
 
 SIGNALS = ("s1", "s2", "s3")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.storage.rows import metadata, vector
+from tests.support.rows import metadata, vector
 from trading_system.ml_refinement.storage import (
     FeatureDatabase,
     counters,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.storage.rows import plain
+from tests.support.rows import plain
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.schema import migrate, steps, version
 

@@ -1,0 +1,301 @@
+"""The model of signal quality: what it predicts, what it refuses, and that a saved one answers the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
+from sklearn.exceptions import NotFittedError
+
+from tests.support.learning_installation import fitted
+from trading_system.ml_refinement.models import SignalQualityModel
+from trading_system.ml_refinement.models.calibration import fit_calibration
+from trading_system.ml_refinement.models.errors import (
+    BadData,
+    FeatureContractError,
+    NoUsableFeatures,
+    OneClass,
+    UnknownParameter,
+)
+from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
+from trading_system.ml_refinement.models.selection import SelectionRule, select_columns
+from trading_system.ml_refinement.models.trees import from_gradient_boosting, from_histogram_boosting
+
+RECIPES = ["ensemble", "gradient_boosting"]
+
+
+def noise(rows: int = 100, columns: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, columns)), rng.standard_normal(rows)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_fitting_reports_the_training_metrics(recipe: str) -> None:
+    model = SignalQualityModel(recipe=recipe)
+    metrics = model.fit(*noise())
+    assert model.is_fitted
+    assert {"accuracy", "auc", "f1", "log_loss"} <= metrics.keys()
+    assert model.get_metadata().train_samples == 100
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_saved_model_answers_the_same_to_the_bit(tmp_path: Path, recipe: str) -> None:
+    X, r = noise(300)
+    model = SignalQualityModel(recipe=recipe)
+    model.fit(X, r + X[:, 0])
+    path = str(tmp_path / "model.pkl")
+    assert model.save(path)
+    loaded = SignalQualityModel()
+    assert loaded.load(path)
+    assert loaded.is_fitted
+    for answer in ("predict_proba", "predict", "predict_r", "confidence", "novelty"):
+        np.testing.assert_array_equal(getattr(model, answer)(X), getattr(loaded, answer)(X))
+    assert (loaded.model_id, loaded.recipe, loaded.digest()) == (model.model_id, recipe, model.digest())
+    assert loaded.get_metadata() == model.get_metadata()
+
+
+def test_the_specifications_parameters_choose_the_specifications_recipe() -> None:
+    assert SignalQualityModel(n_estimators=30, max_depth=3).recipe == "gradient_boosting"
+    assert SignalQualityModel().recipe == "ensemble"
+    assert SignalQualityModel(recipe="gradient_boosting").params["max_depth"] == 5
+    with pytest.raises(UnknownParameter, match="n_trees"):
+        SignalQualityModel(n_trees=5)
+    with pytest.raises(UnknownParameter, match="forest"):
+        SignalQualityModel(recipe="forest")
+    with pytest.raises(UnknownParameter, match="log"):
+        SignalQualityModel(scaling="log")
+
+
+def test_the_forest_of_arrays_answers_as_scikit_learn_does() -> None:
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((400, 7))
+    X[rng.random(X.shape) < 0.05] = np.nan
+    won = np.nan_to_num(X[:, 0]) + rng.standard_normal(400) > 0
+    asked = 3.0 * rng.standard_normal((500, 7))
+    asked[rng.random(asked.shape) < 0.1] = np.nan
+    histogram = HistGradientBoostingClassifier(max_iter=20, random_state=0).fit(X, won)
+    np.testing.assert_allclose(
+        from_histogram_boosting(histogram).raw(asked), histogram.decision_function(asked), atol=1e-12
+    )
+    medians = np.nanmedian(X, axis=0)
+    exact = GradientBoostingClassifier(n_estimators=20, random_state=0).fit(np.where(np.isnan(X), medians, X), won)
+    ours = from_gradient_boosting(exact, medians=medians).raw(asked)
+    np.testing.assert_allclose(ours, exact.decision_function(np.where(np.isnan(asked), medians, asked)), atol=1e-12)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_row_alone_scores_as_in_any_batch(recipe: str) -> None:
+    model = SignalQualityModel(recipe=recipe)
+    X, r = noise(200)
+    model.fit(X, r + X[:, 1])
+    alone = np.concatenate([model.predict_proba(row[None, :]) for row in X])
+    np.testing.assert_allclose(alone, model.predict_proba(X), rtol=1e-12)
+
+
+def test_columns_of_a_frame_are_taken_by_name_in_any_order() -> None:
+    model = fitted()
+    frame = pd.DataFrame(noise(20, 6)[0], columns=list(model.feature_names))
+    shuffled = frame[list(frame.columns[::-1])].assign(another=1.0)
+    np.testing.assert_array_equal(model.predict_proba(shuffled), model.predict_proba(frame.to_numpy()))
+    with pytest.raises(FeatureContractError, match="x03"):
+        model.predict_proba(frame.drop(columns="x03"))
+    with pytest.raises(FeatureContractError, match="6 features, not 5"):
+        model.predict_proba(frame.to_numpy()[:, :5])
+
+
+def test_other_features_than_those_fitted_on_are_refused() -> None:
+    model = fitted()
+    model.check_features(model.feature_names, "bench-1")
+    with pytest.raises(FeatureContractError, match="the order"):
+        model.check_features(model.feature_names[::-1], "bench-1")
+    with pytest.raises(FeatureContractError, match="bench-2"):
+        model.check_features(model.feature_names, "bench-2")
+    with pytest.raises(FeatureContractError, match="x99"):
+        model.check_features((*model.feature_names[:-1], "x99"), "bench-1")
+
+
+def test_missing_values_are_handled_and_infinite_ones_refused() -> None:
+    X, r = noise(200)
+    X[::3, 2] = np.nan
+    X[:, 4] = np.nan
+    model = SignalQualityModel()
+    model.fit(X, r)
+    assert np.isfinite(model.predict_proba(np.full((3, 10), np.nan))).all()
+    X[0, 0] = np.inf
+    with pytest.raises(BadData, match="infinite"):
+        model.predict_proba(X)
+    with pytest.raises(BadData, match="infinite"):
+        SignalQualityModel().fit(X, r)
+
+
+def test_what_cannot_be_learned_from_is_named_before_fitting() -> None:
+    X, r = noise()
+    with pytest.raises(OneClass, match="won"):
+        SignalQualityModel().fit(X, np.abs(r) + 0.1)
+    with pytest.raises(NoUsableFeatures):
+        SignalQualityModel().fit(np.ones_like(X), r)
+    with pytest.raises(NoUsableFeatures):
+        SignalQualityModel().fit(np.full_like(X, np.nan), r)
+    with pytest.raises(BadData, match="target"):
+        SignalQualityModel().fit(X, np.where(r > 2, np.nan, r) * np.nan)
+    with pytest.raises(BadData, match="targets"):
+        SignalQualityModel().fit(X, r[:-1])
+    with pytest.raises(BadData, match="names"):
+        SignalQualityModel().fit(X, r, feature_names=["same"] * 10)
+    with pytest.raises(NotFittedError):
+        SignalQualityModel().predict(X)
+    with pytest.raises(NotFittedError):
+        SignalQualityModel().to_bytes()
+
+
+def test_with_too_few_rows_the_base_rate_is_served() -> None:
+    X, r = noise(60)
+    model = SignalQualityModel()
+    model.fit(X, r)
+    assert np.ptp(model.predict_proba(X)) == 0.0
+    assert model.predict_proba(X)[0] == pytest.approx(((r > 0).sum() + 1) / 62)
+    assert (model.confidence(X) == 0.0).all()
+
+
+def test_calibration_shrinks_and_never_inverts() -> None:
+    rng = np.random.default_rng(2)
+    p = rng.uniform(0.1, 0.9, 20_000)
+    won = rng.random(20_000) < p
+    assert fit_calibration(p, won, all_won=won).slope == pytest.approx(1.0, abs=0.1)
+    inverted = fit_calibration(1.0 - p, won, all_won=won)
+    assert inverted.slope == 0.0
+    np.testing.assert_allclose(inverted(p), won.mean(), atol=1e-4)
+    overconfident = p**3 / (p**3 + (1 - p) ** 3)
+    shrunk = fit_calibration(overconfident, won, all_won=won)
+    assert shrunk.slope == pytest.approx(1 / 3, abs=0.05)
+    np.testing.assert_allclose(shrunk(overconfident), p, atol=0.03)
+
+
+def test_too_little_to_calibrate_on_serves_the_base_rate() -> None:
+    p, won = np.linspace(0.1, 0.9, 99), np.linspace(0.1, 0.9, 99) > 0.5
+    few = fit_calibration(p, won, all_won=won)
+    assert (few.slope, few.rows) == (0.0, 0)
+    rare = np.arange(500) < 29
+    assert fit_calibration(np.where(rare, 0.9, 0.1), rare, all_won=rare).slope == 0.0
+
+
+def test_on_noise_the_probabilities_are_hardly_worse_than_the_base_rate() -> None:
+    excess = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        X, won = rng.standard_normal((400, 30)), rng.random(400) < 0.45
+        model = SignalQualityModel()
+        model.fit(X, np.where(won, 1.4, -1.0))
+        p = model.predict_proba(rng.standard_normal((2000, 30)))
+        excess.append(np.mean(-0.45 * np.log(p) - 0.55 * np.log(1 - p)) + 0.45 * np.log(0.45) + 0.55 * np.log(0.55))
+    assert np.mean(excess) < 0.005
+
+
+def test_expected_r_lies_between_what_losers_and_winners_made() -> None:
+    model = fitted()
+    X = noise(50, 6)[0]
+    p, r = model.predict_proba(X), model.predict_r(X)
+    np.testing.assert_allclose(r, p * 1.4 - (1 - p), atol=1e-9)
+
+
+def test_one_absurd_outcome_does_not_move_expected_r() -> None:
+    X, r = noise(400)
+    tame, wild = SignalQualityModel(max_iter=5), SignalQualityModel(max_iter=5)
+    tame.fit(X, r)
+    r[np.argmax(r)] = 1e6
+    wild.fit(X, r)
+    assert np.abs(tame.predict_r(X) - wild.predict_r(X)).max() < 0.5
+
+
+def test_importance_is_shared_out_and_finds_what_matters() -> None:
+    model = fitted(rows=400)
+    importance = model.get_metadata().feature_importance
+    assert sum(importance.values()) == pytest.approx(1.0)
+    assert model.get_top_features(1)[0][0] == "x00"
+
+
+def test_selection_keeps_at_most_so_many_and_only_what_matters() -> None:
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((500, 30))
+    X[:, 7] = 4.0
+    won = X[:, 5] + np.abs(X[:, 9]) + 0.5 * rng.standard_normal(500) > 0.8
+    kept = select_columns(X, won, SelectionRule(max_features=3))
+    assert {5, 9} <= set(kept.tolist())
+    assert len(kept) == 3
+    assert set(select_columns(X, won, SelectionRule(threshold=0.1)).tolist()) == {5, 9}
+    assert 7 not in select_columns(X, won, SelectionRule(enabled=False))
+    assert len(select_columns(X, won, SelectionRule(enabled=False))) == 29
+
+
+def test_selection_settings_reach_the_fit() -> None:
+    X, r = noise(200)
+    model = SignalQualityModel(selection=SelectionRule(max_features=4))
+    model.fit(X, r)
+    assert sum(share > 0 for share in model.get_metadata().feature_importance.values()) <= 4
+
+
+def test_early_stopping_looks_at_the_tail_and_grows_fewer_trees() -> None:
+    X, r = noise(400)
+    stopped = SignalQualityModel(recipe="gradient_boosting", stopping_rounds=20)
+    stopped.fit(X, r)
+    full = SignalQualityModel(recipe="gradient_boosting")
+    full.fit(X, r)
+    assert stopped.iterations < full.iterations == 100
+
+
+def test_held_out_rows_decide_the_slope_and_nothing_else() -> None:
+    X, r = noise(300)
+    r = r + X[:, 0]
+    rows = np.arange(300)
+    plan = FitPlan([RowSplit(rows[:200], rows[200:]), RowSplit(rows[100:], rows[:100])], [])
+    fair, poisoned = SignalQualityModel(max_iter=10), SignalQualityModel(max_iter=10)
+    fair.fit(X, r, plan=plan)
+    flipped = FitPlan([RowSplit(rows[:200], rows[200:])], [])
+    poisoned.fit(X, r, plan=flipped)
+    grown = [
+        model._classifier.estimator.member_probabilities(X[:, model._classifier.columns]) for model in (fair, poisoned)
+    ]
+    np.testing.assert_array_equal(*grown)
+
+
+def test_what_was_seen_in_training_is_familiar_and_what_was_not_is_flagged() -> None:
+    rng = np.random.default_rng(4)
+    scale = rng.uniform(0.1, 100.0, 20)
+    X = rng.standard_t(5, (600, 20)) * scale
+    model = SignalQualityModel(max_iter=5)
+    model.fit(X, rng.standard_normal(600))
+    assert (model.novelty(rng.standard_t(5, (2000, 20)) * scale) > 1).mean() < 0.02
+    assert (model.novelty(3.5 * rng.standard_t(5, (500, 20)) * scale) > 1).mean() > 0.8
+    one_wild_feature = X[:50].copy()
+    one_wild_feature[:, 3] = 1e4
+    assert (model.novelty(one_wild_feature) > 1).all()
+
+
+def test_confidence_is_lower_for_what_is_unlike_the_training_rows() -> None:
+    model = fitted()
+    X = noise(50, 6)[0]
+    assert ((model.confidence(X) >= 0) & (model.confidence(X) <= 1)).all()
+    assert model.confidence(X + 50.0).max() <= 0.5
+
+
+LEARN = """
+import numpy as np
+from trading_system.ml_refinement.models import SignalQualityModel
+rng = np.random.default_rng(9)
+X = rng.standard_normal((250, 12))
+for settings in ({"max_iter": 20}, {"n_estimators": 20}):
+    model = SignalQualityModel(**settings)
+    model.fit(X, rng.standard_normal(250) + X[:, 0])
+    print(model.digest())
+"""
+
+
+def test_the_same_training_in_another_process_gives_the_same_bits() -> None:
+    runs = [subprocess.run([sys.executable, "-c", LEARN], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(set(runs[0].stdout.split())) == 2

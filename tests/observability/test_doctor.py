@@ -1,0 +1,120 @@
+"""`refinery doctor` on a healthy set-up and on broken ones: it names what is wrong, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.desk import desk, send, settings_for
+from tests.support.events import SIGNALS, bars, signal
+from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
+from worker.observability import doctor
+from worker.observability.doctor import Finding
+
+
+@pytest.fixture
+def set_up(tmp_path: Path, valkey: redis.Redis, valkey_url: str) -> Any:
+    """A healthy installation with a model that serves and a market-data directory."""
+    import numpy as np
+
+    market = tmp_path / "market"
+    market.mkdir()
+    columns = bars(60)
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    (market / "ACME.csv").write_text("\n".join(lines) + "\n")
+    settings = settings_for(
+        tmp_path / "var", valkey_url, market_data_dir=market, benchmark_symbols={"equity": "ACME"}, console_port=0
+    )
+    valkey.config_set("appendonly", "yes")
+    with desk(settings) as world:
+        send(world.client, SIGNALS, signal(1))
+        world.drain()
+        version, names = world.store.connection.query(
+            "SELECT feature_version, (SELECT names FROM feature_lists) FROM feature_vectors"
+        )[0]
+        rng = np.random.default_rng(1)
+        X = rng.normal(size=(120, len(json.loads(names))))
+        model = SignalQualityModel(min_samples=50)
+        model.fit(X, rng.normal(size=120), feature_names=json.loads(names))
+        model.feature_version = version
+        registry = ModelRegistry(model_dir=str(settings.models_dir), db=world.store)
+        registry.register(model)
+        registry.activate(model.model_id)
+    return settings
+
+
+def bad(findings: list[Finding]) -> list[str]:
+    return [finding.part for finding in findings if finding.verdict == "bad"]
+
+
+def test_nothing_is_wrong_with_a_healthy_set_up(set_up: Any) -> None:
+    findings = doctor.examine(set_up)
+    assert {finding.verdict for finding in findings} == {"ok"}, findings
+    assert {"settings", "redis", "disk", "store", "models", "market data", "console"} == {f.part for f in findings}
+
+
+def test_redis_that_is_away_or_may_forget_is_named(set_up: Any, valkey: redis.Redis) -> None:
+    assert bad(doctor.examine(set_up.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))) == ["redis"]
+    valkey.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        findings = doctor.examine(set_up)
+    finally:
+        valkey.config_set("maxmemory-policy", "noeviction")
+    assert bad(findings) == ["redis"]
+    assert "noeviction" in next(finding.says for finding in findings if finding.part == "redis")
+
+
+def test_a_damaged_store_is_named(set_up: Any) -> None:
+    set_up.store_path.write_bytes(b"no database" * 1000)
+    assert "store" in bad(doctor.examine(set_up))
+
+
+def test_a_model_file_that_was_altered_is_named(set_up: Any) -> None:
+    file = next(set_up.models_dir.glob("*.skops"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    findings = doctor.examine(set_up)
+    assert bad(findings) == ["models"]
+    assert "rollback" in next(finding.advice for finding in findings if finding.part == "models")
+
+
+def test_features_that_the_champion_was_not_fitted_on_are_named(set_up: Any) -> None:
+    features = set_up.ml.features.model_copy(update={"volatility_window": 33})
+    changed = set_up.model_copy(update={"ml": set_up.ml.model_copy(update={"features": features})})
+    findings = doctor.examine(changed)
+    assert bad(findings) == ["models"]
+    assert "was fitted on" in next(finding.says for finding in findings if finding.part == "models")
+
+
+def test_market_data_that_contradicts_itself_or_is_missing_is_named(set_up: Any) -> None:
+    (set_up.market_data_dir / "BAD.csv").write_text("timestamp,open\n1,2\n")
+    changed = set_up.model_copy(update={"benchmark_symbols": {"equity": "SPX"}})
+    findings = [finding for finding in doctor.examine(changed) if finding.verdict == "bad"]
+    assert [finding.part for finding in findings] == ["market data", "market data"]
+    assert "BAD.csv" in findings[0].says
+    assert "SPX" in findings[1].says
+
+
+def test_a_wrong_setting_is_named_and_the_command_fails(tmp_path: Path) -> None:
+    environment = {**os.environ, "REFINERY_BATCH_SIZE": "0", "REFINERY_STATE_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "worker", "doctor", "--json"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    finding = json.loads(ended.stdout)[0]
+    assert finding["verdict"] == "bad"
+    assert "REFINERY_BATCH_SIZE='0'" in finding["says"]
+
+
+def test_an_empty_place_is_healthy_and_stays_empty(tmp_path: Path) -> None:
+    environment = {**os.environ, "REFINERY_STATE_DIR": str(tmp_path / "var")}
+    command = [sys.executable, "-m", "worker", "doctor"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "none yet" in ended.stdout
+    assert not (tmp_path / "var").exists()

@@ -1,0 +1,248 @@
+"""The trainer process: runs what is allowed, dies with its parent, survives what happens to Redis."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from tests.support.waiting import runs, wait_until
+from worker.redis_server.embedded import EmbeddedServer
+from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect_queue, pending_job
+from worker.retraining.rq_worker import TrainerWorker
+
+TRAINER = """
+import os, sys, time
+from pathlib import Path
+from worker.retraining.rq_worker import work_until_stopped
+from worker.settings.schema import load_settings
+
+def note(name):
+    (Path(sys.argv[2]) / name).write_text(str(os.getpid()))
+
+def done(word):
+    note("done")
+    return {"word": word}
+
+def swallows(seconds):
+    note("began")
+    try:
+        time.sleep(seconds)
+    except Exception:
+        note("swallowed")
+    return {}
+
+def slow(seconds):
+    note("began")
+    time.sleep(seconds)
+    note("ended")
+    return {}
+
+kept = []
+def keep():
+    kept.append(1)
+    note(f"kept-{len(kept)}")
+
+settings = load_settings(shutdown_grace_s=int(sys.argv[3]))
+functions = {f.__name__: f for f in (done, slow, swallows)}
+work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep)
+note("stopped")
+"""
+
+
+@contextmanager
+def trainer(url: str, notes: Path, *, grace_s: int = 30) -> Iterator[subprocess.Popen[str]]:
+    notes.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER, url, str(notes), str(grace_s)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def client(valkey_url: str) -> Iterator[redis.Redis]:
+    with connect_queue(valkey_url) as client:
+        yield client
+
+
+def put(client: redis.Redis, function: str, *arguments: Any, **options: Any) -> Job:
+    queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
+    return queue.enqueue_call(function, args=arguments, **options)
+
+
+def ended(job: Job) -> bool:
+    return job.get_status() in {"finished", "failed", "stopped"}
+
+
+def test_an_allowed_function_runs_and_its_result_can_be_read(
+    client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    job = put(client, "done", "yes")
+    queue = RetrainQueue(client, timeout_s=60)
+    with trainer(valkey_url, tmp_path):
+        wait_until(lambda: ended(job))
+        assert queue.result(job.id) == {"word": "yes"}
+        wait_until(lambda: pending_job(client) is None)
+
+
+def test_what_is_not_allowed_does_not_run_and_the_trainer_goes_on(
+    client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    boom = tmp_path / "boom"
+    job = put(client, "os.system", f"touch {boom}")
+    by_method = put(client, "format", "x")
+    by_method._instance = "{0}"
+    by_method._data = JSONSerializer.dumps(["format", "{0}", ["x"], {}])
+    by_method.save()
+    called_back = put(client, "done", "yes")
+    client.hset(called_back.key, mapping={"success_callback_name": "os.abort", "failure_callback_name": "os.abort"})
+    with trainer(valkey_url, tmp_path):
+        wait_until(lambda: ended(called_back))
+        assert job.get_status() == "failed"
+        assert "does not run 'os.system'" in (job.latest_result().exc_string or "")  # type: ignore[union-attr]
+        assert by_method.get_status() == "failed"
+        assert called_back.get_status() == "finished"
+    assert not boom.exists()
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("field", ["data", "meta", "result"])
+def test_a_planted_pickle_does_not_run(client: redis.Redis, valkey_url: str, tmp_path: Path, field: str) -> None:
+    bomb = pickle.dumps(Bomb(tmp_path / "boom"))
+    job = put(client, "done", "yes")
+    client.hset(job.key, field, zlib.compress(bomb) if field == "data" else bomb)
+    with trainer(valkey_url, tmp_path):
+        wait_until(lambda: ended(job))
+        after = put(client, "done", "yes")
+        wait_until(lambda: ended(after))
+        assert after.get_status() == "finished"
+    assert not (tmp_path / "boom").exists()
+    if field == "data":
+        assert job.get_status() == "failed"
+
+
+def test_a_killed_child_fails_the_job_and_is_looked_after_at_once(
+    client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    job = put(client, "slow", 60)
+    with trainer(valkey_url, tmp_path):
+        wait_until((tmp_path / "began").exists)
+        before = len(list(tmp_path.glob("kept-*")))
+        os.kill(int((tmp_path / "began").read_text()), signal.SIGKILL)
+        wait_until(lambda: ended(job))
+        assert job.get_status() == "failed"
+        assert len(list(tmp_path.glob("kept-*"))) > before
+        after = put(client, "done", "yes")
+        wait_until(lambda: ended(after))
+
+
+def test_the_child_dies_with_a_killed_trainer(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    put(client, "slow", 60)
+    with trainer(valkey_url, tmp_path) as process:
+        wait_until((tmp_path / "began").exists)
+        child = int((tmp_path / "began").read_text())
+        assert runs(child)
+        process.kill()
+        wait_until(lambda: not runs(child))
+
+
+def test_a_timeout_is_not_swallowed_by_a_broad_handler(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    job = put(client, "swallows", 60, timeout=1)
+    with trainer(valkey_url, tmp_path):
+        wait_until(lambda: ended(job))
+    assert job.get_status() == "failed"
+    assert "TrainingTimedOut" in (job.latest_result().exc_string or "")  # type: ignore[union-attr]
+    assert not (tmp_path / "swallowed").exists()
+
+
+def test_sigterm_lets_the_training_end_and_takes_no_other(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    first, second = put(client, "slow", 1), put(client, "slow", 1)
+    with trainer(valkey_url, tmp_path) as process:
+        wait_until((tmp_path / "began").exists)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert first.get_status() == "finished"
+    assert second.get_status() == "queued"
+    assert (tmp_path / "stopped").exists()
+
+
+def test_sigterm_ends_a_training_that_outlasts_the_grace(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
+    job = put(client, "slow", 60)
+    with trainer(valkey_url, tmp_path, grace_s=1) as process:
+        wait_until((tmp_path / "began").exists)
+        process.terminate()
+        assert process.wait(20) == 0
+    assert job.get_status() == "failed"
+    assert not (tmp_path / "ended").exists()
+
+
+def test_an_idle_trainer_stops_at_once(valkey_url: str, client: redis.Redis, tmp_path: Path) -> None:
+    with trainer(valkey_url, tmp_path) as process:
+        wait_until((tmp_path / "kept-1").exists)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.terminate()
+        assert process.wait(20) == 0
+        assert time.monotonic() - began < 5
+
+
+def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
+    with (
+        EmbeddedServer(tmp_path / "valkey") as server,
+        connect_queue(server.url, retries=True) as client,
+        trainer(server.url, tmp_path / "notes"),
+    ):
+        wait_until((tmp_path / "notes" / "kept-1").exists)
+        time.sleep(0.3)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        time.sleep(0.3)
+        wait_until(lambda: answers(client))
+        job = put(client, "done", "yes")
+        wait_until(lambda: ended(job), within_s=40)
+        assert job.get_status() == "finished"
+
+
+def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
+    worker = TrainerWorker(
+        client, functions={}, housekeeping=lambda: None, shutdown_grace_s=1, stopping=threading.Event()
+    )
+    [queue] = worker.queues
+    assert queue.acquire_maintenance_lock()
+    assert not queue.acquire_maintenance_lock()
+    assert 0 < client.ttl(queue.registry_cleaning_key) <= 60  # type: ignore[operator]
+
+
+def answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False

@@ -1,0 +1,383 @@
+"""One training, end to end: what is proven, what is not, how every failure is named, and that the champion survives."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, names, narrow, place, quick
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.models import artefact
+from trading_system.ml_refinement.models.errors import LabelAmongFeatures
+from trading_system.ml_refinement.storage.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.runs import TrainingRun
+from trading_system.ml_refinement.storage.scores import PredictionRow
+from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.training import backtest
+from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
+from trading_system.ml_refinement.training.pipeline import config_of
+from trading_system.ml_refinement.training.promotion import Decision, Serve
+from trading_system.simulation.worlds import DAY_US, World, clustered, independent
+
+QUALITY = "signal_quality"
+
+
+def strong(rows: int = 900, seed: int = 0) -> World:
+    return narrow(independent(rows, np.random.default_rng(seed), kind="linear", auc=0.7, per_day=1.5))
+
+
+def null(rows: int = 700, seed: int = 0) -> World:
+    return narrow(independent(rows, np.random.default_rng(seed), per_day=1.5))
+
+
+def cut(world: World, rows: np.ndarray) -> World:
+    return World(world.X[rows], world.r[rows], world.truth[rows], world.entered_us[rows], world.known_us[rows])
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A store with a proven champion, to be copied."""
+    shop = place(tmp_path_factory.mktemp("proven"), strong())
+    assert shop.train().verdict.serve is Serve.PROVEN
+    shop.db.close()
+    return shop
+
+
+@pytest.fixture
+def proven(template: Place, tmp_path: Path) -> Place:
+    shutil.copytree(template.directory, tmp_path / "shop")
+    shop = place(tmp_path / "shop", columns=template.feature_names)
+    shop.runs = 1
+    return shop
+
+
+def test_a_world_with_skill_is_proven_and_everything_about_the_run_is_kept(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", strong())
+    told: list[str] = []
+    result = shop.train(progress=lambda stage, done, total: told.append(stage))
+    assert (result.status, result.verdict.decision) == ("completed", Decision.PROMOTE)
+    active = shop.db.models.active(QUALITY)
+    assert (active.model_id, active.proven) == (result.model_id, True)
+    run = shop.db.runs.get("run-1")
+    assert (run.status, run.model_id, run.verdict) == ("completed", result.model_id, "promote")
+    assert run.config["training"]["model_type"] == "ensemble"
+    assert run.metrics["auc"] > 0.55
+    assert len(run.data_digest) == len(run.metrics["model_digest"]) == 64
+    assert run.label_watermark == 900
+    assert run.seconds > 0
+    assert shop.db.models.promotions(1, QUALITY)[0].action == "activate"
+    assert list(dict.fromkeys(told)) == ["data", "folds", "fit", "register"]
+    assert active.metadata.train_start_date < active.metadata.train_end_date
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_on_noise_nothing_is_proven_and_the_interval_of_the_auc_holds_a_half(tmp_path: Path, seed: int) -> None:
+    shop = place(tmp_path / "shop", null(seed=seed))
+    result = shop.train()
+    assert result.verdict.serve is not Serve.PROVEN
+    assert result.figures["auc_low"] <= 0.5 <= result.figures["auc_high"]
+    active = shop.db.models.active(QUALITY)
+    assert active is None or not active.proven
+
+
+def test_shared_luck_is_not_taken_for_skill(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", narrow(clustered(400, np.random.default_rng(3), per_day=2), 50))
+    assert shop.train().verdict.serve is not Serve.PROVEN
+
+
+def test_the_same_store_trains_the_same_model_to_the_bit(tmp_path: Path) -> None:
+    results = [place(tmp_path / name, null(300)).train() for name in ("one", "two")]
+    assert results[0].figures == results[1].figures
+    assert results[0].model_id != results[1].model_id
+
+
+def test_a_run_is_repeated_to_the_bit_from_its_row(tmp_path: Path) -> None:
+    """Later, with more labels in the store, other settings, and another model serving."""
+    world = null(300)
+    shop = place(tmp_path / "shop", world)
+    told = quick(max_features=9, hyperparameters={"max_iter": 7, "random_state": 3})
+    told.features.scaling_method = "robust"
+    then = datetime(2010, 6, 1, tzinfo=UTC)
+    first = shop.train(told, clock=lambda: then)
+    assert first.status == "completed"
+    shop.train()
+    run = shop.db.runs.get("run-1")
+    again = shop.train(config_of(run), pipeline_names=run.config["feature_names"], clock=lambda: then)
+    repeated = shop.db.runs.get("run-3")
+    assert run.train_samples < shop.db.runs.get("run-2").train_samples
+    assert repeated.data_digest == run.data_digest
+    assert repeated.config == run.config
+    assert digests(repeated) == digests(run)
+    assert len(digests(run)) == 3
+    assert shop.registry.load(again.model_id).digest() == shop.registry.load(first.model_id).digest()
+
+
+def digests(run: TrainingRun) -> list[str]:
+    """Of every model of a run."""
+    beside = [told["model_digest"] for told in run.metrics["companions"].values() if "model_digest" in told]
+    return [run.metrics["model_digest"], *beside]
+
+
+def test_labels_may_come_in_any_order_and_twice_and_corrected(tmp_path: Path) -> None:
+    world = null(300)
+    straight = place(tmp_path / "straight", world)
+    crooked = place(
+        tmp_path / "crooked", World(world.X, world.r * 0 + 9.0, world.truth, world.entered_us, world.known_us)
+    )
+    corrections = [
+        OutcomeRow(f"s{i:06d}", 1, text_from_us(int(world.known_us[i])), float(world.r[i]))
+        for i in np.random.default_rng(0).permutation(300)
+    ]
+    crooked.db.outcomes.record(corrections)
+    crooked.db.outcomes.record(corrections[::-1])
+    assert crooked.train().figures == straight.train().figures
+
+
+@pytest.mark.parametrize("rows", [100, 130, 180, 240])
+def test_with_little_data_a_run_ends_in_a_verdict(tmp_path: Path, rows: int) -> None:
+    shop = place(tmp_path / "shop", null(rows))
+    result = shop.train()
+    assert result.status == "completed"
+    assert result.verdict.decision in (Decision.HOLD, Decision.REJECT)
+    assert shop.db.runs.get("run-1").verdict == result.verdict.decision
+
+
+def test_sparse_signals_over_many_years_are_trained_on(tmp_path: Path) -> None:
+    world = narrow(independent(400, np.random.default_rng(0), per_day=0.1, hold_days=31))
+    result = place(tmp_path / "shop", world).train()
+    assert result.status == "completed"
+    assert result.figures["folds"] >= 5
+    folds = result.figures["fold_figures"]
+    assert len(folds) == result.figures["folds"]
+    assert [fold["from"] for fold in folds] == sorted(fold["from"] for fold in folds)
+    pooled = sum(fold["rows"] * fold["log_loss"] for fold in folds) / sum(fold["rows"] for fold in folds)
+    assert pooled == pytest.approx(result.figures["log_loss"])
+
+
+def test_what_no_window_reaches_is_not_read_and_changes_nothing(tmp_path: Path) -> None:
+    """Years before the first window: the same evidence, the same models."""
+    world = narrow(independent(1400, np.random.default_rng(0), per_day=1.0))
+    known = world.entered_us + 10 * DAY_US
+    world = World(world.X, world.r, world.truth, world.entered_us, known)
+    all_of_it, recent = place(tmp_path / "all", world), place(tmp_path / "recent", cut(world, np.arange(600, 1400)))
+    config = quick(hyperparameters={"max_iter": 4})
+    version = {"feature_version": VERSION, "now_us": int(known.max()) + DAY_US}
+    start = backtest.first_needed(all_of_it.db, config, **version)
+    data = read_dataset(all_of_it.db, names=names(world), start=start, **version)
+    assert 690 < len(data.r) < 720
+    assert all_of_it.train(config).figures == recent.train(config).figures
+    sparse = place(tmp_path / "sparse", cut(world, np.arange(0, 1400, 20)))
+    assert backtest.first_needed(sparse.db, config, **version) is None
+
+
+def failing_worlds() -> dict[str, World]:
+    world = null(150)
+    constant, missing, label = (world.X.copy() for _ in range(3))
+    constant[:] = 1.0
+    missing[:] = 7.0
+    label[:, 4] = world.r + 0.1 * label[:, 4]
+    future = world.known_us + np.where(np.arange(150) < 80, 20_000 * DAY_US, 0)
+    return {
+        "too_few_samples: 20 ": cut(world, np.arange(20)),
+        "one_class": World(world.X, np.abs(world.r), world.truth, world.entered_us, world.known_us),
+        "no_usable_features": World(constant, world.r, world.truth, world.entered_us, world.known_us),
+        "label_among_features: x04": World(label, world.r, world.truth, world.entered_us, world.known_us),
+        "80 outcome_in_the_future": World(world.X, world.r, world.truth, world.entered_us, future),
+        "100 repeated": cut(world, np.arange(150) % 50),
+    }
+
+
+@pytest.mark.parametrize("reason", failing_worlds())
+def test_bad_data_fails_the_run_by_name_and_leaves_the_champion_serving(tmp_path: Path, reason: str) -> None:
+    shop = place(tmp_path / "shop", failing_worlds()[reason])
+    serving = fitted()
+    shop.registry.register(serving)
+    shop.registry.activate(serving.model_id, proven=True)
+    result = shop.train()
+    assert (result.status, result.verdict, result.model_id) == ("failed", None, None)
+    run = shop.db.runs.get("run-1")
+    assert run.status == "failed"
+    assert reason in run.error_message == result.reason
+    assert shop.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == serving.model_id
+
+
+def test_no_labels_and_rows_of_another_feature_version_are_too_few_samples(tmp_path: Path) -> None:
+    assert place(tmp_path / "empty").train().reason.startswith("too_few_samples: 0 ")
+    shop = place(tmp_path / "shop", null(150))
+    assert shop.train(feature_version="another").reason.startswith("too_few_samples: 0 ")
+
+
+def test_features_that_no_vector_has_are_no_usable_features(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", null(150))
+    assert shop.train(pipeline_names=["another", "and_one_more"]).reason.startswith("no_usable_features")
+
+
+def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
+    world = null(400)
+    mixed, pure = place(tmp_path / "mixed", world), place(tmp_path / "pure", cut(world, np.arange(0, 400, 2)))
+    mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 2 = 0")
+    one, other = mixed.train(), pure.train()
+    assert (one.status, one.figures) == ("completed", other.figures)
+    mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 8 <> 1")
+    serving = mixed.db.models.active_id(QUALITY)
+    assert mixed.train().reason.startswith("too_few_samples: 50 ")
+    assert mixed.db.models.active_id(QUALITY) == serving
+
+
+def test_an_unknown_recipe_fails_the_run_by_name(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", null(150))
+    assert shop.train(quick(model_type="oracle")).reason.startswith("unknown_parameter")
+    assert shop.train(quick(hyperparameters={"luck": 1})).reason.startswith("unknown_parameter")
+
+
+def test_a_feature_that_is_only_missing_for_losers_is_the_label_too() -> None:
+    data = dataset(null(300))
+    data.X[~data.won, 2] = np.nan
+    assert [name for name, _ in suspicious_features(data)] == ["x02"]
+    with pytest.raises(LabelAmongFeatures, match="x02"):
+        check_dataset(data, min_samples=100)
+
+
+def test_a_strong_honest_feature_is_not_suspected() -> None:
+    assert suspicious_features(dataset(strong())) == []
+
+
+def test_a_full_disk_fails_the_run_by_name(proven: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = proven.db.models.active_id(QUALITY)
+    monkeypatch.setattr(artefact.os, "fsync", full)
+    result = proven.train()
+    assert result.reason.startswith("disk_full")
+    assert proven.db.runs.get("run-2").status == "failed"
+    assert proven.db.models.active_id(QUALITY) == before
+
+
+def test_an_unexpected_error_is_recorded_and_raised(proven: Place) -> None:
+    def trip(stage: str, done: int, total: int) -> None:
+        raise RuntimeError("the stairs")
+
+    with pytest.raises(RuntimeError, match="stairs"):
+        proven.train(progress=trip)
+    assert "the stairs" in proven.db.runs.get("run-2").error_message
+
+
+def test_a_newer_run_fences_off_an_older_one(proven: Place) -> None:
+    before = proven.db.models.active_id(QUALITY)
+
+    def overtaken(stage: str, done: int, total: int) -> None:
+        if stage == "register":
+            proven.db.runs.start("overtaker", QUALITY, {}, label_watermark=0)
+
+    result = proven.train(progress=overtaken)
+    assert result.reason.startswith("stale_activation")
+    assert proven.db.models.active_id(QUALITY) == before
+
+
+def test_a_champion_changed_by_hand_meanwhile_is_not_overwritten(proven: Place) -> None:
+    other = fitted()
+    proven.registry.register(other)
+    result = proven.train(
+        progress=lambda stage, done, total: stage == "register" and proven.registry.activate(other.model_id)
+    )
+    assert result.reason.startswith("stale_activation")
+    assert proven.db.models.active_id(QUALITY) == other.model_id
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.support.learning_installation import place, VERSION, names, quick
+def die(stage, done, total):
+    if stage == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+place(Path(sys.argv[1]), columns=sys.argv[3].split(",")).train(run_id="killed", progress=die)
+"""
+
+
+@pytest.mark.parametrize("stage", ["folds", "register"])
+def test_a_training_killed_half_way_leaves_the_champion_serving(proven: Place, stage: str) -> None:
+    before = proven.db.models.active_id(QUALITY)
+    arguments = [str(proven.directory), stage, ",".join(proven.feature_names)]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=root, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert proven.db.runs.get("killed").status == "running"
+    assert proven.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == before
+    swept = proven.db.runs.sweep_stale(datetime(2100, 1, 1, tzinfo=UTC), "killed")
+    assert swept == ["killed"]
+    assert proven.train().status == "completed"
+
+
+def test_a_refresh_with_skill_takes_over_and_stays_proven(proven: Place) -> None:
+    result = proven.train()
+    assert (result.verdict.rule, result.verdict.serve) == ("refresh", Serve.PROVEN)
+    assert proven.db.models.active_id(QUALITY) == result.model_id
+
+
+def served(shop: Place, world: World, p: np.ndarray) -> None:
+    champion = shop.db.models.active_id(QUALITY)
+    shop.db.scores.log_predictions(
+        [
+            PredictionRow(f"s{i:06d}", champion, text_from_us(int(world.entered_us[i])), float(p[i]))
+            for i in range(len(world.r))
+        ]
+    )
+
+
+def test_the_champion_is_judged_by_what_it_served(proven: Place) -> None:
+    world = strong()
+    served(proven, world, np.where(world.r > 0, 0.9, 0.1))
+    result = proven.train()
+    assert (result.verdict.decision, result.verdict.serve) == (Decision.REJECT, Serve.NO)
+    assert result.verdict.figures["champion_rows"] > 100
+    assert proven.db.models.promotions(1, QUALITY)[0].action == "reject"
+
+
+def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced(proven: Place) -> None:
+    world = strong()
+    served(proven, world, np.where(world.r > 0, 0.3, 0.7))
+    result = proven.train()
+    assert result.verdict.rule == "skill"
+    assert [entry.action for entry in proven.db.models.promotions(2, QUALITY)] == ["activate", "demote"]
+
+
+def test_nothing_fitted_in_a_fold_has_seen_the_rows_it_is_tested_on() -> None:
+    """Poison everything that comes after a window began: what was fitted before must not move."""
+    world = strong(500)
+    config = quick(hyperparameters={"max_iter": 5})
+    data = dataset(world)
+    walk = backtest.splitter(data, config)
+    fold = list(walk.split(data.entered_us, data.known_us))[4]
+    poisoned_X, poisoned_r = world.X.copy(), world.r.copy()
+    later = (world.entered_us >= fold.start_us) | (world.known_us >= fold.start_us)
+    poisoned_X[later] *= -1e6
+    poisoned_r[later] *= -1.0
+    poisoned = dataset(World(poisoned_X, poisoned_r, world.truth, world.entered_us, world.known_us))
+    digests = [
+        backtest.fit_on(d, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=50, clock=lambda: NOW).digest()
+        for d in (data, poisoned)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_the_settings_of_the_configuration_reach_the_model(tmp_path: Path) -> None:
+    shop = place(tmp_path / "shop", null(150))
+    config = quick(
+        model_type="gradient_boosting", hyperparameters={"n_estimators": 8}, max_features=3, early_stopping=False
+    )
+    result = shop.train(config)
+    model = shop.registry.load(result.model_id)
+    assert (model.recipe, model.params["n_estimators"]) == ("gradient_boosting", 8)
+    assert sum(share > 0 for share in model.get_metadata().feature_importance.values()) <= 3
+    assert model.feature_version == VERSION
+    assert list(model.feature_names) == names(null(5))

@@ -1,0 +1,173 @@
+"""The gate, on evidence written out here: what it lets through, what it holds, and what chance can do against it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trading_system.ml_refinement.training.promotion import (
+    Champion,
+    Decision,
+    Evidence,
+    Serve,
+    Verdict,
+    block_us,
+    demoted,
+    evidence_figures,
+    judge,
+)
+from trading_system.simulation.worlds import DAY_US
+
+DAYS = 252
+
+
+def evidence(
+    rng: np.random.Generator, *, edge: float, days: int = DAYS, per_day: int = 2, quality: float = 1.0
+) -> Evidence:
+    """Outcomes whose true logit spreads by `edge`, and a forecast that knows the share `quality` of it."""
+    n = days * per_day
+    spread = edge * rng.standard_normal(n)
+    won = rng.random(n) < 1.0 / (1.0 + np.exp(0.2 - spread))
+    p = 1.0 / (1.0 + np.exp(0.2 - quality * spread))
+    entered = (np.arange(n) * DAY_US // per_day).astype(np.int64)
+    return Evidence(won, p, np.full(n, 0.45), entered, entered // (21 * DAY_US), block_us(5 * DAY_US))
+
+
+def champion(served: np.ndarray, recipe: str = "ensemble", proven: bool = True) -> Champion:
+    return Champion("champion-1", recipe, proven, served)
+
+
+def decide(seen: Evidence, **arguments: object) -> Verdict:
+    return judge(seen, **{"recipe": "ensemble", "champion": None, **arguments})
+
+
+def test_a_first_model_with_skill_is_promoted_and_proven() -> None:
+    verdict = decide(evidence(np.random.default_rng(0), edge=0.8))
+    assert (verdict.decision, verdict.serve, verdict.rule) == (Decision.PROMOTE, Serve.PROVEN, "skill")
+    assert verdict.figures["auc"] > 0.6
+    assert verdict.figures["log_loss"] < verdict.figures["base_rate_log_loss"]
+    assert "AUC" in verdict.reason
+
+
+def test_noise_is_not_proven_and_serves_provisionally_where_it_does_no_harm() -> None:
+    seen = evidence(np.random.default_rng(1), edge=0.0)
+    harmless = Evidence(seen.won, seen.base, seen.base, seen.entered_us, seen.window, seen.block_us)
+    verdict = decide(harmless)
+    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.PROVISIONAL)
+
+
+def test_a_forecast_worse_than_the_base_rate_does_not_serve_at_all() -> None:
+    rng = np.random.default_rng(2)
+    seen = evidence(rng, edge=0.0)
+    loud = Evidence(
+        seen.won, rng.uniform(0.05, 0.95, len(seen.won)), seen.base, seen.entered_us, seen.window, seen.block_us
+    )
+    verdict = decide(loud)
+    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.NO)
+    assert "worse than the base rate" in verdict.reason
+
+
+@pytest.mark.parametrize(("days", "per_day", "word"), [(40, 4, "blocks"), (90, 1, "rows"), (252, 2, "rarer outcome")])
+def test_too_little_evidence_is_held(days: int, per_day: int, word: str) -> None:
+    seen = evidence(np.random.default_rng(3), edge=2.0, days=days, per_day=per_day)
+    if word == "rarer outcome":
+        won = seen.won & (np.cumsum(seen.won) < 25)
+        seen = Evidence(won, seen.p, seen.base, seen.entered_us, seen.window, seen.block_us)
+    verdict = decide(seen)
+    assert verdict.decision is Decision.HOLD
+    assert word in verdict.reason
+
+
+def test_without_rows_nothing_crashes_and_nothing_serves() -> None:
+    none = np.array([], dtype=np.int64)
+    verdict = decide(Evidence(none > 0, np.empty(0), np.empty(0), none, none, DAY_US))
+    assert (verdict.decision, verdict.serve) == (Decision.HOLD, Serve.NO)
+    assert verdict.figures == {"rows": 0.0, "blocks": 0.0}
+
+
+def test_long_holdings_make_long_blocks() -> None:
+    assert block_us(3 * DAY_US) == 10 * DAY_US
+    assert block_us(31 * DAY_US) == 31 * DAY_US
+
+
+def test_a_refresh_with_skill_replaces_a_champion_that_served_no_better() -> None:
+    seen = evidence(np.random.default_rng(4), edge=0.8)
+    verdict = decide(seen, champion=champion(seen.p))
+    assert (verdict.decision, verdict.rule) == (Decision.PROMOTE, "refresh")
+
+
+def test_a_refresh_that_is_worse_than_what_was_served_is_rejected() -> None:
+    seen = evidence(np.random.default_rng(5), edge=1.2, quality=0.4)
+    better = 1.0 / (1.0 + np.exp(0.2 - (np.log(seen.p / (1 - seen.p)) + 0.2) / 0.4))
+    verdict = decide(seen, champion=champion(better))
+    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.NO)
+
+
+def test_without_skill_not_even_a_refresh_passes() -> None:
+    seen = evidence(np.random.default_rng(6), edge=0.0, quality=0.0)
+    verdict = decide(seen, champion=champion(np.full(len(seen.p), 0.2)))
+    assert (verdict.decision, verdict.serve, verdict.rule) == (Decision.REJECT, Serve.NO, "refresh")
+
+
+def test_a_new_recipe_must_be_better_than_what_was_served() -> None:
+    seen = evidence(np.random.default_rng(7), edge=1.0)
+    dull = 0.45 + 0.3 * (seen.p - 0.45)
+    assert decide(seen, champion=champion(dull, "gradient_boosting")).decision is Decision.PROMOTE
+    assert decide(seen, champion=champion(seen.p, "gradient_boosting")).decision is Decision.REJECT
+
+
+def test_every_recipe_tried_makes_the_next_one_pay_more() -> None:
+    seen = evidence(np.random.default_rng(8), edge=0.8)
+    close = 1.0 / (1.0 + np.exp(-0.55 * np.log(seen.p / (1 - seen.p)) + 0.1))
+    decisions = [decide(seen, champion=champion(close, "other"), recipes_tried=tried).decision for tried in (1, 10**9)]
+    assert decisions == [Decision.PROMOTE, Decision.REJECT]
+
+
+def test_a_new_recipe_waits_until_the_champion_has_served_enough_to_compare_with() -> None:
+    seen = evidence(np.random.default_rng(9), edge=0.8)
+    served = np.where(np.arange(len(seen.p)) < len(seen.p) - 60, np.nan, 0.45)
+    verdict = decide(seen, champion=champion(served, "gradient_boosting"))
+    assert verdict.decision is Decision.HOLD
+    assert verdict.figures["champion_rows"] == 60
+
+
+def test_a_provisional_champion_protects_nothing() -> None:
+    seen = evidence(np.random.default_rng(10), edge=0.8)
+    perfect = np.where(seen.won, 0.99, 0.01)
+    assert decide(seen, champion=champion(perfect, proven=False)).serve is Serve.PROVEN
+
+
+def test_a_champion_that_serves_worse_than_the_base_rate_is_demoted_and_a_good_one_is_not() -> None:
+    rng = np.random.default_rng(11)
+    good = evidence(rng, edge=0.8)
+    assert demoted(good)[0] is False
+    bad = Evidence(good.won, 1.0 - good.p, good.base, good.entered_us, good.window, good.block_us)
+    assert demoted(bad)[0] is True
+    few = bad.rows(np.arange(len(bad.won)) < 50)
+    assert demoted(few)[0] is False
+    recovered = Evidence(
+        good.won,
+        np.where(good.entered_us < (DAYS - 126) * DAY_US, 1.0 - good.p, good.p),
+        good.base,
+        good.entered_us,
+        good.window,
+        good.block_us,
+    )
+    assert demoted(recovered)[0] is False
+
+
+def test_chance_rarely_passes_the_gate() -> None:
+    rng = np.random.default_rng(12)
+    passed = 0
+    for _ in range(400):
+        seen = evidence(rng, edge=0.0)
+        guess = 1.0 / (1.0 + np.exp(0.2 - 0.05 * rng.standard_normal(len(seen.won))))
+        lucky = Evidence(seen.won, guess, seen.base, seen.entered_us, seen.window, seen.block_us)
+        passed += decide(lucky).decision is Decision.PROMOTE
+    assert passed <= 16
+
+
+def test_figures_are_finite_and_name_what_matters() -> None:
+    figures = evidence_figures(evidence(np.random.default_rng(13), edge=0.5))
+    assert all(np.isfinite(value) for value in figures.values())
+    assert {"rows", "blocks", "auc", "auc_low", "auc_high", "log_loss", "base_rate_log_loss", "brier"} <= figures.keys()

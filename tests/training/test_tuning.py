@@ -1,0 +1,116 @@
+"""Tuning: never on the gate's window, resumable, within its budget, and paid for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, narrow, place, quick
+from trading_system.ml_refinement.models.errors import TooFewSamples
+from trading_system.ml_refinement.storage.tuning import TuningTrials
+from trading_system.ml_refinement.training import tuning
+from trading_system.ml_refinement.training.dataset import Dataset
+from trading_system.ml_refinement.training.pipeline import recipe_of, train
+from trading_system.ml_refinement.training.tuning import SPACES, Tuned, tune, tuning_rows
+from trading_system.simulation.worlds import World, independent
+
+pytest.importorskip("optuna")
+CONFIG = quick(train_window_days=120)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return narrow(independent(620, np.random.default_rng(4), kind="linear", auc=0.7, per_day=2.0), 8)
+
+
+def tuned(shop: Place, data: Dataset, **budget: float) -> Tuned:
+    journal = shop.directory / "tuning.log"
+    return tune(shop.db, data, CONFIG, journal=journal, clock=lambda: NOW, **{"trials": 2, **budget})  # type: ignore[arg-type]
+
+
+def test_what_is_tuned_on_had_closed_before_the_gates_evidence_begins(world: World) -> None:
+    data = dataset(world)
+    rows, begins = tuning_rows(data, CONFIG)
+    assert len(rows) >= 100
+    assert data.known_us[rows].max() < begins
+    evidence = tuning.backtest.walk_forward(data, CONFIG, clock=lambda: NOW)
+    assert begins <= data.entered_us[evidence.rows].min()
+    assert not set(rows.tolist()) & set(evidence.rows.tolist())
+
+
+def test_what_happens_in_the_gates_window_does_not_move_a_trial(tmp_path: Path, world: World) -> None:
+    data = dataset(world)
+    _, begins = tuning_rows(data, CONFIG)
+    later = data.entered_us >= begins
+    X, r = data.X.copy(), data.r.copy()
+    X[later], r[later] = -X[later], -r[later]
+    first = tuned(place(tmp_path / "a"), data)
+    second = tuned(place(tmp_path / "b"), replace(data, X=X, r=r))
+    assert first == second
+
+
+def test_the_first_trial_is_the_recipe_as_configured_and_the_best_is_never_worse(tmp_path: Path, world: World) -> None:
+    shop = place(tmp_path)
+    found = tuned(shop, dataset(world))
+    trials = sorted(TuningTrials(shop.db.connection).of_study(found.study), key=lambda trial: trial.number)
+    assert trials[0].parameters["max_iter"] == CONFIG.training.hyperparameters["max_iter"]
+    assert found.default_gain == trials[0].log_loss_gain
+    assert found.best_gain == max(trial.log_loss_gain for trial in trials) >= found.default_gain
+    assert all(set(trial.parameters) == set(SPACES["ensemble"]) for trial in trials)
+
+
+def test_a_search_goes_on_where_it_was_and_is_not_begun_twice(tmp_path: Path, world: World) -> None:
+    shop, data = place(tmp_path), dataset(world)
+    assert tuned(shop, data, trials=1).new_trials == 1
+    again = tuned(shop, data, trials=2)
+    assert (again.trials, again.new_trials) == (2, 1)
+    assert tuned(shop, data, trials=2).new_trials == 0
+    assert TuningTrials(shop.db.connection).count() == 2
+
+
+def test_no_trial_is_begun_after_its_time(tmp_path: Path, world: World) -> None:
+    with pytest.raises(TooFewSamples, match="the time was over"):
+        tuned(place(tmp_path), dataset(world), seconds=0.0)
+
+
+def test_a_store_that_does_not_reach_back_far_enough_is_refused_by_name(tmp_path: Path, world: World) -> None:
+    short = narrow(independent(300, np.random.default_rng(4)), 8)
+    with pytest.raises(TooFewSamples, match="before the gate's window"):
+        tuned(place(tmp_path), dataset(short))
+
+
+def test_a_recipe_is_its_parameters() -> None:
+    own = fitted()
+    assert recipe_of(fitted(max_iter=40)) != recipe_of(fitted(max_iter=41))
+    assert recipe_of(own) == recipe_of(fitted(seed=3))
+    assert recipe_of(fitted(random_state=7)) == recipe_of(own)
+
+
+def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> None:
+    """Against a proven champion of another recipe the level is .05 over all that was tried."""
+    shop = place(tmp_path, world)
+    champion = fitted(columns=len(shop.feature_names))
+    shop.registry.register(champion, recipe="gradient_boosting")
+    shop.registry.activate(champion.model_id, proven=True)
+    with shop.db.atomic():
+        shop.db.scores.log_predictions(_served(shop, champion.model_id))
+    trials = TuningTrials(shop.db.connection)
+    for number in range(8):
+        trials.add("s", number, recipe="ensemble", parameters={}, log_loss_gain=0.0, window_digest="")
+    names, watermark = shop.feature_names, shop.db.counts().labels_total
+    arguments = {"pipeline_names": names, "feature_version": VERSION, "label_watermark": watermark}
+    result = train(shop.db, shop.registry, quick(), clock=lambda: NOW, run_id="r", **arguments)  # type: ignore[arg-type]
+    assert result.verdict is not None
+    assert result.verdict.rule == "new_recipe"
+    assert "at level 0.0050" in result.reason, result.reason
+
+
+def _served(shop: Place, model_id: str) -> list[object]:
+    from trading_system.ml_refinement.storage.scores import PredictionRow
+    from trading_system.ml_refinement.storage.times import utc_text
+
+    ids = [row[0] for row in shop.db.connection.query("SELECT signal_id FROM feature_vectors")]
+    return [PredictionRow(signal_id, model_id, utc_text(NOW), 0.45, 0.0, 0.0) for signal_id in ids]
