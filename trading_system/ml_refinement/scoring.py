@@ -38,7 +38,7 @@ _TRY_AGAIN_US = 60_000_000
 
 @dataclass(frozen=True, slots=True)
 class ShadowScores:
-    """What the newest candidate that never served says of the same signals: logged, and shown to nobody."""
+    """What the newest candidate that never served says of the same n signals, shape (n,): logged, shown to nobody."""
 
     model_id: str
     quality: FloatArray
@@ -52,8 +52,8 @@ class Scores:
 
     `quality` is the calibrated P(win), `predicted_r` the R expected, `risk_r` its 10th percentile, `confidence` 0-1
     how far to trust the score, `out_of_distribution` whether the signal is unlike those trained on (None without a
-    model), `combined` 0-10 the signal's own score blended with ten times `quality`. All have n entries. Each of
-    `predicted_r`, `risk_r` and `regime` comes of a model of its own.
+    model), `combined` 0-10 the signal's own score blended with ten times `quality`. Arrays have shape (n,), tuples n
+    entries. Each of `predicted_r`, `risk_r` and `regime` comes of a model of its own.
     """
 
     status: Status
@@ -159,6 +159,7 @@ class Scorer:
 
         Raises:
             FeatureContractError: the pipeline's features changed after the champion was taken up.
+            ValueError: another number of rows than of own scores.
         """
         own = np.array([np.nan if score is None else score for score in own_scores], dtype=np.float64)
         if len(values) != len(own):

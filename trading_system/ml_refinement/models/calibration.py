@@ -34,7 +34,7 @@ class Calibration:
 
 
 def to_logit(probability: FloatArray) -> FloatArray:
-    """Log-odds, finite for probabilities of 0 and 1 too."""
+    """Log-odds of probabilities, same shape; finite for 0 and 1 too."""
     return np.asarray(logit(np.clip(probability, _EPSILON, 1.0 - _EPSILON)), dtype=np.float64)
 
 
@@ -48,8 +48,9 @@ def fit_calibration(out_of_fold: FloatArray, won: BoolArray, *, all_won: BoolArr
 
     Args:
         out_of_fold: raw probabilities, shape (n,), each from a fit that knew nothing of its row.
-        won: the outcomes of the same rows.
-        all_won: the outcomes of all training rows, for the base rate when `n` < 100 or either class has < 30 rows.
+        won: the outcomes of the same rows, shape (n,).
+        all_won: the outcomes of all training rows, shape (n_train,), for the base rate when `n` < 100 or either class
+            has < 30 rows.
     """
     smaller_class = min(int(won.sum()), int((~won).sum()))
     if len(won) < MIN_ROWS or smaller_class < MIN_PER_CLASS:

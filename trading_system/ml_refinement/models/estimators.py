@@ -98,7 +98,7 @@ class Estimator:
 
 
 class Stopping(NamedTuple):
-    """Rows to grow on and later rows to stop on, for recipes that stop early."""
+    """Rows to grow on, shape (n_head,), and later rows to stop on, shape (n_tail,), for recipes that stop early."""
 
     head: IndexArray
     tail: IndexArray
@@ -108,7 +108,15 @@ class Stopping(NamedTuple):
 def fit_ensemble(
     X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], scaling: str | None, stopping: Stopping | None
 ) -> Estimator:
-    """Logistic regression on clipped z-scores beside a small histogram boosting. It never stops early."""
+    """Logistic regression on clipped z-scores beside a small histogram boosting. It never stops early.
+
+    Args:
+        X: features, shape (n, n_features), NaN where missing.
+        won: outcomes, shape (n,), of both classes.
+        parameters: all that the recipe knows.
+        scaling: a key of `SCALERS`; None leaves the linear member's features as they are, unclipped.
+        stopping: passed over.
+    """
     del stopping
     return Estimator(_fit_linear(X, won, parameters, scaling), _fit_histogram_boosting(X, won, parameters))
 
@@ -116,7 +124,15 @@ def fit_ensemble(
 def fit_gradient_boosting(
     X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], scaling: str | None, stopping: Stopping | None
 ) -> Estimator:
-    """The specification's gradient boosting. Trees need no scaling."""
+    """The specification's gradient boosting; missing values are the medians of their columns.
+
+    Args:
+        X: features, shape (n, n_features), NaN where missing.
+        won: outcomes, shape (n,), of both classes.
+        parameters: all that the recipe knows.
+        scaling: passed over; trees need none.
+        stopping: where to look for the number of trees; None grows `n_estimators`.
+    """
     del scaling
     medians = column_medians(X)
     filled = np.where(np.isnan(X), medians, X)
@@ -128,7 +144,16 @@ def fit_gradient_boosting(
 
 
 def best_iteration(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], stopping: Stopping) -> int:
-    """The number of trees after which the tail's log loss last improved, looking `rounds` trees ahead; at least 1."""
+    """The number of trees after which the tail's log loss last improved, looking `rounds` trees ahead; at least 1.
+
+    Where head or tail lacks a class there is nothing to compare, and it is `n_estimators`.
+
+    Args:
+        X: features, shape (n, n_features), none missing.
+        won: outcomes, shape (n,).
+        parameters: of the boosting.
+        stopping: rows of `X`.
+    """
     head, tail, rounds = stopping
     both = (won[head], won[tail])
     if min(len(part) and min(part.sum(), (~part).sum()) for part in both) < 1:
@@ -183,7 +208,7 @@ def _fit_histogram_boosting(X: FloatArray, won: BoolArray, parameters: Mapping[s
 
 
 def column_medians(X: FloatArray) -> FloatArray:
-    """Median of each column's known values; 0 where a column has none."""
+    """Median of the known values of each column of X (n, n_features), shape (n_features,); 0 where there are none."""
     known = ~np.isnan(X)
     medians = np.zeros(X.shape[1])
     some = known.any(axis=0)
@@ -192,7 +217,10 @@ def column_medians(X: FloatArray) -> FloatArray:
 
 
 class Recipe(NamedTuple):
-    """A way to fit, and the parameters it knows with their values unless told otherwise."""
+    """A way to fit, and the parameters it knows with their values unless told otherwise.
+
+    `fit` takes features of shape (n, n_features), outcomes of shape (n,), the parameters, a scaling and where to stop.
+    """
 
     fit: Callable[[FloatArray, BoolArray, Mapping[str, Any], str | None, Stopping | None], Estimator]
     defaults: Mapping[str, Any]

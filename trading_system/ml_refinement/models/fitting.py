@@ -26,7 +26,7 @@ _TAIL_SHARE = 5
 
 
 class RowSplit(NamedTuple):
-    """Indices of rows to fit on, and of rows to predict or to stop on."""
+    """Indices of rows to fit on, shape (n_fit,), and of rows to predict or to stop on, shape (n_held_out,)."""
 
     fit: IndexArray
     held_out: IndexArray
@@ -42,7 +42,7 @@ class FitPlan:
 
     calibration: Sequence[RowSplit]
     stopping: Sequence[RowSplit]
-    #: When each row was entered, microseconds; None: not known.
+    #: When each row was entered, shape (n,); None: not known.
     entered_us: TimeArray | None = None
 
     @classmethod
@@ -87,7 +87,10 @@ class FitSettings:
 
 
 class Opinion(NamedTuple):
-    """Of n rows: P(win), and 1 minus the widest gap between the members' probabilities (1 for a single member)."""
+    """Of n rows: P(win), and 1 minus the widest gap between the members' probabilities (1 for a single member).
+
+    Both of shape (n,).
+    """
 
     p: FloatArray
     agreement: FloatArray
@@ -98,7 +101,7 @@ class FittedClassifier:
     """A calibrated win probability. Without an estimator it is the base rate."""
 
     estimator: Estimator | None
-    #: Indices of the features it reads, ascending.
+    #: Indices of the features it reads, ascending, shape (n_selected,).
     columns: IndexArray
     calibration: Calibration
     base_rate: float
@@ -155,6 +158,12 @@ class FittedClassifier:
 
 def fit_classifier(X: FloatArray, won: BoolArray, settings: FitSettings, plan: FitPlan) -> FittedClassifier:
     """Fit on all rows, calibrated on the plan's held-out rows. One thread: the same input gives the same bits.
+
+    Args:
+        X: features, shape (n, n_features), NaN where missing.
+        won: outcomes, shape (n,).
+        settings: how to fit; with fewer than `min_samples` rows nothing is, and the base rate is served.
+        plan: which rows are held out for what, as positions in `X`.
 
     Raises:
         NoUsableFeatures: every feature is constant or missing.

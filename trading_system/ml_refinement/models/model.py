@@ -63,10 +63,10 @@ class BaseModel(ABC):
         """Fit on rows in time order.
 
         Args:
-            X_train: features, shape (n, n_features).
+            X_train: features, shape (n, n_features), NaN where missing.
             y_train: R-multiples, shape (n,); above 0 is a win.
-            X_val: rows to report on; nothing is fitted on them.
-            y_val: their R-multiples.
+            X_val: rows to report on, shape (n_val, n_features); nothing is fitted on them.
+            y_val: their R-multiples, shape (n_val,).
             feature_names: names of the columns; `f0`, `f1`, ... where not given.
             plan: which rows are held out inside; without it, blocks of rows with nothing purged.
 
@@ -79,11 +79,17 @@ class BaseModel(ABC):
 
     @abstractmethod
     def predict(self, X: ArrayLike) -> AnyArray:
-        """Predictions, shape (n,)."""
+        """Predictions for features of shape (n, n_features): shape (n,).
+
+        Raises:
+            NotFittedError: not fitted.
+            FeatureContractError: other features than those fitted on, by number or, of a DataFrame, by name.
+            BadData: not a matrix, or a feature is infinite.
+        """
 
     @abstractmethod
     def predict_proba(self, X: ArrayLike) -> FloatArray:
-        """Probabilities: shape (n,) for two classes, (n, n_classes) for more."""
+        """Probabilities: shape (n,) for two classes, (n, n_classes) for more. Raises what `predict` does."""
 
     def _answers(self, X: FloatArray) -> FloatArray:
         """What golden rows are replayed with: whatever depends on everything learned."""
@@ -117,7 +123,11 @@ class BaseModel(ABC):
         return True
 
     def to_bytes(self) -> bytes:
-        """The model file's content."""
+        """The model file's content.
+
+        Raises:
+            NotFittedError: not fitted.
+        """
         self._require_fitted()
         return artefact.encode(
             {
@@ -138,7 +148,12 @@ class BaseModel(ABC):
         )
 
     def from_bytes(self, data: bytes, *, sha256: str | None = None) -> None:
-        """Become the model of a file's content; see `load`."""
+        """Become the model of a file's content. On failure this model is as it was.
+
+        Raises:
+            ModelFileRefused: altered (`sha256` is what it must hash to), malformed, of other library versions, or not
+                answering its golden rows as it did when it was written.
+        """
         state = artefact.decode(data, sha256=sha256)
         fresh = object.__new__(type(self))
         fresh.model_type = self.model_type

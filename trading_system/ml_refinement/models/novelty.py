@@ -21,7 +21,7 @@ _LARGEST_FLOOR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Novelty:
-    """Distances from the training rows in robust scales (median, and half the 16-84 % range).
+    """Distances from the training rows in robust scales (median, and half the 16-84 % range), shape (n_features,) each.
 
     A row is out of distribution where its mean squared distance over features, each capped, is beyond 1.5 times what
     99 % of training rows stay within, or where one feature lies further out than twice the farthest training row and

@@ -67,7 +67,7 @@ class RegimeClassifier(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`. R-multiples are not read; `plan.entered_us` are the rows' times, else one row a day.
+        """See `BaseModel.fit`. R-multiples, shape (n,), are not read; without `plan.entered_us` there is one row a day.
 
         Raises:
             NoUsableFeatures: no source is among the features, or one of its features is always missing.
@@ -97,7 +97,15 @@ class RegimeClassifier(BaseModel):
         return dict(self._metrics["train"])
 
     def hindsight(self, X: ArrayLike, entered_us: TimeArray | None = None) -> IntArray:
-        """Numbers of the regimes that rows turned out to lie in, given the rows around them, shape (n,)."""
+        """Numbers of the regimes (places in `REGIMES`) that rows turned out to lie in, given the rows around them.
+
+        Args:
+            X: features, shape (n, n_features), in the order fitted on.
+            entered_us: when each row was entered, shape (n,); None: one row a day.
+
+        Returns:
+            Shape (n,).
+        """
         values = np.asarray(X, dtype=np.float64)
         direction, volatility = self._smoothed(values, _days(entered_us, len(values))).T
         return np.asarray(2 * (direction > _TIE) + (volatility > self._calm + _TIE), dtype=np.int64)

@@ -79,7 +79,7 @@ class RiskPredictor(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`.
+        """See `BaseModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
         Raises:
             NoUsableFeatures: every feature is constant or missing.

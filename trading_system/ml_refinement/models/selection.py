@@ -24,7 +24,7 @@ class SelectionRule:
 
 
 def usable_columns(X: FloatArray) -> IndexArray:
-    """Indices of columns with at least two different known values."""
+    """Ascending indices of the columns of X (n, n_features) with at least two different known values, shape (k,)."""
     known = ~np.isnan(X)
     low = np.where(known, X, np.inf).min(axis=0, initial=np.inf)
     high = np.where(known, X, -np.inf).max(axis=0, initial=-np.inf)
@@ -32,7 +32,12 @@ def usable_columns(X: FloatArray) -> IndexArray:
 
 
 def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> IndexArray:
-    """Indices of the columns to fit on, ascending.
+    """Indices of the columns to fit on, ascending, shape (k,), k at least 1.
+
+    Args:
+        X: features of the rows fitted on, shape (n, n_features), NaN where missing.
+        won: their outcomes, shape (n,).
+        rule: how many, and from which importance on; where all lie below it, the strongest.
 
     Raises:
         NoUsableFeatures: every column is constant or missing.
@@ -51,7 +56,12 @@ def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> IndexA
 
 
 def marginal_importance(X: FloatArray, won: BoolArray) -> FloatArray:
-    """Shares summing to 1, shape (n_features,); equal shares where nothing correlates."""
+    """Shares summing to 1, shape (n_features,); equal shares where nothing correlates.
+
+    Args:
+        X: shape (n, n_features), every column with a known value; a missing one counts as the mean.
+        won: shape (n,).
+    """
     z = (X - np.nanmean(X, axis=0)) / _positive(np.nanstd(X, axis=0))
     z = np.clip(np.nan_to_num(z, nan=0.0), -5.0, 5.0)
     target = won - won.mean()

@@ -21,7 +21,7 @@ from trading_system.ml_refinement.typing import AnyArray, BoolArray, FloatArray
 
 
 class Assessment(NamedTuple):
-    """What the model says of n rows; each is what the method of that name gives, `p` is `predict_proba`."""
+    """What the model says of n rows, shape (n,); each is what the method of that name gives, `p` is `predict_proba`."""
 
     p: FloatArray
     predicted_r: FloatArray
@@ -112,7 +112,7 @@ class SignalQualityModel(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`.
+        """See `BaseModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
         Raises:
             OneClass: all rows won, or all lost.
@@ -160,7 +160,7 @@ class SignalQualityModel(BaseModel):
         return self.assess(X).confidence
 
     def assess(self, X: ArrayLike) -> Assessment:
-        """Everything it says of rows, from one evaluation."""
+        """Everything it says of rows, shape (n, n_features), from one evaluation."""
         values = self._matrix(X)
         p, agreement = self._classifier.opinion(values)
         novelty = self._novelty.distance(values)

@@ -27,7 +27,8 @@ _ROWS_AT_ONCE = 4096
 class Forest:
     """Nodes of all trees, one after the other. A leaf is its own child.
 
-    A row goes left where `x <= threshold`, or where x is missing and `missing_left` is set.
+    A row goes left where `x <= threshold`, or where x is missing and `missing_left` is set. `roots` has shape
+    (n_trees,), every other array (n_nodes,).
     """
 
     baseline: float
@@ -44,7 +45,7 @@ class Forest:
     gain: FloatArray
 
     def raw(self, X: FloatArray) -> FloatArray:
-        """Sum of leaf values plus the baseline, shape (n,): a logit or a quantile, as grown."""
+        """Sum of leaf values plus the baseline for X (n, n_features), shape (n,): a logit or a quantile, as grown."""
         parts = [self._raw(X[start : start + _ROWS_AT_ONCE]) for start in range(0, len(X), _ROWS_AT_ONCE)]
         return np.concatenate(parts) if parts else np.empty(0)
 
@@ -128,7 +129,8 @@ def from_histogram_boosting(
 def from_gradient_boosting(grown: GradientBoostingClassifier, *, medians: FloatArray) -> Forest:
     """The forest of a fitted two-class gradient boosting.
 
-    A missing value goes where the feature's training median goes, which is median imputation without the imputer.
+    A missing value goes where the feature's training median goes, which is median imputation without the imputer:
+    `medians` has shape (n_features,).
     """
     trees = [stage[0].tree_ for stage in grown.estimators_]
     starts = _starts([tree.node_count for tree in trees])

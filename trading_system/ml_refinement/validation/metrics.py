@@ -48,7 +48,12 @@ class Estimate:
 
 
 def clustered_mean(values: FloatArray, cluster: IntArray) -> Estimate:
-    """Mean with a cluster-robust standard error: from sums of deviations per cluster (Liang and Zeger 1986)."""
+    """Mean with a cluster-robust standard error: from sums of deviations per cluster (Liang and Zeger 1986).
+
+    Args:
+        values: shape (n,).
+        cluster: labels of rows that share their luck, shape (n,).
+    """
     if not len(values):
         return Estimate(math.nan, math.nan, 0)
     mean = float(values.mean())
@@ -104,17 +109,19 @@ def log_losses(won: BoolArray, p: FloatArray) -> FloatArray:
 
 
 def auc(won: BoolArray, score: FloatArray) -> float:
-    """Area under the ROC curve; NaN with one class."""
+    """Area under the ROC curve of outcomes and scores, both of shape (n,); NaN with one class."""
     return float(roc_auc_score(won, score)) if 0 < won.sum() < len(won) else math.nan
 
 
 def brier(won: BoolArray, p: FloatArray) -> float:
-    """Mean squared error of the probabilities."""
+    """Mean squared error of the probabilities (Brier 1950), both of shape (n,); NaN without rows."""
     return float(brier_score_loss(won, p, labels=[False, True])) if len(won) else math.nan
 
 
 def calibration_error(won: BoolArray, p: FloatArray, *, bins: int = 10) -> tuple[float, float]:
     """Expected calibration error over equal-mass bins, and what a perfectly calibrated `p` would show by chance.
+
+    Both arrays have shape (n,); without rows both figures are NaN.
 
     The second is the mean absolute deviation of a bin's win rate from its mean probability, normal approximation.
     """
@@ -135,8 +142,9 @@ def reliability(won: BoolArray, p: FloatArray, *, bins: int = 10) -> FloatArray:
 
 
 def top_mean(values: FloatArray, score: FloatArray, *, share: float) -> float:
-    """Mean of `values` over the `share` of rows scored highest. Rows tied at the edge count in part.
+    """Mean of `values` over the `share` of rows scored highest, both of shape (n,); NaN where the share is of nothing.
 
+    Rows tied at the edge count in part.
     With `won` it is precision at the top; with `r`, mean R.
     """
     wanted = share * len(score)
@@ -157,7 +165,7 @@ def by_decile(values: FloatArray, score: FloatArray, *, bins: int = 10) -> Float
 
 
 def information_coefficient(r: FloatArray, score: FloatArray) -> float:
-    """Spearman's rank correlation of score and R; NaN where either does not vary."""
+    """Spearman's rank correlation of score and R, both of shape (n,); NaN below 3 rows, or where one does not vary."""
     if len(r) < 3 or np.ptp(r) == 0 or np.ptp(score) == 0:
         return math.nan
     return float(stats.spearmanr(score, r).statistic)

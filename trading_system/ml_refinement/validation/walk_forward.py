@@ -22,7 +22,7 @@ class LeakageError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """One step: rows trained on, rows then predicted, and the window's bounds `[start_us, end_us)`."""
+    """One step: rows trained on (n_train,), rows then predicted (n_test,), the window's bounds `[start_us, end_us)`."""
 
     train: IndexArray
     test: IndexArray
@@ -55,8 +55,17 @@ class PurgedWalkForward:
         """Folds in time order; windows without test rows or with fewer than `min_train` training rows are left out.
 
         Args:
-            entered_us: when each signal was known, shape (n,), microseconds.
+            entered_us: when each signal was known, shape (n,), in any order.
             known_us: when its outcome was known, at or after `entered_us`, shape (n,).
+
+        Raises:
+            LeakageError: a fold trains on what was not known yet, which would be a defect of this module.
+
+        Example:
+            >>> entered = np.arange(8) * DAY_US  # one signal a day, each open for half a day
+            >>> walk = PurgedWalkForward(max_hold_us=DAY_US // 2, test_days=2, step_days=2, min_train=2)
+            >>> [(fold.train.tolist(), fold.test.tolist()) for fold in walk.split(entered, entered + DAY_US // 2)]
+            [([0, 1], [2, 3]), ([0, 1, 2, 3], [4, 5]), ([0, 1, 2, 3, 4, 5], [6, 7])]
         """
         if not len(entered_us):
             return
@@ -71,7 +80,13 @@ class PurgedWalkForward:
                 yield checked(Fold(train, test, start, min(start + width, end + 1)), entered_us, known_us)
 
     def training_rows(self, entered_us: TimeArray, known_us: TimeArray, *, at_us: int) -> IndexArray:
-        """Indices of the rows a model fitted at `at_us` trains on, in time order."""
+        """Indices of the rows a model fitted at `at_us` trains on, in time order, shape (n_train,).
+
+        Args:
+            entered_us: when each signal was known, shape (n,), in any order.
+            known_us: when its outcome was known, shape (n,).
+            at_us: the moment of the fit; nothing known at or after it is used.
+        """
         known = np.flatnonzero((entered_us < at_us - self.max_hold_us) & (known_us < at_us))
         known = known[np.argsort(entered_us[known], kind="stable")]
         in_window = entered_us[known] >= at_us - int(self.train_days * DAY_US)
@@ -80,6 +95,8 @@ class PurgedWalkForward:
 
 def checked(fold: Fold, entered_us: TimeArray, known_us: TimeArray) -> Fold:
     """The fold, if every training outcome was known before the first test row was entered.
+
+    `entered_us` and `known_us` have shape (n,): of all rows that the fold's indices point into.
 
     Raises:
         LeakageError: otherwise.
@@ -96,6 +113,16 @@ def purged_blocks(
 
     Rows to fit on lie before the block (entered more than `max_hold_us` earlier, and known before it begins) or after
     it (entered more than `embargo_us` after the block's last outcome).
+
+    Args:
+        entered_us: when each row was entered, shape (n,), in any order.
+        known_us: when its outcome was known, shape (n,).
+        n_folds: how many blocks; with fewer rows, as many as there are rows.
+        max_hold_us: purge: rows that were entered so shortly before a block are left out.
+        embargo_us: and rows that were entered so shortly after its last outcome.
+
+    Raises:
+        LeakageError: a block overlaps what is fitted on.
     """
     order = np.argsort(entered_us, kind="stable")
     folds = []
@@ -113,7 +140,14 @@ def purged_blocks(
 
 
 def purged_tail(entered_us: TimeArray, known_us: TimeArray, *, share: float, max_hold_us: int) -> Fold:
-    """The newest `share` of rows held out, and the rows known before they began: what early stopping may look at."""
+    """The newest `share` of rows held out, and the rows known before they began: what early stopping may look at.
+
+    Args:
+        entered_us: when each row was entered, shape (n,), in any order.
+        known_us: when its outcome was known, shape (n,).
+        share: 0 to 1; where that is no row, nothing is held out and every row is in `train`.
+        max_hold_us: rows that were entered so shortly before the tail are left out.
+    """
     order = np.argsort(entered_us, kind="stable")
     tail = order[len(order) - int(len(order) * share) :]
     if not len(tail):
@@ -124,7 +158,10 @@ def purged_tail(entered_us: TimeArray, known_us: TimeArray, *, share: float, max
 
 
 def measured_hold_us(entered_us: TimeArray, known_us: TimeArray, *, at_most_days: float) -> int:
-    """The longest holding seen, but not beyond `at_most_days`: a straggler is purged by when it closed all the same."""
+    """The longest holding seen, but not beyond `at_most_days`; 0 without rows. Both arrays have shape (n,).
+
+    A straggler is purged by when it closed all the same.
+    """
     longest = int((known_us - entered_us).max(initial=0))
     return min(longest, int(at_most_days * DAY_US))
 

@@ -67,7 +67,11 @@ class BaseFeatureExtractor(ABC):
 
     @property
     def definitions(self) -> tuple[FeatureDefinition, ...]:
-        """The features in the order of their columns."""
+        """The features in the order of their columns.
+
+        Raises:
+            TypeError: the subclass declares neither these nor `feature_names`.
+        """
         if type(self).feature_names is BaseFeatureExtractor.feature_names:
             raise TypeError(f"{type(self).__name__} declares neither definitions nor feature_names")
         return tuple(FeatureDefinition(n, n, self.category, lookback_bars=None) for n in self.feature_names)
@@ -92,12 +96,16 @@ class BaseFeatureExtractor(ABC):
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features), each row from its own signal only.
 
-        Where a signal has fewer than `min_bars` bars any value may stand, the caller puts the neutral one.
+        Where a signal has fewer than `min_bars` bars any value may stand, the caller puts the neutral one. Otherwise
+        NaN is no value of a feature: what can be missing has a neutral value to stand for it.
+
+        Raises:
+            FeatureError: `extract`, from which this is derived, gave other names than `feature_names`.
         """
         return self._by_extract(batch, [metadata._asdict() for metadata in batch.metadata])
 
     def history_lengths(self, batch: SignalBatch) -> IntArray:
-        """For each signal, how many bars it has of those that `min_bars` counts."""
+        """How many bars each signal has of those that `min_bars` counts, shape (n_signals,)."""
         return batch.bars.lengths
 
     def shortest_history(self, batch: SignalBatch) -> int:
@@ -105,7 +113,9 @@ class BaseFeatureExtractor(ABC):
         return batch.bars.shortest
 
     def evaluate(self, batch: SignalBatch) -> FloatArray:
-        """`compute`, with the neutral value wherever the history is too short.
+        """`compute`, with the neutral value wherever the history is too short: shape (n_signals, n_features).
+
+        What is not finite stays as it is, for the caller to find.
 
         Raises:
             FeatureError: the result has another shape than (n_signals, n_features).
@@ -126,7 +136,7 @@ class BaseFeatureExtractor(ABC):
 
     @property
     def neutral_values(self) -> FloatArray:
-        """What stands for features that could not be computed."""
+        """What stands for features that could not be computed, shape (n_features,)."""
         return self._limits[0]
 
     @cached_property
@@ -172,7 +182,12 @@ class OHLCVExtractor(BaseFeatureExtractor):
         return self._one(request_at(ohlcv, current_idx))
 
     def compute(self, batch: SignalBatch) -> FloatArray:
-        """Values of shape (n_signals, n_features)."""
+        """Values of shape (n_signals, n_features).
+
+        Raises:
+            TypeError: the subclass has neither this nor `extract`.
+            FeatureError: its `extract` gave other names than `feature_names`.
+        """
         if type(self).extract is OHLCVExtractor.extract:
             raise TypeError(f"{type(self).__name__} has neither compute nor extract")
         return self._by_extract(batch, [batch.bars.row(index).to_frame() for index in range(len(batch))])

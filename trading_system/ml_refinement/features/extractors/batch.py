@@ -49,11 +49,16 @@ class BarsBatch:
         return len(self._rows)
 
     def starting(self, n_bars: int) -> BoolArray | None:
-        """Which rows have exactly `n_bars`, so that there is nothing before them; None where no row is that short."""
+        """Which rows have exactly `n_bars` and so nothing before them, shape (n,); None where no row is that short."""
         return self.lengths == n_bars if self.shortest <= n_bars else None
 
     def tail(self, column: str, n_bars: int) -> FloatArray:
-        """The newest `n_bars` of a column ("open", "high", "low", "close", "volume"); a view, not to be written to."""
+        """The newest `n_bars` of a column, shape (n, n_bars), NaN where a row has fewer; a read-only view.
+
+        Args:
+            column: "open", "high", "low", "close" or "volume".
+            n_bars: at least 1.
+        """
         if self._asked.get(column, 0) < n_bars:
             self._asked[column] = n_bars
         return self._tail(column, n_bars)
@@ -74,21 +79,26 @@ class BarsBatch:
         return dict(self._asked)
 
     def remember(self, key: tuple[str, int], make: Callable[[], FloatArray]) -> FloatArray:
-        """What `make` gives, computed once for the batch: an intermediate that several extractors read."""
+        """What `make` gives, of shape (n,) or (n, ...), computed once for the batch.
+
+        Args:
+            key: the intermediate's name and its window in bars; several extractors that use it read the same array.
+            make: computes it.
+        """
         if key not in self._remembered:
             self._remembered[key] = make()
         return self._remembered[key]
 
     def history(self, column: str) -> FloatArray:
-        """All bars of every row: `tail` as wide as the longest row, at least one."""
+        """All bars of every row: `tail` as wide as the longest row, shape (n, max(longest, 1))."""
         return self.tail(column, max(self.longest, 1))
 
     def missing(self, n_bars: int) -> BoolArray:
-        """Where `tail(..., n_bars)` is padding."""
+        """Where `tail(..., n_bars)` is padding, shape (n, n_bars)."""
         return np.arange(n_bars) < (n_bars - self.lengths)[:, None]
 
     def times(self, n_bars: int, side: int) -> TimeArray:
-        """The close times of the newest `n_bars`.
+        """The close times of the newest `n_bars`, shape (n, n_bars).
 
         Where a row has none there are times before all times, that meet neither each other nor those of the other
         `side` (0 or 1).
@@ -135,7 +145,7 @@ class SignalBatch:
 
     @property
     def timestamp_us(self) -> TimeArray:
-        """Each signal's time."""
+        """Each signal's time, shape (n_signals,)."""
         return np.array([request.timestamp_us for request in self.requests], dtype=np.int64)
 
     @property
@@ -145,12 +155,12 @@ class SignalBatch:
 
     @property
     def has_benchmark(self) -> BoolArray:
-        """Which signals came with a benchmark."""
+        """Which signals came with a benchmark, shape (n_signals,)."""
         return np.array([request.benchmark is not None for request in self.requests], dtype=bool)
 
     @property
     def markets(self) -> tuple[BarsBatch, IntArray]:
-        """The distinct market histories, and for each signal its row among them.
+        """The distinct market histories, and for each signal its row among them, shape (n_signals,).
 
         A market is a benchmark cut at the signal's time, or the signal's own bars where it has no benchmark.
         """

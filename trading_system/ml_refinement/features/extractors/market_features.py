@@ -121,7 +121,7 @@ class MarketRegimeFeatures(OHLCVExtractor):
         return self._one(request_at(ohlcv, current_idx, benchmark_data))
 
     def history_lengths(self, batch: SignalBatch) -> IntArray:
-        """Bars of the market."""
+        """Bars of each signal's market, shape (n_signals,)."""
         market, place = batch.markets
         return market.lengths[place]
 

@@ -15,12 +15,18 @@ from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
 
 def row_sum(values: FloatArray) -> FloatArray:
-    """Sum along the last axis."""
+    """Sum along the last axis: shape (..., n) gives shape (...). NaN in, NaN out."""
     return cast(FloatArray, np.add.reduce(values, axis=-1))
 
 
 def ratio(numerator: FloatArray, denominator: FloatArray, otherwise: FloatArray | float = 0.0) -> FloatArray:
-    """numerator / denominator where that is above 0, else `otherwise`; NaN stays NaN. Shapes must be equal."""
+    """numerator / denominator where the denominator is above 0, else `otherwise`; NaN stays NaN.
+
+    Args:
+        numerator: any shape.
+        denominator: the same shape.
+        otherwise: a number, or an array that broadcasts to that shape.
+    """
     out = np.empty(denominator.shape)
     out[...] = otherwise
     np.divide(numerator, denominator, out=out, where=~(denominator <= 0))
@@ -28,7 +34,7 @@ def ratio(numerator: FloatArray, denominator: FloatArray, otherwise: FloatArray 
 
 
 def changes(close: FloatArray) -> FloatArray:
-    """Bar to bar change relative to the bar before along the last axis, one value fewer than `close`."""
+    """Change of each bar relative to the bar before along the last axis: shape (..., n) gives shape (..., n - 1)."""
     before = close[..., :-1]
     return (close[..., 1:] - before) / before
 
@@ -36,7 +42,12 @@ def changes(close: FloatArray) -> FloatArray:
 def deviations(values: FloatArray, first_missing: BoolArray | None = None) -> tuple[FloatArray, FloatArray | float]:
     """Distances from the row's mean, and how many values each row has.
 
-    Where `first_missing`, the first value is left out: its distance is 0 and it is not counted.
+    Args:
+        values: shape (..., n).
+        first_missing: shape (...): rows whose first value is left out: its distance is 0 and it is not counted.
+
+    Returns:
+        Distances, shape (..., n), and the counts, shape (...), or one number where no row lacks its first value.
     """
     width = values.shape[-1]
     if first_missing is None:
@@ -50,7 +61,10 @@ def deviations(values: FloatArray, first_missing: BoolArray | None = None) -> tu
 
 
 def sample_std(values: FloatArray, first_missing: BoolArray | None = None) -> FloatArray:
-    """Standard deviation along the last axis with n - 1, in two passes."""
+    """Standard deviation along the last axis with n - 1, in two passes: shape (..., n) gives shape (...).
+
+    `first_missing` is that of `deviations`.
+    """
     away, count = deviations(values, first_missing)
     return cast(FloatArray, np.sqrt(row_sum(away * away) / (count - 1)))
 
@@ -59,6 +73,13 @@ def sliding_sum(values: FloatArray, window: int) -> FloatArray:
     """Sums over every window along the row, each from its own values only, by doubling.
 
     A running sum would carry the rounding, and any NaN, of everything before the window.
+
+    Args:
+        values: shape (..., n).
+        window: from 1 to n.
+
+    Returns:
+        Shape (..., n - window + 1), the newest window last.
     """
     total: FloatArray | None = None
     power, width, taken = values, 1, 0
@@ -74,7 +95,10 @@ def sliding_sum(values: FloatArray, window: int) -> FloatArray:
 
 
 def average_true_range(bars: BarsBatch, n_bars: int) -> FloatArray:
-    """Mean true range of the newest bars; the first bar of a history has no close before it, its range counts."""
+    """Mean true range of the newest `n_bars`, in price units, shape (n,); NaN for a row with fewer bars.
+
+    True range is Wilder's (1978). The first bar of a history has no close before it, and its own range counts.
+    """
     return bars.remember(("atr", n_bars), lambda: _average_true_range(bars, n_bars))
 
 
