@@ -27,9 +27,9 @@ from benchmarks.ground import ground, inline, publish, small, train
 from trading_system.ml_refinement import scoring
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.outcomes import Outcomes
-from trading_system.ml_refinement.storage.scores import Scores
-from trading_system.ml_refinement.storage.vectors import Vectors
+from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
+from trading_system.ml_refinement.storage.tables.scores import Scores
+from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer import batch_handler as handlers
 from worker.consumer.deduplication import Deduplication

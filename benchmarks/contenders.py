@@ -200,7 +200,7 @@ def plain(ground: Ground, state: str) -> Iterator[Drain]:
     from tests.support import slow_definitions as slow
     from trading_system.ml_refinement.config import FeatureVector, ModelType
     from trading_system.ml_refinement.models import ModelRegistry
-    from trading_system.ml_refinement.storage.scores import PredictionRow
+    from trading_system.ml_refinement.storage.tables.scores import PredictionRow
     from trading_system.ml_refinement.storage.times import utc_now, utc_text
 
     settings = ground.settings(state)

@@ -15,7 +15,7 @@ from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.models.rollback import predecessors, roll_back
 from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import Promotion
+from trading_system.ml_refinement.storage.tables.models import Promotion
 from worker.cli.main import cli
 
 TYPE = ModelType.SIGNAL_QUALITY

@@ -91,7 +91,7 @@ def test_a_damaged_store_stops_the_worker_and_charges_nothing(
     worker.drain()
     send(valkey, SIGNALS, signal(1))
     from trading_system.ml_refinement.storage import StoreDamaged
-    from trading_system.ml_refinement.storage.vectors import Vectors
+    from trading_system.ml_refinement.storage.tables.vectors import Vectors
 
     def damaged(*_: Any) -> None:
         raise StoreDamaged("features.db: database disk image is malformed")

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pytest
-from sklearn.metrics import log_loss as reference_log_loss
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss as reference_log_loss, roc_auc_score
 
 from trading_system.simulation.position_tracker import OutcomeEvent
 from trading_system.simulation.signal_generator import SignalEvent

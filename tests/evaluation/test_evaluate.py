@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from tests.support.learning_installation import NOW, VERSION, Place, fitted, narrow, place, quick
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation, evaluate
 from trading_system.ml_refinement.models.errors import TooFewSamples
-from trading_system.ml_refinement.storage.scores import PredictionRow
+from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training.promotion import Decision
 from trading_system.simulation.worlds import clustered, independent

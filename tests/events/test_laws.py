@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.support.valid_events import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 from worker.errors import DecodeError

@@ -10,9 +10,9 @@ from typing import Any
 import redis
 
 from trading_system.ml_refinement.storage import Connection
-from trading_system.ml_refinement.storage.attempts import Attempts
-from trading_system.ml_refinement.storage.outcomes import Outcomes
-from trading_system.ml_refinement.storage.vectors import Vectors
+from trading_system.ml_refinement.storage.tables.attempts import Attempts
+from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
+from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from worker.consumer.batch_handler import BatchHandler
 from worker.dead_letters import DeadLetters
 from worker.streams.reader import GroupReader

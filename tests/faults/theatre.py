@@ -28,8 +28,7 @@ from tests.support.disk import Disk
 from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
 from tests.support.processes import fork, until
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
-from worker import app
-from worker import dead_letters as letters_module
+from worker import app, dead_letters as letters_module
 from worker.consumer.batch_handler import BatchResult
 from worker.installation import open_store
 from worker.redis_server.connection import connect

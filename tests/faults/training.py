@@ -32,14 +32,12 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, OutcomeRow, VectorRow
-from trading_system.ml_refinement.storage.models import Models
-from trading_system.ml_refinement.storage.runs import Runs
+from trading_system.ml_refinement.storage.tables.models import Models
+from trading_system.ml_refinement.storage.tables.runs import Runs
 from trading_system.ml_refinement.storage.times import utc_text
-from trading_system.ml_refinement.training import backtest
-from trading_system.ml_refinement.training import pipeline as training
+from trading_system.ml_refinement.training import backtest, pipeline as training
 from worker.installation import open_store
-from worker.retraining import job, queue
-from worker.retraining import rq_worker as trainer
+from worker.retraining import job, queue, rq_worker as trainer
 from worker.retraining.history import training_history
 from worker.retraining.job import retrain, run_trainer
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.support import real_bars
-from tests.support import slow_definitions as slow
+from tests.support import real_bars, slow_definitions as slow
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors import (

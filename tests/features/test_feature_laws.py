@@ -8,8 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.bars import Bars

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rebuild_installation import Shop
-from tests.support.rebuild_installation import shop as opened
+from tests.support.rebuild_installation import Shop, shop as opened
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from tests.support.learning_installation import NOW, VERSION, Place, fitted, pla
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
 from trading_system.ml_refinement.monitoring.liveness import Pulse, compare, lifeless, served_figures
-from trading_system.ml_refinement.storage.monitoring import MonitoringReports
-from trading_system.ml_refinement.storage.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
+from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.training.promotion import Evidence
 from trading_system.ml_refinement.validation.walk_forward import DAY_US

@@ -14,7 +14,7 @@ from rq.serializers import JSONSerializer
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
-from trading_system.ml_refinement.storage.monitoring import MonitoringReports
+from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
 from worker.installation import open_store
 from worker.observability.status import read_status

@@ -21,8 +21,13 @@ from loguru import logger
 from tests.support.desk import pending, scored, send, settings_for
 from tests.support.disk import Disk, DiskPlan
 from tests.support.events import SIGNALS, TRADES, outcome, signal
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreDamaged
-from trading_system.ml_refinement.storage import StoreUnavailable as Unavailable
+from trading_system.ml_refinement.storage import (
+    Connection,
+    FeatureDatabase,
+    SchemaMismatch,
+    StoreDamaged,
+    StoreUnavailable as Unavailable,
+)
 from worker import app
 from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer

@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.support.rows import at
 from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, StoreDamaged, StoreUnavailable

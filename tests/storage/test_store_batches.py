@@ -16,8 +16,8 @@ from trading_system.ml_refinement.storage import (
     FeatureDatabase,
     KnownSignal,
 )
+from trading_system.ml_refinement.storage.packing import feature_texts
 from trading_system.ml_refinement.storage.times import us_from_text
-from trading_system.ml_refinement.storage.vectors import feature_texts
 
 
 def test_a_signal_is_stored_once_within_a_batch_and_across_batches(db: FeatureDatabase) -> None:

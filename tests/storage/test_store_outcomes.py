@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from tests.storage.conftest import SteppingClock
 from tests.support.rows import at, contents, insert, metadata, outcome, prediction, vector

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.rows import metadata, vector
-from trading_system.ml_refinement.storage import (
-    FeatureDatabase,
-    counters,
+from trading_system.ml_refinement.storage import FeatureDatabase, counters
+from trading_system.ml_refinement.storage.tables import (
     dead_letters,
+    duplicates,
     entries,
     models,
     outcomes,
@@ -42,7 +42,7 @@ HOT = {
     "trainable at": (vectors.TRAINABLE_AT, 4),
     "newest run": (models.NEWEST_RUN, 1),
     "dead-letter": (dead_letters.ADD, 13),
-    "duplicates": (counters.RECORD, 5),
+    "duplicates": (duplicates.RECORD, 5),
     "dead-lettered entries": (entries.DEAD_LETTER, 2),
     "duplicate entries": (entries.DUPLICATES, 1),
     "entries of signals": (entries.SIGNALS, 1),

@@ -17,9 +17,9 @@ from tests.support.learning_installation import NOW, VERSION, Place, dataset, fi
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import LabelAmongFeatures
-from trading_system.ml_refinement.storage.outcomes import OutcomeRow
-from trading_system.ml_refinement.storage.runs import TrainingRun
-from trading_system.ml_refinement.storage.scores import PredictionRow
+from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.tables.runs import TrainingRun
+from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, narrow, place, quick
 from trading_system.ml_refinement.models.errors import TooFewSamples
-from trading_system.ml_refinement.storage.tuning import TuningTrials
+from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.training import tuning
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.pipeline import recipe_of, train
@@ -109,7 +109,7 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
 
 
 def _served(shop: Place, model_id: str) -> list[object]:
-    from trading_system.ml_refinement.storage.scores import PredictionRow
+    from trading_system.ml_refinement.storage.tables.scores import PredictionRow
     from trading_system.ml_refinement.storage.times import utc_text
 
     ids = [row[0] for row in shop.db.connection.query("SELECT signal_id FROM feature_vectors")]

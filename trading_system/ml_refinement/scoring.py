@@ -22,7 +22,7 @@ from trading_system.ml_refinement.models import (
 )
 from trading_system.ml_refinement.models.errors import FeatureContractError, ModelFileRefused
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import ServingModel
+from trading_system.ml_refinement.storage.tables.models import ServingModel
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 from trading_system.ml_refinement.typing import FloatArray
 

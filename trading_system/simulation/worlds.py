@@ -14,9 +14,9 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
+from trading_system.ml_refinement.storage.tables.vectors import VectorRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from trading_system.ml_refinement.storage.vectors import VectorRow
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 Rng = np.random.Generator

@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from trading_system.ml_refinement.storage import StoreError
-from worker.cli import console as cli_console
-from worker.cli import dead_letters as cli_dead_letters
-from worker.cli import features as cli_features
-from worker.cli import learning as cli_learning
-from worker.cli import maintenance as cli_upkeep
-from worker.cli import models as cli_models
-from worker.cli import output as rendering
+from worker.cli import (
+    console as cli_console,
+    dead_letters as cli_dead_letters,
+    features as cli_features,
+    learning as cli_learning,
+    maintenance as cli_upkeep,
+    models as cli_models,
+    output as rendering,
+)
 from worker.errors import RefineryError
 from worker.installation import open_store, release
 from worker.observability.logging import set_up_logging

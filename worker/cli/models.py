@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion
-from trading_system.ml_refinement.storage.models import ROLLED_BACK
+from trading_system.ml_refinement.storage.tables.models import ROLLED_BACK
 from worker.cli import output as rendering
 from worker.errors import RefineryError
 from worker.installation import open_store

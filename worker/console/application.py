@@ -13,8 +13,7 @@ from loguru import logger
 from werkzeug.exceptions import HTTPException
 
 from trading_system.ml_refinement.storage import StoreError
-from worker.console import filters as words
-from worker.console import security
+from worker.console import filters as words, security
 from worker.console.actions import blueprint as actions
 from worker.console.figures import warm
 from worker.console.jobs import register as mount_dashboard

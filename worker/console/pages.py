@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
-from trading_system.ml_refinement.storage.dead_letters import Filter
+from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from worker.console.figures import figures_of, importance_chart, over_time
 from worker.console.filters import age_s, pretty
 from worker.console.queries import PAGE_ROWS, Reading, Search, verdict

@@ -9,7 +9,7 @@ import orjson
 
 from trading_system.ml_refinement.scoring import Scores, ShadowScores
 from trading_system.ml_refinement.storage import OutcomeRow, PredictionRow, ServedRow, VectorRow
-from trading_system.ml_refinement.storage.scores import Role
+from trading_system.ml_refinement.storage.tables.scores import Role
 from trading_system.ml_refinement.storage.times import text_from_us, texts_from_us
 from trading_system.ml_refinement.typing import FloatArray
 from worker.events.decoding import SignalCreated, TradeClosed

@@ -15,8 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from worker.demo.replay import Progress
-from worker.demo.summary import Group as Band
-from worker.demo.summary import OutOfSample, Summary
+from worker.demo.summary import Group as Band, OutOfSample, Summary
 
 #: Events per second are counted over this long, trainings included.
 _RATE_WINDOW_S = 5.0

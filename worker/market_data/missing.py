@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
-from trading_system.ml_refinement.storage.dead_letters import Filter
+from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from trading_system.ml_refinement.storage.times import text_from_us
 from worker.errors import DecodeError, Reason
 from worker.events.decoding import decode_kept

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.monitoring import MonitoringReports
+from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from worker.errors import TransientError
 from worker.retraining.history import training_history
 from worker.settings.schema import Settings

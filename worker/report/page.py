@@ -6,8 +6,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trading_system.ml_refinement.evaluation.evaluate import NOT_TAKEN, Evaluation
-from worker.report import charts
-from worker.report import formatting as words
+from worker.report import charts, formatting as words
 
 _CHARTS = {
     "timeline": (charts.timeline, 6.4, 4.0),

@@ -12,7 +12,7 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.monitoring import Cause, MonitoringReports
+from trading_system.ml_refinement.storage.tables.monitoring import Cause, MonitoringReports
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason

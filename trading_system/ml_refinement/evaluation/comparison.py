@@ -6,7 +6,7 @@ import numpy as np
 
 from trading_system.ml_refinement.monitoring.liveness import Comparison, compare
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.scores import Role, ServedHistory
+from trading_system.ml_refinement.storage.tables.scores import Role, ServedHistory
 from trading_system.ml_refinement.training.promotion import block_us
 from trading_system.ml_refinement.validation.walk_forward import measured_hold_us, time_blocks
 

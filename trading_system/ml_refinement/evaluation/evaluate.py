@@ -23,9 +23,9 @@ from trading_system.ml_refinement.evaluation.importance import Importance, fold_
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.liveness import Comparison
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import Promotion, RegistryRow
 from trading_system.ml_refinement.storage.reporting import SignalKind, answered, signal_kinds
-from trading_system.ml_refinement.storage.runs import TrainingRun
+from trading_system.ml_refinement.storage.tables.models import Promotion, RegistryRow
+from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset

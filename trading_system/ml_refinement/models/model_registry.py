@@ -19,7 +19,7 @@ from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
 from trading_system.ml_refinement.models.risk_predictor import RiskPredictor
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import ANY, RegistryRow, Unconditional
+from trading_system.ml_refinement.storage.tables.models import ANY, RegistryRow, Unconditional
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUFFIX = ".skops"

@@ -8,7 +8,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import ROLLED_BACK, Promotion
+from trading_system.ml_refinement.storage.tables.models import ROLLED_BACK, Promotion
 
 _LEDGER = 10_000
 

@@ -19,8 +19,8 @@ from trading_system.ml_refinement.monitoring.drift import WINDOW_DAYS, FeatureDr
 from trading_system.ml_refinement.monitoring.liveness import Pulse, lifeless, served_figures
 from trading_system.ml_refinement.storage.counters import StoreCounts
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import RegistryRow
-from trading_system.ml_refinement.storage.monitoring import (
+from trading_system.ml_refinement.storage.tables.models import RegistryRow
+from trading_system.ml_refinement.storage.tables.monitoring import (
     Cause,
     MonitoringReports,
     RecentRows,

@@ -1,96 +1,87 @@
-"""The store: one SQLite file for features, outcomes, predictions and models, and an archive of received events.
+"""The store: one SQLite file for features, outcomes, predictions and models, and an archive of received events."""
 
-What needs numpy is loaded when it is first asked for: those who only look at the store do without.
-"""
+from typing import TYPE_CHECKING
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.counters import DuplicateRow, StoreCounts
-from trading_system.ml_refinement.storage.dead_letters import (
-    AuditEntry,
-    DeadLetterGroup,
-    DeadLetterRow,
-    Filter,
-    NewDeadLetter,
-)
-from trading_system.ml_refinement.storage.definitions import DefinitionRow
-from trading_system.ml_refinement.storage.errors import (
-    ConstraintRefused,
-    SchemaMismatch,
-    StaleActivation,
-    StoreDamaged,
-    StoreError,
-    StoreUnavailable,
-    UnknownModel,
-)
-from trading_system.ml_refinement.storage.event_archive import ArchivedEvent, EventArchive
-from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import ANY, Promotion, RegistryRow
-from trading_system.ml_refinement.storage.replays import Replay, ReplayProgress
-from trading_system.ml_refinement.storage.runs import TrainingRun
+from trading_system.lazy_names import attach
 
 if TYPE_CHECKING:
-    from trading_system.ml_refinement.storage.feature_versions import FeatureVersions, StoredVector
-    from trading_system.ml_refinement.storage.outcomes import OutcomeResult, OutcomeRow
-    from trading_system.ml_refinement.storage.scores import (
-        LoggedPrediction,
-        PredictionRow,
-        ServedHistory,
-        ServedRow,
+    from trading_system.ml_refinement.storage.connection import Connection as Connection
+    from trading_system.ml_refinement.storage.counters import StoreCounts as StoreCounts
+    from trading_system.ml_refinement.storage.errors import (
+        ConstraintRefused as ConstraintRefused,
+        SchemaMismatch as SchemaMismatch,
+        StaleActivation as StaleActivation,
+        StoreDamaged as StoreDamaged,
+        StoreError as StoreError,
+        StoreUnavailable as StoreUnavailable,
+        UnknownModel as UnknownModel,
     )
-    from trading_system.ml_refinement.storage.vectors import KnownSignal, TrainingMatrix, VectorRow
+    from trading_system.ml_refinement.storage.event_archive import (
+        ArchivedEvent as ArchivedEvent,
+        EventArchive as EventArchive,
+    )
+    from trading_system.ml_refinement.storage.feature_db import FeatureDatabase as FeatureDatabase
+    from trading_system.ml_refinement.storage.tables.dead_letters import (
+        AuditEntry as AuditEntry,
+        DeadLetterGroup as DeadLetterGroup,
+        DeadLetterRow as DeadLetterRow,
+        Filter as Filter,
+        NewDeadLetter as NewDeadLetter,
+    )
+    from trading_system.ml_refinement.storage.tables.definitions import DefinitionRow as DefinitionRow
+    from trading_system.ml_refinement.storage.tables.duplicates import DuplicateRow as DuplicateRow
+    from trading_system.ml_refinement.storage.tables.feature_versions import (
+        FeatureVersions as FeatureVersions,
+        StoredVector as StoredVector,
+    )
+    from trading_system.ml_refinement.storage.tables.models import (
+        ANY as ANY,
+        Promotion as Promotion,
+        RegistryRow as RegistryRow,
+    )
+    from trading_system.ml_refinement.storage.tables.outcomes import (
+        OutcomeResult as OutcomeResult,
+        OutcomeRow as OutcomeRow,
+    )
+    from trading_system.ml_refinement.storage.tables.replays import Replay as Replay, ReplayProgress as ReplayProgress
+    from trading_system.ml_refinement.storage.tables.runs import TrainingRun as TrainingRun
+    from trading_system.ml_refinement.storage.tables.scores import (
+        LoggedPrediction as LoggedPrediction,
+        PredictionRow as PredictionRow,
+        ServedHistory as ServedHistory,
+        ServedRow as ServedRow,
+    )
+    from trading_system.ml_refinement.storage.tables.vectors import (
+        KnownSignal as KnownSignal,
+        TrainingMatrix as TrainingMatrix,
+        VectorRow as VectorRow,
+    )
 
-__all__ = [
-    "ANY",
-    "ArchivedEvent",
-    "AuditEntry",
-    "Connection",
-    "ConstraintRefused",
-    "DeadLetterGroup",
-    "DeadLetterRow",
-    "DefinitionRow",
-    "DuplicateRow",
-    "EventArchive",
-    "FeatureDatabase",
-    "FeatureVersions",
-    "Filter",
-    "KnownSignal",
-    "LoggedPrediction",
-    "NewDeadLetter",
-    "OutcomeResult",
-    "OutcomeRow",
-    "PredictionRow",
-    "Promotion",
-    "RegistryRow",
-    "Replay",
-    "ReplayProgress",
-    "SchemaMismatch",
-    "ServedHistory",
-    "ServedRow",
-    "StaleActivation",
-    "StoreCounts",
-    "StoreDamaged",
-    "StoreError",
-    "StoreUnavailable",
-    "StoredVector",
-    "TrainingMatrix",
-    "TrainingRun",
-    "UnknownModel",
-    "VectorRow",
-]
-
-_WITH_NUMPY = {
-    "feature_versions": ("FeatureVersions", "StoredVector"),
-    "outcomes": ("OutcomeResult", "OutcomeRow"),
-    "scores": ("LoggedPrediction", "PredictionRow", "ServedHistory", "ServedRow"),
-    "vectors": ("KnownSignal", "TrainingMatrix", "VectorRow"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _WITH_NUMPY.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "connection": ("Connection",),
+        "counters": ("StoreCounts",),
+        "errors": (
+            "ConstraintRefused",
+            "SchemaMismatch",
+            "StaleActivation",
+            "StoreDamaged",
+            "StoreError",
+            "StoreUnavailable",
+            "UnknownModel",
+        ),
+        "event_archive": ("ArchivedEvent", "EventArchive"),
+        "feature_db": ("FeatureDatabase",),
+        "tables.dead_letters": ("AuditEntry", "DeadLetterGroup", "DeadLetterRow", "Filter", "NewDeadLetter"),
+        "tables.definitions": ("DefinitionRow",),
+        "tables.duplicates": ("DuplicateRow",),
+        "tables.feature_versions": ("FeatureVersions", "StoredVector"),
+        "tables.models": ("ANY", "Promotion", "RegistryRow"),
+        "tables.outcomes": ("OutcomeResult", "OutcomeRow"),
+        "tables.replays": ("Replay", "ReplayProgress"),
+        "tables.runs": ("TrainingRun",),
+        "tables.scores": ("LoggedPrediction", "PredictionRow", "ServedHistory", "ServedRow"),
+        "tables.vectors": ("KnownSignal", "TrainingMatrix", "VectorRow"),
+    },
+)

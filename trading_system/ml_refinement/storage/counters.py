@@ -1,13 +1,10 @@
-"""How much there is of everything, read in one step, and the entries that said again what was known."""
+"""How much there is of everything, read in one step."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +28,6 @@ class StoreCounts:
     newest_label: str | None
 
 
-class DuplicateRow(NamedTuple):
-    """An entry that added nothing; `kind` says what it repeated."""
-
-    stream: str
-    entry_id: str
-    signal_id: str
-    kind: str
-
-
 def read_counts(connection: Connection) -> StoreCounts:
     """All counters at one moment."""
     with connection.snapshot() as reads:
@@ -54,27 +42,6 @@ def count_inserted(connection: Connection, name: str, rows: int) -> None:
         connection.run(ADD, (rows, name))
 
 
-class Duplicates:
-    """The table `duplicate_events`."""
-
-    def __init__(self, connection: Connection, clock: Clock) -> None:
-        self._connection = connection
-        self._clock = clock
-
-    def record(self, rows: Sequence[DuplicateRow]) -> int:
-        """Note the entries, each once however often it is delivered; how many were new."""
-        now = utc_text(self._clock())
-        with self._connection.atomic():
-            return len(
-                self._connection.run_many(
-                    RECORD, [(row.stream, row.entry_id, row.signal_id, row.kind, now) for row in rows]
-                )
-            )
-
-
 ADD = "UPDATE counters SET value = value + ? WHERE name = ?"
 COUNTERS = "SELECT name, value FROM counters"
 NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL"
-RECORD = """
-    INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
-    ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""

@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
-from trading_system.ml_refinement.storage.attempts import Attempts
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.counters import Duplicates, StoreCounts, count_inserted, read_counts
-from trading_system.ml_refinement.storage.dead_letters import DeadLetters
-from trading_system.ml_refinement.storage.definitions import Definitions
-from trading_system.ml_refinement.storage.models import Models
-from trading_system.ml_refinement.storage.replays import Replays
-from trading_system.ml_refinement.storage.runs import Runs
+from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.tables.attempts import Attempts
+from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetters
+from trading_system.ml_refinement.storage.tables.definitions import Definitions
+from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
+from trading_system.ml_refinement.storage.tables.models import Models
+from trading_system.ml_refinement.storage.tables.replays import Replays
+from trading_system.ml_refinement.storage.tables.runs import Runs
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
-    from trading_system.ml_refinement.storage.entries import Entries
-    from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
-    from trading_system.ml_refinement.storage.outcomes import Outcomes
-    from trading_system.ml_refinement.storage.scores import Scores
-    from trading_system.ml_refinement.storage.vectors import Vectors
+    from trading_system.ml_refinement.storage.tables.entries import Entries
+    from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
+    from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
+    from trading_system.ml_refinement.storage.tables.scores import Scores
+    from trading_system.ml_refinement.storage.tables.vectors import Vectors
     from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 
@@ -64,35 +65,35 @@ class FeatureDatabase:
     @cached_property
     def vectors(self) -> Vectors:
         """The signals with their features."""
-        from trading_system.ml_refinement.storage.vectors import Vectors
+        from trading_system.ml_refinement.storage.tables.vectors import Vectors
 
         return Vectors(self._connection, self._clock)
 
     @cached_property
     def versions(self) -> FeatureVersions:
         """Vectors by the version of their features."""
-        from trading_system.ml_refinement.storage.feature_versions import FeatureVersions
+        from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
 
         return FeatureVersions(self._connection, self.vectors, self._clock)
 
     @cached_property
     def outcomes(self) -> Outcomes:
         """What became of the trades."""
-        from trading_system.ml_refinement.storage.outcomes import Outcomes
+        from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 
         return Outcomes(self._connection, self._clock)
 
     @cached_property
     def scores(self) -> Scores:
         """Predictions, and the answers that were served."""
-        from trading_system.ml_refinement.storage.scores import Scores
+        from trading_system.ml_refinement.storage.tables.scores import Scores
 
         return Scores(self._connection)
 
     @cached_property
     def entries(self) -> Entries:
         """Which entries of the streams have had their effect."""
-        from trading_system.ml_refinement.storage.entries import Entries
+        from trading_system.ml_refinement.storage.tables.entries import Entries
 
         return Entries(self._connection)
 
@@ -157,7 +158,7 @@ class FeatureDatabase:
         Raises:
             ValueError: a value is not a finite number, the time cannot be read, or the two targets disagree.
         """
-        from trading_system.ml_refinement.storage.vectors import plain_features
+        from trading_system.ml_refinement.storage.packing import plain_features
 
         if fv.target is not None and fv.target_binary not in (None, int(fv.target > 0)):
             raise ValueError(f"{fv.signal_id}: target {fv.target} and target_binary {fv.target_binary} disagree")
@@ -216,7 +217,8 @@ class FeatureDatabase:
         """
         import numpy as np
 
-        from trading_system.ml_refinement.storage.vectors import Selection, parse
+        from trading_system.ml_refinement.storage.packing import parse
+        from trading_system.ml_refinement.storage.tables.vectors import Selection
 
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
         with self._connection.snapshot() as reads:
@@ -250,7 +252,7 @@ class FeatureDatabase:
         self, start_date: str | None = None, end_date: str | None = None, require_target: bool = True
     ) -> int:
         """How many complete vectors there are between the dates, inclusive; with an outcome unless told otherwise."""
-        from trading_system.ml_refinement.storage.vectors import Selection
+        from trading_system.ml_refinement.storage.tables.vectors import Selection
 
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
         where, params = Selection(start_date, end_date).where(*fixed)
@@ -291,7 +293,7 @@ class FeatureDatabase:
         Raises:
             ConstraintRefused: the model is not registered.
         """
-        from trading_system.ml_refinement.storage.scores import PredictionRow
+        from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 
         row = PredictionRow(signal_id, model_id, utc_text(self._clock()), quality_score, predicted_r, confidence)
         with self.atomic():

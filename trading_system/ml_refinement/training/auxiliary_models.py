@@ -29,7 +29,7 @@ from trading_system.ml_refinement.models import (
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.regime_classifier import REGIMES
 from trading_system.ml_refinement.models.risk_predictor import LEVEL, pinball
-from trading_system.ml_refinement.storage.models import Models
+from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
 from trading_system.ml_refinement.training.dataset import Dataset

@@ -9,7 +9,7 @@ import numpy as np
 from loguru import logger
 
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import RegistryRow
+from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.training.promotion import (
     Champion,

@@ -19,10 +19,10 @@ from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.models import RegistryRow
-from trading_system.ml_refinement.storage.runs import TrainingRun
+from trading_system.ml_refinement.storage.tables.models import RegistryRow
+from trading_system.ml_refinement.storage.tables.runs import TrainingRun
+from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
-from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.auxiliary_models import TYPES, Trained, settle_companions, train_companions
 from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing

@@ -19,8 +19,8 @@ from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import TooFewSamples, UnknownParameter
 from trading_system.ml_refinement.models.estimators import resolve_recipe
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, text_from_us
-from trading_system.ml_refinement.storage.tuning import TuningTrials
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.typing import IndexArray

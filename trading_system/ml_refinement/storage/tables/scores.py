@@ -11,8 +11,8 @@ import numpy as np
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import count_inserted
+from trading_system.ml_refinement.storage.json_text import id_list
 from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
-from trading_system.ml_refinement.storage.vectors import id_list
 from trading_system.ml_refinement.typing import FloatArray, StringArray, TimeArray
 
 Role = Literal["champion", "shadow"]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.packing import feature_texts, packed_rows
+from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from trading_system.ml_refinement.storage.times import Clock, utc_text
-from trading_system.ml_refinement.storage.vectors import Vectors, feature_texts, packed_rows
 from trading_system.ml_refinement.typing import FloatArray
 
 ReplaceResult = Literal["replaced", "same", "overtaken"]

@@ -7,8 +7,8 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.json_text import id_list
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
-from trading_system.ml_refinement.storage.vectors import id_list
 
 #: applied: it labels its signal now. waiting: kept until its signal comes. superseded: kept, a higher revision stands.
 #: redelivered: the same entry again. duplicate: another entry that says the same. conflict: the revision is known with

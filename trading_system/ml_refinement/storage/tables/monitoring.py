@@ -134,7 +134,7 @@ def rows_between(
     """Signals with `start` < time <= `end`, at most the newest `limit` vectors."""
     import numpy as np  # here, because those who read a report have no arrays
 
-    from trading_system.ml_refinement.storage.vectors import fill
+    from trading_system.ml_refinement.storage.packing import fill
 
     with connection.snapshot() as reads:
         lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}

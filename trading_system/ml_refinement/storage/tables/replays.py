@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.dead_letters import DeadLetters
+from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 

@@ -1,0 +1,1 @@
+"""The tables of the store: one small class each, its statements below it."""

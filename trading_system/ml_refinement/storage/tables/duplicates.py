@@ -1,0 +1,41 @@
+"""Entries that said again what was known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.times import Clock, utc_text
+
+
+class DuplicateRow(NamedTuple):
+    """An entry that added nothing; `kind` says what it repeated."""
+
+    stream: str
+    entry_id: str
+    signal_id: str
+    kind: str
+
+
+class Duplicates:
+    """The table `duplicate_events`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def record(self, rows: Sequence[DuplicateRow]) -> int:
+        """Note the entries, each once however often it is delivered; how many were new."""
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            return len(
+                self._connection.run_many(
+                    RECORD, [(row.stream, row.entry_id, row.signal_id, row.kind, now) for row in rows]
+                )
+            )
+
+
+RECORD = """
+    INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""
