@@ -12,7 +12,7 @@ from tests.support.learning_installation import Place, fitted, place
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.models.rollback import predecessors, roll_back
+from trading_system.ml_refinement.models.model_registry import predecessors, roll_back
 from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import Promotion

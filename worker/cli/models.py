@@ -161,7 +161,7 @@ def rollback(
 ) -> None:
     """Let the model that served before serve again, from the next batch on. Again: one step further back."""
     from trading_system.ml_refinement.models.errors import ModelFileRefused
-    from trading_system.ml_refinement.models.rollback import roll_back
+    from trading_system.ml_refinement.models.model_registry import roll_back
 
     with ExitStack() as stack:
         store, registry = _open(stack)

@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from loguru import logger
 
 from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.models.rollback import predecessors, roll_back
+from trading_system.ml_refinement.models.model_registry import model_before, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
 from worker.console.pages import letter_filter, letter_or_404, model_or_404, model_type, reading
 from worker.console.security import actor, require_operator
@@ -144,12 +144,12 @@ def activate_form(model_id: str) -> ResponseReturnValue:
 @blueprint.get("/models/rollback")
 def rollback_form() -> ResponseReturnValue:
     """What rolling back would do. Changes nothing."""
-    models = reading().store.models
-    kind = model_type().value
-    earlier = predecessors(reversed(models.promotions(10_000, kind)))
-    if not earlier:
+    store, kind = reading().store, model_type()
+    earlier = model_before(store, kind)
+    if earlier is None:
         abort(409, "There is no model to roll back to.")
-    return render_template("activate.html", row=model_or_404(earlier[0]), active=models.active(kind), rollback=True)
+    active = store.models.active(kind.value)
+    return render_template("activate.html", row=model_or_404(earlier), active=active, rollback=True)
 
 
 @blueprint.post("/models/rollback")

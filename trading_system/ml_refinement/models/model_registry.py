@@ -1,10 +1,10 @@
-"""Which models there are, where their files lie, and which one serves."""
+"""Which models there are, where their files lie, which one serves, and the way back to the one before."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,11 +18,14 @@ from trading_system.ml_refinement.models.regime_classifier import RegimeClassifi
 from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
 from trading_system.ml_refinement.models.risk_predictor import RiskPredictor
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
+from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.models import ANY, RegistryRow, Unconditional
+from trading_system.ml_refinement.storage.tables.models import ANY, ROLLED_BACK, Promotion, RegistryRow, Unconditional
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SUFFIX = ".skops"
+#: So many of the ledger's newest entries are looked at for the model before.
+_LEDGER = 10_000
 
 
 class ModelRegistry:
@@ -192,3 +195,47 @@ class ModelRegistry:
         if not _SAFE_ID.fullmatch(model_id):
             raise ModelFileRefused(f"{model_id!r} cannot name a model file")
         return self.model_dir / (model_id + _SUFFIX)
+
+
+def predecessors(ledger: Iterable[Promotion]) -> list[str]:
+    """Models that served before the one that serves, the latest first.
+
+    Args:
+        ledger: entries of one model type, oldest first.
+    """
+    served: list[str] = []
+    for entry in ledger:
+        if entry.action != "activate" or entry.model_id is None:
+            continue
+        if ROLLED_BACK in entry.figures and entry.model_id in served:
+            while served[-1] != entry.model_id:
+                served.pop()
+        elif not served or served[-1] != entry.model_id:
+            served.append(entry.model_id)
+    return served[-2::-1]
+
+
+def model_before(db: FeatureDatabase, model_type: ModelType) -> str | None:
+    """The model that rolling back would let serve; None where no other served before.
+
+    By the ledger: rolling back twice goes back two steps.
+    """
+    return next(iter(predecessors(reversed(db.models.promotions(_LEDGER, model_type.value)))), None)
+
+
+def roll_back(db: FeatureDatabase, registry: ModelRegistry, model_type: ModelType, *, reason: str) -> tuple[str, str]:
+    """Let the model that served before serve again, as proven as it was: (the one that served, the one that does now).
+
+    Raises:
+        UnknownModel: no model serves, or none served before it.
+        ModelFileRefused: the earlier one's file cannot be trusted; what served goes on serving.
+        StaleActivation: another model was activated in between.
+    """
+    active = db.models.active_id(model_type.value)
+    if active is None:
+        raise UnknownModel("no model serves: there is nothing to roll back")
+    earlier = model_before(db, model_type)
+    if earlier is None:
+        raise UnknownModel(f"no model served before {active}")
+    registry.activate(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active)
+    return active, earlier
