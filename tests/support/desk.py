@@ -71,7 +71,7 @@ class Desk:
         return sum(self.handled[before:], BatchResult())
 
     def states(self) -> list[Any]:
-        from worker.streams.reader import stream_states
+        from worker.streams.state import stream_states
 
         return stream_states(self.client, (SIGNALS, TRADES), GROUP)
 

@@ -24,7 +24,7 @@ from worker.observability.status import Status
 from worker.settings.schema import StreamSettings
 from worker.streams.entries import append_many
 from worker.streams.errors import translated
-from worker.streams.reader import stream_states
+from worker.streams.state import stream_states
 
 #: How often the worker is looked at: a moment takes it a few milliseconds, a training takes seconds.
 _DRAIN_POLL_S, _TRAINING_POLL_S = 0.002, 0.05

@@ -25,7 +25,7 @@ from worker.redis_server.connection import connect
 from worker.redis_server.embedded import answers, socket_path
 from worker.settings.schema import Settings
 from worker.streams.preflight import check_server
-from worker.streams.reader import stream_states
+from worker.streams.state import stream_states
 
 Verdict = Literal["ok", "warn", "bad"]
 

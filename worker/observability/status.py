@@ -16,7 +16,7 @@ from worker.settings.schema import Settings
 if TYPE_CHECKING:
     import redis
 
-    from worker.streams.reader import StreamState
+    from worker.streams.state import StreamState
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _monitoring(store: FeatureDatabase) -> Monitoring | None:
 def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:
     if client is None:
         return None
-    from worker.streams.reader import stream_states  # with the client of Redis, which whoever has one has loaded
+    from worker.streams.state import stream_states  # with the client of Redis, which whoever has one has loaded
 
     names = (settings.streams.signals_created, settings.streams.trades_closed)
     try:

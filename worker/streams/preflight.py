@@ -10,6 +10,10 @@ from loguru import logger
 
 from worker.errors import ConfigurationError
 from worker.streams.errors import translated
+from worker.streams.lua import script
+
+_MISSING_COMMANDS = script("missing_commands")
+
 
 #: What the worker sends beyond plain reads and writes; asked for by name, since version numbers do not tell.
 _NEEDED_COMMANDS = ("XAUTOCLAIM", "XREADGROUP", "XPENDING", "XCLAIM")
@@ -38,7 +42,7 @@ def check_server(client: redis.Redis, streams: Sequence[str]) -> None:
 def _check_commands(client: redis.Redis) -> None:
     try:
         # The client's own parser of COMMAND INFO breaks on a command that is not there.
-        missing: Any = client.eval(_MISSING, 0, *_NEEDED_COMMANDS)
+        missing: Any = client.eval(_MISSING_COMMANDS, 0, *_NEEDED_COMMANDS)
     except redis.ResponseError as error:
         raise ConfigurationError(f"this server does not let us run scripts, which we need: {error}") from error
     if missing:
@@ -57,12 +61,3 @@ def _check_settings(client: redis.Redis) -> None:
         raise ConfigurationError(f"Redis must have maxmemory-policy noeviction, and has {policy}: it would drop events")
     if settings.get("appendonly") != "yes":
         logger.warning("Redis keeps no append-only file: a crash of the server loses events (set appendonly yes)")
-
-
-_MISSING = """
-local missing = {}
-for _, name in ipairs(ARGV) do
-    if not redis.call('COMMAND', 'INFO', name)[1] then missing[#missing + 1] = name end
-end
-return missing
-"""

@@ -7,7 +7,6 @@ ones unseen in our pending list, and a retried XADD writes twice. Whatever was l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,16 +15,10 @@ from loguru import logger
 
 from worker.streams.entries import Entry
 from worker.streams.errors import translated
+from worker.streams.lua import script
 
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What ops want to know of one stream. `lag` is None where the server cannot tell (after an XDEL)."""
-
-    name: str
-    length: int
-    pending: int
-    lag: int | None
+_CLAIM_IDLE = script("claim_idle")
+_SETTLE = script("settle")
 
 
 class GroupReader:
@@ -116,7 +109,7 @@ class GroupReader:
 
     def _claim_idle_of(self, stream: str) -> list[Entry]:
         arguments = (self._group, self._consumer, self._claim_idle_ms, self._batch_size)
-        rows = self._with_group(partial(self._client.eval, _CLAIM, 1, stream, *map(str, arguments)), [])
+        rows = self._with_group(partial(self._client.eval, _CLAIM_IDLE, 1, stream, *map(str, arguments)), [])
         if rows:
             logger.info("took over {} entries of {} from an idle consumer", len(rows), stream)
         return [Entry(stream, entry_id.decode(), _pairs(flat), redelivered=True) for entry_id, flat in rows]
@@ -225,27 +218,6 @@ class GroupReader:
         return otherwise
 
 
-def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:
-    """Length, pending and lag of each stream; zeros where stream or group do not exist yet.
-
-    Raises:
-        TransientError: Redis is away.
-    """
-    with translated():
-        return [_state(client, stream, group) for stream in streams]
-
-
-def _state(client: redis.Redis, stream: str, group: str) -> StreamState:
-    if not client.exists(stream):
-        return StreamState(stream, 0, 0, 0)
-    length = int(client.xlen(stream))
-    groups: Any = client.xinfo_groups(stream)
-    for row in groups:
-        if row["name"] == group.encode():
-            return StreamState(stream, length, int(row["pending"]), row.get("lag"))
-    return StreamState(stream, length, 0, length)
-
-
 def _entries(reply: Any, *, redelivered: bool) -> list[Entry]:
     """Normalise XREADGROUP's reply, whose shape differs with the protocol (a list of pairs, or a map of lists)."""
     if isinstance(reply, dict):
@@ -274,38 +246,3 @@ def _ids_by_stream(entries: Iterable[Entry]) -> dict[str, list[str]]:
     for entry in entries:
         ids.setdefault(entry.stream, []).append(entry.entry_id)
     return ids
-
-
-# Looking whether an entry still exists and claiming it must be one step: a trim between them would lose the loss.
-_CLAIM = """
-local stream, group, me, idle, most = KEYS[1], ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local taken, from = {}, '-'
-while true do
-    local rows = redis.call('XPENDING', stream, group, 'IDLE', idle, from, '+', 256)
-    for _, row in ipairs(rows) do
-        if row[2] ~= me and #taken < most then
-            local entry = redis.call('XRANGE', stream, row[1], row[1])
-            if #entry > 0 then
-                redis.call('XCLAIM', stream, group, me, idle, row[1])
-                taken[#taken + 1] = {row[1], entry[1][2]}
-            else
-                taken[#taken + 1] = {row[1], false}
-            end
-        end
-    end
-    if #rows < 256 or #taken >= most then return taken end
-    from = '(' .. rows[#rows][1]
-end
-"""
-
-# As one command: for the client, packing and parsing a command for each score costs several times what this does.
-_SETTLE = """
-local group, most, last = ARGV[1], ARGV[2], 3 + tonumber(ARGV[3])
-for at = 4, last do redis.call('XADD', KEYS[1], '*', 'data', ARGV[at]) end
-if last > 3 and most ~= '0' then redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', most) end
-for at = 2, #KEYS do
-    local count = tonumber(ARGV[last + 1])
-    redis.call('XACK', KEYS[at], group, unpack(ARGV, last + 2, last + 1 + count))
-    last = last + 1 + count
-end
-"""
