@@ -20,8 +20,9 @@ from trading_system.ml_refinement.monitoring import drift
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.promotion import Decision, Evidence, judge
+from trading_system.ml_refinement.training.promotion import Decision, judge
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import Evidence
 from trading_system.ml_refinement.validation.walk_forward import (
     PurgedWalkForward,
     measured_hold_us,
@@ -195,7 +196,7 @@ def of_schedules(case: Case, rng: np.random.Generator, *, schedules: int = 500) 
         n = int(rng.integers(5, 80))
         entered = np.sort(rng.integers(0, int(rng.integers(20, 900)) * DAY_US, n))
         known = entered + (rng.exponential(rng.uniform(0.5, 30.0), n) * DAY_US).astype(np.int64)
-        hold = measured_hold_us(entered, known, at_most_days=float(rng.integers(1, 60)))
+        hold = measured_hold_us(entered, known, train_days=4.0 * float(rng.integers(1, 60)))
         step = float(rng.integers(1, 40))
         walk = PurgedWalkForward(
             max_hold_us=hold,

@@ -1,4 +1,4 @@
-"""What following scores is worth: sums by hand, intervals that hold what they should, and no peeking."""
+"""The equity of following scores: sums by hand, intervals that hold what they should, and no peeking."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 from trading_system.ml_refinement.evaluation.equity import (
     block_bootstrap,
     drawdown,
+    equity,
     highest_so_far,
     mean_interval,
-    worth,
 )
 
 NO_CLUSTERS = np.arange(5, dtype=np.int64)
@@ -19,7 +19,7 @@ NO_CLUSTERS = np.arange(5, dtype=np.int64)
 def test_the_curve_is_in_order_of_closing_and_after_costs() -> None:
     r = np.array([1.0, -1.0, 2.0, -1.0, 0.5])
     closes = np.array([50, 10, 30, 20, 40], dtype=np.int64)
-    found = worth("all", r, np.ones(5), closes, NO_CLUSTERS, cost_r=0.1)
+    found = equity("all", r, np.ones(5), closes, NO_CLUSTERS, cost_r=0.1)
     assert found.curve == pytest.approx(np.cumsum([-1.1, -1.1, 1.9, 0.4, 0.9]))
     assert found.closes_us.tolist() == [10, 20, 30, 40, 50]
     assert found.total == pytest.approx(1.0)
@@ -29,14 +29,14 @@ def test_the_curve_is_in_order_of_closing_and_after_costs() -> None:
 
 def test_sizes_weigh_results_and_costs_and_nothing_is_taken_at_size_0() -> None:
     r, size = np.array([1.0, -1.0, 2.0, -1.0, 0.5]), np.array([2.0, 1.0, 0.0, 0.0, 1.0])
-    found = worth("sized", r, size, NO_CLUSTERS, NO_CLUSTERS, cost_r=0.1)
+    found = equity("sized", r, size, NO_CLUSTERS, NO_CLUSTERS, cost_r=0.1)
     assert found.trades == 3
     assert found.total == pytest.approx(2 * 0.9 - 1.1 + 0.4)
     assert found.expectancy.value == pytest.approx(found.total / 4.0)
 
 
-def test_nothing_taken_is_worth_nothing() -> None:
-    found = worth("none", np.ones(5), np.zeros(5), NO_CLUSTERS, NO_CLUSTERS, cost_r=0.0)
+def test_nothing_taken_makes_nothing() -> None:
+    found = equity("none", np.ones(5), np.zeros(5), NO_CLUSTERS, NO_CLUSTERS, cost_r=0.0)
     assert (found.trades, found.total, found.drawdown) == (0, 0.0, 0.0)
     assert np.isnan(found.expectancy.value)
 

@@ -69,7 +69,7 @@ def test_skill_is_found_and_said(skilled: tuple[Place, Evaluation]) -> None:
     assert figure(found, "AUC") > 0.6
     assert figure(found, "log loss gained") > 0.0
     assert figure(found, "lift, R") > 0.3
-    ways = {way.name: way.expectancy.value for way in found.worths}
+    ways = {way.name: way.expectancy.value for way in found.equities}
     assert ways["highest third so far"] > ways["all signals"] + 0.2
     assert ways["sized by score"] > ways["all signals"]
 
@@ -120,7 +120,7 @@ def test_signals_without_an_outcome_are_told(tmp_path: Path) -> None:
         "UPDATE feature_vectors SET target_r_multiple = NULL, target_binary = NULL, label_time = NULL"
         " WHERE signal_id IN (SELECT signal_id FROM prediction_log WHERE quality_score < 0.5) AND id % 3 <> 0"
     )
-    found = evaluated(shop).selection
+    found = evaluated(shop).coverage
     assert found is not None
     assert found.without_outcome > 100
     assert found.rates[0] < 0.5 < 0.99 < found.rates[2]

@@ -9,22 +9,24 @@ import numpy as np
 import pytest
 
 from tests.support.learning_installation import NOW, VERSION, Place, fitted, place, quick
+from trading_system.ml_refinement.evaluation.comparison import compare
 from trading_system.ml_refinement.models import SignalQualityModel
-from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
-from trading_system.ml_refinement.monitoring.liveness import Pulse, compare, lifeless, served_figures
+from trading_system.ml_refinement.monitoring.checks import Report, may_request, run_checks
+from trading_system.ml_refinement.monitoring.liveness import LearningHealth, learning_alarms
+from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from trading_system.ml_refinement.training.promotion import Evidence
+from trading_system.ml_refinement.validation.evidence import Evidence
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
 from trading_system.simulation.worlds import World, independent
 
-HEALTHY = Pulse(
+HEALTHY = LearningHealth(
     outcomes_grown=0,
-    labels_grown=5,
+    labels_grown=True,
     waiting_outcomes=0,
     labels_unlearned=10,
-    labels_for_training=20,
+    min_new_labels=20,
     failed_in_a_row=0,
     quiet_days=3.0,
     longest_hold_days=10.0,
@@ -35,7 +37,7 @@ HEALTHY = Pulse(
 
 def seen(shop: Place) -> Report:
     arguments = {"names": shop.feature_names, "feature_version": VERSION, "registry": shop.registry}
-    return look(shop.db, quick(), clock=lambda: NOW, **arguments)  # type: ignore[arg-type]
+    return run_checks(shop.db, quick(), clock=lambda: NOW, **arguments)  # type: ignore[arg-type]
 
 
 def moved(world: World, columns: int) -> World:
@@ -114,7 +116,7 @@ def test_outcomes_that_find_no_signal_ring_until_a_label_arrives(tmp_path: Path,
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"outcomes_grown": 20, "labels_grown": 0}, "labels_do_not_arrive"),
+        ({"outcomes_grown": 20, "labels_grown": False}, "labels_do_not_arrive"),
         ({"quiet_days": 31.0}, "no_trade_closes"),
         ({"failed_in_a_row": 3}, "trainings_fail"),
         ({"labels_unlearned": 100}, "nothing_is_learned"),
@@ -122,22 +124,22 @@ def test_outcomes_that_find_no_signal_ring_until_a_label_arrives(tmp_path: Path,
     ],
 )
 def test_each_way_of_not_being_alive_has_its_alarm(changes: dict[str, float], name: str) -> None:
-    values = {field: getattr(HEALTHY, field) for field in Pulse.__slots__}
-    assert [found for found, _ in lifeless(Pulse(**(values | changes)))] == [name]
-    assert lifeless(HEALTHY) == []
+    values = {field: getattr(HEALTHY, field) for field in LearningHealth.__slots__}
+    assert [found for found, _ in learning_alarms(LearningHealth(**(values | changes)))] == [name]
+    assert learning_alarms(HEALTHY) == []
 
 
 def test_a_request_needs_new_labels_a_pause_and_budget() -> None:
     now = datetime(2026, 1, 2, 12, tzinfo=UTC)
     hours = lambda n: now - timedelta(hours=n)  # noqa: E731
-    asked = {"asked": [], "last_training": hours(48), "new_labels": 10, "due_at": 20, "now": now}
-    assert may_ask(**asked)
-    assert not may_ask(**asked | {"new_labels": 4})
-    assert not may_ask(**asked | {"last_training": hours(5)})
-    assert not may_ask(**asked | {"asked": [hours(5)]})
-    assert may_ask(**asked | {"asked": [hours(7)]})
-    assert not may_ask(**asked | {"asked": [hours(7), hours(14)]})
-    assert may_ask(**asked | {"asked": [hours(25), hours(26)]})
+    asked = {"requested": [], "last_training": hours(48), "new_labels": 10, "min_new_labels": 20, "now": now}
+    assert may_request(**asked)
+    assert not may_request(**asked | {"new_labels": 4})
+    assert not may_request(**asked | {"last_training": hours(5)})
+    assert not may_request(**asked | {"requested": [hours(5)]})
+    assert may_request(**asked | {"requested": [hours(7)]})
+    assert not may_request(**asked | {"requested": [hours(7), hours(14)]})
+    assert may_request(**asked | {"requested": [hours(25), hours(26)]})
 
 
 def served(p_of_truth: float, rows: int = 400) -> Evidence:
@@ -149,13 +151,12 @@ def served(p_of_truth: float, rows: int = 400) -> Evidence:
 
 
 def test_serving_worse_than_the_base_rate_is_seen_beyond_doubt_only() -> None:
-    assert served_figures(served(0.3))["served_worse"] == 1.0
-    assert served_figures(served(0.6))["served_worse"] == 0.0
-    assert served_figures(served(0.3, rows=80))["served_worse"] == 0.0
+    assert worse_than_base_rate(served(0.3))[0] is True
+    assert worse_than_base_rate(served(0.6))[0] is False
+    assert worse_than_base_rate(served(0.3, rows=80))[0] is False
     base = served(0.5)
     same = Evidence(base.won, base.base.copy(), base.base, base.entered_us, base.window, base.block_us)
-    assert served_figures(same)["served_worse"] == 0.0
-    assert served_figures(base.rows(np.zeros(400, dtype=bool))) == {}
+    assert worse_than_base_rate(same)[0] is False
 
 
 def test_two_models_are_compared_on_the_same_signals() -> None:

@@ -170,8 +170,8 @@ def test_the_served_history_joins_what_was_said_with_what_came_of_it(db: Feature
     assert served.timestamp_us.tolist() == [us_from_text(at(5)), us_from_text(at(6))]
     assert served.label_us.tolist() == [us_from_text(at(8)), us_from_text(at(9))]
     assert db.scores.served_history(since="2024-01-06").signal_id.tolist() == ["b"]
-    assert db.scores.served_history(model_id="m1").signal_id.tolist() == ["a"]
-    assert db.scores.served_history(model_id="m1", role="shadow").quality_score.tolist() == [0.2]
+    assert db.scores.served_history(model_ids=["m1"]).signal_id.tolist() == ["a"]
+    assert db.scores.served_history(model_ids=["m1"], role="shadow").quality_score.tolist() == [0.2]
     assert db.scores.served_history(since="2025-01-01").r.size == 0
 
 

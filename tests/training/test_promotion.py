@@ -5,17 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.training.promotion import (
     Champion,
     Decision,
-    Evidence,
     Serve,
     Verdict,
-    block_us,
-    demoted,
-    evidence_figures,
     judge,
 )
+from trading_system.ml_refinement.validation.evidence import Evidence, block_us, evidence_figures
 from trading_system.simulation.worlds import DAY_US
 
 DAYS = 252
@@ -137,23 +135,14 @@ def test_a_provisional_champion_protects_nothing() -> None:
     assert decide(seen, champion=champion(perfect, proven=False)).serve is Serve.PROVEN
 
 
-def test_a_champion_that_serves_worse_than_the_base_rate_is_demoted_and_a_good_one_is_not() -> None:
+def test_serving_worse_than_the_base_rate_is_seen_and_serving_better_is_not() -> None:
     rng = np.random.default_rng(11)
     good = evidence(rng, edge=0.8)
-    assert demoted(good)[0] is False
+    assert worse_than_base_rate(good)[0] is False
     bad = Evidence(good.won, 1.0 - good.p, good.base, good.entered_us, good.window, good.block_us)
-    assert demoted(bad)[0] is True
+    assert worse_than_base_rate(bad)[0] is True
     few = bad.rows(np.arange(len(bad.won)) < 50)
-    assert demoted(few)[0] is False
-    recovered = Evidence(
-        good.won,
-        np.where(good.entered_us < (DAYS - 126) * DAY_US, 1.0 - good.p, good.p),
-        good.base,
-        good.entered_us,
-        good.window,
-        good.block_us,
-    )
-    assert demoted(recovered)[0] is False
+    assert worse_than_base_rate(few)[0] is False
 
 
 def test_chance_rarely_passes_the_gate() -> None:

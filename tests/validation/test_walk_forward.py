@@ -58,7 +58,7 @@ def test_no_outcome_is_used_before_it_was_known_in_random_schedules() -> None:
         entered = np.sort(rng.integers(0, int(rng.integers(20, 900)) * DAY_US, n))
         known = entered + (rng.exponential(rng.uniform(0.5, 30.0), n) * DAY_US).astype(np.int64)
         walk = PurgedWalkForward(
-            max_hold_us=measured_hold_us(entered, known, at_most_days=40), train_days=120, pool_days=200, min_train=2
+            max_hold_us=measured_hold_us(entered, known, train_days=160), train_days=120, pool_days=200, min_train=2
         )
         for fold in walk.split(entered, known):
             assert known[fold.train].max() < entered[fold.test].min()

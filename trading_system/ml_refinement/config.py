@@ -64,6 +64,11 @@ class TrainingConfig:
     #: Features below this share of the total importance inside a training fold are left out of that fold's model.
     feature_importance_threshold: float = 0.01
 
+    @property
+    def expiry_days(self) -> float:
+        """A champion older than half of its training window has expired: its scores are served as `stale`."""
+        return 0.5 * self.train_window_days
+
 
 @dataclass
 class MLConfig:

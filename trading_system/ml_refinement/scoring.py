@@ -30,8 +30,6 @@ Status = Literal["scored", "cold_start", "stale"]
 Band = Literal["high", "medium", "low"]
 Model = TypeVar("Model", bound=BaseModel)
 
-#: A champion older than this part of its training window has expired: its scores are served as `stale`.
-_EXPIRY_SHARE = 0.5
 #: A model that was refused is tried again after this: its file may have been put right.
 _TRY_AGAIN_US = 60_000_000
 
@@ -213,7 +211,7 @@ class Scorer:
             return None
         if model.model_id != row.model_id:
             return before
-        lifetime = timedelta(days=self._config.training.train_window_days * _EXPIRY_SHARE)
+        lifetime = timedelta(days=self._config.training.expiry_days)
         champion = Champion(model, row.proven, us_from_text(model.created_at) + lifetime // timedelta(microseconds=1))
         if champion != before:
             logger.info("model {} scores from now on ({})", model.model_id, "proven" if row.proven else "provisional")

@@ -115,11 +115,12 @@ def compare(
 def _compare_two(first: str, second: str, *, json: bool) -> None:
     from trading_system.ml_refinement.evaluation.comparison import compare_logged
 
-    with open_store(_settings()) as store:
+    settings = _settings()
+    with open_store(settings) as store:
         for model_id in (first, second):
             if store.models.get(model_id) is None:
                 raise _unknown(model_id)
-        found = compare_logged(store, first, second)
+        found = compare_logged(store, first, second, train_window_days=settings.ml.training.train_window_days)
     if json:
         rendering.document(asdict(found) | {"words": found.words})
         return

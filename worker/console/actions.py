@@ -14,7 +14,7 @@ from loguru import logger
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.model_registry import model_before, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
-from worker.console.pages import letter_filter, letter_or_404, model_or_404, model_type, reading
+from worker.console.pages import console_queries, letter_filter, letter_or_404, model_or_404, model_type
 from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters
 from worker.errors import RefineryError
@@ -37,13 +37,13 @@ def _operators_only() -> None:
 @contextmanager
 def _store() -> Iterator[FeatureDatabase]:
     """A connection that writes, for this one action."""
-    with open_store(reading().settings) as store:
+    with open_store(console_queries().settings) as store:
         yield store
 
 
 def _chosen(*, payloads: bool) -> list[DeadLetterRow]:
     """The open dead letters that the form or the address names: by number, or all that a filter lets through."""
-    letters = reading().store.dead_letters
+    letters = console_queries().store.dead_letters
     numbers = request.values.getlist("id", type=int)
     if numbers:
         rows = [row for row in map(letters.get, numbers[:MOST_AT_ONCE]) if row is not None and row.status == "open"]
@@ -74,7 +74,7 @@ def replay() -> ResponseReturnValue:
     """Append the chosen dead letters to their streams again."""
     rows = _chosen(payloads=True)
     with _store() as store:
-        done = DeadLetters(store, version=release()).replay(reading().client, rows, actor=actor())
+        done = DeadLetters(store, version=release()).replay(console_queries().client, rows, actor=actor())
     flash(f"{len(done.sent):,} of {len(rows):,} were sent to their streams again.")
     return redirect(url_for("pages.letters"))
 
@@ -117,7 +117,7 @@ def edit(number: int) -> ResponseReturnValue:
         except RefineryError as error:
             return render_template("edit.html", row=row, text=text, wrong=str(error)), 409
         if request.form.get("replay"):
-            letters.replay(reading().client, letters.chosen([number], None), actor=actor())
+            letters.replay(console_queries().client, letters.chosen([number], None), actor=actor())
     sent = " and sent to its stream again" if request.form.get("replay") else "; a replay sends it so"
     flash(f"Dead letter {number} was edited{sent}.")
     return redirect(url_for("pages.letter", number=number))
@@ -137,14 +137,14 @@ def _editable(row: DeadLetterRow) -> str:
 def activate_form(model_id: str) -> ResponseReturnValue:
     """What activating would do. Changes nothing."""
     row = model_or_404(model_id)
-    active = reading().store.models.active(row.metadata.model_type.value)
+    active = console_queries().store.models.active(row.metadata.model_type.value)
     return render_template("activate.html", row=row, active=active, rollback=False)
 
 
 @blueprint.get("/models/rollback")
 def rollback_form() -> ResponseReturnValue:
     """What rolling back would do. Changes nothing."""
-    store, kind = reading().store, model_type()
+    store, kind = console_queries().store, model_type()
     earlier = model_before(store, kind)
     if earlier is None:
         abort(409, "There is no model to roll back to.")
@@ -155,7 +155,7 @@ def rollback_form() -> ResponseReturnValue:
 @blueprint.post("/models/rollback")
 def rollback() -> ResponseReturnValue:
     """Let the model that served before serve again, if the one that serves is still the one the operator saw."""
-    settings, kind = reading().settings, model_type()
+    settings, kind = console_queries().settings, model_type()
     with _store() as store:
         if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
@@ -172,7 +172,7 @@ def _why() -> str:
 @blueprint.post("/models/<model_id>/activate")
 def activate(model_id: str) -> ResponseReturnValue:
     """Let a model serve, if the one that serves is still the one the operator saw."""
-    settings = reading().settings
+    settings = console_queries().settings
     why = _why()
     seen: Any = request.form.get("active") or None
     model_or_404(model_id)

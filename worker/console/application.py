@@ -13,12 +13,12 @@ from loguru import logger
 from werkzeug.exceptions import HTTPException
 
 from trading_system.ml_refinement.storage import StoreError
-from worker.console import filters as words, security
+from worker.console import filters, security
 from worker.console.actions import blueprint as actions
 from worker.console.figures import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
-from worker.console.queries import Reading
+from worker.console.queries import ConsoleQueries
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
 from worker.settings.redis_url import is_loopback
@@ -53,9 +53,8 @@ def create_app(settings: Settings, url: str) -> Flask:
         PERMANENT_SESSION_LIFETIME=12 * 3600,
     )
     flask.jinja_options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    reading = Reading(settings, url)
-    flask.extensions["refinery"] = reading
-    words.register(flask)
+    flask.extensions["refinery"] = ConsoleQueries(settings, url)
+    filters.register(flask)
     security.register(flask, settings)
     flask.register_blueprint(pages)
     flask.register_blueprint(actions)
@@ -104,8 +103,8 @@ def run_console(settings: Settings, url: str) -> None:
         ) from error
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns whenever a request waits for a thread
     logger.info("console on http://{}:{}", settings.console_host, settings.console_port)
-    eyes: Reading = flask.extensions["refinery"]
-    eyes.start_sampling(partial(warm, eyes))
+    queries: ConsoleQueries = flask.extensions["refinery"]
+    queries.start_sampling(partial(warm, queries))
     server.run()
 
 

@@ -16,7 +16,7 @@ from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, Packag
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
 
-from worker.console.pages import reading
+from worker.console.pages import console_queries
 from worker.console.security import require_operator
 from worker.retraining.queue import QUEUE_NAME, connect_queue, forbid_pickle
 
@@ -35,11 +35,11 @@ _MOST_PER_PAGE = 200
 @blueprint.get("/jobs")
 def overview() -> ResponseReturnValue:
     """Trainings that wait, run and are over, with the dashboard below."""
-    eyes = reading()
+    queries = console_queries()
     return render_template(
         "jobs.html",
-        seen=eyes.overview(),
-        runs=eyes.runs(20),
+        seen=queries.overview(),
+        runs=queries.runs(20),
         address=f"{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
     )
 

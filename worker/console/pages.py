@@ -9,15 +9,16 @@ from flask import Blueprint, Response, abort, current_app, render_template, requ
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
+from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
-from worker.console.figures import figures_of, importance_chart, over_time
-from worker.console.filters import age_s, pretty
-from worker.console.queries import PAGE_ROWS, Reading, Search, verdict
+from worker.console.figures import importance_chart, monitoring_charts, served_charts
+from worker.console.filters import pretty
+from worker.console.queries import PAGE_ROWS, ConsoleQueries, Search
+from worker.console.verdict import verdict
 from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
-from worker.observability import live
-from worker.observability.status import read_status
 
 blueprint = Blueprint("pages", __name__)
 
@@ -42,16 +43,16 @@ FIGURES = (
 )
 
 
-def reading() -> Reading:
-    """The application's eyes."""
-    found: Reading = current_app.extensions["refinery"]
+def console_queries() -> ConsoleQueries:
+    """Those of the application."""
+    found: ConsoleQueries = current_app.extensions["refinery"]
     return found
 
 
 @blueprint.app_context_processor
 def _open_letters() -> dict[str, object]:
     def open_letters() -> int:
-        return reading().store.counts().dead_letters_open
+        return console_queries().store.counts().dead_letters_open
 
     return {"open_letters": open_letters}
 
@@ -59,29 +60,28 @@ def _open_letters() -> dict[str, object]:
 @blueprint.get("/")
 def overview() -> ResponseReturnValue:
     """Is it alive, is it learning?"""
-    eyes = reading()
-    seen = eyes.overview()
-    champion = live.champion_of(eyes.store)
-    served, figures, drawn = figures_of(eyes, None, champion)
+    queries = console_queries()
+    seen = queries.overview()
+    served, figures = queries.served()
     return render_template(
         "overview.html",
         seen=seen,
         status=seen.status,
         verdict=verdict(seen),
-        champion=champion,
-        expires=_expires_days(eyes, champion),
-        runs=eyes.runs(5),
-        promotions={p.run_id: p for p in eyes.store.models.promotions(50) if p.run_id},
+        champion=queries.champion(),
+        expires=queries.expires_days(),
+        runs=queries.runs(5),
+        promotions={p.run_id: p for p in queries.store.models.promotions(50) if p.run_id},
         served=served,
         figures=figures,
-        charts=drawn,
+        charts=served_charts(queries),
     )
 
 
 @blueprint.get("/dead-letters")
 def letters() -> ResponseReturnValue:
     """Dead letters by cause, and one by one."""
-    store = reading().store
+    store = console_queries().store
     wanted = letter_filter(request.args)
     after = request.args.get("after", 0, type=int)
     rows = store.dead_letters.find(wanted, limit=PAGE_ROWS + 1, after_id=after)
@@ -95,7 +95,7 @@ def letters() -> ResponseReturnValue:
         wanted=wanted,
         status=request.args.get("status", "open"),
         reasons=[reason.value for reason in Reason],
-        streams=(reading().settings.streams.signals_created, reading().settings.streams.trades_closed),
+        streams=(console_queries().settings.streams.signals_created, console_queries().settings.streams.trades_closed),
         audit=store.connection.query(AUDIT),
     )
 
@@ -110,13 +110,13 @@ def letter_filter(given: Any) -> Filter:
 
 
 def _error_of(number: int) -> str:
-    row = reading().store.connection.one("SELECT error FROM dead_letters WHERE id = ?", (number,))
+    row = console_queries().store.connection.one("SELECT error FROM dead_letters WHERE id = ?", (number,))
     return row[0] if row else ""
 
 
 def letter_or_404(number: int) -> DeadLetterRow:
     """The dead letter."""
-    row = reading().store.dead_letters.get(number)
+    row = console_queries().store.dead_letters.get(number)
     if row is None:
         abort(404, f"There is no dead letter {number}.")
     return row
@@ -134,15 +134,15 @@ def letter(number: int) -> ResponseReturnValue:
         cut=cut,
         edited=pretty(row.edited)[0] if row.edited else None,
         about=next((reason.advice for reason in Reason if reason == row.reason), ""),
-        audit=reading().store.dead_letters.audit(number),
-        again=reading().store.connection.query(AGAIN, (number,)),
+        audit=console_queries().store.dead_letters.audit(number),
+        again=console_queries().store.connection.query(AGAIN, (number,)),
     )
 
 
 @blueprint.get("/dead-letters/export")
 def export() -> ResponseReturnValue:
     """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
-    rows = reading().store.dead_letters.find(letter_filter(request.args), limit=MOST_EXPORTED, payloads=True)
+    rows = console_queries().store.dead_letters.find(letter_filter(request.args), limit=MOST_EXPORTED, payloads=True)
     lines = b"".join(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
     return Response(lines, mimetype="application/x-ndjson", headers=headers)
@@ -151,7 +151,7 @@ def export() -> ResponseReturnValue:
 @blueprint.get("/models")
 def models() -> ResponseReturnValue:
     """Registry and ledger, of one type of models."""
-    store, kind = reading().store, model_type()
+    store, kind = console_queries().store, model_type()
     return render_template(
         "models.html",
         kind=kind,
@@ -171,7 +171,7 @@ def model_type() -> ModelType:
 
 def model_or_404(model_id: str) -> RegistryRow:
     """The model."""
-    row = reading().store.models.get(model_id)
+    row = console_queries().store.models.get(model_id)
     if row is None:
         abort(404, f"There is no model {model_id}.")
     return row
@@ -180,12 +180,13 @@ def model_or_404(model_id: str) -> RegistryRow:
 @blueprint.get("/models/<model_id>")
 def model(model_id: str) -> ResponseReturnValue:
     """One model: how it was validated, and what it did when it served."""
-    eyes, row = reading(), model_or_404(model_id)
-    served, figures, drawn = figures_of(eyes, model_id, row)
-    importance = importance_chart(eyes, row)
+    queries, row = console_queries(), model_or_404(model_id)
+    served, figures = queries.served(model_id)
+    drawn = served_charts(queries, model_id)
+    importance = importance_chart(queries, row)
     if importance is not None:
         drawn["importance"] = importance
-    run = eyes.store.runs.get(row.run_id) if row.run_id else None
+    run = queries.store.runs.get(row.run_id) if row.run_id else None
     return render_template(
         "model.html",
         row=row,
@@ -196,16 +197,16 @@ def model(model_id: str) -> ResponseReturnValue:
         names=FIGURES,
         run=run,
         folds=_folds(run.metrics if run else {}),
-        ledger=[p for p in eyes.store.models.promotions(1000) if p.model_id == model_id],
+        ledger=[p for p in queries.store.models.promotions(1000) if p.model_id == model_id],
     )
 
 
 @blueprint.get("/models/compare")
 def compare() -> ResponseReturnValue:
     """Two models side by side."""
-    eyes = reading()
+    queries = console_queries()
     chosen = [model_or_404(request.args.get(side, "")) for side in ("a", "b")]
-    lives = [figures_of(eyes, row.model_id, row)[1] for row in chosen]
+    lives = [queries.served(row.model_id)[1] for row in chosen]
     return render_template("compare.html", a=chosen[0], b=chosen[1], names=FIGURES, lives=lives)
 
 
@@ -214,7 +215,7 @@ def signals() -> ResponseReturnValue:
     """Search by id, symbol and time."""
     wanted = Search(*(request.args.get(name, "").strip()[:200] for name in ("signal_id", "symbol", "since", "until")))
     try:
-        rows, wrong = reading().find(wanted, before=request.args.get("before", type=int)), None
+        rows, wrong = console_queries().find(wanted, before=request.args.get("before", type=int)), None
     except RefineryError as error:
         rows, wrong = [], str(error)
     more = rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None
@@ -224,8 +225,8 @@ def signals() -> ResponseReturnValue:
 @blueprint.get("/signals/<signal_id>")
 def signal(signal_id: str) -> ResponseReturnValue:
     """A signal: its vector, its predictions, its outcome, and the events it came from."""
-    eyes = reading()
-    store, streams = eyes.store, eyes.settings.streams
+    queries = console_queries()
+    store, streams = queries.store, queries.settings.streams
     row = store.connection.one(SIGNAL, (signal_id,))
     if row is None and not (outcomes := store.outcomes.history(signal_id)):
         abort(404, f"There is no signal {signal_id}.")
@@ -241,7 +242,7 @@ def signal(signal_id: str) -> ResponseReturnValue:
         served=orjson.loads(served) if served else None,
         predictions=store.scores.of_signal(signal_id),
         outcomes=outcomes,
-        event=pretty(eyes.archived(streams.signals_created, row[9] if row else None)),
+        event=pretty(queries.archived(streams.signals_created, row[9] if row else None)),
         entry_id=row[9] if row else None,
         letters=store.dead_letters.list(signal_id=signal_id, status=None, limit=20),
         repeats=store.connection.query(REPEATS, (signal_id,)),
@@ -251,19 +252,19 @@ def signal(signal_id: str) -> ResponseReturnValue:
 @blueprint.get("/monitoring")
 def monitoring() -> ResponseReturnValue:
     """Calibration and lift over time, drift by feature."""
-    eyes = reading()
-    champion = live.champion_of(eyes.store)
-    served, figures, drawn = figures_of(eyes, None, champion)
-    drawn |= eyes.remembered("over time", eyes.version(), lambda: over_time(eyes, champion))
+    queries = console_queries()
+    served, figures = queries.served()
     return render_template(
         "monitoring.html",
-        champion=champion,
+        champion=queries.champion(),
         served=served,
         figures=figures,
-        charts=drawn,
-        drift=eyes.remembered("drift", eyes.version(), lambda: live.feature_drift(eyes.store, champion)),
-        unlike=live.out_of_distribution_share(eyes.store),
-        report=read_status(eyes.settings, eyes.store, None).monitoring,
+        charts=served_charts(queries) | monitoring_charts(queries),
+        drift=queries.drift(),
+        drifted_share=DRIFTED_SHARE,
+        unlike=queries.out_of_distribution_share(),
+        unlike_share=OUT_OF_DISTRIBUTION_SHARE,
+        report=queries.monitoring(),
     )
 
 
@@ -271,12 +272,6 @@ def _folds(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """The walk-forward's folds, where the run has kept them one by one."""
     found = figures.get("fold_figures") or figures.get("windows") or []
     return [fold for fold in found if isinstance(fold, dict)] if isinstance(found, list) else []
-
-
-def _expires_days(eyes: Reading, champion: RegistryRow | None) -> float | None:
-    if champion is None:
-        return None
-    return eyes.settings.ml.training.train_window_days * 0.5 - age_s(champion.metadata.created_at) / 86_400
 
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value

@@ -8,20 +8,31 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
+import numpy as np
 import redis
 from loguru import logger
 from rq import Worker
 from rq.serializers import JSONSerializer
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreError, TrainingRun
+from trading_system.ml_refinement.monitoring.drift import FeatureDrift
+from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
+from trading_system.ml_refinement.monitoring.served import (
+    ServedFigures,
+    out_of_distribution_share,
+    read_served,
+    served_figures,
+)
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, RegistryRow, StoreError, TrainingRun
 from trading_system.ml_refinement.storage.times import parse_bound
-from worker.console.filters import age_s, span
+from trading_system.ml_refinement.validation.evidence import PredictionRecord
+from worker.console.filters import age_s
 from worker.errors import RefineryError
-from worker.installation import open_store
-from worker.observability.status import Monitoring, Status, read_status
+from worker.installation import feature_pipeline, open_store
+from worker.observability.status import Monitoring, Status, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
 from worker.settings.schema import Settings
@@ -32,6 +43,7 @@ T = TypeVar("T")
 SILENT_S = 60.0
 PAGE_ROWS = 50
 _SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
+_OVER_TIME_ROWS, _PARTS, _LEAST_ROWS = 2_000, 12, 20
 _FRESH_S = 30.0
 
 
@@ -97,8 +109,8 @@ class Search:
     until: str = ""
 
 
-class Reading:
-    """The console's eyes: a read-only connection for each thread, its own client, and a little memory.
+class ConsoleQueries:
+    """All that the console reads: a read-only connection for each thread, its own client, and a little memory.
 
     Args:
         settings: of this process.
@@ -108,6 +120,7 @@ class Reading:
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings = settings
         self.url = url
+        self._config = settings.to_ml_config()
         self.client = connect(url)
         self.rq_client = connect_queue(url)
         self._local = threading.local()
@@ -137,6 +150,63 @@ class Reading:
         """Changes whenever figures of served scores may have changed."""
         counts = self.store.counts()
         return counts.labelled, counts.predictions, counts.newest_label, self.store.models.active_id(_QUALITY)
+
+    def champion(self) -> RegistryRow | None:
+        """The model of signal quality that serves."""
+        return self.store.models.active(_QUALITY)
+
+    def expires_days(self) -> float | None:
+        """Days until the champion expires, below 0 where it has; None without one."""
+        champion = self.champion()
+        if champion is None:
+            return None
+        return self._config.training.expiry_days - age_s(champion.metadata.created_at) / 86_400
+
+    def served(self, model_id: str | None = None) -> tuple[PredictionRecord, ServedFigures]:
+        """What champions served, or one of them, against what came of it; and the figures of that."""
+
+        def read() -> tuple[PredictionRecord, ServedFigures]:
+            model_ids = None if model_id is None else [model_id]
+            days = self._config.training.train_window_days
+            record = read_served(self.store, train_window_days=days, model_ids=model_ids)
+            return record, served_figures(record)
+
+        return self.remembered(("served", model_id), self.version(), read)
+
+    def served_over_time(self) -> list[tuple[PredictionRecord, ServedFigures]]:
+        """The newest 2,000 signals that were served and have an outcome, in at most twelve parts, oldest first.
+
+        Empty with less than eighty of them.
+        """
+        days = self._config.training.train_window_days
+        record = read_served(self.store, train_window_days=days, days=None, newest=_OVER_TIME_ROWS)
+        if len(record) < 4 * _LEAST_ROWS:
+            return []
+        edges = np.linspace(0, len(record), min(_PARTS, len(record) // _LEAST_ROWS) + 1).astype(int)
+        parts = [record.part(start, stop) for start, stop in pairwise(edges.tolist())]
+        return [(part, served_figures(part)) for part in parts]
+
+    def drift(self) -> list[FeatureDrift]:
+        """How far each feature has moved, the farthest beyond its limit first; empty with too few signals."""
+
+        def read() -> list[FeatureDrift]:
+            pipeline = feature_pipeline(self.settings)
+            return feature_drift(
+                self.store,
+                train_window_days=self._config.training.train_window_days,
+                names=pipeline.names,
+                feature_version=pipeline.feature_version,
+            )
+
+        return self.remembered("drift", self.store.counts().signals, read)
+
+    def out_of_distribution_share(self) -> float | None:
+        """Share of the newest scores that are of signals unlike those trained on; None without scores."""
+        return out_of_distribution_share(self.store)
+
+    def monitoring(self) -> Monitoring | None:
+        """What monitoring found when it last looked."""
+        return read_monitoring(self.store)
 
     def start_sampling(self, warm: Callable[[], None]) -> None:
         """Now and then, note the number of handled events, for the events a second, and keep the figures warm."""
@@ -249,60 +319,6 @@ class Reading:
             return None
         finally:
             archive.close()
-
-
-def verdict(seen: Overview) -> tuple[str, str, str]:
-    """Is it alive, is it learning? A tone, the answer, and the words that explain it."""
-    status = seen.status
-    if status.pending is None:
-        return (
-            "bad",
-            "Redis does not answer.",
-            "What is shown below is what the store holds. Nothing is lost meanwhile.",
-        )
-    if seen.workers == 0:
-        return "bad", "No worker is running.", f"{status.pending:,} events are pending. Start one: refinery worker"
-    if not status.champion_fits:
-        says = f"{status.champion} was fitted on other features than the settings make, so nothing is scored."
-        return "bad", "Running, not scoring.", f"{says} Put the feature settings back, or train: refinery retrain"
-    learning = [_champion_words(status), _training_words(seen)]
-    if seen.trainers == 0:
-        return "warn", "Running, not learning.", "No trainer is running: refinery trainer. " + " ".join(learning)
-    if status.dead_letters:
-        (reason, number), others = seen.dead_reasons[0], len(seen.dead_reasons) - 1
-        which = f"all {reason}" if not others else f"{number:,} of them {reason}, and {others} other reasons"
-        since = f"the oldest for {span(age_s(seen.dead_since))}" if seen.dead_since else ""
-        letters = f"{status.dead_letters:,} events wait in the dead letters, {since}: {which}."
-        return "warn", "Running and learning.", " ".join([letters, *learning])
-    if status.monitoring and status.monitoring.alarms:
-        return "warn", "Running and learning.", " ".join([_alarm_words(status.monitoring), *learning])
-    return "good", "Running and learning.", " ".join(learning)
-
-
-def _alarm_words(found: Monitoring) -> str:
-    first, others = found.alarms[0], len(found.alarms) - 1
-    more = f" and {others} more" if others else ""
-    return f"Monitoring raised {first['name'].replace('_', ' ')}{more}: {first['why']}."
-
-
-def _champion_words(status: Status) -> str:
-    if status.champion is None:
-        return "No model serves yet: scores say cold_start."
-    return "The champion is proven." if status.proven else "The champion is provisional: its scores move nothing."
-
-
-def _training_words(seen: Overview) -> str:
-    last, status = seen.status.last_training, seen.status
-    if seen.training == "started":
-        return "A training is running."
-    if last is None:
-        missing = status.labels_for_retraining - status.new_labels
-        return f"{missing:,} more labels until the first training." if missing > 0 else "The first training is due."
-    if last.status == "failed":
-        return f"The last training failed: {last.reason}."
-    return {"promote": "The last candidate was promoted.", "hold": "The last candidate was held."}.get(
-        last.verdict or "", "The last candidate was rejected."
-    )
 
 
 def _rate(samples: list[tuple[float, int]]) -> float | None:

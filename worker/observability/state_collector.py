@@ -14,10 +14,12 @@ from loguru import logger
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
+from trading_system.ml_refinement.monitoring.served import out_of_distribution_share, read_served, served_figures
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from worker.errors import RefineryError
-from worker.installation import open_store, release
-from worker.observability import live
+from worker.installation import feature_pipeline, open_store, release
 from worker.observability.status import Status, read_status
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
@@ -96,7 +98,7 @@ class StateCollector(Collector):
         yield from self._champion(status)
         yield from _alarms(status)
         if time.monotonic() - self._figures_at > _FIGURES_EVERY_S:
-            self._figures = list(_live_figures(self._store))
+            self._figures = list(_live_figures(self._settings, self._store))
             self._figures_at = time.monotonic()
         yield from self._figures
 
@@ -116,7 +118,7 @@ class StateCollector(Collector):
         yield family
 
     def _champion(self, status: Status) -> Iterator[Metric]:
-        champion = live.champion_of(self._store)
+        champion = self._store.models.active(ModelType.SIGNAL_QUALITY)
         yield _gauge("refinery_champion_proven", "1 when the model that serves is proven.", status.proven)
         age = _age_s(champion.metadata.created_at if champion else None)
         yield _gauge("refinery_champion_age_seconds", "Since the model that serves was trained.", age)
@@ -168,9 +170,9 @@ def _alarms(status: Status) -> Iterator[Metric]:
     yield _gauge("refinery_champion_fits", "0 when it was fitted on other features.", status.champion_fits)
 
 
-def _live_figures(store: FeatureDatabase) -> Iterator[Metric]:
-    champion = live.champion_of(store)
-    figures = live.quality(live.served_rows(store), base_rate=live.base_rate_of(champion))
+def _live_figures(settings: Settings, store: FeatureDatabase) -> Iterator[Metric]:
+    train_window_days = settings.ml.training.train_window_days
+    figures = served_figures(read_served(store, train_window_days=train_window_days))
     for name, text in (
         ("rows", "Labelled signals that the live figures are about."),
         ("log_loss", "Log loss of what was served."),
@@ -182,10 +184,12 @@ def _live_figures(store: FeatureDatabase) -> Iterator[Metric]:
     ):
         value = getattr(figures, name)
         yield _gauge(f"refinery_live_{name}", text, None if math.isnan(value) else value)
-    drift = live.feature_drift(store, champion)
+    pipeline = feature_pipeline(settings)
+    names, version = pipeline.names, pipeline.feature_version
+    drift = feature_drift(store, train_window_days=train_window_days, names=names, feature_version=version)
     yield _gauge("refinery_drift_features", "Features compared with the champion's training rows.", len(drift))
     yield _gauge("refinery_drift_features_drifted", "Those beyond their limit.", sum(d.drifted for d in drift))
-    share = live.out_of_distribution_share(store)
+    share = out_of_distribution_share(store)
     yield _gauge("refinery_out_of_distribution_ratio", "Share of the newest signals unlike the training rows.", share)
 
 

@@ -115,7 +115,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.verdict,
             last.error_message,
         ),
-        monitoring=_monitoring(store),
+        monitoring=read_monitoring(store),
         champion_fits=champion is None or champion.feature_version == _feature_version(settings),
     )
 
@@ -126,7 +126,8 @@ def _feature_version(settings: Settings) -> str:
     return feature_pipeline(settings).feature_version
 
 
-def _monitoring(store: FeatureDatabase) -> Monitoring | None:
+def read_monitoring(store: FeatureDatabase) -> Monitoring | None:
+    """The newest report of monitoring; None before the first."""
     last = MonitoringReports(store.connection).last()
     if last is None:
         return None

@@ -15,10 +15,12 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from trading_system.ml_refinement.evaluation.equity import Worth, mean_interval
-from trading_system.ml_refinement.evaluation.evaluate import Evaluation, Group, Record
+from trading_system.ml_refinement.evaluation.equity import Equity, mean_interval
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation
+from trading_system.ml_refinement.evaluation.groups import SignalGroup
 from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.report.formatting import number
 
 #: The plotting library's functions are half typed.
@@ -178,7 +180,7 @@ def kinds(axes: Any, evaluation: Evaluation) -> None:
     axes.set_xlabel("mean R")
 
 
-def _label(group: Group) -> str:
+def _label(group: SignalGroup) -> str:
     return f"{group.name.replace('_', ' ')}  ({group.rows:,})"
 
 
@@ -205,20 +207,20 @@ def forest(axes: Any, rows: Sequence[tuple[str, float, float, float]]) -> None:
     axes.tick_params(axis="y", labelcolor=LIGHT.ink)
 
 
-def worth(axes: Any, evaluation: Evaluation) -> None:
+def equity(axes: Any, evaluation: Evaluation) -> None:
     """Cumulative R after costs, walk-forward."""
-    _curves(axes, evaluation.worths)
+    _curves(axes, evaluation.equities)
 
 
-def served_worth(axes: Any, evaluation: Evaluation) -> None:
+def served_equity(axes: Any, evaluation: Evaluation) -> None:
     """The same of what was served."""
-    _curves(axes, evaluation.served_worths)
+    _curves(axes, evaluation.served_equities)
 
 
-def _curves(axes: Any, worths: Sequence[Worth]) -> None:
+def _curves(axes: Any, equities: Sequence[Equity]) -> None:
     colours = {"all signals": LIGHT.soft, "highest third so far": LIGHT.accent, "sized by score": LIGHT.warn}
-    drawn: list[Worth] = []
-    for each in worths:
+    drawn: list[Equity] = []
+    for each in equities:
         same = any(np.array_equal(each.curve, other.curve) for other in drawn)
         if not each.trades or same:
             continue
@@ -241,7 +243,7 @@ def _curves(axes: Any, worths: Sequence[Worth]) -> None:
     _dates(axes)
 
 
-def _bins(record: Record) -> int:
+def _bins(record: PredictionRecord) -> int:
     return 10 if len(record) >= 200 else 5 if len(record) >= 60 else 3
 
 

@@ -6,8 +6,10 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from trading_system.ml_refinement.evaluation.equity import Interval, Worth
-from trading_system.ml_refinement.evaluation.evaluate import Evaluation, FigureLine, Record
+from trading_system.ml_refinement.evaluation.equity import Equity, Interval
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation
+from trading_system.ml_refinement.evaluation.figures import FigureLine
+from trading_system.ml_refinement.validation.evidence import PredictionRecord
 
 _NONE, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -44,7 +46,7 @@ def span(evaluation: Evaluation) -> str:
     return f"{len(walk):,} signals predicted out of sample in {windows} windows, {first} to {last}{served}"
 
 
-def flat_share(record: Record) -> float:
+def flat_share(record: PredictionRecord) -> float:
     """Share of signals that got the bare base rate because nothing was confirmed: their window's scores are equal."""
     flat = 0
     for label in set(record.window.tolist()):
@@ -66,13 +68,13 @@ def figure_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     ]
 
 
-def worth_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+def equity_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     """One line for each way of following the scores."""
     head = ("", "trades", "R a trade [95 %]", "sum", "drawdown")
-    return [head, *(_worth_row(each) for each in evaluation.worths)]
+    return [head, *(_equity_row(each) for each in evaluation.equities)]
 
 
-def _worth_row(each: Worth) -> tuple[str, ...]:
+def _equity_row(each: Equity) -> tuple[str, ...]:
     if not each.trades:
         return (each.name, "0", _NONE, _NONE, _NONE)
     total, fall = number(each.total, 1, sign=True), number(each.drawdown, 1)
@@ -83,7 +85,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
     """The figures as plain values, for `--json`; None where there is none."""
     e = evaluation
     lines = {"walk_forward": e.figures, "served": e.served_figures}
-    ways = {"walk_forward": e.worths, "served": e.served_worths}
+    ways = {"walk_forward": e.equities, "served": e.served_equities}
     return {
         "words": e.words,
         "decision": e.verdict.decision.value,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from trading_system.ml_refinement.evaluation.evaluate import NOT_TAKEN, Evaluation
-from worker.report import charts, formatting as words
+from trading_system.ml_refinement.evaluation.evaluate import Evaluation
+from trading_system.ml_refinement.evaluation.groups import NOT_TAKEN
+from worker.report import charts, formatting
 
 _CHARTS = {
     "timeline": (charts.timeline, 6.4, 4.0),
     "gains": (charts.gains, 6.4, 2.5),
     "reliability": (charts.reliability, 5.6, 4.2),
     "deciles": (charts.deciles, 5.6, 4.2),
-    "worth": (charts.worth, 6.4, 3.4),
-    "served_worth": (charts.served_worth, 6.4, 3.4),
+    "equity": (charts.equity, 6.4, 3.4),
+    "served_equity": (charts.served_equity, 6.4, 3.4),
 }
 
 
@@ -27,11 +28,11 @@ def html(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": words.number, "interval": words.interval, "digits": words.digits}
+    environment.filters |= {"number": formatting.number, "interval": formatting.interval, "digits": formatting.digits}
     drawn = {
         name: _svg(charts.svg(draw, evaluation, label=name, width=width, height=height))
         for name, (draw, width, height) in _CHARTS.items()
-        if not (name.startswith("served") and not evaluation.served_worths) and len(evaluation.walk)
+        if not (name.startswith("served") and not evaluation.served_equities) and len(evaluation.walk)
     }
     if evaluation.groups:
         height = 0.9 + 0.32 * len(evaluation.groups)
@@ -42,8 +43,8 @@ def html(evaluation: Evaluation) -> str:
     return environment.get_template("report.html").render(
         e=evaluation,
         charts=drawn,
-        span=words.span(evaluation),
-        flat=words.flat_share(evaluation.walk),
+        span=formatting.span(evaluation),
+        flat=formatting.flat_share(evaluation.walk),
         not_taken=sorted(NOT_TAKEN),
         palette=charts.LIGHT,
     )

@@ -14,15 +14,15 @@ from matplotlib.figure import Figure
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation
 from worker.report import charts
 from worker.report.charts import LIGHT
-from worker.report.formatting import figure_rows, span, worth_rows
+from worker.report.formatting import equity_rows, figure_rows, span
 
 _PANELS = (
     (charts.timeline, "What was fitted on what"),
     (charts.gains, "Log loss gained over the base rate, by window"),
     (charts.reliability, "Is a probability right about itself?"),
     (charts.deciles, "Result by score"),
-    (charts.worth, "Walked forward: what it would have been worth"),
-    (charts.served_worth, "Served: what following it would have been worth"),
+    (charts.equity, "Walked forward: what it would have been worth"),
+    (charts.served_equity, "Served: what following it would have been worth"),
 )
 _BELOW = ((charts.kinds, "Result by kind of signal"), (charts.importance, "What the scores rest on"))
 
@@ -36,7 +36,7 @@ def png(evaluation: Evaluation, *, dpi: int = 110) -> bytes:
         _head(head.subplots(), evaluation)
         left, right = tables.subplots(1, 2)
         _table(left, "Figures", [("", "found [95 %]", "no skill"), *figure_rows(evaluation)], (0.0, 0.8, 0.98))
-        ways = worth_rows(evaluation)
+        ways = equity_rows(evaluation)
         _table(right, f"Worth, walked forward, at {evaluation.cost_r:g} R a trade", ways, (0.0, 0.42, 0.75, 0.85, 1.0))
         _draw(panels.subplots(3, 2).ravel(), _PANELS, evaluation)
         _draw(below.subplots(1, 2), _BELOW, evaluation)
@@ -51,7 +51,7 @@ def png(evaluation: Evaluation, *, dpi: int = 110) -> bytes:
 def _draw(places: Sequence[Any], panels: Sequence[tuple[charts.Draw, str]], evaluation: Evaluation) -> None:
     for axes, (draw, title) in zip(places, panels, strict=True):
         axes.set_title(title, loc="left", fontsize=11.5, fontweight="bold", pad=10)
-        if draw is charts.served_worth and not evaluation.served_worths:
+        if draw is charts.served_equity and not evaluation.served_equities:
             _nothing(axes, "nothing with an outcome was served yet")
         elif not len(evaluation.walk):
             _nothing(axes, "nothing could be predicted from earlier signals yet")

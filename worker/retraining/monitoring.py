@@ -10,7 +10,7 @@ from loguru import logger
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.monitoring.checks import Report, look, may_ask
+from trading_system.ml_refinement.monitoring.checks import Report, may_request, run_checks
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.monitoring import Cause, MonitoringReports
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
@@ -46,7 +46,7 @@ def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Cl
     pipeline = FeaturePipeline(ml.features)
     registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
     names, version = pipeline.names, pipeline.feature_version
-    report = look(store, ml, names=names, feature_version=version, clock=clock, cause=cause, registry=registry)
+    report = run_checks(store, ml, names=names, feature_version=version, clock=clock, cause=cause, registry=registry)
     for alarm in report.alarms:
         logger.warning("monitoring: {}: {}", alarm.name, alarm.why)
     return report
@@ -55,11 +55,11 @@ def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Cl
 def _ask(settings: Settings, store: FeatureDatabase, client: redis.Redis, report: Report, *, clock: Clock) -> None:
     reports, now = MonitoringReports(store.connection, clock), clock()
     history = training_history(store, ModelType.SIGNAL_QUALITY)
-    allowed = settings.ml.enabled and may_ask(
-        asked=[datetime.fromisoformat(at) for at in reports.requests_since(utc_text(now - timedelta(days=1)))],
+    allowed = settings.ml.enabled and may_request(
+        requested=[datetime.fromisoformat(at) for at in reports.requests_since(utc_text(now - timedelta(days=1)))],
         last_training=history.last_started_at,
         new_labels=store.counts().labels_total - history.label_watermark,
-        due_at=settings.ml.min_new_samples_for_retrain,
+        min_new_labels=settings.ml.min_new_samples_for_retrain,
         now=now,
     )
     if not allowed:

@@ -1,4 +1,4 @@
-"""What following the scores would have been worth in R: pure functions of arrays, with block-bootstrap intervals."""
+"""The equity in R that following the scores would have made, with block-bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, IntArray, TimeArray
+from trading_system.ml_refinement.validation.evidence import PredictionRecord
+from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 RESAMPLES = 1_000
 _SEED = 7
@@ -23,13 +26,9 @@ class Interval:
     low: float
     high: float
 
-    def excludes(self, value: float) -> bool:
-        """Does the interval lie wholly on one side of `value`?"""
-        return self.low > value or self.high < value
-
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class Equity:
     """One way of following the signals, after costs. `curve` is the cumulative R at each close, in order of closing."""
 
     name: str
@@ -100,7 +99,7 @@ def drawdown(curve: FloatArray) -> float:
     return float((np.maximum.accumulate(path) - path).max())
 
 
-def worth(
+def equity(
     name: str,
     r: FloatArray,
     weight: FloatArray,
@@ -108,7 +107,7 @@ def worth(
     cluster: IntArray,
     *,
     cost_r: float,
-) -> Worth:
+) -> Equity:
     """What trades of these sizes brought.
 
     Args:
@@ -124,7 +123,7 @@ def worth(
     gains = weight[order] * (r[order] - cost_r)
     curve = np.cumsum(gains)
     expectancy = mean_interval(r[taken] - cost_r, cluster[taken], weight[taken])
-    return Worth(
+    return Equity(
         name,
         len(taken),
         expectancy,
@@ -163,3 +162,23 @@ def highest_so_far(score: FloatArray, window: IntArray, *, share: float) -> Bool
         if len(earlier):
             chosen[now] = score[now] > np.quantile(earlier, 1.0 - share)
     return chosen
+
+
+def equities(record: PredictionRecord, config: MLConfig, cost_r: float) -> tuple[Equity, ...]:
+    """All signals, those above each band's threshold, the best third by what was known, and sized by score."""
+    low, high = config.quality_threshold_low, config.quality_threshold_high
+    third = highest_so_far(record.p, _months(record), share=1.0 / 3.0)
+    ways = (
+        ("all signals", np.ones(len(record))),
+        (f"not low (P(win) > {low:g})", (record.p > low).astype(float)),
+        (f"high (P(win) ≥ {high:g})", (record.p >= high).astype(float)),
+        ("highest third so far", third.astype(float)),
+        ("sized by score", record.p / np.maximum(record.base, 0.05)),
+    )
+    cluster = record.evidence.cluster
+    return tuple(equity(name, record.r, w, record.known_us, cluster, cost_r=cost_r) for name, w in ways)
+
+
+def _months(record: PredictionRecord) -> IntArray:
+    """Steps of 21 days: what is ranked against is what came before one's own step."""
+    return record.entered_us // (21 * DAY_US)

@@ -16,6 +16,8 @@ from trading_system.ml_refinement.validation.walk_forward import DAY_US
 WINDOW_DAYS = 63
 #: A feature has drifted where its index is above this multiple of the largest among the reference's own windows.
 MARGIN = 1.25
+#: More features than this share drifted, and it is an alarm. Without drift, persistent features stay below it.
+DRIFTED_SHARE = 0.3
 #: So many windows begin in the length of one, so that the reference's worst is not missed between two.
 _OVERLAP = 3
 _BINS = 10

@@ -33,9 +33,10 @@ from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.promotion import MIN_BLOCKS, MIN_ROWS, Decision, Serve, Verdict, block_us
+from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict
 from trading_system.ml_refinement.typing import FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import MIN_BLOCKS, MIN_ROWS, block_us
 from trading_system.ml_refinement.validation.walk_forward import PurgedWalkForward, time_blocks
 
 TYPES = (ModelType.RETURN_PREDICTOR, ModelType.RISK_PREDICTOR, ModelType.REGIME_CLASSIFIER)

@@ -16,11 +16,12 @@ from trading_system.ml_refinement.models.signal_quality import SignalQualityMode
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.promotion import Evidence, block_us
 from trading_system.ml_refinement.typing import AnyArray, FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import Evidence, block_us
 from trading_system.ml_refinement.validation.walk_forward import (
     DAY_US,
+    HOLD_SHARE,
     PurgedWalkForward,
     measured_hold_us,
     purged_blocks,
@@ -37,8 +38,6 @@ LONGEST_STEP_DAYS = 63.0
 
 _CALIBRATION_FOLDS = 4
 _STOPPING_SHARE = 0.2
-#: The holding that training rows are purged by is measured, but no more than this part of the training window.
-_HOLD_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,7 @@ def splitter(data: Dataset, config: MLConfig) -> PurgedWalkForward:
     not wrong.
     """
     training = config.training
-    hold = measured_hold_us(data.entered_us, data.known_us, at_most_days=training.train_window_days * _HOLD_SHARE)
+    hold = measured_hold_us(data.entered_us, data.known_us, train_days=training.train_window_days)
     return PurgedWalkForward(
         max_hold_us=hold,
         train_days=training.train_window_days,
@@ -110,7 +109,7 @@ def first_needed(db: FeatureDatabase, config: MLConfig, *, feature_version: str,
     newest = db.vectors.trainable_at(feature_version, now=now)
     if newest is None:
         return None
-    hold = training.train_window_days * _HOLD_SHARE
+    hold = training.train_window_days * HOLD_SHARE
     pool_days = training.train_window_days + max(training.step_size_days, LONGEST_STEP_DAYS) + 2.0 * hold
     first_window = us_from_text(newest) - int(pool_days * DAY_US)
     reached = db.vectors.trainable_at(

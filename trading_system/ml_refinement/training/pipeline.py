@@ -27,8 +27,9 @@ from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.auxiliary_models import TYPES, Trained, settle_companions, train_companions
 from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
-from trading_system.ml_refinement.training.promotion import Decision, Evidence, Serve, Verdict, evidence_figures, judge
+from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
 #: Called with a stage's name and (done, total) within it.
 Progress = Callable[[str, int, int], None]
@@ -129,7 +130,7 @@ class _Run:
         active = self.db.models.active(_TYPE.value)
         champion = None
         if active is not None:
-            active = demote_if_failing(self.db, active, max_hold_us=max_hold_us)
+            active = demote_if_failing(self.db, active, train_window_days=self.config.training.train_window_days)
             since_us = int(evidence.entered_us.min(initial=now_us))
             champion = champion_record(self.db, active, data.signal_ids[pooled.rows], since_us=since_us)
         recipe = recipe_of(model)
@@ -178,7 +179,7 @@ class _Run:
         newest = evidence_figures(evidence.rows(recent))
         return {
             **evidence_figures(evidence),
-            **_finite(
+            **finite(
                 {
                     "mean_r": float(r.mean()) if len(r) else math.nan,
                     "mean_r_top_tenth": metrics.top_mean(r, pooled.p, share=0.1),
@@ -196,8 +197,8 @@ class _Run:
 
     def _recipes_tried(self, recipe: str) -> int:
         """Recipes that were ever trained, and every setting that tuning looked at to choose one."""
-        rows = self.db.models.history(_TYPE.value, 500)
-        return len({row.recipe for row in rows if row.recipe} | {recipe}) + TuningTrials(self.db.connection).count()
+        tried = self.db.models.recipes(_TYPE.value) | {recipe}
+        return len(tried) + TuningTrials(self.db.connection).count()
 
     def _settle(
         self,
@@ -278,7 +279,3 @@ def recipe_of(model: SignalQualityModel) -> str:
     changed = {name: value for name, value in model.params.items() if RECIPES[model.recipe].defaults[name] != value}
     changed.pop("random_state", None)
     return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in figures.items() if math.isfinite(value)}

@@ -5,27 +5,19 @@ Trades open together share their luck, so every test here works on sums over blo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
 
-from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
+from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, time_blocks
-
-MIN_BLOCKS = 6
-MIN_ROWS = 100
-MIN_PER_CLASS = 30
-MIN_BLOCK_DAYS = 10
+from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
 SKILL_LEVEL = 0.025
 REFRESH_LEVEL = 0.10
 NEW_RECIPE_LEVEL = 0.05
 PROVISIONAL_LEVEL = 0.10
-DEMOTION_LEVEL = 0.01
-DEMOTION_DAYS = 126
 
 
 class Decision(StrEnum):
@@ -42,55 +34,6 @@ class Serve(StrEnum):
     PROVEN = "proven"
     PROVISIONAL = "provisional"
     NO = "no"
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Pooled out-of-sample predictions: outcomes, probabilities, the base rate known when each was made, and when.
-
-    All arrays have shape (n,). `window` numbers the fit a prediction came from; wins are ranked against losses of the
-    same window only. `block_us` is the length of a block of shared luck.
-    """
-
-    won: BoolArray
-    p: FloatArray
-    base: FloatArray
-    entered_us: TimeArray
-    window: IntArray
-    block_us: int
-
-    @property
-    def cluster(self) -> IntArray:
-        """The block each row lies in."""
-        return time_blocks(self.entered_us, block_us=self.block_us)
-
-    def auc(self) -> metrics.Estimate:
-        """AUC within windows, with its error over blocks."""
-        return metrics.clustered_auc(self.won, self.p, self.cluster, self.window)
-
-    @property
-    def gain(self) -> FloatArray:
-        """Log loss of the base rate minus that of `p`, per row: above 0 is better than the base rate."""
-        return metrics.log_losses(self.won, self.base) - metrics.log_losses(self.won, self.p)
-
-    def rows(self, chosen: BoolArray) -> Evidence:
-        """The same evidence on some of the rows."""
-        return Evidence(
-            self.won[chosen],
-            self.p[chosen],
-            self.base[chosen],
-            self.entered_us[chosen],
-            self.window[chosen],
-            self.block_us,
-        )
-
-    def shortfall(self) -> str:
-        """What is missing to judge by, in words; empty where nothing is."""
-        smaller = min(int(self.won.sum()), int((~self.won).sum()))
-        have = ((len(np.unique(self.cluster)), MIN_BLOCKS, "blocks"), (len(self.won), MIN_ROWS, "rows"))
-        missing = [f"{seen} of {wanted} {what}" for seen, wanted, what in have if seen < wanted]
-        missing += [f"{smaller} of {MIN_PER_CLASS} rows of the rarer outcome"] * (smaller < MIN_PER_CLASS)
-        return ", ".join(missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +60,6 @@ class Verdict:
     def reason(self) -> str:
         """The reasons as one line."""
         return "; ".join(self.reasons)
-
-
-def block_us(max_hold_us: int) -> int:
-    """The length of a block: the longest holding, and at least ten days."""
-    return max(MIN_BLOCK_DAYS * DAY_US, max_hold_us)
 
 
 def judge(
@@ -179,7 +117,7 @@ def _against_champion(
     shared = evidence.rows(both)
     better = metrics.log_losses(shared.won, champion.served[both]) - metrics.log_losses(shared.won, shared.p)
     margin = metrics.clustered_mean(better, shared.cluster)
-    figures |= _finite({"champion_rows": len(better), "champion_margin": margin.value, "champion_t": margin.t()})
+    figures |= finite({"champion_rows": len(better), "champion_margin": margin.value, "champion_t": margin.t()})
     words = f"log loss {margin.value:+.4f} better than served by {champion.model_id} on {len(better)} rows"
     words = f"{words} (t {margin.t():.2f})" if len(better) else f"{champion.model_id} has not served these rows"
     if rule == "refresh":
@@ -202,51 +140,3 @@ def _provisionally(evidence: Evidence, min_rows: int) -> tuple[Serve, str]:
     if excess.above(0.0, PROVISIONAL_LEVEL):
         return Serve.NO, f"worse than the base rate by {excess.value:.4f} (t {excess.t():.2f})"
     return Serve.PROVISIONAL, "not worse than the base rate: serves provisionally"
-
-
-def demoted(served: Evidence) -> tuple[bool, str]:
-    """Has a proven champion's served log loss been worse than the base rate, beyond doubt, over the last 126 days?
-
-    Args:
-        served: what it served, with the base rate of its training rows; older rows are left out here.
-    """
-    if len(served.won):
-        served = served.rows(served.entered_us > served.entered_us.max() - DEMOTION_DAYS * DAY_US)
-    if len(served.won) < MIN_ROWS:
-        return False, f"{len(served.won)} served rows are too few to demote on"
-    excess = metrics.clustered_mean(-served.gain, served.cluster)
-    words = f"served log loss {excess.value:+.4f} above the base rate's on {len(served.won)} rows (t {excess.t():.2f})"
-    return excess.above(0.0, DEMOTION_LEVEL), words
-
-
-def evidence_figures(evidence: Evidence) -> dict[str, float]:
-    """The figures of pooled out-of-sample predictions; what cannot be computed is left out."""
-    won, p = evidence.won, evidence.p
-    if not len(won):
-        return {"rows": 0.0, "blocks": 0.0}
-    auc = evidence.auc()
-    gain = metrics.clustered_mean(evidence.gain, evidence.cluster)
-    error, chance = metrics.calibration_error(won, p)
-    low, high = auc.interval()
-    return _finite(
-        {
-            "rows": len(won),
-            "blocks": len(np.unique(evidence.cluster)),
-            "win_rate": float(won.mean()),
-            "auc": auc.value,
-            "auc_low": low,
-            "auc_high": high,
-            "auc_t": auc.t(0.5),
-            "log_loss": float(metrics.log_losses(won, p).mean()),
-            "base_rate_log_loss": float(metrics.log_losses(won, evidence.base).mean()),
-            "log_loss_gain": gain.value,
-            "log_loss_gain_t": gain.t(),
-            "brier": metrics.brier(won, p),
-            "calibration_error": error,
-            "calibration_error_by_chance": chance,
-        }
-    )
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}

@@ -147,14 +147,28 @@ def top_mean(values: FloatArray, score: FloatArray, *, share: float) -> float:
     Rows tied at the edge count in part.
     With `won` it is precision at the top; with `r`, mean R.
     """
+    return float(values @ _top_weights(score, share)) if share * len(score) > 0 else math.nan
+
+
+def clustered_lift(r: FloatArray, score: FloatArray, cluster: IntArray, *, share: float = 0.2) -> Estimate:
+    """Mean R of the `share` scored highest less that of the `share` scored lowest; NaN where that is less than a row.
+
+    The cluster-robust error takes both ends as they are, as if the next scores would be drawn alike.
+    """
+    if share * len(score) < 1.0:
+        return Estimate(math.nan, math.nan, 0)
+    top, bottom = _top_weights(score, share), _top_weights(-score, share)
+    high, low = float(r @ top), float(r @ bottom)
+    return Estimate(high - low, *_robust_error(top * (r - high) - bottom * (r - low), cluster))
+
+
+def _top_weights(score: FloatArray, share: float) -> FloatArray:
+    """Weights that sum to 1: equal over the `share` scored highest, a part of it for rows tied at the edge."""
     wanted = share * len(score)
-    if wanted <= 0:
-        return math.nan
     order = np.argsort(-score, kind="stable")
     edge = score[order[math.ceil(wanted - 1e-9) - 1]]
     above, tied = score > edge, score == edge
-    weight = above + tied * ((wanted - above.sum()) / tied.sum())
-    return float(np.average(values, weights=weight))
+    return np.asarray((above + tied * ((wanted - above.sum()) / tied.sum())) / wanted, dtype=np.float64)
 
 
 def by_decile(values: FloatArray, score: FloatArray, *, bins: int = 10) -> FloatArray:

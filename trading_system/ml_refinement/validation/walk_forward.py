@@ -14,6 +14,8 @@ import numpy as np
 from trading_system.ml_refinement.typing import IndexArray, IntArray, TimeArray
 
 DAY_US = 86_400_000_000
+#: Holdings are measured, but no holding counts for more than this part of the training window.
+HOLD_SHARE = 0.25
 
 
 class LeakageError(AssertionError):
@@ -157,13 +159,13 @@ def purged_tail(entered_us: TimeArray, known_us: TimeArray, *, share: float, max
     return checked(Fold(head, tail, start, end), entered_us, known_us)
 
 
-def measured_hold_us(entered_us: TimeArray, known_us: TimeArray, *, at_most_days: float) -> int:
-    """The longest holding seen, but not beyond `at_most_days`; 0 without rows. Both arrays have shape (n,).
+def measured_hold_us(entered_us: TimeArray, known_us: TimeArray, *, train_days: float) -> int:
+    """The longest holding seen, but not beyond a quarter of a training window of `train_days`; 0 without rows.
 
-    A straggler is purged by when it closed all the same.
+    Both arrays have shape (n,). A straggler is purged by when it closed all the same.
     """
     longest = int((known_us - entered_us).max(initial=0))
-    return min(longest, int(at_most_days * DAY_US))
+    return min(longest, int(train_days * HOLD_SHARE * DAY_US))
 
 
 def time_blocks(entered_us: TimeArray, *, block_us: int) -> IntArray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
@@ -150,6 +150,18 @@ class Models:
         rows = self._connection.query(FILES)
         return [ModelFile(model_id, name, sha256, bool(serves)) for model_id, name, sha256, serves in rows]
 
+    def base_rates(self, model_ids: Iterable[str]) -> dict[str, float]:
+        """The win rates of those models' training rows; a model that was registered without one is left out."""
+        return dict(self._connection.query(BASE_RATES, (orjson.dumps(list(model_ids)).decode(),)))
+
+    def proven_of_recipe(self, model_type: str, recipe: str | None) -> list[str]:
+        """The models of a recipe that are proven, or were when they were retired."""
+        return [model_id for (model_id,) in self._connection.query(PROVEN_OF_RECIPE, (model_type, recipe))]
+
+    def recipes(self, model_type: str) -> set[str]:
+        """Every recipe that a model was ever registered with."""
+        return {recipe for (recipe,) in self._connection.query(RECIPES, (model_type,))}
+
     def activate(
         self,
         model_id: str,
@@ -295,6 +307,11 @@ SERVING = """
     UNION ALL
     SELECT model_id, model_type, proven, 1 FROM model_registry
     WHERE id = (SELECT max(id) FROM model_registry WHERE model_type = ?) AND is_active = 0 AND deployed_at IS NULL"""
+BASE_RATES = """
+    SELECT m.model_id, json_extract(m.train_metrics, '$.base_rate') AS rate
+    FROM json_each(?) AS wanted CROSS JOIN model_registry AS m ON m.model_id = wanted.value WHERE rate IS NOT NULL"""
+PROVEN_OF_RECIPE = "SELECT model_id FROM model_registry WHERE model_type = ? AND proven = 1 AND recipe IS ?"
+RECIPES = "SELECT DISTINCT recipe FROM model_registry WHERE model_type = ? AND recipe IS NOT NULL"
 RETIRE = """
     UPDATE model_registry SET is_active = 0, retired_at = ?
     WHERE model_type = ? AND is_active = 1 AND model_id <> ?"""

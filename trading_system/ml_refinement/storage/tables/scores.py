@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, NamedTuple
@@ -111,17 +111,38 @@ class Scores:
         ids = list(signal_ids)
         return dict(self._connection.query(SERVED, (id_list(ids),))) if ids else {}
 
+    def newest_served(self, *, model_ids: Collection[str] | None = None, role: Role = "champion") -> str | None:
+        """The time of the newest signal that `served_history` tells of, or None."""
+        by_model = "" if model_ids is None else BY_MODEL
+        params = ("", role) if model_ids is None else ("", role, id_list(model_ids))
+        rows = self._connection.query(HISTORY.format(by_model=by_model), (*params, 1))
+        return rows[0][1] if rows else None
+
+    def newest_payloads(self, limit: int) -> list[bytes]:
+        """What was published for the signals that were stored last, newest first."""
+        return [payload for (payload,) in self._connection.query(NEWEST_PAYLOADS, (limit,))]
+
     def served_history(
-        self, since: str | None = None, model_id: str | None = None, *, role: Role = "champion"
+        self,
+        since: str | None = None,
+        *,
+        model_ids: Collection[str] | None = None,
+        role: Role = "champion",
+        newest: int | None = None,
     ) -> ServedHistory:
         """What was predicted at the time for signals that are labelled now, incomplete vectors left out.
 
-        `since` is a bound on the signal's time, as `parse_bound` reads it.
+        Args:
+            since: a bound on the signal's time, as `parse_bound` reads it.
+            model_ids: of these models only.
+            role: as what they predicted.
+            newest: at most so many rows, those of the newest signals.
         """
         bound = parse_bound(since, end=False) if since else ""
-        by_model = "AND p.model_id = ?" if model_id else ""
-        params = (bound, role, model_id) if model_id else (bound, role)
-        rows = self._connection.query(HISTORY.format(by_model=by_model), params)
+        by_model = "" if model_ids is None else BY_MODEL
+        params = (bound, role) if model_ids is None else (bound, role, id_list(model_ids))
+        sql = HISTORY.format(by_model=by_model)
+        rows = self._connection.query(sql, (*params, -1 if newest is None else newest))[::-1]
         ids, stamps, labels, scores, r, models = (list(c) for c in zip(*rows, strict=True)) if rows else ([],) * 6
         return ServedHistory(
             np.array(ids, dtype=np.str_),
@@ -157,12 +178,14 @@ SERVED = """
     SELECT v.signal_id, s.payload FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
     CROSS JOIN served_scores AS s ON s.vector_id = v.id"""
+BY_MODEL = "AND p.model_id IN (SELECT value FROM json_each(?))"
 HISTORY = """
     SELECT v.signal_id, v.timestamp, v.label_time, p.quality_score, v.target_r_multiple, p.model_id
-    FROM feature_vectors AS v JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    FROM feature_vectors AS v CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
     WHERE v.timestamp >= ? AND v.target_r_multiple IS NOT NULL AND v.complete = 1
         AND p.role = ? AND p.quality_score IS NOT NULL {by_model}
-    ORDER BY v.timestamp, v.signal_id, p.id"""
+    ORDER BY v.timestamp DESC, v.signal_id DESC, p.id DESC LIMIT ?"""
+NEWEST_PAYLOADS = "SELECT payload FROM served_scores ORDER BY vector_id DESC LIMIT ?"
 
 
 def _check(rows: Sequence[PredictionRow]) -> None:

@@ -1,0 +1,61 @@
+"""Is the installation alive, is it learning? The answer on top of the first page."""
+
+from __future__ import annotations
+
+from worker.console.filters import age_s, span
+from worker.console.queries import Overview
+from worker.observability.status import Monitoring, Status
+
+
+def verdict(seen: Overview) -> tuple[str, str, str]:
+    """Is it alive, is it learning? A tone, the answer, and the words that explain it."""
+    status = seen.status
+    if status.pending is None:
+        return (
+            "bad",
+            "Redis does not answer.",
+            "What is shown below is what the store holds. Nothing is lost meanwhile.",
+        )
+    if seen.workers == 0:
+        return "bad", "No worker is running.", f"{status.pending:,} events are pending. Start one: refinery worker"
+    if not status.champion_fits:
+        says = f"{status.champion} was fitted on other features than the settings make, so nothing is scored."
+        return "bad", "Running, not scoring.", f"{says} Put the feature settings back, or train: refinery retrain"
+    learning = [_champion_words(status), _training_words(seen)]
+    if seen.trainers == 0:
+        return "warn", "Running, not learning.", "No trainer is running: refinery trainer. " + " ".join(learning)
+    if status.dead_letters:
+        (reason, number), others = seen.dead_reasons[0], len(seen.dead_reasons) - 1
+        which = f"all {reason}" if not others else f"{number:,} of them {reason}, and {others} other reasons"
+        since = f"the oldest for {span(age_s(seen.dead_since))}" if seen.dead_since else ""
+        letters = f"{status.dead_letters:,} events wait in the dead letters, {since}: {which}."
+        return "warn", "Running and learning.", " ".join([letters, *learning])
+    if status.monitoring and status.monitoring.alarms:
+        return "warn", "Running and learning.", " ".join([_alarm_words(status.monitoring), *learning])
+    return "good", "Running and learning.", " ".join(learning)
+
+
+def _alarm_words(found: Monitoring) -> str:
+    first, others = found.alarms[0], len(found.alarms) - 1
+    more = f" and {others} more" if others else ""
+    return f"Monitoring raised {first['name'].replace('_', ' ')}{more}: {first['why']}."
+
+
+def _champion_words(status: Status) -> str:
+    if status.champion is None:
+        return "No model serves yet: scores say cold_start."
+    return "The champion is proven." if status.proven else "The champion is provisional: its scores move nothing."
+
+
+def _training_words(seen: Overview) -> str:
+    last, status = seen.status.last_training, seen.status
+    if seen.training == "started":
+        return "A training is running."
+    if last is None:
+        missing = status.labels_for_retraining - status.new_labels
+        return f"{missing:,} more labels until the first training." if missing > 0 else "The first training is due."
+    if last.status == "failed":
+        return f"The last training failed: {last.reason}."
+    return {"promote": "The last candidate was promoted.", "hold": "The last candidate was held."}.get(
+        last.verdict or "", "The last candidate was rejected."
+    )
