@@ -7,7 +7,7 @@ import pytest
 
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.training.promotion import (
-    Champion,
+    ChampionRecord,
     Decision,
     Serve,
     Verdict,
@@ -31,8 +31,8 @@ def evidence(
     return Evidence(won, p, np.full(n, 0.45), entered, entered // (21 * DAY_US), block_us(5 * DAY_US))
 
 
-def champion(served: np.ndarray, recipe: str = "ensemble", proven: bool = True) -> Champion:
-    return Champion("champion-1", recipe, proven, served)
+def champion(served: np.ndarray, recipe: str = "ensemble", proven: bool = True) -> ChampionRecord:
+    return ChampionRecord("champion-1", recipe, proven, served)
 
 
 def decide(seen: Evidence, **arguments: object) -> Verdict:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trading_system.ml_refinement.storage.tables.entries import Entries
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
     from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
-    from trading_system.ml_refinement.storage.tables.scores import Scores
+    from trading_system.ml_refinement.storage.tables.scores import PredictionLog
     from trading_system.ml_refinement.storage.tables.vectors import Vectors
     from trading_system.ml_refinement.typing import FloatArray, IntArray
 
@@ -84,11 +84,11 @@ class FeatureDatabase:
         return Outcomes(self._connection, self._clock)
 
     @cached_property
-    def scores(self) -> Scores:
+    def scores(self) -> PredictionLog:
         """Predictions, and the answers that were served."""
-        from trading_system.ml_refinement.storage.tables.scores import Scores
+        from trading_system.ml_refinement.storage.tables.scores import PredictionLog
 
-        return Scores(self._connection)
+        return PredictionLog(self._connection)
 
     @cached_property
     def entries(self) -> Entries:

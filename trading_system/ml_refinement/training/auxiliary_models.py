@@ -50,7 +50,7 @@ _NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class AuxiliaryModel:
     """A fitted model, and what was found about it; None: it shares the quality model's verdict."""
 
     model: BaseModel
@@ -58,14 +58,14 @@ class Companion:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """The companions of one run, and why a type has none, by type."""
+class AuxiliaryModels:
+    """The auxiliary models of one run, and why a type has none, by type."""
 
-    companions: tuple[Companion, ...]
+    models: tuple[AuxiliaryModel, ...]
     missing: Mapping[str, str]
 
 
-def train_companions(
+def train_auxiliary_models(
     data: Dataset,
     rows: IndexArray,
     walk: PurgedWalkForward,
@@ -73,8 +73,8 @@ def train_companions(
     *,
     proven: Mapping[ModelType, bool],
     clock: Clock,
-) -> Trained:
-    """Fit all companions on the quality model's training rows and judge those that can be judged on their own.
+) -> AuxiliaryModels:
+    """Fit all of them on the quality model's training rows and judge those that can be judged on their own.
 
     Args:
         data: all rows.
@@ -84,7 +84,7 @@ def train_companions(
         proven: the types whose serving model is proven.
         clock: for `created_at`.
     """
-    found, missing = [Companion(ReturnPredictor.beside(quality), None)], {}
+    found, missing = [AuxiliaryModel(ReturnPredictor.beside(quality), None)], {}
     wide = replace(walk, test_days=LONGEST_STEP_DAYS, step_days=LONGEST_STEP_DAYS)
     recipes: tuple[tuple[Callable[[], BaseModel], Judge], ...] = (
         (lambda: RiskPredictor(clock=clock), judge_risk),
@@ -102,16 +102,16 @@ def train_companions(
         model.set_training_period(period.train_start_date, period.train_end_date)
         verdict = judge(_forward(data, wide, make), proven=proven.get(model.model_type, False))
         model.set_validation(int(verdict.figures.get("rows", 0.0)), verdict.figures)
-        found.append(Companion(model, verdict))
+        found.append(AuxiliaryModel(model, verdict))
     for name, why in missing.items():
         logger.info("no {} was trained: {}", name, why)
-    return Trained(tuple(found), missing)
+    return AuxiliaryModels(tuple(found), missing)
 
 
-def settle_companions(
+def settle_auxiliary_models(
     registry: ModelRegistry,
     models: Models,
-    trained: Trained,
+    trained: AuxiliaryModels,
     quality: Verdict,
     *,
     run_id: str,
@@ -123,8 +123,8 @@ def settle_companions(
         StaleActivation: another model of the type serves than the one `expected`.
     """
     told: dict[str, Any] = {name: {"reason": why} for name, why in trained.missing.items()}
-    for companion in trained.companions:
-        model, verdict = companion.model, companion.verdict or _following(quality)
+    for auxiliary in trained.models:
+        model, verdict = auxiliary.model, auxiliary.verdict or _following(quality)
         if verdict.serve is Serve.NO:
             action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
             models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.figures, run_id=run_id)

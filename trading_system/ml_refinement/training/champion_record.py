@@ -12,7 +12,7 @@ from trading_system.ml_refinement.monitoring.served import read_served, record_f
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from trading_system.ml_refinement.training.promotion import Champion
+from trading_system.ml_refinement.training.promotion import ChampionRecord
 from trading_system.ml_refinement.typing import StringArray
 
 
@@ -21,7 +21,9 @@ def champion_line(db: FeatureDatabase, active: RegistryRow) -> set[str]:
     return {active.model_id, *db.models.proven_of_recipe(active.metadata.model_type.value, active.recipe)}
 
 
-def champion_record(db: FeatureDatabase, active: RegistryRow, signal_ids: StringArray, *, since_us: int) -> Champion:
+def champion_record(
+    db: FeatureDatabase, active: RegistryRow, signal_ids: StringArray, *, since_us: int
+) -> ChampionRecord:
     """The champion with what its line served for these signals, NaN where it served none."""
     served = np.full(len(signal_ids), np.nan)
     if len(signal_ids):
@@ -30,7 +32,7 @@ def champion_record(db: FeatureDatabase, active: RegistryRow, signal_ids: String
         for signal_id, p in zip(history.signal_id.tolist(), history.quality_score.tolist(), strict=True):
             if signal_id in place:
                 served[place[signal_id]] = p
-    return Champion(active.model_id, active.recipe or "", active.proven, served)
+    return ChampionRecord(active.model_id, active.recipe or "", active.proven, served)
 
 
 def demote_if_failing(db: FeatureDatabase, active: RegistryRow, *, train_window_days: int) -> RegistryRow:

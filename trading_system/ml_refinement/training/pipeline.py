@@ -24,7 +24,12 @@ from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
-from trading_system.ml_refinement.training.auxiliary_models import TYPES, Trained, settle_companions, train_companions
+from trading_system.ml_refinement.training.auxiliary_models import (
+    TYPES,
+    AuxiliaryModels,
+    settle_auxiliary_models,
+    train_auxiliary_models,
+)
 from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
@@ -123,7 +128,7 @@ class _Run:
         )
         self.progress("fit", 0, 1)
         serving = {kind: self.db.models.active(kind.value) for kind in TYPES}
-        model, max_hold_us, companions = self._candidates(data, feature_version, serving)
+        model, max_hold_us, auxiliary = self._candidates(data, feature_version, serving)
         evidence = pooled.evidence(data, max_hold_us)
         figures = self._figures(data, pooled, evidence, model)
         model.set_validation(len(pooled.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
@@ -143,15 +148,15 @@ class _Run:
         )
         self.progress("register", 0, 1)
         self.registry.register(model, recipe=recipe, run_id=self.run_id)
-        for companion in companions.companions:
-            self.registry.register(companion.model, run_id=self.run_id)
+        for each in auxiliary.models:
+            self.registry.register(each.model, run_id=self.run_id)
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
-        return self._settle(model, companions, data, verdict, figures | verdict.figures, expected)
+        return self._settle(model, auxiliary, data, verdict, figures | verdict.figures, expected)
 
     def _candidates(
         self, data: Dataset, feature_version: str, serving: Mapping[ModelType, RegistryRow | None]
-    ) -> tuple[SignalQualityModel, int, Trained]:
+    ) -> tuple[SignalQualityModel, int, AuxiliaryModels]:
         """The model of signal quality, the longest holding, and the models beside it."""
         walk = backtest.splitter(data, self.config)
         rows = walk.training_rows(data.entered_us, data.known_us, at_us=int(data.known_us.max()) + 1)
@@ -167,8 +172,8 @@ class _Run:
         entered = data.entered_us[rows]
         model.set_training_period(text_from_us(int(entered.min())), text_from_us(int(entered.max())))
         proven = {kind: row is not None and row.proven for kind, row in serving.items()}
-        companions = train_companions(data, rows, walk, model, proven=proven, clock=self.clock)
-        return model, walk.max_hold_us, companions
+        auxiliary = train_auxiliary_models(data, rows, walk, model, proven=proven, clock=self.clock)
+        return model, walk.max_hold_us, auxiliary
 
     def _figures(
         self, data: Dataset, pooled: backtest.Pooled, evidence: Evidence, model: SignalQualityModel
@@ -203,7 +208,7 @@ class _Run:
     def _settle(
         self,
         model: SignalQualityModel,
-        companions: Trained,
+        auxiliary: AuxiliaryModels,
         data: Dataset,
         verdict: Verdict,
         figures: dict[str, Any],
@@ -212,10 +217,10 @@ class _Run:
         """Activations, ledger and the run's end in one transaction."""
         with self.db.atomic():
             self._still_ours()
-            beside = settle_companions(
-                self.registry, self.db.models, companions, verdict, run_id=self.run_id, expected=expected
+            beside = settle_auxiliary_models(
+                self.registry, self.db.models, auxiliary, verdict, run_id=self.run_id, expected=expected
             )
-            figures = {**figures, "companions": beside}
+            figures = {**figures, "companions": beside}  # what the runs that are stored already call it
             if verdict.serve is Serve.NO:
                 action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
                 self.db.models.note_verdict(

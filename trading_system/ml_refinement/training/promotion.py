@@ -37,7 +37,7 @@ class Serve(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Champion:
+class ChampionRecord:
     """The model that serves. `served` are the probabilities it logged when it served, NaN where it did not, (n,)."""
 
     model_id: str
@@ -66,7 +66,7 @@ def judge(
     evidence: Evidence,
     *,
     recipe: str,
-    champion: Champion | None,
+    champion: ChampionRecord | None,
     recipes_tried: int = 1,
     min_rows: int = 20,
 ) -> Verdict:
@@ -111,7 +111,7 @@ def _skill(evidence: Evidence) -> tuple[Decision, list[str]]:
 
 
 def _against_champion(
-    evidence: Evidence, champion: Champion, rule: str, recipes_tried: int, figures: dict[str, float]
+    evidence: Evidence, champion: ChampionRecord, rule: str, recipes_tried: int, figures: dict[str, float]
 ) -> tuple[Decision, list[str]]:
     both = ~np.isnan(champion.served)
     shared = evidence.rows(both)

@@ -59,7 +59,7 @@ class ServedHistory:
     model_id: StringArray
 
 
-class Scores:
+class PredictionLog:
     """The tables `prediction_log` and `served_scores`."""
 
     def __init__(self, connection: Connection) -> None:
