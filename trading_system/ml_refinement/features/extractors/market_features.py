@@ -143,15 +143,15 @@ class MarketRegimeFeatures(OHLCVExtractor):
         average = row_sum(close[:, -steps:]) / steps
         before, volatility = sample_std(moves[:, -2 * n :].reshape(-1, 2, n), self._first_missing(market)).T
         start = close[:, -n]
-        above, below = np.empty((2, len(market), 7))
-        above[:, 0] = now - average
-        below[:, 0] = average * sample_std(moves[:, -steps:], market.starting(steps)) * math.sqrt(steps)
-        above[:, 1], below[:, 1] = np.add.reduce(moves[:, -n:] > 0, axis=1), n
-        above[:, 2], below[:, 2] = 0, 1
-        above[:, 3], below[:, 3] = volatility, 2 * before
-        self._from_high(market, above[:, 4:6], below[:, 4:6])
-        above[:, 6], below[:, 6] = (now - start) / start, volatility * math.sqrt(n)
-        out = ratio(above, below, self.neutral_values)
+        numerator, denominator = np.empty((2, len(market), 7))
+        numerator[:, 0] = now - average
+        denominator[:, 0] = average * sample_std(moves[:, -steps:], market.starting(steps)) * math.sqrt(steps)
+        numerator[:, 1], denominator[:, 1] = np.add.reduce(moves[:, -n:] > 0, axis=1), n
+        numerator[:, 2], denominator[:, 2] = 0, 1
+        numerator[:, 3], denominator[:, 3] = volatility, 2 * before
+        self._from_high(market, numerator[:, 4:6], denominator[:, 4:6])
+        numerator[:, 6], denominator[:, 6] = (now - start) / start, volatility * math.sqrt(n)
+        out = ratio(numerator, denominator, self.neutral_values)
         return np.minimum(np.maximum(out, -1.0), 1.0)
 
     def _first_missing(self, market: BarsBatch) -> BoolArray | None:
@@ -160,16 +160,16 @@ class MarketRegimeFeatures(OHLCVExtractor):
             return None
         return np.equal(market.lengths[:, None], (2 * self.window, self.window))
 
-    def _from_high(self, market: BarsBatch, above: FloatArray, below: FloatArray) -> None:
+    def _from_high(self, market: BarsBatch, numerator: FloatArray, denominator: FloatArray) -> None:
         """Fill in what the drawdown and the days from the high are ratios of."""
         every = market.history("close")
         if market.shortest < every.shape[1]:
             every = np.where(market.missing(every.shape[1]), -np.inf, every)
         peak = np.maximum.reduce(every, axis=1)
         year = every[:, -self.year_bars :]
-        above[:, 0], below[:, 0] = every[:, -1] - peak, peak
-        above[:, 1] = year.shape[1] - 1 - year.argmax(axis=1)
-        below[:, 1] = np.minimum(market.lengths, self.year_bars)
+        numerator[:, 0], denominator[:, 0] = every[:, -1] - peak, peak
+        numerator[:, 1] = year.shape[1] - 1 - year.argmax(axis=1)
+        denominator[:, 1] = np.minimum(market.lengths, self.year_bars)
 
     def _correlation(self, batch: SignalBatch) -> FloatArray:
         benchmarked = batch.has_benchmark

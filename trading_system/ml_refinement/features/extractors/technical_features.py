@@ -108,35 +108,37 @@ class TrendFeatures(OHLCVExtractor):
         """Values of shape (n_signals, n_features)."""
         bars = batch.bars
         averages = 2 * len(self.lookbacks)
-        above, below = np.empty((2, len(bars), averages + 4))
-        self._averages(bars, above[:, :averages], below[:, :averages])
+        numerator, denominator = np.empty((2, len(bars), averages + 4))
+        self._averages(bars, numerator[:, :averages], denominator[:, :averages])
         close = bars.tail("close", self.slow_bars)
         slow = row_sum(close) / self.slow_bars
-        above[:, averages] = row_sum(close[:, -self.fast_bars :]) / self.fast_bars - slow
-        below[:, averages] = slow
-        above[:, averages + 1], below[:, averages + 1] = _straightness(bars.tail("close", self.line_bars))
+        numerator[:, averages] = row_sum(close[:, -self.fast_bars :]) / self.fast_bars - slow
+        denominator[:, averages] = slow
+        numerator[:, averages + 1], denominator[:, averages + 1] = _straightness(bars.tail("close", self.line_bars))
         high, low = bars.tail("high", self.count_bars), bars.tail("low", self.count_bars)
         counted = np.empty((len(bars), 2, self.count_bars - 1), dtype=bool)
         np.greater(high[:, 1:], high[:, :-1], out=counted[:, 0])
         np.less(low[:, 1:], low[:, :-1], out=counted[:, 1])
-        above[:, averages + 2 :] = np.add.reduce(counted, axis=-1)
-        below[:, averages + 2 :] = self.count_bars - 1
-        out = ratio(above, below)
+        numerator[:, averages + 2 :] = np.add.reduce(counted, axis=-1)
+        denominator[:, averages + 2 :] = self.count_bars - 1
+        out = ratio(numerator, denominator)
         np.minimum(out[:, averages + 1], 1.0, out=out[:, averages + 1])
         return out
 
-    def _averages(self, bars: BarsBatch, above: FloatArray, below: FloatArray) -> None:
+    def _averages(self, bars: BarsBatch, numerator: FloatArray, denominator: FloatArray) -> None:
         """Fill in what the features of the averages are ratios of."""
         close = bars.tail("close", max(self.lookbacks) + self.slope_bars)
         width = close.shape[1]
-        average = below[:, ::2]
+        average = denominator[:, ::2]
         for place, n in enumerate(self.lookbacks):
             np.add.reduce(close[:, width - n :], axis=1, out=average[:, place])
         average /= self._spans
-        np.subtract(close[:, -1:], average, out=above[:, ::2])
+        np.subtract(close[:, -1:], average, out=numerator[:, ::2])
         fives = row_sum(close.take(self._steps, axis=1))
-        np.subtract(fives[:, :1], fives[:, 1:], out=above[:, 1::2])
-        np.multiply(average_true_range(bars, ATR_BARS)[:, None], self.slope_bars * self._spans, out=below[:, 1::2])
+        np.subtract(fives[:, :1], fives[:, 1:], out=numerator[:, 1::2])
+        np.multiply(
+            average_true_range(bars, ATR_BARS)[:, None], self.slope_bars * self._spans, out=denominator[:, 1::2]
+        )
 
 
 class MomentumFeatures(OHLCVExtractor):
@@ -183,18 +185,18 @@ class MomentumFeatures(OHLCVExtractor):
         """Values of shape (n_signals, n_features)."""
         rates = len(self.lookbacks)
         close = batch.bars.tail("close", max(*self.lookbacks, 0, 27) + 1)
-        above, below = np.empty((2, len(batch), rates + 4))
-        below[:, :rates] = close.take([close.shape[1] - 1 - n for n in self.lookbacks], axis=1)
-        np.subtract(close[:, -1:], below[:, :rates], out=above[:, :rates])
+        numerator, denominator = np.empty((2, len(batch), rates + 4))
+        denominator[:, :rates] = close.take([close.shape[1] - 1 - n for n in self.lookbacks], axis=1)
+        np.subtract(close[:, -1:], denominator[:, :rates], out=numerator[:, :rates])
         moves = close[:, -self.rsi_bars :] - close[:, -1 - self.rsi_bars : -1]
         gained, moved = row_sum(np.maximum(moves, 0.0)), row_sum(np.abs(moves))
-        above[:, rates], below[:, rates] = gained, moved
-        above[:, rates + 1], below[:, rates + 1] = 2 * gained - moved, moved
-        below[:, rates + 2 :] = 1.0
-        above[:, rates + 2] = _divergence(close, self.divergence_bars)
+        numerator[:, rates], denominator[:, rates] = gained, moved
+        numerator[:, rates + 1], denominator[:, rates + 1] = 2 * gained - moved, moved
+        denominator[:, rates + 2 :] = 1.0
+        numerator[:, rates + 2] = _divergence(close, self.divergence_bars)
         n = self.acceleration_bars
-        above[:, rates + 3] = _change(close, 1, n) - _change(close, 1 + n, n)
-        return ratio(above, below, self.neutral_values)
+        numerator[:, rates + 3] = _change(close, 1, n) - _change(close, 1 + n, n)
+        return ratio(numerator, denominator, self.neutral_values)
 
 
 class VolatilityFeatures(OHLCVExtractor):
@@ -266,18 +268,18 @@ class VolatilityFeatures(OHLCVExtractor):
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         bars, n = batch.bars, self.window
-        above, below = np.empty((2, len(batch), 6))
+        numerator, denominator = np.empty((2, len(batch), 6))
         close = bars.tail("close", self.year_bars + n)
         spans = bars.tail("high", n) - bars.tail("low", n)
         newest, before = close[:, -1], close[:, -2]
-        above[:, 0], below[:, 0] = average_true_range(bars, ATR_BARS), newest
-        self._against_past(close, bars, above[:, 1:3], below[:, 1:3])
-        above[:, 3], below[:, 3] = spans[:, -1], row_sum(spans) / n
-        above[:, 4], below[:, 4] = bars.tail("open", 1)[:, 0] - before, before
-        above[:, 5], below[:, 5] = spans[:, -1], newest
-        return ratio(above, below, self.neutral_values)
+        numerator[:, 0], denominator[:, 0] = average_true_range(bars, ATR_BARS), newest
+        self._against_past(close, bars, numerator[:, 1:3], denominator[:, 1:3])
+        numerator[:, 3], denominator[:, 3] = spans[:, -1], row_sum(spans) / n
+        numerator[:, 4], denominator[:, 4] = bars.tail("open", 1)[:, 0] - before, before
+        numerator[:, 5], denominator[:, 5] = spans[:, -1], newest
+        return ratio(numerator, denominator, self.neutral_values)
 
-    def _against_past(self, close: FloatArray, bars: BarsBatch, above: FloatArray, below: FloatArray) -> None:
+    def _against_past(self, close: FloatArray, bars: BarsBatch, numerator: FloatArray, denominator: FloatArray) -> None:
         """Fill in what the percentile and the trend of volatility are ratios of."""
         n = self.window
         powers = np.empty((2, len(bars), close.shape[1] - 1))
@@ -288,10 +290,10 @@ class VolatilityFeatures(OHLCVExtractor):
         windows = np.minimum(np.maximum(bars.lengths - n, 1), self.year_bars)
         found = np.add.reduce(~np.isnan(spread), axis=1)  # fewer: a bar is no number, and the value is none either
         lower = np.add.reduce(spread < spread[:, -1:] * (1 - 2 * SAME_SHARE), axis=1)
-        above[:, 0], below[:, 0] = np.where(found == windows, lower, np.nan), windows
+        numerator[:, 0], denominator[:, 0] = np.where(found == windows, lower, np.nan), windows
         two = slice(-n, None, n - 1)
         before, now = np.sqrt(np.where(spread[:, two] <= ROUNDING_SHARE**2 * squares[:, two], 0.0, spread[:, two])).T
-        above[:, 1], below[:, 1] = now - before, before
+        numerator[:, 1], denominator[:, 1] = now - before, before
 
 
 def _straightness(close: FloatArray) -> tuple[FloatArray, FloatArray]:
