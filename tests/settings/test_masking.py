@@ -9,7 +9,7 @@ import pytest
 from loguru import logger
 
 from tests.support.desk import settings_for
-from worker.cli import output as rendering
+from worker.cli import output
 from worker.observability.logging import set_up_logging
 from worker.settings.masking import masker
 
@@ -39,7 +39,7 @@ def test_a_password_is_not_logged_however_it_gets_into_a_message(
 
 
 def test_the_line_a_command_fails_with_shows_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
-    rendering.fail("Redis does not answer: redis://:hunter22@h:1/0 and rediss://a:b@c@h/0 timed out")
+    output.fail("Redis does not answer: redis://:hunter22@h:1/0 and rediss://a:b@c@h/0 timed out")
     assert "hunter22" not in (written := capsys.readouterr().err)
     assert "redis://***@h:1/0" in written
     assert "a:b@c" not in written

@@ -1,36 +1,39 @@
-"""The commands of `refinery dead-letters`: look, replay, discard, edit, export."""
+"""The commands of `refinery dead-letters`: look, replay, edit, discard, export."""
 
 from __future__ import annotations
 
 import getpass
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
 import typer
+from rich.markup import escape
+from rich.table import Table
 
-from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter
-from worker.cli import output as rendering
+from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
+from worker.cli import output
+from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.dead_letters import letter_fields, whole_letter
 from worker.errors import RefineryError
 from worker.installation import open_store, release
-from worker.observability.logging import set_up_logging
 from worker.redis_server.connection import server
-from worker.settings.schema import Settings, load_settings
 
 if TYPE_CHECKING:
     from worker.dead_letters import DeadLetters, ReplayReport
 
+
 letters = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     no_args_is_help=True,
     help="Events that could not be used: look at them, replay them, put them away.",
 )
 
 Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Reason = Annotated[str | None, typer.Option(help="Only this reason code.")]
 Stream = Annotated[str | None, typer.Option(help="Only events of this stream.")]
 Symbol = Annotated[str | None, typer.Option(help="Only events of this symbol.")]
@@ -42,12 +45,6 @@ Every = Annotated[bool, typer.Option("--all", help="All open ones that the filte
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
 StatusChoice = Literal["open", "replayed", "discarded", "any"]
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    set_up_logging(settings)
-    return settings
 
 
 def _letters(store: FeatureDatabase) -> DeadLetters:
@@ -84,38 +81,38 @@ def list_(
     """Dead letters in the order they were dead-lettered, or grouped by how they failed."""
     chosen = None if every or status == "any" else status
     wanted = Filter(reason, stream, symbol, fingerprint, signal, chosen, since, until)
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         if groups:
             _show_groups(store, wanted, limit=limit, json=json)
             return
         rows = store.dead_letters.find(wanted, limit=limit, after_id=after)
         total = store.dead_letters.count(wanted)
     if json:
-        rendering.document([letter_fields(row) for row in rows])
+        output.document([letter_fields(row) for row in rows])
         return
-    rendering.letters(rows)
+    _show_letters(rows)
     if len(rows) < total:
-        rendering.note(f"{len(rows)} of {total}; --limit, --after and --groups show the others")
+        output.note(f"{len(rows)} of {total}; --limit, --after and --groups show the others")
 
 
 def _show_groups(store: FeatureDatabase, wanted: Filter, *, limit: int, json: bool) -> None:
     rows = store.dead_letters.groups(limit, wanted)
     if json:
-        rendering.document([rendering.fields(row) for row in rows])
+        output.document([output.fields(row) for row in rows])
     else:
-        rendering.letter_groups(rows)
+        _show_letter_groups(rows)
 
 
 @letters.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
     """One dead letter: reason, error, traceback, the original bytes, and what was done about it."""
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         row = _one(store, letter_id)
         audit = store.dead_letters.audit(letter_id)
     if json:
-        rendering.document(whole_letter(row) | {"audit": [rendering.fields(entry) for entry in audit]})
+        output.document(whole_letter(row) | {"audit": [output.fields(entry) for entry in audit]})
     else:
-        rendering.letter(row, audit)
+        _show_letter(row, audit)
 
 
 @letters.command()
@@ -146,7 +143,7 @@ def replay(
     from worker.dead_letters import Pace
 
     wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
-    settings = _settings()
+    settings = settings_and_log()
     with ExitStack() as stack:
         store = stack.enter_context(open_store(settings))
         dead = _letters(store)
@@ -164,13 +161,13 @@ def replay(
 def _show_replay(report: ReplayReport, *, json: bool) -> None:
     if json:
         sent = [{"id": number, "entry_id": entry_id} for number, entry_id in report.sent]
-        rendering.document(rendering.fields(report) | {"sent": sent})
+        output.document(output.fields(report) | {"sent": sent})
         return
-    rendering.line(f"{len(report.sent)} replayed: {report.handled} handled so far, {report.died} died again")
+    output.line(f"{len(report.sent)} replayed: {report.handled} handled so far, {report.died} died again")
     if report.skipped:
-        rendering.note(f"{len(report.skipped)} skipped: not open any more, or no bytes to send")
+        output.note(f"{len(report.skipped)} skipped: not open any more, or no bytes to send")
     if report.stopped:
-        rendering.fail(f"stopped: {report.stopped}")
+        output.fail(f"stopped: {report.stopped}")
 
 
 @letters.command()
@@ -196,7 +193,7 @@ def discard(
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--reason")
     wanted = _chosen(ids, every, Filter(code, stream, symbol, fingerprint, signal, "open", since, until))
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         dead = _letters(store)
         rows = list(dead.chosen(ids or [], wanted, limit=limit))
         if dry_run:
@@ -204,9 +201,9 @@ def discard(
             return
         done = dead.discard(rows, because.strip(), actor=getpass.getuser())
     if json:
-        rendering.document({"discarded": done, "skipped": [row.id for row in rows if row.id not in set(done)]})
+        output.document({"discarded": done, "skipped": [row.id for row in rows if row.id not in set(done)]})
     else:
-        rendering.line(f"{len(done)} of {len(rows)} discarded")
+        output.line(f"{len(done)} of {len(rows)} discarded")
 
 
 @letters.command()
@@ -218,14 +215,14 @@ def edit(
     json: Json = False,
 ) -> None:
     """Let a replay send a corrected event. The original stays, and the difference is kept in the audit."""
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         row = _one(store, letter_id)
         changes = _letters(store).edit(row, _edited(row, file), actor=getpass.getuser())
     if json:
-        rendering.document({"id": letter_id, "difference": changes})
+        output.document({"id": letter_id, "difference": changes})
     else:
-        rendering.line(changes)
-        rendering.note(f"`refinery dead-letters replay {letter_id}` sends it")
+        output.line(changes)
+        output.note(f"`refinery dead-letters replay {letter_id}` sends it")
 
 
 def _edited(row: DeadLetterRow, file: Path | None) -> bytes:
@@ -260,11 +257,11 @@ def export(
     """Write dead letters out, whole, one JSON line for each: the bytes are base64, and text where they are text."""
     wanted = Filter(reason, stream, symbol, fingerprint, signal, None if status == "any" else status, since, until)
     count = 0
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         for row in _letters(store).chosen([], wanted, limit=limit):
             file.write(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE))
             count += 1
-    rendering.note(f"{count} dead letters written")
+    output.note(f"{count} dead letters written")
 
 
 def _one(store: FeatureDatabase, letter_id: int) -> DeadLetterRow:
@@ -278,6 +275,37 @@ def _show_would(rows: Any, done: str, *, json: bool) -> None:
     """What a dry run would have acted on; those that are not open would be passed over."""
     ids = [row.id for row in rows if row.status == "open"]
     if json:
-        rendering.document({f"would_be_{done}": ids})
+        output.document({f"would_be_{done}": ids})
     else:
-        rendering.line(f"{len(ids)} would be {done}")
+        output.line(f"{len(ids)} would be {done}")
+
+
+def _show_letters(rows: Sequence[DeadLetterRow]) -> None:
+    """Dead letters, one a line."""
+    table = Table("id", "reason", "signal", "symbol", "first seen", "tries", "error", box=None, header_style="dim")
+    for row in rows:
+        texts = (row.reason, row.signal_id or "", row.symbol or "", row.first_seen[:19], row.attempts, row.error[:100])
+        table.add_row(str(row.id), *(escape(str(text)) for text in texts))
+    output.out().print(table if rows else "no dead letters")
+
+
+def _show_letter_groups(rows: Sequence[DeadLetterGroup]) -> None:
+    """Dead letters that failed alike, the most frequent first."""
+    table = Table("count", "reason", "fingerprint", "first seen", "last seen", "example", box=None, header_style="dim")
+    for row in rows:
+        texts = (f"{row.count:,}", row.reason, row.fingerprint, row.first_seen[:19], row.last_seen[:19])
+        table.add_row(*(escape(text) for text in texts), str(row.example_id))
+    output.out().print(table if rows else "no dead letters")
+
+
+def _show_letter(row: DeadLetterRow, audit: Sequence[AuditEntry]) -> None:
+    """One dead letter with its bytes and its history."""
+    output.pairs(letter_fields(row))
+    if row.traceback:
+        output.out().print(escape(row.traceback))
+    payload = row.payload or b""
+    output.out().print(escape(payload[:4000].decode("utf-8", "backslashreplace")), soft_wrap=True)
+    if len(payload) > 4000:
+        output.note(f"({len(payload):,} bytes in all; --json has them whole)")
+    for entry in audit:
+        output.pairs(asdict(entry))

@@ -11,10 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from worker.cli import output as rendering
+from worker.cli import output
+from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.installation import open_store
-from worker.observability.logging import set_up_logging
-from worker.settings.schema import Settings, load_settings
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
@@ -23,20 +22,13 @@ if TYPE_CHECKING:
     from worker.market_data.missing import MissingBars
 
 features = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     help="What each feature means, and computing stored vectors again when the features have changed.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 #: Of what was not rebuilt, so many are named to a person; `--json` has them all.
 _NAMED = 20
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    set_up_logging(settings)
-    return settings
 
 
 @features.callback(invoke_without_command=True)
@@ -46,13 +38,13 @@ def show(context: typer.Context, json: Json = False) -> None:
         return
     from worker.installation import feature_pipeline  # with numpy, which takes long to load
 
-    pipeline = feature_pipeline(_settings())
+    pipeline = feature_pipeline(settings_and_log())
     if json:
-        rendering.document(_pipeline_fields(pipeline))
+        output.document(_pipeline_fields(pipeline))
         return
     _show_definitions(pipeline.definitions())
     looks = f"looks back {pipeline.lookback_bars} bars"
-    rendering.line(f"{len(pipeline.names)} features, version {pipeline.feature_version}, {looks}")
+    output.line(f"{len(pipeline.names)} features, version {pipeline.feature_version}, {looks}")
 
 
 @features.command("rebuild")
@@ -69,15 +61,15 @@ def rebuild(
     """
     from worker.app import feature_rebuild  # loads the learning stack
 
-    with feature_rebuild(_settings()) as job:
+    with feature_rebuild(settings_and_log()) as job:
         pending = job.pending(force=force)
         if dry_run:
             _tell_pending(pending, json=json)
             return
-        with rendering.progress("rebuilding", unit="vectors", total=sum(pending.values())) as progress:
+        with output.progress("rebuilding", unit="vectors", total=sum(pending.values())) as progress:
             done = job.run(force=force, progress=progress)
     if json:
-        rendering.document(asdict(done))
+        output.document(asdict(done))
     else:
         _tell(done)
 
@@ -90,43 +82,43 @@ def missing(json: Json = False) -> None:
     """
     from worker.market_data.missing import missing_bars
 
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         rows = missing_bars(store)
     if json:
-        rendering.document([rendering.fields(row) for row in rows])
+        output.document([output.fields(row) for row in rows])
     elif rows:
         _show_missing(rows)
     else:
-        rendering.line("no signal waits for bars")
+        output.line("no signal waits for bars")
 
 
 def _show_missing(rows: Sequence[MissingBars]) -> None:
     for row in rows:
         times = f"{row.first[:19]}Z" + (f" to {row.last[:19]}Z" if row.last != row.first else "")
         signals = f"{row.signals:,} signal" + ("s" if row.signals > 1 else "")
-        rendering.line(f"{row.symbol}: {signals} of {times} wait. {row.detail}")
+        output.line(f"{row.symbol}: {signals} of {times} wait. {row.detail}")
 
 
 def _tell_pending(pending: dict[str, int], *, json: bool) -> None:
     if json:
-        rendering.document(pending)
+        output.document(pending)
         return
     for version, count in pending.items():
-        rendering.line(f"{count:,} vectors of {version}")
-    rendering.line(f"{sum(pending.values()):,} to compute")
+        output.line(f"{count:,} vectors of {version}")
+    output.line(f"{sum(pending.values()):,} to compute")
 
 
 def _tell(done: Rebuilt) -> None:
-    rendering.line(f"{done.rebuilt:,} rebuilt as {done.feature_version}, {done.unchanged:,} said so already")
+    output.line(f"{done.rebuilt:,} rebuilt as {done.feature_version}, {done.unchanged:,} said so already")
     if done.overtaken:
-        rendering.line(f"{done.overtaken:,} were changed meanwhile and left alone: run it again for them")
+        output.line(f"{done.overtaken:,} were changed meanwhile and left alone: run it again for them")
     if not done.not_rebuilt:
         return
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in done.obstacles.items())
-    rendering.line(f"{len(done.not_rebuilt):,} stay as they are: {reasons}")
+    output.line(f"{len(done.not_rebuilt):,} stay as they are: {reasons}")
     _show_left(done.not_rebuilt[:_NAMED])
     if len(done.not_rebuilt) > _NAMED:
-        rendering.line(f"... and {len(done.not_rebuilt) - _NAMED:,} more: --json lists them all")
+        output.line(f"... and {len(done.not_rebuilt) - _NAMED:,} more: --json lists them all")
 
 
 def _show_left(left: Sequence[NotRebuilt]) -> None:
@@ -134,7 +126,7 @@ def _show_left(left: Sequence[NotRebuilt]) -> None:
     for one in left:
         texts = (one.signal_id, one.symbol or "", one.timestamp[:19], one.obstacle.value, one.detail)
         table.add_row(*(escape(text) for text in texts))
-    rendering.out().print(table)
+    output.out().print(table)
 
 
 def _show_definitions(definitions: Sequence[FeatureDefinition]) -> None:
@@ -143,7 +135,7 @@ def _show_definitions(definitions: Sequence[FeatureDefinition]) -> None:
         reach = "all" if one.lookback_bars is None else str(one.lookback_bars or "")
         texts = (one.name, one.category, _range(one), f"{one.neutral:g}", reach, one.meaning)
         table.add_row(*(escape(text) for text in texts))
-    rendering.out().print(table)
+    output.out().print(table)
 
 
 def _range(one: FeatureDefinition) -> str:

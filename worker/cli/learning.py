@@ -1,7 +1,8 @@
-"""The commands `refinery evaluate`, `refinery explain` and `refinery tune`: what the scores are worth, and why."""
+"""The commands about learning: `retrain`, `evaluate`, `explain`, `tune`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,25 +15,14 @@ from rich.table import Table
 from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.cli import output as rendering
+from worker.cli import output
+from worker.cli.options import Json, settings_and_log
 from worker.errors import RefineryError
 from worker.installation import open_store
-from worker.observability.logging import set_up_logging
 from worker.settings.schema import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from trading_system.ml_refinement.evaluation.evaluate import Evaluation
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-def add_to(cli: typer.Typer) -> None:
-    """Register the commands."""
-    cli.command()(evaluate)
-    cli.command()(explain)
-    cli.command()(tune)
 
 
 def evaluate(
@@ -63,11 +53,11 @@ def evaluate(
     except OSError as error:
         raise RefineryError(f"{out}: {error.strerror or error}") from error
     if json:
-        rendering.document(_fields(found) | {"html": str(page), "png": str(picture)})
+        output.document(_fields(found) | {"html": str(page), "png": str(picture)})
         return
-    rendering.line(found.words)
+    output.line(found.words)
     _show(found)
-    rendering.line(f"{page} and {picture}")
+    output.line(f"{page} and {picture}")
 
 
 def explain(
@@ -83,27 +73,27 @@ def explain(
     with _learning() as (store, _, _, _):
         found = explained(store, ModelRegistry(model_dir=str(settings.models_dir), db=store), signal_id)
     if json:
-        rendering.document(asdict(found))
+        output.document(asdict(found))
         return
-    rendering.line(
+    output.line(
         f"{found.signal_id} at {found.timestamp}: P(win) {found.score:.3f} by {found.model_id}, "
         f"which knew a base rate of {found.base_rate:.3f}"
     )
     if not found.reproduced:
-        rendering.note("the vector was rebuilt since: what follows is the model's opinion of the vector as it is now")
+        output.note("the vector was rebuilt since: what follows is the model's opinion of the vector as it is now")
     table = Table("feature", "value", "typical", "moved P(win) by", box=None, header_style="dim")
     for move in found.moves[:top]:
         table.add_row(move.name, f"{move.value:.4g}", f"{move.typical:.4g}", f"{move.moved:+.4f}")
-    rendering.out().print(table if found.moves else "no feature moved it: the model serves its base rate")
+    output.out().print(table if found.moves else "no feature moved it: the model serves its base rate")
     earlier = found.earlier
     if earlier.count:
-        rendering.line(
+        output.line(
             f"the {earlier.count} closed signals with the nearest scores before it ({earlier.lowest_score:.3f} to "
             f"{earlier.highest_score:.3f}): {earlier.win_rate:.0%} won, mean {earlier.mean_r:+.2f} R"
         )
     else:
-        rendering.line("no scored signal had closed before it")
-    rendering.line("its own trade has not closed" if found.actual_r is None else f"it ended at {found.actual_r:+.2f} R")
+        output.line("no scored signal had closed before it")
+    output.line("its own trade has not closed" if found.actual_r is None else f"it ended at {found.actual_r:+.2f} R")
 
 
 def tune(
@@ -121,7 +111,7 @@ def tune(
     from trading_system.ml_refinement.training.tuning import tune as search
 
     journal = load_settings().state_dir / "tuning.log"
-    with _learning() as (store, config, names, version), rendering.fraction("tuning", unit="trials") as told:
+    with _learning() as (store, config, names, version), output.fraction("tuning", unit="trials") as told:
         now_us = us_from_text(utc_text(utc_now()))
         data = read_dataset(store, names=names, feature_version=version, now_us=now_us)
         try:
@@ -131,16 +121,16 @@ def tune(
         except ModuleNotFoundError as error:
             raise RefineryError(f"tuning needs {error.name}: install the extra `tuning`") from error
     if json:
-        rendering.document(asdict(found) | {"better": found.better})
+        output.document(asdict(found) | {"better": found.better})
         return
     about = {name: value for name, value in asdict(found).items() if name not in ("best", "window_digest")}
-    rendering.pairs(about)
+    output.pairs(about)
     if not found.better:
-        rendering.line("no setting was better than the one you have: keep it")
+        output.line("no setting was better than the one you have: keep it")
         return
     best = orjson.dumps(found.best).decode()
-    rendering.line("to train with the best from now on, which the gate will judge as a new recipe:")
-    rendering.line(f"REFINERY_ML__TRAINING__HYPERPARAMETERS='{best}'")
+    output.line("to train with the best from now on, which the gate will judge as a new recipe:")
+    output.line(f"REFINERY_ML__TRAINING__HYPERPARAMETERS='{best}'")
 
 
 def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
@@ -148,7 +138,7 @@ def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
 
     with _learning() as (store, config, names, version):
         chosen = config if settings_now else as_last_trained(store, config)
-        with rendering.fraction("walking forward", unit="windows") as told:
+        with output.fraction("walking forward", unit="windows") as told:
             return measured(
                 store, chosen, names=names, feature_version=version, clock=utc_now, cost_r=cost, progress=told
             )
@@ -160,8 +150,7 @@ def _learning() -> Iterator[tuple[FeatureDatabase, MLConfig, tuple[str, ...], st
     from trading_system.ml_refinement.models.errors import LearningError  # loads the learning stack
     from worker.installation import feature_pipeline
 
-    settings = load_settings()
-    set_up_logging(settings)
+    settings = settings_and_log()
     pipeline = feature_pipeline(settings)
     try:
         with open_store(settings) as store:
@@ -186,10 +175,26 @@ def _show(found: Evaluation) -> None:
     table = Table("figure", "walk-forward [95 %]", "without skill", box=None, header_style="dim")
     for row in figure_rows(found):
         table.add_row(*row)
-    rendering.out().print(table)
+    output.out().print(table)
 
 
 def _fields(found: Evaluation) -> dict[str, Any]:
     from worker.report.formatting import plain
 
     return plain(found)
+
+
+def retrain(
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the training to its end.")] = False,
+    json: Json = False,
+) -> None:
+    """Enqueue a retraining now, due or not."""
+    from worker.retraining.requests import retrain_now
+
+    result = retrain_now(settings_and_log(), wait=wait)
+    if json:
+        output.document(result)
+    else:
+        output.pairs(result)
+    if result.get("status") == "failed":
+        raise typer.Exit(1)

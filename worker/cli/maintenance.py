@@ -8,26 +8,10 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import output as rendering
+from worker.cli import output
+from worker.cli.options import Json, settings_and_log
 from worker.installation import release
-from worker.observability.logging import set_up_logging
 from worker.redis_server.connection import server
-from worker.settings.schema import Settings, load_settings
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-def add_to(cli: typer.Typer) -> None:
-    """Add the commands."""
-    cli.command()(backup)
-    cli.command()(restore)
-    cli.command()(prune)
-
-
-def _settings() -> Settings:
-    settings = load_settings()
-    set_up_logging(settings)
-    return settings
 
 
 def backup(
@@ -37,13 +21,13 @@ def backup(
     """Copy store, archive and models as of now; everything goes on running meanwhile."""
     from worker.maintenance import backup as backups
 
-    done = backups.back_up(_settings(), target, release=release(), now=datetime.now(UTC))
+    done = backups.back_up(settings_and_log(), target, release=release(), now=datetime.now(UTC))
     if json:
-        rendering.document(rendering.fields(done) | {"directory": str(done.directory)})
+        output.document(output.fields(done) | {"directory": str(done.directory)})
         return
-    rendering.line(f"{done.signals:,} signals, {done.files} files, {done.size_bytes / 1e6:,.1f} MB in {done.directory}")
+    output.line(f"{done.signals:,} signals, {done.files} files, {done.size_bytes / 1e6:,.1f} MB in {done.directory}")
     if done.missing_models:
-        rendering.note(f"without the files of {', '.join(done.missing_models)}, which were gone or altered already")
+        output.note(f"without the files of {', '.join(done.missing_models)}, which were gone or altered already")
 
 
 def restore(
@@ -60,20 +44,20 @@ def restore(
     """
     from worker.maintenance import backup as backups
 
-    settings = _settings()
+    settings = settings_and_log()
     done = backups.restore(settings, source, now=datetime.now(UTC))
     if reread:
         with server(settings) as client:
             backups.reread(client, settings)
     if json:
         replaced = None if done.replaced is None else str(done.replaced)
-        rendering.document(rendering.fields(done) | {"replaced": replaced, "reread": reread})
+        output.document(output.fields(done) | {"replaced": replaced, "reread": reread})
         return
     if done.resumed:
-        rendering.note("an interrupted restore was finished; run it again to restore another backup")
-    rendering.line(f"restored the backup of {done.created_at}: {done.files} files")
+        output.note("an interrupted restore was finished; run it again to restore another backup")
+    output.line(f"restored the backup of {done.created_at}: {done.files} files")
     if done.replaced is not None:
-        rendering.note(f"what was there before is in {done.replaced}")
+        output.note(f"what was there before is in {done.replaced}")
 
 
 def prune(
@@ -95,13 +79,13 @@ def prune(
     """
     from worker.maintenance import prune as pruning
 
-    settings = _settings()
+    settings = settings_and_log()
     days = pruning.Days(dead_letters, predictions, events or settings.archive.retention_days)
     done = pruning.prune(settings, days, now=datetime.now(UTC), dry_run=dry_run)
     if json:
-        rendering.document(rendering.fields(done) | {"dry_run": dry_run})
+        output.document(output.fields(done) | {"dry_run": dry_run})
     else:
         word = "would be dropped" if dry_run else "dropped"
-        rendering.line(
+        output.line(
             f"{word}: {done.dead_letters:,} dead letters, {done.predictions:,} predictions, {done.events:,} events"
         )

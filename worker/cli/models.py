@@ -2,50 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import FeatureDatabase, Promotion
+from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow
 from trading_system.ml_refinement.storage.tables.models import ROLLED_BACK
-from worker.cli import output as rendering
+from worker.cli import output
+from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.errors import RefineryError
 from worker.installation import open_store
-from worker.observability.logging import set_up_logging
-from worker.settings.schema import Settings, load_settings
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.models import ModelRegistry
 
+
 models = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     no_args_is_help=True,
     help="The registry of models: what was trained, what serves, and why.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Kind = Annotated[ModelType, typer.Option("--type", help="What the models predict.")]
 _QUALITY = ModelType.SIGNAL_QUALITY
 #: Of these validation figures the smallest is the best.
 _SMALLER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error"})
 
 
-def _settings() -> Settings:
-    settings = load_settings()
-    set_up_logging(settings)
-    return settings
-
-
 def _open(stack: ExitStack) -> tuple[FeatureDatabase, ModelRegistry]:
     """The store and the models' files, for those who need both."""
     from trading_system.ml_refinement.models import ModelRegistry  # loads the learning stack
 
-    settings = _settings()
+    settings = settings_and_log()
     store = stack.enter_context(open_store(settings))
     return store, ModelRegistry(model_dir=str(settings.models_dir), db=store)
 
@@ -55,26 +49,26 @@ def show_all(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, json: Json = False
 ) -> None:
     """The newest models of a type."""
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         rows = store.models.history(kind, limit=limit)
     if json:
-        rendering.document([rendering.model_fields(row) for row in rows])
+        output.document([_model_fields(row) for row in rows])
     else:
-        rendering.models(rows)
+        _show_models(rows)
 
 
 @models.command("show")
 def show(model_id: str, json: Json = False) -> None:
     """One model: its training, figures, features, and why it serves or not."""
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         row = store.models.get(model_id)
         if row is None:
             raise _unknown(model_id)
         ledger = [entry for entry in store.models.promotions(limit=1000) if entry.model_id == model_id]
     if json:
-        rendering.document(rendering.model_fields(row) | {"promotions": [rendering.fields(e) for e in ledger]})
+        output.document(_model_fields(row) | {"promotions": [output.fields(e) for e in ledger]})
     else:
-        rendering.model(row, ledger)
+        _show_model(row, ledger)
 
 
 @models.command("compare")
@@ -103,36 +97,36 @@ def compare(
     if metric in _SMALLER_IS_BETTER:
         rows.sort(key=lambda row: (row["metric"] is None, row["metric"] or 0.0))
     if json:
-        rendering.document({"metric": metric, "models": rows})
+        output.document({"metric": metric, "models": rows})
         return
     table = Table("", Column("model", no_wrap=True), "created", metric.replace("_", " "), box=None, header_style="dim")
     for row in rows:
         figure = "-" if row["metric"] is None else f"{row['metric']:.4f}"
         table.add_row("●" if row["is_active"] else "", row["model_id"], row["created_at"][:19], figure)
-    rendering.out().print(table if rows else "no models yet")
+    output.out().print(table if rows else "no models yet")
 
 
 def _compare_two(first: str, second: str, *, json: bool) -> None:
     from trading_system.ml_refinement.evaluation.comparison import compare_logged
 
-    settings = _settings()
+    settings = settings_and_log()
     with open_store(settings) as store:
         for model_id in (first, second):
             if store.models.get(model_id) is None:
                 raise _unknown(model_id)
         found = compare_logged(store, first, second, train_window_days=settings.ml.training.train_window_days)
     if json:
-        rendering.document(asdict(found) | {"words": found.words})
+        output.document(asdict(found) | {"words": found.words})
         return
     if found.rows:
         table = Table("model", "signals", "log loss", "AUC", "lift, R", box=None, header_style="dim")
         for place, name in enumerate((first, second)):
             figures = (found.log_loss[place], found.auc[place], found.lift[place])
             table.add_row(name, f"{found.rows:,}", *(f"{figure:.4f}" for figure in figures))
-        rendering.out().print(table)
+        output.out().print(table)
         spread = f"[{found.margin_low:+.4f}, {found.margin_high:+.4f}]"
-        rendering.line(f"log loss of the first less that of the second: {found.margin:+.4f} {spread}")
-    rendering.line(found.words)
+        output.line(f"log loss of the first less that of the second: {found.margin:+.4f} {spread}")
+    output.line(found.words)
 
 
 @models.command("activate")
@@ -151,7 +145,7 @@ def activate(
             raise RefineryError(f"{model_id} was not activated: {error}") from error
     if not done:
         raise _unknown(model_id)
-    rendering.line(f"{model_id} serves from the next batch on")
+    output.line(f"{model_id} serves from the next batch on")
 
 
 @models.command("rollback")
@@ -171,9 +165,9 @@ def rollback(
         except ModelFileRefused as error:
             raise RefineryError(f"nothing was changed: {error}") from error
     if json:
-        rendering.document({"rolled_back": before, "serves": now})
+        output.document({"rolled_back": before, "serves": now})
     else:
-        rendering.line(f"{now} serves from the next batch on, in the place of {before}")
+        output.line(f"{now} serves from the next batch on, in the place of {before}")
 
 
 @models.command("history")
@@ -181,16 +175,16 @@ def history(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20, json: Json = False
 ) -> None:
     """The ledger: every promotion, refusal, demotion and rollback with its reason, newest first."""
-    with open_store(_settings()) as store:
+    with open_store(settings_and_log()) as store:
         entries = store.models.promotions(limit, kind)
     if json:
-        rendering.document([asdict(entry) for entry in entries])
+        output.document([asdict(entry) for entry in entries])
         return
     table = Table("at", "what", Column("model", no_wrap=True), "as", "why", box=None, header_style="dim")
     for entry in entries:
         served_as = ("proven" if entry.proven else "provisional") if entry.action == "activate" else ""
         table.add_row(entry.at[:19], _action(entry), entry.model_id or "", served_as, escape(entry.reason))
-    rendering.out().print(table if entries else "the ledger is empty")
+    output.out().print(table if entries else "the ledger is empty")
 
 
 def _action(entry: Promotion) -> str:
@@ -199,3 +193,53 @@ def _action(entry: Promotion) -> str:
 
 def _unknown(model_id: str) -> RefineryError:
     return RefineryError(f"there is no model {model_id}; `refinery models list` shows those there are")
+
+
+def _model_fields(row: RegistryRow) -> dict[str, Any]:
+    """A registry row as plain values."""
+    return asdict(row.metadata) | {
+        "model_path": row.model_path,
+        "artefact_sha256": row.artefact_sha256,
+        "feature_version": row.feature_version,
+        "recipe": row.recipe,
+        "run_id": row.run_id,
+        "proven": row.proven,
+        "retired_at": row.retired_at,
+    }
+
+
+def _show_models(rows: Sequence[RegistryRow]) -> None:
+    """Models, one a line."""
+    model = Column("model", overflow="fold", no_wrap=True)
+    table = Table("", model, "created", "recipe", "rows", "log loss", "AUC", box=None, header_style="dim")
+    for row in rows:
+        mark = ("●" if row.proven else "○") if row.is_active else " "
+        about, figures = row.metadata, row.metadata.validation_metrics
+        table.add_row(
+            mark,
+            row.model_id,
+            about.created_at[:19],
+            row.recipe or "",
+            f"{about.train_samples or 0:,}",
+            _figure(figures.get("log_loss")),
+            _figure(figures.get("auc")),
+        )
+    output.out().print(table if rows else "no models yet")
+    if rows:
+        output.out().print("[dim]● serves, proven   ○ serves, provisional[/]")
+
+
+def _show_model(row: RegistryRow, promotions: Sequence[Promotion]) -> None:
+    """One model, with what the ledger says of it."""
+    shown = {name: value for name, value in _model_fields(row).items() if not isinstance(value, (dict, list))}
+    figures = sorted(row.metadata.validation_metrics.items())
+    output.pairs(shown | {f"validation {name}": _figure(value) for name, value in figures})
+    used = [item for item in row.metadata.feature_importance.items() if item[1] > 0]
+    top = sorted(used, key=lambda item: -item[1])[:10]
+    output.pairs({f"importance {name}": _figure(value) for name, value in top})
+    for entry in promotions:
+        output.pairs(asdict(entry))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,74 @@
+"""The commands that run processes until they are stopped: `up`, `worker`, `trainer`, `console`, `demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from worker.cli import output
+from worker.cli.options import Json, settings_and_log
+from worker.errors import ConfigurationError
+from worker.redis_server.connection import server_url
+
+
+def up() -> None:
+    """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
+    from worker.run.up import run_up
+
+    run_up(settings_and_log())
+
+
+def worker(
+    slot: Annotated[
+        int | None, typer.Option(help="Which of several workers on this machine this one is; else the first free one.")
+    ] = None,
+    processes_: Annotated[
+        int, typer.Option("--processes", min=1, max=64, help="So many workers that share the load.")
+    ] = 1,
+) -> None:
+    """Handle events until stopped: features, scores, labels."""
+    if processes_ > 1 and slot is not None:
+        raise typer.BadParameter("goes with a single process", param_hint="--slot")
+    settings = settings_and_log() if slot is None else settings_and_log(consumer_slot=slot)
+    if processes_ > 1:
+        from worker.run.up import run_workers
+
+        run_workers(settings, processes_)
+    else:
+        from worker.run.worker import run_worker
+
+        run_worker(settings)
+
+
+def trainer() -> None:
+    """Run retraining jobs until stopped."""
+    from worker.run.trainer import run_trainer
+
+    run_trainer(settings_and_log())
+
+
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="End when the replay has been drained.")] = False,
+    json: Json = False,
+    until: Annotated[str | None, typer.Option(help="Replay up to this day only, as 2006-12-31.")] = None,
+) -> None:
+    """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining."""
+    from worker.demo import run as replay  # the demo's data packages are an extra
+
+    report = (lambda summary: output.document(summary.to_json())) if json else replay.show
+    replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report)
+
+
+def console() -> None:
+    """Serve the console until stopped: pages for ops, and the RQ dashboard under them.
+
+    REFINERY_CONSOLE_PORT=8800 refinery console
+    """
+    settings = settings_and_log()
+    try:
+        from worker.console.application import run_console  # its packages are an extra
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error.name} is missing: pip install 'signal-refinery[console]'") from error
+    with server_url(settings) as url:
+        run_console(settings, url)

@@ -1,0 +1,130 @@
+"""The commands that say how an installation is: `status` and `doctor`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from worker.cli import output
+from worker.cli.options import Json, settings_and_log
+from worker.errors import ConfigurationError
+from worker.installation import open_store
+from worker.observability.logging import set_up_logging
+from worker.redis_server.connection import server_if_there
+from worker.settings.schema import load_settings
+
+if TYPE_CHECKING:
+    from worker.observability.doctor import Finding
+    from worker.observability.status import Monitoring, Status
+
+
+_COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+
+
+def status(json: Json = False) -> None:
+    """Streams, labels, dead letters, champion and last training."""
+    from worker.observability.status import read_status
+
+    settings = settings_and_log()
+    with ExitStack() as stack:
+        client = stack.enter_context(server_if_there(settings))
+        store = stack.enter_context(open_store(settings))
+        state = read_status(settings, store, client)
+    if json:
+        output.document(state.to_json())
+    else:
+        _show_status(state)
+
+
+def _show_status(state: Status) -> None:
+    """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
+    output.out().print(_sentence(state))
+    streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
+    for stream in state.streams:
+        lag = "unknown" if stream.lag is None else f"{stream.lag:,}"
+        streams.add_row(stream.name, f"{stream.length:,}", f"{stream.pending:,}", lag)
+    if state.streams:
+        output.out().print(streams)
+    last = state.last_training
+    output.pairs(
+        {
+            "redis": state.redis,
+            "signals": f"{state.signals:,} stored, {state.predictions:,} predictions, {state.incomplete:,} incomplete",
+            "outcomes": f"{state.outcomes:,} stored, {state.waiting_outcomes:,} wait for their signal",
+            "labels": f"{state.labelled:,}, newest {state.newest_label_at or 'none yet'}",
+            "new labels": f"{state.new_labels:,} of {state.labels_for_retraining:,} for the next training",
+            "champion": _champion(state),
+            "last training": "none yet"
+            if last is None
+            else f"{last.status} at {last.completed_at or last.started_at}: {last.reason or last.verdict or 'in hand'}",
+            "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
+            "monitoring": _monitoring(state.monitoring),
+        }
+    )
+    for alarm in state.monitoring.alarms if state.monitoring else ():
+        output.out().print(f"[yellow]![/] {escape(alarm['name'].replace('_', ' '))}: {escape(alarm['why'])}")
+
+
+def _monitoring(found: Monitoring | None) -> str:
+    if found is None:
+        return "has not looked yet"
+    drift = f"{found.features_drifted} of {found.features} features drifted" if found.features else "too few rows yet"
+    asked = f", asked for {found.requested}" if found.requested else ""
+    return f"{len(found.alarms)} alarms, {drift}, looked at {found.at[:19]}{asked}"
+
+
+def _sentence(state: Status) -> str:
+    if state.pending is None:
+        return "[bold red]Redis does not answer.[/] What is shown below is what the store holds."
+    if state.dead_letters:
+        return f"[bold yellow]{state.dead_letters} events wait in the dead letters.[/] `refinery dead-letters list`"
+    if state.champion is None:
+        return "[bold]No model serves yet:[/] scores say cold_start until the first training."
+    if not state.champion_fits:
+        changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
+        return f"{changed} `refinery features rebuild`, then `refinery retrain`."
+    return "[bold green]Running.[/] " + ("The champion is proven." if state.proven else "The champion is provisional.")
+
+
+def _champion(state: Status) -> str:
+    if state.champion is None:
+        return "none yet"
+    return f"{state.champion} ({'proven' if state.proven else 'provisional'}) since {state.champion_since}"
+
+
+def doctor(json: Json = False) -> None:
+    """Check settings, Redis, disk, store, models and market data, and say what is wrong. Changes nothing.
+
+    Exit code 1 when something is bad, 0 when there are warnings only.
+    """
+    from worker.observability import doctor as examination
+
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        findings = [
+            examination.Finding("settings", "bad", str(error), "correct the variable; docs/settings.md lists all")
+        ]
+    else:
+        set_up_logging(settings)
+        findings = examination.examine(settings)
+    if json:
+        output.document([asdict(finding) for finding in findings])
+    else:
+        _show_findings(findings)
+    if any(finding.verdict == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show_findings(findings: list[Finding]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        colour = _COLOURS[finding.verdict]
+        advice = f"\n[dim]→ {escape(finding.advice)}[/]" if finding.advice else ""
+        table.add_row(f"[{colour}]{finding.verdict}[/]", finding.part, escape(finding.says) + advice)
+    output.out().print(table)
