@@ -17,6 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
+from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from worker import app
 from worker.installation import open_store
 from worker.observability import metrics
@@ -198,3 +200,13 @@ def test_every_metric_of_a_rule_exists_and_every_documented_alert_is_a_rule(tmp_
         for line in re.findall(r"^#+ (.*)$", (ROOT / "docs" / "operations.md").read_text(), re.M)
     }
     assert {rule["annotations"]["runbook"].removeprefix("docs/operations.md") for rule in rules} <= headings
+
+
+def test_the_limits_of_the_rules_are_those_of_the_code() -> None:
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    conditions = {rule["alert"]: rule["expr"] for rule in rules if "alert" in rule}
+    drifted, features = "refinery_drift_features_drifted", "refinery_drift_features"
+    assert conditions["RefineryDrift"] == f"{drifted} > {DRIFTED_SHARE} * {features}"
+    assert (
+        conditions["RefineryOutOfDistribution"] == f"refinery_out_of_distribution_ratio > {OUT_OF_DISTRIBUTION_SHARE}"
+    )
