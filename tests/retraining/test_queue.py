@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,7 +29,7 @@ from worker.retraining.policy import RetrainReason, RetrainRule, due
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_samples=20, frequency_days=7)
+RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_labels=20, frequency_days=7)
 
 ASK = """
 import sys
@@ -70,12 +71,12 @@ class Bomb:
 def test_a_training_is_due_by_new_labels_or_by_time_and_never_without_enough(
     labels: int, history: TrainingHistory, now: datetime, expected: RetrainReason | None
 ) -> None:
-    assert due(RULE, history, labels_total=labels, now=now) is expected
+    assert due(RULE, replace(history, labels_total=labels), now=now) is expected
 
 
 def test_nothing_is_due_where_learning_is_off() -> None:
-    off = RetrainRule(enabled=False, min_training_samples=1, min_new_samples=1, frequency_days=1)
-    assert due(off, TrainingHistory(), labels_total=1000, now=NOW) is None
+    off = RetrainRule(enabled=False, min_training_samples=1, min_new_labels=1, frequency_days=1)
+    assert due(off, TrainingHistory(labels_total=1000), now=NOW) is None
 
 
 @pytest.fixture

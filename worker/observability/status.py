@@ -98,7 +98,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         incomplete=counts.incomplete,
         duplicates=counts.duplicates,
         dead_letters=counts.dead_letters_open,
-        new_labels=counts.labels_total - training_history(store, ModelType.SIGNAL_QUALITY).label_watermark,
+        new_labels=training_history(store, ModelType.SIGNAL_QUALITY).new_labels,
         labels_for_retraining=settings.ml.min_new_samples_for_retrain,
         newest_label_at=counts.newest_label,
         champion=champion.model_id if champion else None,

@@ -29,17 +29,25 @@ class TrainingHistory:
     label_watermark: int = 0
     #: When the last training that counts began; None when there is none.
     last_started_at: datetime | None = None
+    #: `labels_total` now.
+    labels_total: int = 0
+
+    @property
+    def new_labels(self) -> int:
+        """Labels since the last training that counts."""
+        return self.labels_total - self.label_watermark
 
 
 def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory:
     """What `due` has to know, from the store."""
+    labels_total = store.counts().labels_total
     newest = store.runs.last(model_type)
     if newest is None:
-        return TrainingHistory()
+        return TrainingHistory(labels_total=labels_total)
     counts = newest if not _was_killed(newest) else _last_that_counts(store, model_type)
     if counts is None:
-        return TrainingHistory(newest=newest.token)
-    return TrainingHistory(newest.token, counts.label_watermark, _instant(counts.started_at))
+        return TrainingHistory(newest=newest.token, labels_total=labels_total)
+    return TrainingHistory(newest.token, counts.label_watermark, _instant(counts.started_at), labels_total)
 
 
 def _was_killed(run: TrainingRun) -> bool:

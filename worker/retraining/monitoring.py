@@ -58,7 +58,7 @@ def _ask(settings: Settings, store: FeatureDatabase, client: redis.Redis, report
     allowed = settings.ml.enabled and may_request(
         requested=[datetime.fromisoformat(at) for at in reports.requests_since(utc_text(now - timedelta(days=1)))],
         last_training=history.last_started_at,
-        new_labels=store.counts().labels_total - history.label_watermark,
+        new_labels=history.new_labels,
         min_new_labels=settings.ml.min_new_samples_for_retrain,
         now=now,
     )

@@ -24,20 +24,19 @@ class RetrainRule:
 
     enabled: bool
     min_training_samples: int
-    min_new_samples: int
+    min_new_labels: int
     frequency_days: int
 
 
-def due(rule: RetrainRule, history: TrainingHistory, *, labels_total: int, now: datetime) -> RetrainReason | None:
+def due(rule: RetrainRule, history: TrainingHistory, *, now: datetime) -> RetrainReason | None:
     """Whether a training is due, and why.
 
-    It needs `min_training_samples` labels in all, and beyond that either `min_new_samples` labels since the last
+    It needs `min_training_samples` labels in all, and beyond that either `min_new_labels` labels since the last
     training, or one new label and `frequency_days` since the last training. A clock that runs back makes nothing due.
     """
-    new = labels_total - history.label_watermark
-    if not rule.enabled or labels_total < rule.min_training_samples or new < 1:
+    if not rule.enabled or history.labels_total < rule.min_training_samples or history.new_labels < 1:
         return None
-    if new >= rule.min_new_samples:
+    if history.new_labels >= rule.min_new_labels:
         return RetrainReason.NEW_LABELS
     last = history.last_started_at
     if last is not None and now - last >= timedelta(days=rule.frequency_days):

@@ -53,11 +53,11 @@ def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason |
     rule = RetrainRule(
         enabled=ml.enabled,
         min_training_samples=ml.training.min_training_samples,
-        min_new_samples=ml.min_new_samples_for_retrain,
+        min_new_labels=ml.min_new_samples_for_retrain,
         frequency_days=ml.retrain_frequency_days,
     )
     history = training_history(store, ModelType.SIGNAL_QUALITY)
-    return due(rule, history, labels_total=store.counts().labels_total, now=utc_now())
+    return due(rule, history, now=utc_now())
 
 
 def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:
