@@ -65,7 +65,7 @@ def test_a_replay_that_was_sent_and_never_marked_is_marked_by_the_worker(worker:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
     supply_bars(worker)
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))  # killed after this
     worker.drain()
     assert worker.store.counts().signals == 1
@@ -80,11 +80,11 @@ def test_a_replay_that_was_sent_and_never_marked_is_marked_by_the_worker(worker:
 def test_the_same_replay_sent_three_times_has_one_effect(worker: Desk, valkey: redis.Redis) -> None:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     for _ in range(3):
         append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))
     worker.drain()
-    died_again = worker.store.dead_letters.list()
+    died_again = worker.store.dead_letters.find()
     assert [row.replay_of for row in died_again] == [letter.id]  # once, though it was sent three times
     assert worker.store.counts().duplicates == 2
     everything_received_is_settled_once(worker, valkey)
@@ -107,7 +107,7 @@ def test_many_who_replay_everything_at_once_replay_each_event_once(worker: Desk,
     worker.drain()
     counts = worker.store.counts()
     assert (counts.signals, counts.dead_letters_open) == (12, 0)
-    assert all(row.replays == 1 for row in worker.store.dead_letters.list(status=None))
+    assert all(row.replays == 1 for row in worker.store.dead_letters.find(Filter(status=None)))
     everything_received_is_settled_once(worker, valkey)
 
 
@@ -149,7 +149,7 @@ def test_a_replay_killed_half_way_is_finished_by_the_next_one(worker: Desk, valk
 def test_an_entry_that_only_claims_to_be_a_replay_is_an_event_like_any_other(worker: Desk, valkey: redis.Redis) -> None:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
-    [letter] = worker.store.dead_letters.list()
+    [letter] = worker.store.dead_letters.find()
     for text in (
         f"{letter.id}/1",
         f"{letter.id}/9",
@@ -210,7 +210,7 @@ def test_an_edit_keeps_the_original_and_the_difference_and_the_replay_sends_it(
     bad = signal(1, technical_score=75.0)
     send(valkey, SIGNALS, bad)
     worker.drain()
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     corrected = json.dumps(bad | {"technical_score": 7.5}).encode()
     letters_of(worker).edit(letter, corrected, actor="ops")
     edited = worker.store.dead_letters.get(letter.id)
@@ -235,7 +235,7 @@ def test_an_edit_keeps_the_original_and_the_difference_and_the_replay_sends_it(
 def test_what_is_discarded_stays_and_is_not_replayed(worker: Desk, valkey: redis.Redis) -> None:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
-    rows = worker.store.dead_letters.list()
+    rows = worker.store.dead_letters.find()
     assert letters_of(worker).discard(rows, "a test event", actor="ops") == [rows[0].id]
     assert letters_of(worker).discard(rows, "again", actor="ops") == []
     assert replay(worker, rows[0].id).skipped == [rows[0].id]
@@ -248,14 +248,14 @@ def test_a_dead_letter_delivered_again_stays_what_it_is(worker: Desk, valkey: re
     for number in (1, 2):
         send(valkey, SIGNALS, without_bars(number, timestamp="2024-03-01T21:00:00Z"))
     worker.drain()
-    first, second = worker.store.dead_letters.list()
+    first, second = worker.store.dead_letters.find()
     letters_of(worker).discard([second], "not wanted", actor="ops")
     supply_bars(worker)
     valkey.xgroup_destroy(SIGNALS, "ml-refinement")
     worker.drain()
     worker.drain()
     assert worker.store.counts().signals == 0
-    assert [row.id for row in worker.store.dead_letters.list()] == [first.id]
+    assert [row.id for row in worker.store.dead_letters.find()] == [first.id]
     everything_received_is_settled_once(worker, valkey)
 
 
@@ -264,13 +264,13 @@ def test_an_id_that_a_server_gives_out_twice_costs_no_event(worker: Desk, valkey
         valkey.delete(SIGNALS)
         valkey.xadd(SIGNALS, {"data": data}, id="5-1")
         worker.drain()
-    assert [row.payload for row in worker.store.dead_letters.list(payloads=True)] == [b"one", b"other"]
+    assert [row.payload for row in worker.store.dead_letters.find(payloads=True)] == [b"one", b"other"]
 
 
 def test_the_audit_cannot_be_changed(worker: Desk, valkey: redis.Redis) -> None:
     send(valkey, SIGNALS, without_bars(1))
     worker.drain()
-    [letter] = worker.store.dead_letters.list()
+    [letter] = worker.store.dead_letters.find()
     letters_of(worker).discard([letter], "x", actor="ops")
     for sql in ("DELETE FROM dead_letter_audit", "UPDATE dead_letter_audit SET actor = 'nobody'"):
         with pytest.raises(StoreError, match="append-only"):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
-from trading_system.ml_refinement.storage import FeatureDatabase, PredictionRow
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter, PredictionRow
 from worker.cli.main import cli
 from worker.maintenance.prune import Days, prune
 from worker.settings.schema import Settings
@@ -150,7 +150,7 @@ def test_only_what_is_old_and_dealt_with_is_pruned(run: Run, settings: Settings,
     pruned = prune(settings, days, now=later)
     assert (pruned.dead_letters, pruned.events) == (1, counted.events)
     with FeatureDatabase(settings.store_path) as store:
-        assert [row.id for row in store.dead_letters.list(status=None)] == [1, 3]
+        assert [row.id for row in store.dead_letters.find(Filter(status=None))] == [1, 3]
         assert [entry.action for entry in store.dead_letters.audit(2)] == ["discarded", "pruned"]
         left = store.connection.query("SELECT signal_id, model_id FROM prediction_log ORDER BY 1, 2")
         # What serves, and what still waits for its trade.

@@ -11,7 +11,7 @@ import pytest
 from tests.support.console_installation import CHROMIUM, DRIVER, Place
 from tests.support.desk import desk
 from tests.support.events import SIGNALS, bars
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is missing")
 
@@ -52,7 +52,7 @@ def shows(browser: Any, words: str, within_s: float = 15) -> bool:
 
 def letters(place: Place, **wanted: Any) -> list[Any]:
     with FeatureDatabase(place.settings.store_path, read_only=True) as store:
-        return store.dead_letters.list(status=None, payloads=True, **wanted)
+        return store.dead_letters.find(Filter(status=None, **wanted), payloads=True)
 
 
 def every_path(place: Place) -> list[str]:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from tests.support.console_installation import EVIL, Place
 from tests.support.desk import settings_for
 from tests.support.events import SIGNALS
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 from worker.console.application import create_app
 from worker.console.jobs import escaped
 from worker.errors import ConfigurationError
@@ -25,7 +25,7 @@ OPERATOR, VIEWER = "correct horse battery", "just looking around"
 
 def every_page(place: Place) -> list[str]:
     store = FeatureDatabase(place.settings.store_path, read_only=True)
-    numbers = [row.id for row in store.dead_letters.list(status=None)]
+    numbers = [row.id for row in store.dead_letters.find(Filter(status=None))]
     store.close()
     return [
         "/", "/dead-letters", "/dead-letters?status=any", "/models", "/signals", "/signals?symbol=ACME",
@@ -240,7 +240,7 @@ def test_an_export_has_the_bytes_of_every_chosen_dead_letter(client: FlaskClient
 
 def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, place: Place) -> None:
     store = FeatureDatabase(place.settings.store_path, read_only=True)
-    number = store.dead_letters.list(reason="lookahead")[0].id
+    number = store.dead_letters.find(Filter(reason="lookahead"))[0].id
     store.close()
     answer = post(client, f"/dead-letters/{number}/edit", {"csrf_token": form_token(client), "payload": "{oops"})
     assert answer.status_code == 400

@@ -78,7 +78,7 @@ def test_the_same_identity_with_other_content_is_dead_lettered_and_the_first_sta
     send(valkey, TRADES, outcome(1, 1.0))
     send(valkey, TRADES, outcome(1, 2.0))
     worker.drain()
-    letters = worker.store.dead_letters.list()
+    letters = worker.store.dead_letters.find()
     assert sorted(letter.reason for letter in letters) == ["identity_conflict", "outcome_conflict"]
     vector = worker.store.get_feature_vector("s-1")
     assert vector is not None
@@ -104,7 +104,7 @@ def test_a_trade_that_closed_before_its_signal_is_dead_lettered_whichever_came_f
     for stream in sorted(events, key=lambda name: name != first):
         send(valkey, stream, events[stream])
         worker.drain()
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     assert letter.reason == "closed_before_signal"
     assert letter.payload == orjson.dumps(events[TRADES])
     assert worker.store.counts().labelled == 0
@@ -128,7 +128,7 @@ def test_without_an_archive_too_an_outcome_that_waited_and_is_refused_keeps_its_
     worker.drain()
     send(valkey, SIGNALS, signal(1))
     worker.drain()
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     assert (letter.reason, letter.entry_id) == ("closed_before_signal", entry_id)
     assert letter.payload == EARLY_BYTES
     assert not worker.settings.archive_path.exists()
@@ -146,7 +146,7 @@ def test_without_an_archive_too_an_outcome_that_waited_and_was_refused_is_known_
     worker.consumer._own_due = 0.0
     again = worker.drain()
     assert (again.dead_lettered, worker.store.counts().dead_letters) == (0, 1)
-    assert [letter.attempts for letter in worker.store.dead_letters.list()] == [1]
+    assert [letter.attempts for letter in worker.store.dead_letters.find()] == [1]
     assert pending(valkey) == 0
 
 
@@ -173,7 +173,7 @@ def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_dead_lettere
     worker.store.outcomes.record([OutcomeRow("s-1", 0, "2024-02-01T00:00:00.000000Z", 1.5)])
     send(valkey, SIGNALS, signal(1))
     worker.drain()
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     assert letter.reason == "closed_before_signal"
     assert orjson.loads(letter.payload or b"")["r_multiple"] == 1.5
 
@@ -186,7 +186,7 @@ def test_a_bad_event_is_dead_lettered_with_its_bytes_and_its_neighbours_go_on(
     send(valkey, SIGNALS, signal(3))
     handled = worker.drain()
     assert (handled.signals, handled.dead_lettered) == (2, 1)
-    [letter] = worker.store.dead_letters.list(payloads=True)
+    [letter] = worker.store.dead_letters.find(payloads=True)
     assert letter.payload == b'{"signal_id": "s-2", "technical_score": NaN}'
     assert letter.entry_id == entry_id
     assert letter.stream == SIGNALS
@@ -200,7 +200,7 @@ def test_an_entry_without_data_and_a_trimmed_one_are_dead_lettered_too(worker: D
     valkey.xdel(SIGNALS, lost)
     worker.consumer._own_due = 0.0
     worker.drain()
-    assert sorted(letter.reason for letter in worker.store.dead_letters.list()) == ["missing_data", "payload_lost"]
+    assert sorted(letter.reason for letter in worker.store.dead_letters.find()) == ["missing_data", "payload_lost"]
     assert pending(valkey) == 0
 
 
@@ -216,7 +216,7 @@ def test_bars_come_from_the_market_data_directory_and_a_missing_symbol_is_replay
     with desk(settings_for(tmp_path / "state", valkey_url, market_data_dir=directory)) as worker:
         send(valkey, SIGNALS, without_bars)
         worker.drain()
-        [letter] = worker.store.dead_letters.list(payloads=True)
+        [letter] = worker.store.dead_letters.find(payloads=True)
         assert letter.reason == "no_market_data"
         assert "ACME" in letter.error
 
@@ -227,7 +227,7 @@ def test_bars_come_from_the_market_data_directory_and_a_missing_symbol_is_replay
         DeadLetters(worker.store, version="test").replay(worker.client, [letter], actor="test")
         worker.drain()
         assert worker.store.get_feature_vector("s-0") is not None
-        assert worker.store.dead_letters.list() == []
+        assert worker.store.dead_letters.find() == []
         [entry] = worker.store.dead_letters.audit(letter.id)
         assert entry.actor == "test"
 

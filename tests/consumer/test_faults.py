@@ -63,7 +63,7 @@ def test_an_event_that_always_fails_is_retried_and_then_dead_lettered_alone(
     while not worker.store.counts().dead_letters_open and time.monotonic() < deadline:
         worker.drain(rounds=5)
         worker.consumer._own_due = 0.0
-    [letter] = worker.store.dead_letters.list()
+    [letter] = worker.store.dead_letters.find()
     assert (letter.reason, letter.signal_id, letter.attempts) == ("handler_error", "s-2", 3)
     assert "a defect of ours" in (letter.traceback or "")
     assert worker.store.counts().signals == 2
@@ -123,7 +123,7 @@ def test_what_a_dead_worker_held_is_taken_over(tmp_path: Path, valkey_url: str, 
         worker.consumer._claim_due = 0.0
         worker.drain()
         assert worker.store.counts().signals == 1
-        assert [letter.reason for letter in worker.store.dead_letters.list()] == ["payload_lost"]
+        assert [letter.reason for letter in worker.store.dead_letters.find()] == ["payload_lost"]
         assert pending(valkey) == 0
 
 

@@ -164,7 +164,7 @@ def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_othe
         assert len(codes) < 8, codes
     assert set(codes[:-1]) == {-signals.SIGKILL}
     with desk(settings) as worker:
-        [letter] = worker.store.dead_letters.list()
+        [letter] = worker.store.dead_letters.find()
         assert (letter.signal_id, letter.reason, letter.attempts) == ("s-2", "handler_error", 2)
         assert "ended without a word" in letter.error
         assert worker.store.counts().signals == 2

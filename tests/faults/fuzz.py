@@ -98,7 +98,7 @@ def _judge(path: Path, sent: dict[tuple[str, str], bytes], found: Found) -> None
     found.wrong += [f"{key} has {counted[key]} settled" for key in sent if counted[key] != 1]
     with FeatureDatabase(path, read_only=True) as store:
         after = 0
-        while rows := store.dead_letters.list(limit=1000, after_id=after, payloads=True):
+        while rows := store.dead_letters.find(limit=1000, after_id=after, payloads=True):
             after = rows[-1].id
             for row in rows:
                 found.settled[row.reason] += 1

@@ -51,7 +51,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
     verdict = judge(settings.store_path, valkey, must=entries_of(valkey), labels=labels)
     assert verdict.holds, verdict
     with FeatureDatabase(settings.store_path) as store:
-        assert [letter.reason for letter in store.dead_letters.list()] == ["bad_json"]  # nothing else was charged
+        assert [letter.reason for letter in store.dead_letters.find()] == ["bad_json"]  # nothing else was charged
 
 
 def test_a_disk_that_stays_broken_acknowledges_nothing(tmp_path: Path, valkey_url: str, valkey: redis.Redis) -> None:

@@ -14,7 +14,6 @@ from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.monitoring.checks import Report, may_request, run_checks
 from trading_system.ml_refinement.monitoring.liveness import LearningHealth, learning_alarms
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
-from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.validation.evidence import Evidence
@@ -56,7 +55,7 @@ def test_a_store_without_drift_rings_no_alarm_and_the_report_is_stored(tmp_path:
     shop = place(tmp_path, world)
     report = seen(shop)
     assert [alarm.name for alarm in report.alarms if alarm.name != "nothing_is_learned"] == []
-    stored = MonitoringReports(shop.db.connection).last()
+    stored = shop.db.monitoring.last()
     assert stored is not None
     assert (stored.figures["features"], stored.model_id, stored.requested) == (60, None, None)
     assert [feature["name"] for feature in stored.features] == [drift.name for drift in report.features]

@@ -14,7 +14,6 @@ from rq.serializers import JSONSerializer
 
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
-from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
 from worker.installation import open_store
 from worker.observability.status import read_status
@@ -95,8 +94,7 @@ def test_it_looks_once_an_hour_and_asks_no_more_often_than_it_may(
         now = start + hour * EVERY + timedelta(minutes=hour)
         assert watch_if_due(settings, store, client, clock=lambda now=now: now) is not None  # type: ignore[misc]
         assert watch_if_due(settings, store, client, clock=lambda now=now: now) is None  # type: ignore[misc]
-    reports = MonitoringReports(store.connection)
-    asked = [report.at for report in reports.recent() if report.requested]
+    asked = [report.at for report in store.monitoring.recent() if report.requested]
     assert len(asked) == 2
 
 
@@ -113,6 +111,6 @@ def test_redis_away_is_no_reason_to_fail(settings: Settings, store: FeatureDatab
     with connect_queue("redis://127.0.0.1:1/0") as nobody:
         report = watch_if_due(settings, store, nobody)
     assert report is not None
-    last = MonitoringReports(store.connection).last()
+    last = store.monitoring.last()
     assert last is not None
     assert last.requested is None

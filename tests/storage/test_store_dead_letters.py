@@ -4,7 +4,7 @@ import pytest
 
 from tests.storage.conftest import SteppingClock
 from tests.support.rows import dead
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter, StoreError
 
 
 def test_a_dead_letter_keeps_the_bytes_to_the_byte(db: FeatureDatabase) -> None:
@@ -37,7 +37,7 @@ def test_every_filter_leaves_what_it_should(db: FeatureDatabase, clock: Stepping
     db.dead_letters.mark_discarded(2, "not wanted")
 
     def ids(**filters: object) -> list[int]:
-        return [row.id for row in db.dead_letters.list(**filters)]  # type: ignore[arg-type]
+        return [row.id for row in db.dead_letters.find(Filter(**filters))]  # type: ignore[arg-type]
 
     assert ids() == [1, 3]
     assert ids(status=None) == [1, 2, 3]
@@ -49,10 +49,10 @@ def test_every_filter_leaves_what_it_should(db: FeatureDatabase, clock: Stepping
     assert ids(status=None, fingerprint="f2") == [2]
     assert ids(since="2024-06-02") == [3]
     assert ids(until="2024-06-01") == [1]
-    assert ids(limit=1) == [1]
-    assert ids(limit=1, after_id=1) == [3]
-    assert [row.payload for row in db.dead_letters.list()] == [None, None]
-    assert [row.payload for row in db.dead_letters.list(payloads=True, limit=1)] == [dead().payload]
+    assert [row.id for row in db.dead_letters.find(limit=1)] == [1]
+    assert [row.id for row in db.dead_letters.find(limit=1, after_id=1)] == [3]
+    assert [row.payload for row in db.dead_letters.find()] == [None, None]
+    assert [row.payload for row in db.dead_letters.find(payloads=True, limit=1)] == [dead().payload]
 
 
 def test_a_replay_settles_once_and_is_audited(db: FeatureDatabase) -> None:
@@ -71,7 +71,7 @@ def test_a_replayed_entry_that_is_dead_lettered_again_stays_replayed(db: Feature
     (number,) = db.dead_letters.add([dead()])
     db.dead_letters.mark_replayed(number, "9-0")
     db.dead_letters.add([dead(), dead("9-0", replay_of=number)])
-    assert [(row.entry_id, row.replay_of) for row in db.dead_letters.list()] == [("9-0", number)]
+    assert [(row.entry_id, row.replay_of) for row in db.dead_letters.find()] == [("9-0", number)]
 
 
 def test_alike_ones_are_grouped_and_settled_ones_left_out(db: FeatureDatabase) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import numpy as np
 import pytest
 
@@ -89,7 +87,7 @@ def test_a_run_that_another_has_overtaken_cannot_promote(models: FeatureDatabase
 def test_a_run_that_was_given_up_cannot_promote(models: FeatureDatabase, clock: SteppingClock) -> None:
     token = models.runs.start("r1", QUALITY, {}, label_watermark=0)
     clock.move(hours=3)
-    assert models.runs.sweep_stale(clock() - timedelta(hours=1), "gone silent") == ["r1"]
+    assert models.runs.finish("r1", "failed", error_message="gone silent")
     with pytest.raises(StaleActivation, match="given up"):
         models.models.activate("m1", reason="late", fence=token)
 
@@ -197,9 +195,9 @@ def test_a_run_ends_once(db: FeatureDatabase) -> None:
         db.runs.start("r1", QUALITY, {}, label_watermark=0)
 
 
-def test_only_what_started_long_ago_is_swept(db: FeatureDatabase, clock: SteppingClock) -> None:
-    db.runs.start("old", QUALITY, {}, label_watermark=0)
-    clock.move(hours=2)
-    db.runs.start("new", QUALITY, {}, label_watermark=0)
-    assert db.runs.sweep_stale(clock() - timedelta(hours=1), "its process is gone") == ["old"]
-    assert [(run.run_id, run.status) for run in db.runs.recent()] == [("new", "running"), ("old", "failed")]
+def test_runs_are_counted_by_verdict_and_without_one_by_status(db: FeatureDatabase) -> None:
+    for run_id, ended in (("r1", {"verdict": "hold"}), ("r2", {"verdict": "hold"}), ("r3", {})):
+        db.runs.start(run_id, QUALITY, {}, label_watermark=0)
+        db.runs.finish(run_id, "completed", **ended)  # type: ignore[arg-type]
+    db.runs.start("r4", QUALITY, {}, label_watermark=0)
+    assert db.runs.count_by_verdict() == {"hold": 2, "completed": 1, "running": 1}

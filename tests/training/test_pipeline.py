@@ -313,8 +313,7 @@ def test_a_training_killed_half_way_leaves_the_champion_serving(proven: Place, s
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert proven.db.runs.get("killed").status == "running"
     assert proven.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == before
-    swept = proven.db.runs.sweep_stale(datetime(2100, 1, 1, tzinfo=UTC), "killed")
-    assert swept == ["killed"]
+    assert proven.db.runs.finish("killed", "failed", error_message="killed")
     assert proven.train().status == "completed"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, narrow, place, quick
 from trading_system.ml_refinement.models.errors import TooFewSamples
-from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
+from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training import tuning
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.pipeline import recipe_of, train
@@ -55,7 +55,7 @@ def test_what_happens_in_the_gates_window_does_not_move_a_trial(tmp_path: Path, 
 def test_the_first_trial_is_the_recipe_as_configured_and_the_best_is_never_worse(tmp_path: Path, world: World) -> None:
     shop = place(tmp_path)
     found = tuned(shop, dataset(world))
-    trials = sorted(TuningTrials(shop.db.connection).of_study(found.study), key=lambda trial: trial.number)
+    trials = sorted(shop.db.tuning.of_study(found.study), key=lambda trial: trial.number)
     assert trials[0].parameters["max_iter"] == CONFIG.training.hyperparameters["max_iter"]
     assert found.default_gain == trials[0].log_loss_gain
     assert found.best_gain == max(trial.log_loss_gain for trial in trials) >= found.default_gain
@@ -68,7 +68,7 @@ def test_a_search_goes_on_where_it_was_and_is_not_begun_twice(tmp_path: Path, wo
     again = tuned(shop, data, trials=2)
     assert (again.trials, again.new_trials) == (2, 1)
     assert tuned(shop, data, trials=2).new_trials == 0
-    assert TuningTrials(shop.db.connection).count() == 2
+    assert shop.db.tuning.count() == 2
 
 
 def test_no_trial_is_begun_after_its_time(tmp_path: Path, world: World) -> None:
@@ -97,9 +97,10 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
     shop.registry.activate(champion.model_id, proven=True)
     with shop.db.atomic():
         shop.db.scores.log_predictions(_served(shop, champion.model_id))
-    trials = TuningTrials(shop.db.connection)
     for number in range(8):
-        trials.add("s", number, recipe="ensemble", parameters={}, log_loss_gain=0.0, window_digest="")
+        shop.db.tuning.add(
+            "s", number, at=utc_text(NOW), recipe="ensemble", parameters={}, log_loss_gain=0.0, window_digest=""
+        )
     names, watermark = shop.feature_names, shop.db.counts().labels_total
     arguments = {"pipeline_names": names, "feature_version": VERSION, "label_watermark": watermark}
     result = train(shop.db, shop.registry, quick(), clock=lambda: NOW, run_id="r", **arguments)  # type: ignore[arg-type]
@@ -110,7 +111,6 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
 
 def _served(shop: Place, model_id: str) -> list[object]:
     from trading_system.ml_refinement.storage.tables.scores import PredictionRow
-    from trading_system.ml_refinement.storage.times import utc_text
 
     ids = [row[0] for row in shop.db.connection.query("SELECT signal_id FROM feature_vectors")]
     return [PredictionRow(signal_id, model_id, utc_text(NOW), 0.45, 0.0, 0.0) for signal_id in ids]

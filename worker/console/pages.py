@@ -13,9 +13,10 @@ from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
+from trading_system.ml_refinement.storage.tables.signals import SignalFilter
 from worker.console.figures import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
-from worker.console.queries import PAGE_ROWS, ConsoleQueries, Search
+from worker.console.queries import PAGE_ROWS, ConsoleQueries
 from worker.console.verdict import verdict
 from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
@@ -85,10 +86,11 @@ def letters() -> ResponseReturnValue:
     wanted = letter_filter(request.args)
     after = request.args.get("after", 0, type=int)
     rows = store.dead_letters.find(wanted, limit=PAGE_ROWS + 1, after_id=after)
+    groups = store.dead_letters.groups(limit=20)
     return render_template(
         "dead_letters.html",
-        groups=store.dead_letters.groups(limit=20),
-        errors={group.fingerprint: _error_of(group.example_id) for group in store.dead_letters.groups(limit=20)},
+        groups=groups,
+        errors=store.dead_letters.errors([group.example_id for group in groups]),
         rows=rows[:PAGE_ROWS],
         more=rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None,
         total=store.dead_letters.count(wanted),
@@ -96,7 +98,7 @@ def letters() -> ResponseReturnValue:
         status=request.args.get("status", "open"),
         reasons=[reason.value for reason in Reason],
         streams=(console_queries().settings.streams.signals_created, console_queries().settings.streams.trades_closed),
-        audit=store.connection.query(AUDIT),
+        audit=[(entry, orjson.dumps(entry.detail).decode()) for entry in store.dead_letters.recent_audit()],
     )
 
 
@@ -107,11 +109,6 @@ def letter_filter(given: Any) -> Filter:
     if status not in ("open", "replayed", "discarded", "any"):
         abort(400, "There is no such state.")
     return Filter(**{name: given.get(name) or None for name in names}, status=None if status == "any" else status)
-
-
-def _error_of(number: int) -> str:
-    row = console_queries().store.connection.one("SELECT error FROM dead_letters WHERE id = ?", (number,))
-    return row[0] if row else ""
 
 
 def letter_or_404(number: int) -> DeadLetterRow:
@@ -135,7 +132,7 @@ def letter(number: int) -> ResponseReturnValue:
         edited=pretty(row.edited)[0] if row.edited else None,
         about=next((reason.advice for reason in Reason if reason == row.reason), ""),
         audit=console_queries().store.dead_letters.audit(number),
-        again=console_queries().store.connection.query(AGAIN, (number,)),
+        again=console_queries().store.dead_letters.find(Filter(replay_of=number, status=None), limit=10),
     )
 
 
@@ -213,7 +210,8 @@ def compare() -> ResponseReturnValue:
 @blueprint.get("/signals")
 def signals() -> ResponseReturnValue:
     """Search by id, symbol and time."""
-    wanted = Search(*(request.args.get(name, "").strip()[:200] for name in ("signal_id", "symbol", "since", "until")))
+    names = ("signal_id", "symbol", "since", "until")
+    wanted = SignalFilter(**{name: request.args.get(name, "").strip()[:200] for name in names})
     try:
         rows, wrong = console_queries().find(wanted, before=request.args.get("before", type=int)), None
     except RefineryError as error:
@@ -227,25 +225,23 @@ def signal(signal_id: str) -> ResponseReturnValue:
     """A signal: its vector, its predictions, its outcome, and the events it came from."""
     queries = console_queries()
     store, streams = queries.store, queries.settings.streams
-    row = store.connection.one(SIGNAL, (signal_id,))
+    row = store.signals.get(signal_id)
     if row is None and not (outcomes := store.outcomes.history(signal_id)):
         abort(404, f"There is no signal {signal_id}.")
     outcomes = store.outcomes.history(signal_id)
     served = store.scores.served([signal_id]).get(signal_id)
-    names = ("timestamp", "symbol", "asset_class", "signal_type", "conviction", "feature_version", "complete")
     return render_template(
         "signal.html",
         signal_id=signal_id,
-        about=dict(zip(names, row[:7], strict=True)) if row else {},
-        features=sorted(orjson.loads(row[7]).items()) if row else [],
-        stored_at=row[8] if row else None,
+        about=row,
+        features=sorted(row.features.items()) if row else [],
         served=orjson.loads(served) if served else None,
         predictions=store.scores.of_signal(signal_id),
         outcomes=outcomes,
-        event=pretty(queries.archived(streams.signals_created, row[9] if row else None)),
-        entry_id=row[9] if row else None,
-        letters=store.dead_letters.list(signal_id=signal_id, status=None, limit=20),
-        repeats=store.connection.query(REPEATS, (signal_id,)),
+        event=pretty(queries.archived(streams.signals_created, row.entry_id if row else None)),
+        entry_id=row.entry_id if row else None,
+        letters=store.dead_letters.find(Filter(signal_id=signal_id, status=None), limit=20),
+        repeats=store.duplicates.of_signal(signal_id),
     )
 
 
@@ -275,13 +271,3 @@ def _folds(figures: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value
-
-# The literals are ours alone; every value is bound.
-SIGNAL = """
-    SELECT timestamp, symbol, asset_class, signal_type, conviction, feature_version, complete, features, created_at,
-        entry_id
-    FROM feature_vectors WHERE signal_id = ?"""
-REPEATS = "SELECT stream, entry_id, kind, seen_at FROM duplicate_events WHERE signal_id = ? LIMIT 20"
-AUDIT = """
-    SELECT at, action, actor, detail, dead_letter_id FROM dead_letter_audit ORDER BY id DESC LIMIT 12"""
-AGAIN = "SELECT id, status, reason, first_seen FROM dead_letters WHERE replay_of = ? LIMIT 10"

@@ -27,7 +27,7 @@ from trading_system.ml_refinement.monitoring.served import (
     served_figures,
 )
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, RegistryRow, StoreError, TrainingRun
-from trading_system.ml_refinement.storage.times import parse_bound
+from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.errors import RefineryError
@@ -82,31 +82,6 @@ class Overview:
     @property
     def trainers(self) -> int:
         return sum(p.alive for p in self.processes if p.kind == "trainer")
-
-
-@dataclass(frozen=True, slots=True)
-class SignalRow:
-    """One line of a search."""
-
-    id: int
-    signal_id: str
-    timestamp: str
-    symbol: str | None
-    asset_class: str | None
-    signal_type: str | None
-    quality_score: float | None
-    target_r: float | None
-    complete: int
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What was asked for; empty text is no condition."""
-
-    signal_id: str = ""
-    symbol: str = ""
-    since: str = ""
-    until: str = ""
 
 
 class ConsoleQueries:
@@ -238,7 +213,7 @@ class ConsoleQueries:
     def overview(self) -> Overview:
         """Everything on the first page."""
         status = read_status(self.settings, self.store, self.client)
-        letters = self.store.connection.query(OPEN_REASONS)
+        letters = self.store.dead_letters.open_by_reason()
         samples = list(self._samples)
         answers = status.pending is not None
         return Overview(
@@ -248,8 +223,8 @@ class ConsoleQueries:
             oldest_pending_s=self._oldest_pending_s() if answers and status.pending else None,
             per_second=_rate(samples[-4:]),
             per_second_5min=_rate(samples),
-            dead_since=min((first for _, _, first in letters), default=None),
-            dead_reasons=tuple((reason, number) for reason, number, _ in letters),
+            dead_since=min((letter.first_seen for letter in letters), default=None),
+            dead_reasons=tuple((letter.reason, letter.letters) for letter in letters),
         )
 
     def _processes(self) -> tuple[Process, ...]:
@@ -282,31 +257,16 @@ class ConsoleQueries:
         """The newest trainings."""
         return self.store.runs.recent(limit)
 
-    def find(self, wanted: Search, *, before: int | None = None) -> list[SignalRow]:
+    def find(self, wanted: SignalFilter, *, before: int | None = None) -> list[FoundSignal]:
         """Signals, those that came last first, one more than a page.
 
         Raises:
             RefineryError: a time cannot be read.
         """
         try:
-            since = parse_bound(wanted.since, end=False) if wanted.since else ""
-            until = parse_bound(wanted.until, end=True) if wanted.until else "9999"
+            return self.store.signals.find(wanted, limit=PAGE_ROWS + 1, before=before)
         except ValueError as error:
             raise RefineryError(f"that is no time: {error}") from error
-        conditions, params = ["v.timestamp BETWEEN ? AND ?"] if wanted.since or wanted.until else [], []
-        params += [since, until] if conditions else []
-        if wanted.signal_id:
-            conditions.append("v.signal_id >= ? AND v.signal_id < ?")
-            params += [wanted.signal_id, wanted.signal_id + "\U0010ffff"]
-        if wanted.symbol:
-            conditions.append("v.symbol = ?")
-            params.append(wanted.symbol)
-        if before is not None:
-            conditions.append("v.id < ?")
-            params.append(str(before))
-        where = " AND ".join(conditions or ["TRUE"])
-        rows = self.store.connection.query(SIGNALS.format(where=where), (*params, PAGE_ROWS + 1))
-        return [SignalRow(*row) for row in rows]
 
     def archived(self, stream: str, entry_id: str | None) -> bytes | None:
         """An event as it was received; None when it is not (any more) in the archive."""
@@ -328,13 +288,3 @@ def _rate(samples: list[tuple[float, int]]) -> float | None:
 
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value
-
-# The literals are ours alone; every value is bound.
-OPEN_REASONS = """
-    SELECT reason, count(*) AS n, min(first_seen) FROM dead_letters WHERE status = 'open'
-    GROUP BY reason ORDER BY n DESC"""
-SIGNALS = """
-    SELECT v.id, v.signal_id, v.timestamp, v.symbol, v.asset_class, v.signal_type,
-        (SELECT quality_score FROM prediction_log AS p WHERE p.signal_id = v.signal_id AND p.role = 'champion' LIMIT 1),
-        v.target_r_multiple, v.complete
-    FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?"""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
-from trading_system.ml_refinement.storage.pruning import prune_predictions
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.installation import open_store
 from worker.settings.schema import Settings
@@ -48,7 +47,7 @@ def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = Fals
         letters = 0 if days.dead_letters is None else _letters(store, bound(days.dead_letters), dry_run)
         predictions = 0
         if days.predictions is not None:
-            predictions = prune_predictions(store.connection, bound(days.predictions), dry_run=dry_run)
+            predictions = store.scores.prune(bound(days.predictions), dry_run=dry_run)
         if not dry_run:
             store.attempts.prune(bound(_ATTEMPTS_DAYS))
     events = 0

@@ -110,12 +110,12 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
-            damage = store.connection.query("PRAGMA quick_check(1)")[0][0]
+            damage = store.damage()
             counts = store.counts()
     except StoreError as error:
         yield Finding("store", "bad", str(error), "refinery restore a backup")
         return
-    if damage != "ok":
+    if damage is not None:
         yield Finding("store", "bad", f"{path} is damaged: {damage}", "refinery restore a backup")
         return
     yield Finding("store", "ok", f"{counts.signals:,} signals, {counts.labelled:,} labelled, sound")

@@ -103,17 +103,17 @@ class StateCollector(Collector):
         yield from self._figures
 
     def _dead_letters(self) -> Iterator[Metric]:
-        rows = self._store.connection.query(OPEN_LETTERS)
+        reasons = self._store.dead_letters.open_by_reason()
         by_reason = GaugeMetricFamily("refinery_dead_letters_open", "Open dead letters.", labels=["reason"])
-        for reason, number, _ in rows:
-            by_reason.add_metric([reason], number)
+        for one in reasons:
+            by_reason.add_metric([one.reason], one.letters)
         yield by_reason
-        oldest = min((first for _, _, first in rows), default=None)
+        oldest = min((one.first_seen for one in reasons), default=None)
         yield _gauge("refinery_dead_letter_oldest_seconds", "Age of the oldest open dead letter.", _age_s(oldest) or 0)
 
     def _trainings(self) -> Iterator[Metric]:
         family = GaugeMetricFamily("refinery_trainings", "Trainings by how they ended.", labels=["verdict"])
-        for verdict, number in self._store.connection.query(TRAININGS):
+        for verdict, number in self._store.runs.count_by_verdict().items():
             family.add_metric([verdict], number)
         yield family
 
@@ -195,10 +195,3 @@ def _live_figures(settings: Settings, store: FeatureDatabase) -> Iterator[Metric
 
 def _age_s(text: str | None) -> float | None:
     return None if text is None else (datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()
-
-
-# The literals are ours alone.
-OPEN_LETTERS = """
-    SELECT reason, count(*), min(first_seen) FROM dead_letters WHERE status = 'open' GROUP BY reason"""
-TRAININGS = """
-    SELECT coalesce(verdict, status), count(*) FROM training_runs GROUP BY coalesce(verdict, status)"""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from worker.errors import TransientError
 from worker.retraining.history import training_history
 from worker.settings.schema import Settings
@@ -128,7 +127,7 @@ def _feature_version(settings: Settings) -> str:
 
 def read_monitoring(store: FeatureDatabase) -> Monitoring | None:
     """The newest report of monitoring; None before the first."""
-    last = MonitoringReports(store.connection).last()
+    last = store.monitoring.last()
     if last is None:
         return None
     figures = last.figures

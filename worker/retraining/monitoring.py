@@ -12,7 +12,7 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.monitoring.checks import Report, may_request, run_checks
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.monitoring import Cause, MonitoringReports
+from trading_system.ml_refinement.storage.tables.monitoring import Cause
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason
@@ -31,7 +31,7 @@ def watch_if_due(
     Raises:
         StoreError: the store cannot be reached now.
     """
-    last = MonitoringReports(store.connection, clock).last()
+    last = store.monitoring.last()
     if last is not None and clock() - datetime.fromisoformat(last.at) < EVERY:
         return None
     report = watch(settings, store, cause="schedule", clock=clock)
@@ -53,10 +53,11 @@ def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Cl
 
 
 def _ask(settings: Settings, store: FeatureDatabase, client: redis.Redis, report: Report, *, clock: Clock) -> None:
-    reports, now = MonitoringReports(store.connection, clock), clock()
+    now = clock()
+    yesterday = utc_text(now - timedelta(days=1))
     history = training_history(store, ModelType.SIGNAL_QUALITY)
     allowed = settings.ml.enabled and may_request(
-        requested=[datetime.fromisoformat(at) for at in reports.requests_since(utc_text(now - timedelta(days=1)))],
+        requested=[datetime.fromisoformat(at) for at in store.monitoring.requests_since(yesterday)],
         last_training=history.last_started_at,
         new_labels=history.new_labels,
         min_new_labels=settings.ml.min_new_samples_for_retrain,
@@ -69,4 +70,4 @@ def _ask(settings: Settings, store: FeatureDatabase, client: redis.Redis, report
     except redis.RedisError as error:
         logger.warning("monitoring could not ask for a training: {}", error)
         return
-    reports.note_request(report.id, job_id)
+    store.monitoring.note_request(report.id, job_id)

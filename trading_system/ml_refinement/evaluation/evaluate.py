@@ -23,7 +23,6 @@ from trading_system.ml_refinement.evaluation.importance import Importance, fold_
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.served import read_served
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.reporting import signal_kinds
 from trading_system.ml_refinement.storage.tables.models import Promotion, RegistryRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
@@ -109,7 +108,7 @@ def evaluate(
     train_window_days = config.training.train_window_days
     all_served = read_served(db, train_window_days=train_window_days, days=None, newest=None)
     served = all_served if len(all_served) else None
-    kinds = signal_kinds(db.connection)
+    kinds = db.signals.kinds()
     return Evaluation(
         at=at,
         config=config,

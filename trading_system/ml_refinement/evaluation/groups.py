@@ -11,7 +11,7 @@ import numpy as np
 from trading_system.ml_refinement.evaluation.equity import Interval, mean_interval
 from trading_system.ml_refinement.evaluation.figures import interval_of
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.reporting import SignalKind, answered
+from trading_system.ml_refinement.storage.tables.signals import SignalKind
 from trading_system.ml_refinement.typing import BoolArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
@@ -84,7 +84,7 @@ def outcome_coverage(db: FeatureDatabase, served: PredictionRecord | None) -> Ou
     """Did the scores choose whose outcome is known? Only signals old enough to have one are asked."""
     if served is None:
         return None
-    asked = answered(db.connection)
+    asked = db.scores.answered()
     hold = int((served.known_us - served.entered_us).max())
     old = asked.timestamp_us < int(served.known_us.max()) - hold
     score, labelled = asked.score[old], asked.labelled[old]

@@ -19,8 +19,8 @@ from trading_system.ml_refinement.monitoring.liveness import learning_alarms, re
 from trading_system.ml_refinement.monitoring.served import ServedFigures, read_served, served_figures
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
-from trading_system.ml_refinement.storage.tables.monitoring import Cause, MonitoringReports
-from trading_system.ml_refinement.storage.times import Clock
+from trading_system.ml_refinement.storage.tables.monitoring import Cause
+from trading_system.ml_refinement.storage.times import Clock, utc_text
 from trading_system.ml_refinement.validation.evidence import finite
 from trading_system.ml_refinement.validation.walk_forward import DAY_US, measured_hold_us
 
@@ -103,8 +103,9 @@ def run_checks(
     health = read_learning_health(db, config, counts, longest_hold_days=hold_us / DAY_US, now=clock())
     alarms += [Alarm(name, why) for name, why in learning_alarms(health)]
     last = db.runs.last(_TYPE.value)
-    number = MonitoringReports(db.connection, clock).add(
+    number = db.monitoring.add(
         cause,
+        at=utc_text(clock()),
         model_id=active.model_id if active else None,
         newest_run=last.token if last else 0,
         alarms=[asdict(alarm) for alarm in alarms],

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import WINDOW_DAYS, FeatureDrift, column_drift
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.monitoring import (
-    RecentRows,
-    newest_signal,
-    nth_newest_signal,
-    rows_between,
-)
+from trading_system.ml_refinement.storage.tables.vectors import RecentRows
 from trading_system.ml_refinement.storage.times import text_from_us, us_from_text
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
@@ -51,11 +46,11 @@ def read_drift_windows(
         names: the features, in the pipeline's order.
         feature_version: the features' version; vectors of another are not looked at.
     """
-    newest = newest_signal(db.connection)
+    newest = db.signals.newest()
     if newest is None:
         return None
     border_us = us_from_text(newest) - WINDOW_DAYS * DAY_US
-    earlier = nth_newest_signal(db.connection, _WINDOW_ROWS)
+    earlier = db.signals.nth_newest(_WINDOW_ROWS)
     if earlier is not None:
         border_us = min(border_us, us_from_text(earlier) - 1)
     window_us = us_from_text(newest) - border_us
@@ -68,7 +63,7 @@ def read_drift_windows(
         start, end = min(about.train_start_date, start), about.train_end_date
 
     def read(low: str, high: str) -> RecentRows:
-        return rows_between(db.connection, low, high, names=names, feature_version=feature_version, limit=_MOST_ROWS)
+        return db.vectors.between(low, high, names=names, feature_version=feature_version, limit=_MOST_ROWS)
 
     return DriftWindows(tuple(names), read(start, end), read(border, newest), window_us)
 

@@ -9,7 +9,6 @@ from typing import Any
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.storage.counters import StoreCounts
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports, newest_signal
 from trading_system.ml_refinement.storage.times import us_from_text
 from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
@@ -78,8 +77,8 @@ def read_learning_health(
     """
     done = db.runs.last(_TYPE, "completed")
     begun = done.label_watermark if done else config.training.min_training_samples
-    waiting, same = _stuck(MonitoringReports(db.connection), counts)
-    newest = newest_signal(db.connection)
+    waiting, same = _stuck(db, counts)
+    newest = db.signals.newest()
     quiet = None
     if newest is not None and counts.newest_label is not None:
         quiet = (us_from_text(newest) - us_from_text(counts.newest_label)) / DAY_US
@@ -100,10 +99,10 @@ def read_learning_health(
     )
 
 
-def _stuck(reports: MonitoringReports, counts: StoreCounts) -> tuple[int, bool]:
+def _stuck(db: FeatureDatabase, counts: StoreCounts) -> tuple[int, bool]:
     """Outcomes that found no signal since the newest label was counted, and whether any report saw as many labels."""
     anchor: dict[str, Any] | None = None
-    for report in reports.recent(200):
+    for report in db.monitoring.recent(200):
         if report.figures.get("labelled") != counts.labelled:
             break
         anchor = report.figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,15 +18,18 @@ from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetters
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
+from trading_system.ml_refinement.storage.tables.entries import Entries
 from trading_system.ml_refinement.storage.tables.models import Models
+from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
+from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.replays import Replays
 from trading_system.ml_refinement.storage.tables.runs import Runs
+from trading_system.ml_refinement.storage.tables.signals import Signals
+from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
-    from trading_system.ml_refinement.storage.tables.entries import Entries
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
-    from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
     from trading_system.ml_refinement.storage.tables.scores import PredictionLog
     from trading_system.ml_refinement.storage.tables.vectors import Vectors
     from trading_system.ml_refinement.typing import FloatArray, IntArray
@@ -37,9 +40,8 @@ class FeatureDatabase:
 
     Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
     text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
-    The attributes `vectors`, `versions`, `outcomes`, `scores`, `duplicates`, `dead_letters`, `replays`, `attempts`,
-    `entries`, `models`, `runs` and `definitions` are the same store in batches, as the worker uses it; those of them
-    that need numpy are loaded when they are first used.
+    The attributes are the same store by table and in batches, as the worker uses it; `vectors`, `versions` and `scores`
+    need numpy, and are loaded when they are first used.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -61,6 +63,11 @@ class FeatureDatabase:
         self.models = Models(self._connection, clock)
         self.runs = Runs(self._connection, clock)
         self.definitions = Definitions(self._connection, clock)
+        self.entries = Entries(self._connection)
+        self.outcomes = Outcomes(self._connection, clock)
+        self.signals = Signals(self._connection)
+        self.monitoring = MonitoringReports(self._connection)
+        self.tuning = TuningTrials(self._connection)
 
     @cached_property
     def vectors(self) -> Vectors:
@@ -77,29 +84,15 @@ class FeatureDatabase:
         return FeatureVersions(self._connection, self.vectors, self._clock)
 
     @cached_property
-    def outcomes(self) -> Outcomes:
-        """What became of the trades."""
-        from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
-
-        return Outcomes(self._connection, self._clock)
-
-    @cached_property
     def scores(self) -> PredictionLog:
         """Predictions, and the answers that were served."""
         from trading_system.ml_refinement.storage.tables.scores import PredictionLog
 
         return PredictionLog(self._connection)
 
-    @cached_property
-    def entries(self) -> Entries:
-        """Which entries of the streams have had their effect."""
-        from trading_system.ml_refinement.storage.tables.entries import Entries
-
-        return Entries(self._connection)
-
     @property
     def connection(self) -> Connection:
-        """The one connection; opened at first use."""
+        """The one connection, as the specification has it; opened at first use. Our own code asks the tables."""
         return self._connection
 
     def initialize(self) -> None:
@@ -125,15 +118,22 @@ class FeatureDatabase:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def atomic(self) -> AbstractContextManager[Connection]:
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
         """One unit of work: all of it is kept, or none. Inside another one it joins that."""
-        return self._connection.atomic()
+        with self._connection.atomic():
+            yield
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """The specification's name of `atomic()`."""
+        """The specification's name of `atomic()`, with the connection."""
         with self._connection.atomic() as connection:
             yield connection
+
+    def damage(self) -> str | None:
+        """The first damage that SQLite's quick check finds; None for a sound file."""
+        found = str(self._connection.query("PRAGMA quick_check(1)")[0][0])
+        return None if found == "ok" else found
 
     def counts(self) -> StoreCounts:
         """How much there is of everything, at a cost that does not grow with it."""
@@ -175,7 +175,7 @@ class FeatureDatabase:
             conviction,
             complete,
         )
-        with self.atomic() as connection:
+        with self._connection.atomic() as connection:
             is_new = connection.one("SELECT 1 FROM feature_vectors WHERE signal_id = ?", (fv.signal_id,)) is None
             connection.run(STORE, params)
             count_inserted(connection, "signals", int(is_new))

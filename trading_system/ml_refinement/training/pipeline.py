@@ -21,7 +21,6 @@ from trading_system.ml_refinement.storage.errors import StaleActivation, StoreEr
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
-from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.auxiliary_models import (
@@ -203,7 +202,7 @@ class _Run:
     def _recipes_tried(self, recipe: str) -> int:
         """Recipes that were ever trained, and every setting that tuning looked at to choose one."""
         tried = self.db.models.recipes(_TYPE.value) | {recipe}
-        return len(tried) + TuningTrials(self.db.connection).count()
+        return len(tried) + self.db.tuning.count()
 
     def _settle(
         self,

@@ -19,8 +19,7 @@ from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import TooFewSamples, UnknownParameter
 from trading_system.ml_refinement.models.estimators import resolve_recipe
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
-from trading_system.ml_refinement.storage.times import Clock, text_from_us
+from trading_system.ml_refinement.storage.times import Clock, text_from_us, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.typing import IndexArray
@@ -140,7 +139,7 @@ def tune(
     folds = inner_folds(window, config)
     window_digest = window.digest()
     name = f"{recipe}-{digest([window_digest, sorted(SPACES[recipe])])[:12]}"
-    stored, study = TuningTrials(db.connection, clock), _study(name, journal)
+    study = _study(name, journal)
     own = {key: value for key, value in _own(config).items() if key in SPACES[recipe]}
     if not study.trials:
         study.enqueue_trial(own)
@@ -148,9 +147,10 @@ def tune(
     def objective(trial: optuna.Trial) -> float:
         parameters = suggested(trial, recipe)
         gain = inner_gain(window, folds, with_parameters(config, parameters), clock=clock)
-        stored.add(
+        db.tuning.add(
             name,
             trial.number,
+            at=utc_text(clock()),
             recipe=recipe,
             parameters=parameters,
             log_loss_gain=gain,
@@ -158,7 +158,7 @@ def tune(
         )
         return gain
 
-    done_before = len(stored.of_study(name))
+    done_before = len(db.tuning.of_study(name))
     give_up_at = time.monotonic() + seconds
     done = done_before
     while done < trials and time.monotonic() < give_up_at:
@@ -166,11 +166,11 @@ def tune(
         done += 1
         if progress is not None:
             progress(done, trials)
-    return _tuned(name, recipe, stored, done - done_before, len(rows), begins, window_digest)
+    return _tuned(name, recipe, db, done - done_before, len(rows), begins, window_digest)
 
 
-def _tuned(name: str, recipe: str, stored: TuningTrials, new: int, rows: int, begins: int, window_digest: str) -> Tuned:
-    found = stored.of_study(name)
+def _tuned(name: str, recipe: str, db: FeatureDatabase, new: int, rows: int, begins: int, window_digest: str) -> Tuned:
+    found = db.tuning.of_study(name)
     if not found:
         raise TooFewSamples("the time was over before the first trial ended")
     first = min(found, key=lambda trial: trial.number)

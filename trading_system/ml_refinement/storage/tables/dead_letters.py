@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -77,6 +76,7 @@ class Filter:
     status: Status | None = "open"
     since: str | None = None
     until: str | None = None
+    replay_of: int | None = None
 
     def where(self, after_id: int = 0) -> tuple[str, list[Any]]:
         """The condition and its parameters."""
@@ -89,6 +89,7 @@ class Filter:
             ("symbol = ?", self.symbol),
             ("fingerprint = ?", self.fingerprint),
             ("signal_id = ?", self.signal_id),
+            ("replay_of = ?", self.replay_of),
             ("first_seen >= ?", self.since and parse_bound(self.since, end=False)),
             ("first_seen <= ?", self.until and parse_bound(self.until, end=True)),
         ):
@@ -124,6 +125,14 @@ class DeadLetterGroup:
     example_id: int
 
 
+class OpenReason(NamedTuple):
+    """A reason, how many open dead letters it has, and when the first of them came."""
+
+    reason: str
+    letters: int
+    first_seen: str
+
+
 class DeadLetters:
     """The tables `dead_letters` and `dead_letter_audit`."""
 
@@ -131,7 +140,7 @@ class DeadLetters:
         self._connection = connection
         self._clock = clock
 
-    def add(self, rows: Sequence[NewDeadLetter]) -> builtins.list[int]:
+    def add(self, rows: Sequence[NewDeadLetter]) -> list[int]:
         """Keep events that could not be handled; their numbers, in order.
 
         An entry that is dead-lettered already keeps its number, bytes, first time and status; attempts and last time go
@@ -150,33 +159,14 @@ class DeadLetters:
         )
         return None if row is None else DeadLetterRow(*row)
 
-    def list(
-        self,
-        *,
-        reason: str | None = None,
-        stream: str | None = None,
-        symbol: str | None = None,
-        fingerprint: str | None = None,
-        signal_id: str | None = None,
-        status: Status | None = "open",
-        since: str | None = None,
-        until: str | None = None,
-        limit: int = 100,
-        after_id: int = 0,
-        payloads: bool = False,
-    ) -> builtins.list[DeadLetterRow]:
+    def find(
+        self, wanted: Filter | None = None, *, limit: int = 100, after_id: int = 0, payloads: bool = False
+    ) -> list[DeadLetterRow]:
         """Dead letters in the order they were dead-lettered, `limit` of them after number `after_id`.
 
-        The conditions are those of `Filter`; `status=None` means every status.
+        The open ones when nothing else is said.
         """
-        wanted = Filter(reason, stream, symbol, fingerprint, signal_id, status, since, until)
-        return self.find(wanted, limit=limit, after_id=after_id, payloads=payloads)
-
-    def find(
-        self, wanted: Filter, *, limit: int = 100, after_id: int = 0, payloads: bool = False
-    ) -> builtins.list[DeadLetterRow]:
-        """Dead letters in the order they were dead-lettered, `limit` of them after number `after_id`."""
-        where, params = wanted.where(after_id)
+        where, params = (wanted or Filter()).where(after_id)
         columns = ("payload", "edited") if payloads else ("NULL", "NULL")
         sql = SELECT.format(payload=columns[0], edited=columns[1], where=where, limit="ORDER BY id LIMIT ?")
         return [DeadLetterRow(*row) for row in self._connection.query(sql, (*params, limit))]
@@ -186,10 +176,18 @@ class DeadLetters:
         where, params = wanted.where()
         return int(self._connection.query(f"SELECT count(*) FROM dead_letters WHERE {where}", params)[0][0])  # noqa: S608 - bound
 
-    def groups(self, limit: int = 100, wanted: Filter | None = None) -> builtins.list[DeadLetterGroup]:
+    def groups(self, limit: int = 100, wanted: Filter | None = None) -> list[DeadLetterGroup]:
         """Dead letters by fingerprint and reason, the most frequent first; the open ones when nothing else is said."""
         where, params = (wanted or Filter()).where()
         return [DeadLetterGroup(*row) for row in self._connection.query(GROUPS.format(where=where), (*params, limit))]
+
+    def open_by_reason(self) -> list[OpenReason]:
+        """The open ones by reason, the most frequent first."""
+        return [OpenReason(*row) for row in self._connection.query(OPEN_BY_REASON)]
+
+    def errors(self, numbers: Sequence[int]) -> dict[int, str]:
+        """The error of each of the dead letters, by number."""
+        return dict(self._connection.query(ERRORS, (finite_json(list(numbers)),)))
 
     def mark_replayed(self, number: int, new_entry_id: str, *, actor: str = "worker") -> bool:
         """Note that an open dead letter was published again. False when it was not open (any more)."""
@@ -222,9 +220,14 @@ class DeadLetters:
                 self._connection.run("DELETE FROM replays WHERE dead_letter_id = ?", (number,))
         return len(gone)
 
-    def audit(self, number: int) -> builtins.list[AuditEntry]:
+    def audit(self, number: int) -> list[AuditEntry]:
         """All that was done to a dead letter, oldest first; it outlives the dead letter."""
         rows = self._connection.query(AUDIT, (number,))
+        return [AuditEntry(*row[:7], *[orjson.loads(row[7])]) for row in rows]
+
+    def recent_audit(self, limit: int = 12) -> list[AuditEntry]:
+        """What was done last to any dead letter, newest first."""
+        rows = self._connection.query(RECENT_AUDIT, (limit,))
         return [AuditEntry(*row[:7], *[orjson.loads(row[7])]) for row in rows]
 
     def _settle(self, number: int, status: Status, actor: str, detail: Mapping[str, Any]) -> bool:
@@ -264,12 +267,20 @@ PRUNE = """
 GROUPS = """
     SELECT fingerprint, reason, count(*) AS n, min(first_seen), max(last_seen), max(id)
     FROM dead_letters WHERE {where} GROUP BY fingerprint, reason ORDER BY n DESC, fingerprint LIMIT ?"""
+OPEN_BY_REASON = """
+    SELECT reason, count(*) AS n, min(first_seen) FROM dead_letters WHERE status = 'open'
+    GROUP BY reason ORDER BY n DESC, reason"""
+ERRORS = """
+    SELECT d.id, d.error FROM json_each(?) AS wanted CROSS JOIN dead_letters AS d ON d.id = wanted.value"""
 ENTER = """
     INSERT INTO dead_letter_audit (dead_letter_id, stream, entry_id, at, action, actor, detail)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""
 AUDIT = """
     SELECT id, dead_letter_id, stream, entry_id, at, action, actor, detail
     FROM dead_letter_audit WHERE dead_letter_id = ? ORDER BY id"""
+RECENT_AUDIT = """
+    SELECT id, dead_letter_id, stream, entry_id, at, action, actor, detail
+    FROM dead_letter_audit ORDER BY id DESC LIMIT ?"""
 
 
 def _dead_letter(row: NewDeadLetter, now: str) -> Row:

@@ -18,6 +18,15 @@ class DuplicateRow(NamedTuple):
     kind: str
 
 
+class DuplicateEntry(NamedTuple):
+    """A duplicate as it was noted."""
+
+    stream: str
+    entry_id: str
+    kind: str
+    seen_at: str
+
+
 class Duplicates:
     """The table `duplicate_events`."""
 
@@ -35,7 +44,12 @@ class Duplicates:
                 )
             )
 
+    def of_signal(self, signal_id: str, limit: int = 20) -> list[DuplicateEntry]:
+        """Entries that said again what was known of a signal."""
+        return [DuplicateEntry(*row) for row in self._connection.query(OF_SIGNAL, (signal_id, limit))]
 
+
+OF_SIGNAL = "SELECT stream, entry_id, kind, seen_at FROM duplicate_events WHERE signal_id = ? LIMIT ?"
 RECORD = """
     INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""

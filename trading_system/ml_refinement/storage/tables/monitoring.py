@@ -1,20 +1,15 @@
-"""What monitoring found each time it looked, the newest of which the status shows, and the rows that it looks at."""
+"""What monitoring found each time it looked, the newest of which the status shows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
-from trading_system.ml_refinement.storage.times import Clock, us_array, utc_now, utc_text
-
-if TYPE_CHECKING:
-    from trading_system.ml_refinement.typing import FloatArray, TimeArray
-
 
 Cause = Literal["schedule", "training"]
 
@@ -40,28 +35,28 @@ class StoredReport:
 class MonitoringReports:
     """The table `monitoring_reports`."""
 
-    def __init__(self, connection: Connection, clock: Clock = utc_now) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._clock = clock
 
     def add(
         self,
         cause: Cause,
         *,
+        at: str,
         model_id: str | None,
         newest_run: int,
         alarms: Sequence[Mapping[str, str]],
         figures: Mapping[str, Any],
         features: Sequence[Mapping[str, Any]],
     ) -> int:
-        """Enter what was found; its id.
+        """Enter what was found at a time, the store's text; its id.
 
         Raises:
             ValueError: a figure is not finite.
         """
         documents = finite_json(list(alarms)), finite_json(dict(figures)), finite_json(list(features))
         with self._connection.atomic():
-            found = self._connection.query(ADD, (utc_text(self._clock()), cause, model_id, newest_run, *documents))
+            found = self._connection.query(ADD, (at, cause, model_id, newest_run, *documents))
             number = int(found[0][0])
             self._connection.run("DELETE FROM monitoring_reports WHERE id <= ?", (number - KEPT,))
         return number
@@ -102,59 +97,3 @@ def _report(row: Row) -> StoredReport:
     fields = list(row)
     fields[5:8] = [orjson.loads(text) for text in row[5:8]]
     return StoredReport(*fields)
-
-
-@dataclass(frozen=True, slots=True)
-class RecentRows:
-    """What was stored in a span of signal time, oldest first, labelled or not."""
-
-    #: Complete vectors of one feature version, (n, f), NaN where a feature is missing, and their times, (n,).
-    X: FloatArray
-    timestamp_us: TimeArray
-    #: Signals of any version in that span, and those with a failed extractor.
-    signals: int
-    incomplete: int
-
-
-def newest_signal(connection: Connection) -> str | None:
-    """The time of the newest signal."""
-    row = connection.one("SELECT max(timestamp) FROM feature_vectors")
-    return None if row is None else row[0]
-
-
-def nth_newest_signal(connection: Connection, n: int) -> str | None:
-    """The time of the n-th newest signal, 1 is the newest; None where there are fewer."""
-    row = connection.one("SELECT timestamp FROM feature_vectors ORDER BY timestamp DESC LIMIT 1 OFFSET ?", (n - 1,))
-    return None if row is None else str(row[0])
-
-
-def rows_between(
-    connection: Connection, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int
-) -> RecentRows:
-    """Signals with `start` < time <= `end`, at most the newest `limit` vectors."""
-    import numpy as np  # here, because those who read a report have no arrays
-
-    from trading_system.ml_refinement.storage.packing import fill
-
-    with connection.snapshot() as reads:
-        lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
-        vectors = reads.query(VECTORS, (start, end, feature_version, limit))[::-1]
-        signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
-    X = np.full((len(vectors), len(names)), np.nan)
-    fill(X, vectors, tuple(names), lists)
-    return RecentRows(
-        X,
-        us_array([row[3] for row in vectors]),
-        int(signals),
-        int(incomplete),
-    )
-
-
-VECTORS = """
-    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp
-    FROM feature_vectors INDEXED BY idx_fv_timestamp
-    WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
-    ORDER BY timestamp DESC LIMIT ?"""
-COMPLETENESS = """
-    SELECT count(*), total(1 - complete) FROM feature_vectors INDEXED BY idx_fv_timestamp
-    WHERE timestamp > ? AND timestamp <= ?"""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal
 
 import orjson
@@ -71,7 +70,7 @@ class Runs:
         data_digest: str | None = None,
         seconds: float | None = None,
     ) -> bool:
-        """End a running run. False when it was not running: ended before, or given up by `sweep_stale`."""
+        """End a running run. False when it was not running: ended before."""
         params = (
             utc_text(self._clock()),
             status,
@@ -103,11 +102,9 @@ class Runs:
         """Runs of all model types, newest first."""
         return [_run(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
 
-    def sweep_stale(self, started_before: datetime, error_message: str) -> list[str]:
-        """Give up what still says running and started before; the run ids. Their fences do not hold any more."""
-        with self._connection.atomic():
-            rows = self._connection.query(SWEEP, (utc_text(self._clock()), error_message, utc_text(started_before)))
-        return [run_id for (run_id,) in rows]
+    def count_by_verdict(self) -> dict[str, int]:
+        """How many runs there are by what the gate said; by their status where it said nothing."""
+        return dict(self._connection.query(COUNT_BY_VERDICT))
 
 
 # The literals are ours alone; every value is bound.
@@ -119,9 +116,8 @@ FINISH = """
     SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
         model_id = ?, verdict = ?, error_message = ?, data_digest = ?, seconds = ?
     WHERE run_id = ? AND status = 'running'"""
-SWEEP = """
-    UPDATE training_runs SET completed_at = ?, status = 'failed', error_message = ?
-    WHERE status = 'running' AND started_at < ? RETURNING run_id"""
+COUNT_BY_VERDICT = """
+    SELECT coalesce(verdict, status), count(*) FROM training_runs GROUP BY coalesce(verdict, status)"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
         validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds

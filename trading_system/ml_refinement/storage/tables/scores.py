@@ -13,7 +13,7 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import count_inserted
 from trading_system.ml_refinement.storage.json_text import id_list
 from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
-from trading_system.ml_refinement.typing import FloatArray, StringArray, TimeArray
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, StringArray, TimeArray
 
 Role = Literal["champion", "shadow"]
 #: (signal_id, model_id or None, status, the published bytes)
@@ -57,6 +57,15 @@ class ServedHistory:
     quality_score: FloatArray
     r: FloatArray
     model_id: StringArray
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredScores:
+    """Served scores and whether their signal has an outcome by now, oldest first; every array is (n,)."""
+
+    timestamp_us: TimeArray
+    score: FloatArray
+    labelled: BoolArray
 
 
 class PredictionLog:
@@ -153,6 +162,34 @@ class PredictionLog:
             np.array(models, dtype=np.str_),
         )
 
+    def answered(self) -> AnsweredScores:
+        """What champions scored, labelled or not."""
+        rows = self._connection.query(ANSWERED)
+        stamps, scores, labelled = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        return AnsweredScores(us_array(stamps), np.array(scores, dtype=float), np.array(labelled, dtype=bool))
+
+    def prune(self, older_than: str, *, dry_run: bool = False, at_once: int = 5000) -> int:
+        """Drop predictions that nothing needs any more, in short transactions; how many.
+
+        Kept are those of models that serve, and those whose trade has not closed: their actual is still to come.
+
+        Args:
+            older_than: the store's text; what was predicted since is kept.
+            dry_run: count only.
+            at_once: rows looked at in one transaction.
+        """
+        dropped = after = 0
+        while True:
+            last = self._connection.query(WINDOW, (after, at_once))[0][0]
+            if last is None:
+                return dropped
+            if dry_run:
+                dropped += int(self._connection.query(f"SELECT count(*) {NOT_NEEDED}", (after, last, older_than))[0][0])
+            else:
+                with self._connection.atomic():
+                    dropped += self._connection.run(f"DELETE {NOT_NEEDED}", (after, last, older_than))
+            after = last
+
 
 # The literals are ours alone; every value is bound.
 LABELLED = """
@@ -185,6 +222,14 @@ HISTORY = """
     WHERE v.timestamp >= ? AND v.target_r_multiple IS NOT NULL AND v.complete = 1
         AND p.role = ? AND p.quality_score IS NOT NULL {by_model}
     ORDER BY v.timestamp DESC, v.signal_id DESC, p.id DESC LIMIT ?"""
+ANSWERED = """
+    SELECT v.timestamp, p.quality_score, v.target_r_multiple IS NOT NULL
+    FROM feature_vectors AS v JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    WHERE p.role = 'champion' AND p.quality_score IS NOT NULL ORDER BY v.timestamp, v.signal_id"""
+WINDOW = "SELECT max(id) FROM (SELECT id FROM prediction_log WHERE id > ? ORDER BY id LIMIT ?)"
+NOT_NEEDED = """
+    FROM prediction_log WHERE id > ? AND id <= ? AND predicted_at < ? AND actual_r IS NOT NULL
+        AND model_id NOT IN (SELECT model_id FROM model_registry WHERE is_active = 1)"""
 NEWEST_PAYLOADS = "SELECT payload FROM served_scores ORDER BY vector_id DESC LIMIT ?"
 
 

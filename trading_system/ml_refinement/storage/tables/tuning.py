@@ -10,7 +10,6 @@ import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
-from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +27,23 @@ class TrialRow:
 class TuningTrials:
     """The table `tuning_trials`."""
 
-    def __init__(self, connection: Connection, clock: Clock = utc_now) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._clock = clock
 
     def add(
         self,
         study: str,
         number: int,
         *,
+        at: str,
         recipe: str,
         parameters: Mapping[str, Any],
         log_loss_gain: float,
         window_digest: str,
     ) -> None:
-        """Enter a trial; entering it again changes nothing."""
+        """Enter a trial that ended at a time, the store's text; entering it again changes nothing."""
         document = finite_json(dict(parameters))
-        params = (study, number, utc_text(self._clock()), recipe, document, log_loss_gain, window_digest)
+        params = (study, number, at, recipe, document, log_loss_gain, window_digest)
         with self._connection.atomic():
             self._connection.run(ADD, params)
 

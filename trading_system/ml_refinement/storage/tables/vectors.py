@@ -61,6 +61,20 @@ class TrainingMatrix:
 
 
 @dataclass(frozen=True, slots=True)
+class RecentRows:
+    """What was stored in a span of signal time, oldest first, labelled or not.
+
+    X is (n, f): complete vectors of one feature version, NaN where a feature is missing; `timestamp_us` (n,) when their
+    signals were known. `signals` counts those of any version in that span, `incomplete` those an extractor failed on.
+    """
+
+    X: FloatArray
+    timestamp_us: TimeArray
+    signals: int
+    incomplete: int
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
     """Which vectors: bounds as a person writes them (`parse_bound`), None for no condition."""
 
@@ -156,7 +170,7 @@ class Vectors:
         with self._connection.snapshot() as reads:
             complete, total = reads.query(SIZE.format(where=labelled), params)[0]
             X = np.full((int(complete), len(columns)), np.nan)
-            lists = {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT * FROM feature_lists")}
+            lists = _feature_lists(reads)
             rest: list[Row] = []
             for chunk in reads.chunks(TRAINING.format(where=labelled), params):
                 fill(X[len(rest) : len(rest) + len(chunk)], chunk, columns, lists)
@@ -173,6 +187,16 @@ class Vectors:
             us_array(labels),
             int(total - complete),
         )
+
+    def between(self, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int) -> RecentRows:
+        """Signals with `start` < time <= `end`, of which at most the newest `limit` vectors."""
+        with self._connection.snapshot() as reads:
+            lists = _feature_lists(reads)
+            vectors = reads.query(BETWEEN, (start, end, feature_version, limit))[::-1]
+            signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
+        X = np.full((len(vectors), len(names)), np.nan)
+        fill(X, vectors, tuple(names), lists)
+        return RecentRows(X, us_array([row[3] for row in vectors]), int(signals), int(incomplete))
 
 
 # The literals are ours alone; every value is bound.
@@ -193,6 +217,19 @@ SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
 TRAINING = """
     SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple
     FROM feature_vectors {where} AND complete = 1 ORDER BY timestamp, signal_id"""
+BETWEEN = """
+    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp
+    FROM feature_vectors INDEXED BY idx_fv_timestamp
+    WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
+    ORDER BY timestamp DESC LIMIT ?"""
+COMPLETENESS = """
+    SELECT count(*), total(1 - complete) FROM feature_vectors INDEXED BY idx_fv_timestamp
+    WHERE timestamp > ? AND timestamp <= ?"""
+
+
+def _feature_lists(reads: Connection) -> dict[int, tuple[str, ...]]:
+    """The lists of names that vectors are packed by, by number."""
+    return {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT id, names FROM feature_lists")}
 
 
 def _first(signal_id: str, taken: set[str]) -> bool:
