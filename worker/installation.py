@@ -5,6 +5,7 @@ Kept apart from the composition root, so that looking at a store does not load w
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 def release() -> str:
     """The installed version of this distribution."""
-    from importlib.metadata import version
-
     return version("signal-refinery")
 
 

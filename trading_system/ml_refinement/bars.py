@@ -83,7 +83,7 @@ class Bars:
 
     def to_frame(self) -> pd.DataFrame:
         """A frame with the five columns and the close times (UTC) as its index."""
-        import pandas as pd
+        import pandas as pd  # takes long to load, and the worker has no frames
 
         index = pd.DatetimeIndex(self.timestamp.astype("datetime64[us]"), name="timestamp").tz_localize("UTC")
         return pd.DataFrame({name: getattr(self, name) for name in (*PRICES, "volume")}, index=index)
@@ -153,7 +153,7 @@ def _instants(values: ArrayLike) -> TimeArray:
 
 
 def _frame_times(times: pd.Series[Any]) -> TimeArray:
-    import pandas as pd
+    import pandas as pd  # takes long to load, and the worker has no frames
 
     if times.dtype.kind in "iu":
         return times.to_numpy(dtype=np.int64)

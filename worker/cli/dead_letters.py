@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 import typer
@@ -18,14 +18,10 @@ from rich.table import Table
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
-from worker.dead_letters import letter_fields, whole_letter
+from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
 from worker.installation import open_store, release
 from worker.redis_server.connection import server
-
-if TYPE_CHECKING:
-    from worker.dead_letters import DeadLetters, ReplayReport
-
 
 letters = typer.Typer(
     context_settings=CONTEXT,
@@ -48,8 +44,6 @@ StatusChoice = Literal["open", "replayed", "discarded", "any"]
 
 
 def _letters(store: FeatureDatabase) -> DeadLetters:
-    from worker.dead_letters import DeadLetters  # with the client of Redis, which takes long to load
-
     return DeadLetters(store, version=release())
 
 
@@ -140,8 +134,6 @@ def replay(
 
     refinery dead-letters replay --all --reason no_market_data --rate 50
     """
-    from worker.dead_letters import Pace
-
     wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
     settings = settings_and_log()
     with ExitStack() as stack:
@@ -233,7 +225,7 @@ def _edited(row: DeadLetterRow, file: Path | None) -> bytes:
         text = current.decode()
     except UnicodeDecodeError as error:
         raise RefineryError("these bytes are no text: give the corrected event with --file") from error
-    import click
+    import click  # an editor is rarely asked for
 
     changed = click.edit(text, extension=".json")
     if changed is None:

@@ -22,7 +22,7 @@ def publish(
 
     A line is {"type": "signal.created", ...} or {"type": "trade.closed", ...}. Publishing a file twice is harmless.
     """
-    from worker.streams.jsonl import publish_lines
+    from worker.streams.jsonl import publish_lines  # publishing alone needs it
 
     settings = settings_and_log()
     with server(settings) as client, output.progress("publishing", unit="lines") as progress:
@@ -41,7 +41,7 @@ def schema(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all when left out.")] = None,
 ) -> None:
     """Print the JSON Schema of the events."""
-    from worker.events.models import json_schema
+    from worker.events.models import json_schema  # builds the models of events, which few commands need
 
     if kind is not None and kind not in KINDS:
         raise typer.BadParameter(f"must be one of {', '.join(KINDS)}", param_hint="KIND")
@@ -50,6 +50,6 @@ def schema(
 
 def asyncapi() -> None:
     """Print the AsyncAPI 3 document of the events, with the streams' configured names."""
-    from worker.events.asyncapi import document
+    from worker.events.asyncapi import document  # builds the models of events, which few commands need
 
     output.document(document(load_settings().streams))

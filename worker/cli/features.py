@@ -80,7 +80,7 @@ def missing(json: Json = False) -> None:
 
     When the bars are there, let the signals in: refinery dead-letters replay --all --reason no_market_data
     """
-    from worker.market_data.missing import missing_bars
+    from worker.market_data.missing import missing_bars  # loads numpy
 
     with open_store(settings_and_log()) as store:
         rows = missing_bars(store)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.storage.times import us_from_text, utc_now, utc_text
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import RefineryError
@@ -40,7 +40,7 @@ def evaluate(
     Nothing is changed or registered. It fits one model for each step of the past, which may take minutes.
     """
     try:
-        from worker.report.page import html
+        from worker.report.page import html  # with matplotlib, an extra, and the learning stack
         from worker.report.picture import png
     except ModuleNotFoundError as error:
         raise RefineryError(f"the report needs {error.name}: install the extra `report`") from error
@@ -66,7 +66,7 @@ def explain(
     json: Json = False,
 ) -> None:
     """Say which features moved a signal's score, by how much, and how such signals ended before."""
-    from trading_system.ml_refinement.evaluation.explain import explain as explained
+    from trading_system.ml_refinement.evaluation.explain import explain as explained  # loads the learning stack
     from trading_system.ml_refinement.models import ModelRegistry
 
     settings = load_settings()
@@ -106,8 +106,7 @@ def tune(
     End it whenever you like: the next call goes on. Nothing serves otherwise for it. Every setting tried is stored, and
     the gate makes a new recipe pay for all of them.
     """
-    from trading_system.ml_refinement.storage.times import us_from_text, utc_text
-    from trading_system.ml_refinement.training.dataset import read_dataset
+    from trading_system.ml_refinement.training.dataset import read_dataset  # loads the learning stack
     from trading_system.ml_refinement.training.tuning import tune as search
 
     journal = load_settings().state_dir / "tuning.log"
@@ -134,7 +133,7 @@ def tune(
 
 
 def _evaluated(cost: float, *, settings_now: bool) -> Evaluation:
-    from trading_system.ml_refinement.evaluation.evaluate import evaluate as measured
+    from trading_system.ml_refinement.evaluation.evaluate import evaluate as measured  # loads the learning stack
 
     with _learning() as (store, config, names, version):
         chosen = config if settings_now else as_last_trained(store, config)
@@ -170,7 +169,7 @@ def as_last_trained(store: FeatureDatabase, config: MLConfig) -> MLConfig:
 
 
 def _show(found: Evaluation) -> None:
-    from worker.report.formatting import figure_rows
+    from worker.report.formatting import figure_rows  # loads the learning stack
 
     table = Table("figure", "walk-forward [95 %]", "without skill", box=None, header_style="dim")
     for row in figure_rows(found):
@@ -179,7 +178,7 @@ def _show(found: Evaluation) -> None:
 
 
 def _fields(found: Evaluation) -> dict[str, Any]:
-    from worker.report.formatting import plain
+    from worker.report.formatting import plain  # loads the learning stack
 
     return plain(found)
 
@@ -189,7 +188,7 @@ def retrain(
     json: Json = False,
 ) -> None:
     """Enqueue a retraining now, due or not."""
-    from worker.retraining.requests import retrain_now
+    from worker.retraining.requests import retrain_now  # loads rq
 
     result = retrain_now(settings_and_log(), wait=wait)
     if json:

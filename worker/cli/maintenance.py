@@ -19,7 +19,7 @@ def backup(
     json: Json = False,
 ) -> None:
     """Copy store, archive and models as of now; everything goes on running meanwhile."""
-    from worker.maintenance import backup as backups
+    from worker.maintenance import backup as backups  # loads the client of Redis
 
     done = backups.back_up(settings_and_log(), target, release=release(), now=datetime.now(UTC))
     if json:
@@ -42,7 +42,7 @@ def restore(
     Everything is verified before anything is replaced, and what is replaced is kept. --reread recovers the events since
     the backup that are still in the streams; reading an event again is harmless.
     """
-    from worker.maintenance import backup as backups
+    from worker.maintenance import backup as backups  # loads the client of Redis
 
     settings = settings_and_log()
     done = backups.restore(settings, source, now=datetime.now(UTC))
@@ -77,7 +77,7 @@ def prune(
 
     refinery prune --dead-letters 90 --predictions 365
     """
-    from worker.maintenance import prune as pruning
+    from worker.maintenance import prune as pruning  # pruning alone needs it
 
     settings = settings_and_log()
     days = pruning.Days(dead_letters, predictions, events or settings.archive.retention_days)

@@ -107,7 +107,7 @@ def compare(
 
 
 def _compare_two(first: str, second: str, *, json: bool) -> None:
-    from trading_system.ml_refinement.evaluation.comparison import compare_logged
+    from trading_system.ml_refinement.evaluation.comparison import compare_logged  # loads the learning stack
 
     settings = settings_and_log()
     with open_store(settings) as store:
@@ -135,7 +135,7 @@ def activate(
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "activated by hand",
 ) -> None:
     """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps why."""
-    from trading_system.ml_refinement.models.errors import ModelFileRefused
+    from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
 
     with ExitStack() as stack:
         _, registry = _open(stack)
@@ -155,7 +155,7 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Let the model that served before serve again, from the next batch on. Again: one step further back."""
-    from trading_system.ml_refinement.models.errors import ModelFileRefused
+    from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
     from trading_system.ml_refinement.models.model_registry import roll_back
 
     with ExitStack() as stack:

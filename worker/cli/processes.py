@@ -14,7 +14,7 @@ from worker.redis_server.connection import server_url
 
 def up() -> None:
     """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
-    from worker.run.up import run_up
+    from worker.run.up import run_up  # with the log, which commands that look do without
 
     run_up(settings_and_log())
 
@@ -32,18 +32,18 @@ def worker(
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = settings_and_log() if slot is None else settings_and_log(consumer_slot=slot)
     if processes_ > 1:
-        from worker.run.up import run_workers
+        from worker.run.up import run_workers  # with the log, which commands that look do without
 
         run_workers(settings, processes_)
     else:
-        from worker.run.worker import run_worker
+        from worker.run.worker import run_worker  # loads the learning stack
 
         run_worker(settings)
 
 
 def trainer() -> None:
     """Run retraining jobs until stopped."""
-    from worker.run.trainer import run_trainer
+    from worker.run.trainer import run_trainer  # loads the learning stack
 
     run_trainer(settings_and_log())
 

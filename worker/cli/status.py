@@ -28,7 +28,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 def status(json: Json = False) -> None:
     """Streams, labels, dead letters, champion and last training."""
-    from worker.observability.status import read_status
+    from worker.observability.status import read_status  # a status alone needs it
 
     settings = settings_and_log()
     with ExitStack() as stack:
@@ -102,7 +102,7 @@ def doctor(json: Json = False) -> None:
 
     Exit code 1 when something is bad, 0 when there are warnings only.
     """
-    from worker.observability import doctor as examination
+    from worker.observability import doctor as examination  # loads the learning stack
 
     try:
         settings = load_settings()

@@ -103,7 +103,7 @@ def _checked(timestamp: IntArray, columns: dict[str, list[float]], counting: str
 
 def _read_parquet(path: Path) -> Bars:
     try:
-        import pyarrow
+        import pyarrow  # an extra
         from pyarrow import parquet
     except ImportError:
         raise BadFileError("Parquet files need the extra `parquet`: pip install 'signal-refinery[parquet]'") from None

@@ -10,7 +10,7 @@ from worker.settings.schema import Settings
 
 def set_up_logging(settings: Settings) -> None:
     """Send logs to stderr, for people or as JSON lines, without credentials."""
-    from loguru import logger
+    from loguru import logger  # with asyncio, which a command that only helps has no use for
 
     mask = masker(settings.redis_url)
 

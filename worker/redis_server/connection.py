@@ -49,7 +49,7 @@ def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
     """A client of the server; None where it is embedded and not running. Starts nothing."""
     url = settings.redis_url
     if url is None:
-        from worker.redis_server.embedded import answers, socket_path
+        from worker.redis_server.embedded import answers, socket_path  # with the log
 
         socket = socket_path(settings.valkey_dir)
         if not socket.exists() or not answers(socket):
@@ -66,7 +66,7 @@ _SOCKET_TIMEOUT_S = 10.0
 
 def connect(url: str) -> redis.Redis:
     """A client that neither retries nor decodes: for everything that writes to or reads from streams."""
-    import redis
+    import redis  # takes long to load, and a command without a server does without
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 

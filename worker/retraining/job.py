@@ -168,7 +168,9 @@ def _watch_after_training(settings: Settings, store: FeatureDatabase) -> None:
 
 
 def _watch_on_schedule(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
-    from worker.retraining.monitoring import watch_if_due
+    from worker.retraining.monitoring import (
+        watch_if_due,
+    )  # needs the learning stack, and this module is imported for its name alone
 
     try:
         watch_if_due(settings, store, client)

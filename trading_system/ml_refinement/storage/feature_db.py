@@ -72,21 +72,21 @@ class FeatureDatabase:
     @cached_property
     def vectors(self) -> Vectors:
         """The signals with their features."""
-        from trading_system.ml_refinement.storage.tables.vectors import Vectors
+        from trading_system.ml_refinement.storage.tables.vectors import Vectors  # loads numpy
 
         return Vectors(self._connection, self._clock)
 
     @cached_property
     def versions(self) -> FeatureVersions:
         """Vectors by the version of their features."""
-        from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
+        from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions  # loads numpy
 
         return FeatureVersions(self._connection, self.vectors, self._clock)
 
     @cached_property
     def scores(self) -> PredictionLog:
         """Predictions, and the answers that were served."""
-        from trading_system.ml_refinement.storage.tables.scores import PredictionLog
+        from trading_system.ml_refinement.storage.tables.scores import PredictionLog  # loads numpy
 
         return PredictionLog(self._connection)
 
@@ -158,7 +158,7 @@ class FeatureDatabase:
         Raises:
             ValueError: a value is not a finite number, the time cannot be read, or the two targets disagree.
         """
-        from trading_system.ml_refinement.storage.packing import plain_features
+        from trading_system.ml_refinement.storage.packing import plain_features  # loads numpy
 
         if fv.target is not None and fv.target_binary not in (None, int(fv.target > 0)):
             raise ValueError(f"{fv.signal_id}: target {fv.target} and target_binary {fv.target_binary} disagree")
@@ -215,9 +215,9 @@ class FeatureDatabase:
         last in the selection. NaN where a vector lacks a feature, and in y where there is no outcome
         (`require_target=False`). Nothing selected: shapes (0, 0) and (0,).
         """
-        import numpy as np
+        import numpy as np  # whoever asks for a status has no arrays
 
-        from trading_system.ml_refinement.storage.packing import parse
+        from trading_system.ml_refinement.storage.packing import parse  # loads numpy
         from trading_system.ml_refinement.storage.tables.vectors import Selection
 
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
@@ -243,7 +243,7 @@ class FeatureDatabase:
         """
         if not kwargs.get("require_target", True):
             raise ValueError("a binary target needs an outcome: require_target cannot be False")
-        import numpy as np
+        import numpy as np  # whoever asks for a status has no arrays
 
         X, y, names = self.get_training_data(start_date, end_date, **kwargs)
         return X, (y > 0).astype(np.int64), names
@@ -252,7 +252,7 @@ class FeatureDatabase:
         self, start_date: str | None = None, end_date: str | None = None, require_target: bool = True
     ) -> int:
         """How many complete vectors there are between the dates, inclusive; with an outcome unless told otherwise."""
-        from trading_system.ml_refinement.storage.tables.vectors import Selection
+        from trading_system.ml_refinement.storage.tables.vectors import Selection  # loads numpy
 
         fixed = ["complete = 1"] + ["target_r_multiple IS NOT NULL"] * require_target
         where, params = Selection(start_date, end_date).where(*fixed)
@@ -293,7 +293,7 @@ class FeatureDatabase:
         Raises:
             ConstraintRefused: the model is not registered.
         """
-        from trading_system.ml_refinement.storage.tables.scores import PredictionRow
+        from trading_system.ml_refinement.storage.tables.scores import PredictionRow  # loads numpy
 
         row = PredictionRow(signal_id, model_id, utc_text(self._clock()), quality_score, predicted_r, confidence)
         with self.atomic():

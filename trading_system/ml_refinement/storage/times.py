@@ -77,7 +77,7 @@ def us_from_text(text: str) -> int:
 
 def us_array(texts: Sequence[str]) -> TimeArray:
     """`us_from_text` of many texts out of the store, int64 of shape (n,)."""
-    import numpy as np
+    import numpy as np  # as above
 
     return np.array([text[:26] for text in texts], dtype="datetime64[us]").astype(np.int64)
 

@@ -230,7 +230,7 @@ def _part(data: Dataset, rows: IndexArray) -> Dataset:
 
 
 def _study(name: str, journal: Path) -> optuna.Study:
-    import optuna
+    import optuna  # an extra
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
