@@ -26,7 +26,7 @@ from trading_system.ml_refinement.storage import (
 )
 from trading_system.ml_refinement.storage.times import text_from_us
 from worker.console.application import create_app
-from worker.console.figures import warm
+from worker.console.diagrams import warm
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
 

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from trading_system.ml_refinement.storage import StoreError
 from worker.console import filters, security
 from worker.console.actions import blueprint as actions
-from worker.console.figures import warm
+from worker.console.diagrams import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries

@@ -14,10 +14,10 @@ from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_S
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
-from worker.console.figures import importance_chart, monitoring_charts, served_charts
+from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
+from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, ConsoleQueries
-from worker.console.verdict import verdict
 from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
 

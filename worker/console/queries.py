@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -30,58 +29,20 @@ from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, 
 from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
+from worker.console.overview import Overview, Process
 from worker.errors import RefineryError
 from worker.installation import feature_pipeline, open_store
-from worker.observability.status import Monitoring, Status, read_monitoring, read_status
+from worker.observability.status import Monitoring, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
 from worker.settings.schema import Settings
 
 T = TypeVar("T")
 
-#: A worker or trainer that has not been heard of for this long is not counted as alive.
-SILENT_S = 60.0
 PAGE_ROWS = 50
 _SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
 _OVER_TIME_ROWS, _PARTS, _LEAST_ROWS = 2_000, 12, 20
 _FRESH_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A worker or a trainer, as Redis knows it."""
-
-    name: str
-    kind: str
-    silent_s: float
-    doing: str
-
-    @property
-    def alive(self) -> bool:
-        return self.silent_s < SILENT_S
-
-
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """The state of the installation, and what it should be compared with."""
-
-    status: Status
-    processes: tuple[Process, ...]
-    #: A training waits or runs; None when neither, or Redis does not answer.
-    training: str | None
-    oldest_pending_s: float | None
-    per_second: float | None
-    per_second_5min: float | None
-    dead_since: str | None
-    dead_reasons: tuple[tuple[str, int], ...]
-
-    @property
-    def workers(self) -> int:
-        return sum(p.alive for p in self.processes if p.kind == "worker")
-
-    @property
-    def trainers(self) -> int:
-        return sum(p.alive for p in self.processes if p.kind == "trainer")
 
 
 class ConsoleQueries:

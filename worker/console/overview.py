@@ -1,10 +1,51 @@
-"""Is the installation alive, is it learning? The answer on top of the first page."""
+"""The state of the installation as the first page shows it, and the answer on top: is it alive, is it learning?"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from worker.console.filters import age_s, span
-from worker.console.queries import Overview
 from worker.observability.status import Monitoring, Status
+
+#: A worker or trainer that has not been heard of for this long is not counted as alive.
+SILENT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A worker or a trainer, as Redis knows it."""
+
+    name: str
+    kind: str
+    silent_s: float
+    doing: str
+
+    @property
+    def alive(self) -> bool:
+        return self.silent_s < SILENT_S
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The state of the installation, and what it should be compared with."""
+
+    status: Status
+    processes: tuple[Process, ...]
+    #: A training waits or runs; None when neither, or Redis does not answer.
+    training: str | None
+    oldest_pending_s: float | None
+    per_second: float | None
+    per_second_5min: float | None
+    dead_since: str | None
+    dead_reasons: tuple[tuple[str, int], ...]
+
+    @property
+    def workers(self) -> int:
+        return sum(p.alive for p in self.processes if p.kind == "worker")
+
+    @property
+    def trainers(self) -> int:
+        return sum(p.alive for p in self.processes if p.kind == "trainer")
 
 
 def verdict(seen: Overview) -> tuple[str, str, str]:
