@@ -24,7 +24,7 @@ import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
-from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage import Outbox
 from worker.errors import TransientError
 from worker.events.decoding import EventKind, Limits, decode
 from worker.settings.schema import StreamSettings
@@ -60,7 +60,7 @@ class RefineryClient:
         }
         self._patience_s = patience_s
         self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
-        self._outbox = None if outbox is None else _Outbox(Path(outbox))
+        self._outbox = None if outbox is None else Outbox(Path(outbox))
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +91,10 @@ class RefineryClient:
             return 0
         while batch := self._outbox.oldest(_AT_ONCE):
             try:
-                append_many(self._client, [(stream, data) for _, stream, data in batch])
+                append_many(self._client, [(event.stream, event.data) for event in batch])
             except TransientError:
                 break
-            self._outbox.drop_until(batch[-1][0])
+            self._outbox.drop_until(batch[-1].number)
         return self._outbox.count()
 
     def close(self) -> None:
@@ -127,27 +127,3 @@ class RefineryClient:
                     raise
             time.sleep(pause_s)
             failures += 1
-
-
-class _Outbox:
-    """Events that Redis may not have yet, in order; each is flushed to disk before it counts as kept."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = Connection(path)
-        self._file.run("CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY, stream TEXT, data BLOB)")
-
-    def keep(self, stream: str, data: bytes) -> None:
-        self._file.run("INSERT INTO outbox (stream, data) VALUES (?, ?)", (stream, data))
-
-    def oldest(self, limit: int) -> list[tuple[int, str, bytes]]:
-        rows: Any = self._file.query("SELECT id, stream, data FROM outbox ORDER BY id LIMIT ?", (limit,))
-        return list(rows)
-
-    def drop_until(self, number: int) -> None:
-        self._file.run("DELETE FROM outbox WHERE id <= ?", (number,))
-
-    def count(self) -> int:
-        return int(self._file.query("SELECT count(*) FROM outbox")[0][0])
-
-    def close(self) -> None:
-        self._file.close()

@@ -105,7 +105,7 @@ def test_an_outbox_keeps_events_in_order_until_the_server_is_there(tmp_path: Pat
         assert client.trade_closed(signal_id=f"s-{number}", closed_at=datetime.now(UTC), r_multiple=1.0) is None
     assert client.flush() == 5
     client._client.close()  # as a process ends that is killed: the outbox is not closed
-    client._outbox._file.close()  # type: ignore[union-attr]
+    client._outbox.close()  # type: ignore[union-attr]
     with EmbeddedServer(tmp_path / "valkey", join=False), RefineryClient(url, outbox=tmp_path / "outbox.db") as again:
         assert again.flush() == 0
         events = sent(again._client, TRADES)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         EventArchive as EventArchive,
     )
     from trading_system.ml_refinement.storage.feature_db import FeatureDatabase as FeatureDatabase
+    from trading_system.ml_refinement.storage.outbox import Outbox as Outbox
     from trading_system.ml_refinement.storage.tables.dead_letters import (
         AuditEntry as AuditEntry,
         DeadLetterGroup as DeadLetterGroup,
@@ -73,6 +74,7 @@ __getattr__, __dir__, __all__ = attach(
         ),
         "event_archive": ("ArchivedEvent", "EventArchive"),
         "feature_db": ("FeatureDatabase",),
+        "outbox": ("Outbox",),
         "tables.dead_letters": ("AuditEntry", "DeadLetterGroup", "DeadLetterRow", "Filter", "NewDeadLetter"),
         "tables.definitions": ("DefinitionRow",),
         "tables.duplicates": ("DuplicateRow",),
