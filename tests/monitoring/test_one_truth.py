@@ -153,6 +153,7 @@ def judged(settings: Settings, store: FeatureDatabase) -> dict[str, float]:
     return figures | {"calibration": found["calibration_error"], "lift": found["lift"]}
 
 
+@pytest.mark.slow
 def test_every_place_tells_the_same_figures_of_the_same_store(settings: Settings, store: FeatureDatabase) -> None:
     expected = monitored(settings, store)
     assert expected["rows"] == (DAYS - FIRST_SERVED) * PER_DAY

@@ -63,6 +63,25 @@ def test_activation_retires_and_enters_the_ledger_at_once(models: FeatureDatabas
     assert models.models.active_id(QUALITY) == "m2"
 
 
+def test_the_ledger_of_one_model_is_found_however_much_came_after(models: FeatureDatabase) -> None:
+    models.models.activate("m1", reason="first")
+    for _ in range(3):
+        models.models.note_verdict("reject", "m2", reason="no better")
+    assert [entry.model_id for entry in models.models.promotions(1)] == ["m2"]
+    assert [entry.reason for entry in models.models.promotions(1, model_id="m1")] == ["first"]
+    assert models.models.promotions(model_type="risk_predictor", model_id="m1") == []
+
+
+def test_recipes_and_the_proven_models_of_one_are_known(models: FeatureDatabase) -> None:
+    models.models.register(metadata("m3"), recipe="gradient_boosting")
+    models.models.register(metadata("m4"))
+    models.models.activate("m1", reason="first", proven=True)
+    models.models.activate("m2", reason="next", proven=True)
+    models.models.activate("m3", reason="other", proven=True)
+    assert models.models.recipes(QUALITY) == {"ensemble", "gradient_boosting"}
+    assert sorted(models.models.proven_of_recipe(QUALITY, "ensemble")) == ["m1", "m2"]
+
+
 def test_a_decision_made_on_another_champion_is_stale(models: FeatureDatabase) -> None:
     models.models.activate("m1", reason="first")
     for expected in (None, "m2"):

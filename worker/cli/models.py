@@ -64,7 +64,7 @@ def show(model_id: str, json: Json = False) -> None:
         row = store.models.get(model_id)
         if row is None:
             raise _unknown(model_id)
-        ledger = [entry for entry in store.models.promotions(limit=1000) if entry.model_id == model_id]
+        ledger = store.models.promotions(limit=1000, model_id=model_id)
     if json:
         output.document(_model_fields(row) | {"promotions": [output.fields(e) for e in ledger]})
     else:

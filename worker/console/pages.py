@@ -194,7 +194,7 @@ def model(model_id: str) -> ResponseReturnValue:
         names=FIGURES,
         run=run,
         folds=_folds(run.metrics if run else {}),
-        ledger=[p for p in queries.store.models.promotions(1000) if p.model_id == model_id],
+        ledger=queries.store.models.promotions(PAGE_ROWS, model_id=model_id),
     )
 
 
@@ -225,10 +225,9 @@ def signal(signal_id: str) -> ResponseReturnValue:
     """A signal: its vector, its predictions, its outcome, and the events it came from."""
     queries = console_queries()
     store, streams = queries.store, queries.settings.streams
-    row = store.signals.get(signal_id)
-    if row is None and not (outcomes := store.outcomes.history(signal_id)):
+    row, outcomes = store.signals.get(signal_id), store.outcomes.history(signal_id)
+    if row is None and not outcomes:
         abort(404, f"There is no signal {signal_id}.")
-    outcomes = store.outcomes.history(signal_id)
     served = store.scores.served([signal_id]).get(signal_id)
     return render_template(
         "signal.html",

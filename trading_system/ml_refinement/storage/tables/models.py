@@ -247,10 +247,14 @@ class Models:
             model_type = row.metadata.model_type.value
             self._enter(action, model_type, model_id, self.active_id(model_type), reason, figures, run_id)
 
-    def promotions(self, limit: int = 50, model_type: str | None = None) -> list[Promotion]:
-        """The ledger, newest first."""
-        where, params = ("WHERE model_type = ?", (model_type,)) if model_type else ("", ())
-        rows = self._connection.query(f"{LEDGER} {where} ORDER BY id DESC LIMIT ?", (*params, limit))
+    def promotions(
+        self, limit: int = 50, model_type: str | None = None, *, model_id: str | None = None
+    ) -> list[Promotion]:
+        """The ledger, newest first; of one model type or one model where that is given."""
+        given = {"model_type": model_type, "model_id": model_id}
+        params = [value for value in given.values() if value is not None]
+        where = " AND ".join(f"{name} = ?" for name, value in given.items() if value is not None) or "TRUE"
+        rows = self._connection.query(f"{LEDGER} WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
         return [_promotion(row) for row in rows]
 
     def _pass_fence(self, model_type: str, fence: int | None) -> None:
