@@ -42,7 +42,7 @@ BATCH = 512
 STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "read": ((GroupReader, "read_new"),),
     "decode": ((handlers.BatchHandler, "_decoded"),),
-    "bars": ((handlers.BatchHandler, "_with_bars"), (DirectorySource, "lookup_for")),
+    "bars": ((handlers.BatchHandler, "_with_bars"), (DirectorySource, "lookup")),
     "features": ((FeaturePipeline, "extract_batch"),),
     "models": ((scoring.Scorer, "refresh"), (scoring.Scorer, "score")),
     "rows and answers": ((handlers.BatchHandler, "_compute"),),

@@ -48,7 +48,7 @@ def fill(store: FeatureDatabase, archive: EventArchive, count: int) -> float:
             [ArchivedEvent(STREAM, f"{start + n + 1}-0", received, payload) for n, payload in enumerate(data)]
         )
         signals = [decode_kept(payload) for payload in data]
-        book = DirectorySource(None, benchmark_symbols={}).lookup_for(signals)
+        book = DirectorySource(None, benchmark_symbols={}).lookup(signals)
         features.capture(
             [Capture(book.request(s), s.symbol, s.digest, f"{start + n + 1}-0") for n, s in enumerate(signals)]
         )

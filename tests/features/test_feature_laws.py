@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
+from trading_system.ml_refinement.bar_limits import PRICE_MAX, PRICE_MIN
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry, FeatureRequest, checks
 from trading_system.ml_refinement.features.extractors import (
@@ -180,7 +181,8 @@ def bars_of(steps: list[tuple[float, float, float, float]], gaps: list[int], lev
     open_ = close / (1 + body)
     high, low = np.maximum(open_, close) * (1 + up), np.minimum(open_, close) * (1 - down)
     times = np.cumsum(np.array(gaps[: len(steps)], dtype=np.int64)) * checks.DAY_US
-    return Bars(times, open_, high, low, close, np.abs(body) * 1e6).check()
+    prices = (np.clip(column, PRICE_MIN, PRICE_MAX) for column in (open_, high, low, close))
+    return Bars(times, *prices, np.abs(body) * 1e6).check()
 
 
 move = st.one_of(st.just(0.0), st.floats(-0.3, 0.3))

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from loguru import logger
 
-from tests.support.valid_events import AT, bars
+from tests.support.valid_events import AT, bars, read_signal, signal
+from trading_system.ml_refinement.bars import Bars
 from worker.errors import Reason, TransientError
+from worker.events.decoding import SignalCreated
 from worker.market_data.directory import DirectorySource, NoMarketData
 from worker.market_data.files import file_stem, read_bars
 
@@ -37,6 +39,17 @@ def source(directory: Path | None, **options: Any) -> DirectorySource:
     return DirectorySource(directory, **{"benchmark_symbols": {}, **options})
 
 
+def wanting(symbol: str = "AAPL", us: int = AT_US, asset_class: str = "equity") -> SignalCreated:
+    """A signal that brings neither bars nor a benchmark."""
+    return read_signal(signal())._replace(symbol=symbol, timestamp_us=us, asset_class=asset_class)
+
+
+def bars_of(given: DirectorySource, symbol: str = "AAPL", us: int = AT_US) -> Bars:
+    """The bars that a signal's features are computed from."""
+    one = wanting(symbol, us)
+    return given.lookup([one]).request(one).bars
+
+
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """What is logged as a warning or worse."""
@@ -48,7 +61,7 @@ def said() -> Iterator[list[str]]:
 
 def refusal(directory: Path | None, symbol: str = "AAPL", us: int = AT_US, **options: Any) -> NoMarketData:
     with pytest.raises(NoMarketData) as refused:
-        source(directory, **options).bars_as_of(symbol, us)
+        bars_of(source(directory, **options), symbol, us)
     assert symbol in refused.value.detail
     return refused.value
 
@@ -60,27 +73,26 @@ def test_a_file_is_read_to_the_same_numbers(tmp_path: Path) -> None:
         {**columns, "adjusted": columns["close"]},
         order=("volume", "adjusted", *list(columns)[:-1]),
     )
-    found = source(tmp_path).bars_as_of("AAPL", AT_US)
+    found = bars_of(source(tmp_path))
     for name in ("open", "high", "low", "close", "volume"):
         assert getattr(found, name).tolist() == columns[name]
     assert len(found) == 40
     assert found.timestamp[-1] == AT_US
 
 
-def test_no_bar_after_the_time_asked_for_is_given_whatever_the_time(tmp_path: Path) -> None:
+def test_a_signal_has_bars_from_the_first_that_had_closed_on(tmp_path: Path) -> None:
     put(tmp_path / "AAPL.csv", bars(40))
     given = source(tmp_path)
-    whole = given.bars_as_of("AAPL", AT_US)
+    whole = bars_of(given)
     for row in range(40):
         for shift in (-1, 0, 1):
             us = int(whole.timestamp[row]) + shift
             expected = row + (shift >= 0)
             if expected:
-                cut = given.bars_as_of("AAPL", us)
-                assert (cut.close == whole.close[:expected]).all()
+                assert (bars_of(given, us=us).as_of(us).close == whole.close[:expected]).all()
             else:
                 with pytest.raises(NoMarketData):
-                    given.bars_as_of("AAPL", us)
+                    bars_of(given, us=us)
 
 
 def test_a_batch_reads_each_symbol_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,27 +103,27 @@ def test_a_batch_reads_each_symbol_once(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: (opened.append(self.name), real(self, *a, **k))[1])
     given = source(tmp_path, benchmark_symbols={"equity": "SPX"})
     for _ in range(3):
-        book = given.lookup([(symbol, "equity") for symbol in ("AAPL", "MSFT", "AAPL", "AAPL")])
-        assert book.bars("AAPL", AT_US) is not None
+        book = given.lookup([wanting(symbol) for symbol in ("AAPL", "MSFT", "AAPL", "AAPL")])
+        assert len(book.request(wanting("AAPL")).bars) == 5
     assert sorted(opened) == ["AAPL.csv", "MSFT.csv", "SPX.csv"]
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     path = put(tmp_path / "AAPL.csv", bars(5))
     given = source(tmp_path)
-    assert len(given.bars_as_of("AAPL", AT_US)) == 5
+    assert len(bars_of(given)) == 5
     put(path, bars(6))
-    assert len(given.bars_as_of("AAPL", AT_US)) == 6
+    assert len(bars_of(given)) == 6
     stat = path.stat()
     put(tmp_path / "new", bars(6, seed=9))
     os.utime(tmp_path / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     (tmp_path / "new").replace(path)
-    assert given.bars_as_of("AAPL", AT_US).close.tolist() == bars(6, seed=9)["close"]
+    assert bars_of(given).close.tolist() == bars(6, seed=9)["close"]
     path.unlink()
     with pytest.raises(NoMarketData, match="no file"):
-        given.bars_as_of("AAPL", AT_US)
+        bars_of(given)
     put(path, bars(7))
-    assert len(given.bars_as_of("AAPL", AT_US)) == 7
+    assert len(bars_of(given)) == 7
 
 
 def test_a_bad_file_is_used_as_soon_as_it_is_repaired(tmp_path: Path) -> None:
@@ -119,10 +131,10 @@ def test_a_bad_file_is_used_as_soon_as_it_is_repaired(tmp_path: Path) -> None:
     given = source(tmp_path)
     for _ in range(2):
         with pytest.raises(NoMarketData) as refused:
-            given.bars_as_of("AAPL", AT_US)
+            bars_of(given)
         assert refused.value.reason is Reason.BAD_MARKET_DATA
     put(path, bars(5))
-    assert len(given.bars_as_of("AAPL", AT_US)) == 5
+    assert len(bars_of(given)) == 5
 
 
 def test_a_symbol_without_a_file_is_named_with_the_time_wanted(tmp_path: Path) -> None:
@@ -135,7 +147,7 @@ def test_a_symbol_without_a_file_is_named_with_the_time_wanted(tmp_path: Path) -
 def test_no_directory_means_no_bars_and_a_lost_one_means_wait(tmp_path: Path) -> None:
     assert refusal(None).reason is Reason.NO_MARKET_DATA
     with pytest.raises(TransientError, match="is not there"):
-        source(tmp_path / "unmounted").lookup([("AAPL", "equity")])
+        source(tmp_path / "unmounted").lookup([wanting()])
 
 
 def test_no_bar_before_the_signal_is_no_market_data_and_says_what_is_there(tmp_path: Path) -> None:
@@ -148,9 +160,9 @@ def test_no_bar_before_the_signal_is_no_market_data_and_says_what_is_there(tmp_p
 
 def test_a_stale_file_is_as_good_as_none(tmp_path: Path) -> None:
     put(tmp_path / "AAPL.csv", bars(3))
-    assert len(source(tmp_path).bars_as_of("AAPL", AT_US + 7 * DAY_US)) == 3
+    assert len(bars_of(source(tmp_path), us=AT_US + 7 * DAY_US)) == 3
     assert "7 days" in refusal(tmp_path, us=AT_US + 7 * DAY_US + 1).detail
-    assert len(source(tmp_path, max_bar_age_days=30).bars_as_of("AAPL", AT_US + 30 * DAY_US)) == 3
+    assert len(bars_of(source(tmp_path, max_bar_age_days=30), us=AT_US + 30 * DAY_US)) == 3
 
 
 def test_a_file_with_no_bars_has_none_for_the_signal(tmp_path: Path) -> None:
@@ -178,7 +190,7 @@ def test_a_symbol_is_one_file_name_inside_the_directory(tmp_path: Path, symbol: 
     assert file_stem(symbol) == name
     path = put(tmp_path / "inside" / f"{name}.csv", bars())
     assert path.resolve().parent == (tmp_path / "inside").resolve()
-    assert len(source(tmp_path / "inside").bars_as_of(symbol, AT_US)) == 5
+    assert len(bars_of(source(tmp_path / "inside"), symbol)) == 5
 
 
 def test_a_symbol_cannot_reach_a_file_outside(tmp_path: Path) -> None:
@@ -237,11 +249,11 @@ def test_a_directory_in_the_place_of_a_file_is_a_bad_file(tmp_path: Path) -> Non
 def test_one_bad_file_does_not_touch_other_symbols(tmp_path: Path) -> None:
     (tmp_path / "AAPL.csv").write_text("rubbish")
     put(tmp_path / "MSFT.csv", bars())
-    book = source(tmp_path).lookup([("AAPL", "equity"), ("MSFT", "equity"), ("NONE", "equity")])
-    assert len(book.bars("MSFT", AT_US)) == 5
+    book = source(tmp_path).lookup([wanting(symbol) for symbol in ("AAPL", "MSFT", "NONE")])
+    assert len(book.request(wanting("MSFT")).bars) == 5
     for symbol in ("AAPL", "NONE"):
         with pytest.raises(NoMarketData):
-            book.bars(symbol, AT_US)
+            book.request(wanting(symbol))
 
 
 def test_the_benchmark_goes_by_asset_class(tmp_path: Path) -> None:
@@ -249,7 +261,7 @@ def test_the_benchmark_goes_by_asset_class(tmp_path: Path) -> None:
     put(tmp_path / "SPX.csv", bars(9))
     put(tmp_path / "BTC.csv", bars(8))
     given = source(tmp_path, benchmark_symbols={"equity": "SPX", "crypto": "BTC"})
-    book = given.lookup([("AAPL", "equity"), ("AAPL", "crypto"), ("AAPL", "fx")])
+    book = given.lookup([wanting(asset_class=kind) for kind in ("equity", "crypto", "fx")])
     assert [book.benchmark(kind) and len(book.benchmark(kind) or ()) for kind in ("equity", "crypto", "fx")] == [
         9,
         8,
@@ -261,19 +273,19 @@ def test_a_missing_benchmark_is_none_and_said_once(tmp_path: Path, said: list[st
     put(tmp_path / "AAPL.csv", bars())
     given = source(tmp_path, benchmark_symbols={"equity": "SPX"})
     for _ in range(3):
-        assert given.lookup([("AAPL", "equity")]).benchmark("equity") is None
+        assert given.lookup([wanting()]).benchmark("equity") is None
     assert len(said) == 1
     assert "SPX" in said[0]
     put(tmp_path / "SPX.csv", bars())
-    assert given.lookup([("AAPL", "equity")]).benchmark("equity") is not None
+    assert given.lookup([wanting()]).benchmark("equity") is not None
     (tmp_path / "SPX.csv").unlink()
-    assert given.lookup([("AAPL", "equity")]).benchmark("equity") is None
+    assert given.lookup([wanting()]).benchmark("equity") is None
     assert len(said) == 2
 
 
 def test_a_bad_benchmark_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
     (tmp_path / "SPX.csv").write_text("rubbish")
-    book = source(tmp_path, benchmark_symbols={"equity": "SPX"}).lookup([("AAPL", "equity")])
+    book = source(tmp_path, benchmark_symbols={"equity": "SPX"}).lookup([wanting()])
     with pytest.raises(NoMarketData, match="benchmark SPX") as refused:
         book.benchmark("equity")
     assert refused.value.reason is Reason.BAD_MARKET_DATA
@@ -299,14 +311,14 @@ class TestParquet:
     @pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
     def test_times_may_be_of_any_unit_and_zone(self, tmp_path: Path, unit: str, zone: str) -> None:
         self.put(tmp_path / "AAPL.parquet", GOOD, self.times(unit, zone))
-        found = source(tmp_path).bars_as_of("AAPL", AT_US)
+        found = bars_of(source(tmp_path))
         expected = read_bars(put(tmp_path / "same.csv", GOOD))
         for name in ("timestamp", "open", "high", "low", "close", "volume"):
             assert np.array_equal(getattr(found, name), getattr(expected, name))
 
     def test_times_may_be_text(self, tmp_path: Path) -> None:
         self.put(tmp_path / "AAPL.parquet", GOOD)
-        assert len(source(tmp_path).bars_as_of("AAPL", AT_US)) == 4
+        assert len(bars_of(source(tmp_path))) == 4
 
     def test_what_breaks_a_rule_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "AAPL.parquet"

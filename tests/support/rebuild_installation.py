@@ -69,7 +69,7 @@ class Shop:
             decoded = decode("signal.created", data, now=NOW, limits=limits).event
             assert isinstance(decoded, SignalCreated)
             received.append((entry_id, decoded))
-        book = self.market.lookup_for([one for _, one in received])
+        book = self.market.lookup([one for _, one in received])
         captures = [Capture(book.request(one), one.symbol, one.digest, entry_id) for entry_id, one in received]
         FeatureStore(self.store, FeaturePipeline(config, registry)).capture(captures)
 

@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, PRICES, VOLUME_MAX
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 if TYPE_CHECKING:
     import pandas as pd  # where it is used it is loaded: it takes long, and the worker has no frames
 
+#: The rows of the matrix that `Bars.from_matrix` takes: "between low and high" is two comparisons of two rows each.
+MATRIX_ROWS = ("open", "close", "high", "low", "volume")
 
-PRICES = ("open", "high", "low", "close")
+#: Relative: prices that were adjusted column by column differ in their last bits.
+_ROUNDING = 1e-9
+
+BarsFault = Literal[
+    "missing_column",
+    "bad_timestamp",
+    "unequal_lengths",
+    "unsorted",  # times that do not strictly increase, doubled ones included
+    "not_a_number",  # a value that is no finite number
+    "price_not_positive",
+    "negative_volume",
+    "high_below_low",
+    "absurd_price",
+    "absurd_volume",
+    "not_enclosed",  # an open or a close that is not between low and high
+]
 
 
 class BarsError(ValueError):
-    """Bars that break a rule. `code` is one of a closed list:
+    """Bars that break a rule.
 
-    `missing_column`, `bad_timestamp`, `not_a_number` (a value that is no finite number), `unequal_lengths`, `unsorted`
-    (times that do not strictly increase, doubled ones included), `price_not_positive`, `negative_volume`,
-    `high_below_low`.
+    Attributes:
+        code: which rule.
+        detail: where; with the code before it, it is the message.
     """
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: BarsFault, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bars:
-    """Columns of equal length, oldest bar first; `timestamp` is the bar's close in microseconds since the epoch, UTC.
+    """Columns of shape (n,), oldest bar first; `timestamp` is the bar's close in microseconds since the epoch, UTC.
 
-    The constructor takes arrays as they are: whoever has bars from outside builds them with `from_columns` or
-    `from_frame`, or calls `check`. Slices are views; nobody writes into them.
+    The constructor takes arrays as they are: whoever has bars from outside builds them with `from_columns`,
+    `from_matrix` or `from_frame`, or calls `check`. Slices are views; nobody writes into them.
     """
 
     timestamp: TimeArray
@@ -56,30 +75,55 @@ class Bars:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, ArrayLike]) -> Bars:
-        """Checked bars from a mapping with the six fields; other keys are passed over, `timestamp` is in microseconds.
+        """Checked bars from a mapping with the six columns, each of shape (n,).
+
+        Other keys are passed over; `timestamp` is in microseconds.
 
         Raises:
             BarsError: a column is missing or a rule is broken.
         """
-        missing = [field.name for field in fields(cls) if field.name not in columns]
+        return cls._from_columns(columns, enclosed=True)
+
+    @classmethod
+    def _from_columns(cls, columns: Mapping[str, ArrayLike], enclosed: bool) -> Bars:
+        missing = [name for name in COLUMNS if name not in columns]
         if missing:
             raise BarsError("missing_column", ", ".join(missing))
         numbers = {name: _numbers(name, columns[name]) for name in (*PRICES, "volume")}
-        return cls(_instants(columns["timestamp"]), **numbers).check()
+        return cls(_instants(columns["timestamp"]), **numbers).check(enclosed=enclosed)
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame) -> Bars:
+    def from_matrix(cls, timestamp: TimeArray, matrix: FloatArray) -> Bars:
+        """Checked bars whose columns are views: the same rules as `check`, quickest where none is broken.
+
+        Args:
+            timestamp: shape (n,).
+            matrix: shape (5, n), rows as in `MATRIX_ROWS`.
+
+        Raises:
+            BarsError: the first rule broken, with the position of the bar.
+        """
+        open_, close, high, low, volume = matrix
+        bars = cls(timestamp, open_, high, low, close, volume)
+        return bars if _is_sound(timestamp, matrix) else bars.check()
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, *, enclosed: bool = True) -> Bars:
         """Checked bars from a frame with the columns open, high, low, close, volume.
 
         The times are a `timestamp` column or else the index: datetimes or text, where naive means UTC, or increasing
         integers, which count as they are (a frame without times then still has an order).
+
+        Args:
+            frame: one row a bar, oldest first.
+            enclosed: whether open and close have to lie between low and high.
 
         Raises:
             BarsError: a column is missing or a rule is broken.
         """
         given = {str(name): frame[name].to_numpy() for name in frame.columns if name != "timestamp"}
         times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
-        return cls.from_columns({**given, "timestamp": _frame_times(times)})
+        return cls._from_columns({**given, "timestamp": _frame_times(times)}, enclosed)
 
     def to_frame(self) -> pd.DataFrame:
         """A frame with the five columns and the close times (UTC) as its index."""
@@ -100,26 +144,35 @@ class Bars:
         """The newest `count` bars, as views."""
         return self._cut(slice(max(len(self) - count, 0), None))
 
-    def check(self) -> Bars:
+    def check(self, *, enclosed: bool = True) -> Bars:
         """These bars, when they keep every rule.
 
-        The rules are those of the event contract plus what a price is: columns of equal length, strictly increasing
-        times, finite numbers, prices above 0, volume not below 0, high not below low. (That open and close lie within
-        the range is not demanded: sources that adjust prices break it by a rounding.)
+        Columns of equal length, strictly increasing times, finite numbers, prices from `PRICE_MIN` to `PRICE_MAX`,
+        volumes from 0 to `VOLUME_MAX`, high not below low, and if `enclosed`, open and close between the two but for a
+        rounding.
 
         Raises:
             BarsError: the first rule broken, with the position of the bar.
         """
-        lengths = {field.name: getattr(self, field.name).size for field in fields(self)}
+        lengths = {name: getattr(self, name).size for name in COLUMNS}
         if len(set(lengths.values())) > 1:
             raise BarsError("unequal_lengths", ", ".join(f"{name} {size}" for name, size in lengths.items()))
-        _refuse("unsorted", np.diff(self.timestamp) <= 0, "timestamp", first=1)
+        _refuse("unsorted", np.diff(self.timestamp, prepend=self.timestamp[:1] - 1) <= 0, "timestamp of")
         for name in (*PRICES, "volume"):
-            _refuse("not_a_number", ~np.isfinite(getattr(self, name)), name)
+            _refuse("not_a_number", ~np.isfinite(getattr(self, name)), f"{name} of")
         for name in PRICES:
-            _refuse("price_not_positive", getattr(self, name) <= 0, name)
-        _refuse("negative_volume", self.volume < 0, "volume")
-        _refuse("high_below_low", self.high < self.low, "high")
+            _refuse("price_not_positive", getattr(self, name) <= 0, f"{name} of")
+        _refuse("negative_volume", self.volume < 0, "volume of")
+        _refuse("high_below_low", self.high < self.low, "high of")
+        for name in PRICES:
+            price = getattr(self, name)
+            _refuse("absurd_price", (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd,")
+        _refuse("absurd_volume", self.volume > VOLUME_MAX, "volume is absurd,")
+        slack = self.high * _ROUNDING
+        for name in ("open", "close") if enclosed else ():
+            price = getattr(self, name)
+            outside = (price < self.low - slack) | (price > self.high + slack)
+            _refuse("not_enclosed", outside, f"{name} is not between low and high,")
         return self
 
     def _cut(self, rows: slice) -> Bars:
@@ -133,9 +186,27 @@ class Bars:
         )
 
 
-def _refuse(code: str, broken: BoolArray, column: str, first: int = 0) -> None:
+def _is_sound(timestamp: TimeArray, matrix: FloatArray) -> bool:
+    """The rules at once, without slack. Comparisons are False for NaN; what is between sound numbers is sound."""
+    if not timestamp.size or timestamp.size != matrix.shape[1]:
+        return False
+    body, high, low = matrix[:2], matrix[2], matrix[3]
+    low_min, volume_min = np.minimum.reduce(matrix[3:], axis=1)
+    high_max, volume_max = np.maximum.reduce(matrix[2::2], axis=1)
+    return bool(
+        np.count_nonzero(body >= low) == body.size
+        and np.count_nonzero(body <= high) == body.size
+        and np.count_nonzero(timestamp[1:] > timestamp[:-1]) == timestamp.size - 1
+        and low_min >= PRICE_MIN
+        and high_max <= PRICE_MAX
+        and volume_min >= 0
+        and volume_max <= VOLUME_MAX
+    )
+
+
+def _refuse(code: BarsFault, broken: BoolArray, what: str) -> None:
     if broken.any():
-        raise BarsError(code, f"{column} of bar {int(broken.argmax()) + first}")
+        raise BarsError(code, f"{what} bar {int(broken.argmax())}")
 
 
 def _numbers(name: str, values: ArrayLike) -> FloatArray:

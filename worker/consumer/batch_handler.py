@@ -171,7 +171,7 @@ class BatchHandler:
         self, firsts: Sequence[tuple[Entry, SignalCreated]], intake: Intake
     ) -> list[tuple[Entry, SignalCreated, FeatureRequest]]:
         """Each signal with its bars; those without any are dead-lettered and so are their repeats."""
-        book = self._market_data.lookup_for([signal for _, signal in firsts])
+        book = self._market_data.lookup([signal for _, signal in firsts])
         found = []
         for entry, signal in firsts:
             try:

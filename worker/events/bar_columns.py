@@ -1,31 +1,22 @@
-"""Columns of bars, as JSON or a file gives them, to checked `Bars`: strict as the contract, quick as numpy."""
+"""Columns of bars, as JSON or a file gives them, to `Bars`: what is no number is found here, quick as numpy."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars, BarsError
-from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
+from trading_system.ml_refinement.bar_limits import COLUMNS
+from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars, BarsError, BarsFault
+from trading_system.ml_refinement.typing import FloatArray
 from worker.errors import DecodeError, Reason
-from worker.events.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
 from worker.events.strict_json import count_strings
 from worker.events.timestamps import BadInstant, column_us
 
-# The rows of a matrix stand in this order, so that "between low and high" is two comparisons of two rows each.
-_ROWS = ("open", "close", "high", "low", "volume")
-_ROUNDING = 1e-9  # relative: prices that were adjusted column by column differ in their last bits
-
-
-class BadBarsError(ValueError):
-    """Bars that break a rule, with the reason code an event with such bars is dead-lettered under."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
+#: The rules whose breach is a bad number and not bad bars.
+_OF_NUMBERS: frozenset[BarsFault] = frozenset(("not_a_number", "absurd_price", "absurd_volume"))
 
 
 class JsonBars(NamedTuple):
@@ -53,10 +44,12 @@ def bars_from_json(value: Any, *, field: Literal["bars", "benchmark"], not_after
         timestamp = column_us(columns["timestamp"])
     except BadInstant as error:
         raise DecodeError(Reason.BAD_TIME, f"{field}.timestamp[{error.row}]: {error}") from None
+    matrix = _matrix(columns, field)
     try:
-        bars = checked_bars(timestamp, _matrix(columns))
-    except BadBarsError as error:
-        raise DecodeError(error.reason, f"{field}: {error.detail}") from None
+        bars = Bars.from_matrix(timestamp, matrix)
+    except BarsError as error:
+        reason = Reason.BAD_NUMBER if error.code in _OF_NUMBERS else Reason.BAD_BARS
+        raise DecodeError(reason, f"{field}: {error}") from None
     if len(bars) and timestamp[-1] > not_after_us:
         row = int(timestamp.searchsorted(not_after_us, side="right"))
         raise DecodeError(Reason.LOOKAHEAD, f"{field}.timestamp[{row}] is later than the signal's timestamp")
@@ -66,36 +59,8 @@ def bars_from_json(value: Any, *, field: Literal["bars", "benchmark"], not_after
     return JsonBars(bars, strings, len(unknown))
 
 
-def checked_bars(timestamp: IntArray, matrix: FloatArray) -> Bars:
-    """Bars of a matrix with the rows open, close, high, low, volume.
-
-    Raises:
-        BadBarsError: bad_bars or bad_number, with the first bar that breaks the first rule broken.
-    """
-    bars = Bars(timestamp, matrix[0], matrix[2], matrix[3], matrix[1], matrix[4])
-    if timestamp.size and not _is_sound(timestamp, matrix):
-        _refuse_faults(bars)
-    return bars
-
-
-def _is_sound(timestamp: IntArray, matrix: FloatArray) -> bool:
-    """The rules at once, for the usual case. Comparisons are False for NaN; what is between sound numbers is sound."""
-    body, high, low = matrix[:2], matrix[2], matrix[3]
-    low_min, volume_min = np.minimum.reduce(matrix[3:], axis=1)
-    high_max, volume_max = np.maximum.reduce(matrix[2::2], axis=1)
-    return bool(
-        np.count_nonzero(body >= low) == body.size
-        and np.count_nonzero(body <= high) == body.size
-        and np.count_nonzero(timestamp[1:] > timestamp[:-1]) == timestamp.size - 1
-        and low_min >= PRICE_MIN
-        and high_max <= PRICE_MAX
-        and volume_min >= 0
-        and volume_max <= VOLUME_MAX
-    )
-
-
 def matrix_of(columns: dict[str, list[float]]) -> FloatArray:
-    """Columns of one length as the read-only matrix that `checked_bars` takes.
+    """Columns of one length n as the read-only matrix, shape (5, n), that `Bars.from_matrix` takes.
 
     Raises:
         struct.error: a value is no number.
@@ -103,14 +68,14 @@ def matrix_of(columns: dict[str, list[float]]) -> FloatArray:
     count = len(columns["open"])
     # Packing takes floats and whole numbers alone, and costs half of what numpy takes to look at each value.
     packed = struct.pack(
-        f"{count * len(_ROWS)}d",
+        f"{count * len(MATRIX_ROWS)}d",
         *columns["open"],
         *columns["close"],
         *columns["high"],
         *columns["low"],
         *columns["volume"],
     )
-    return np.frombuffer(packed, np.float64).reshape(len(_ROWS), count)
+    return np.frombuffer(packed, np.float64).reshape(len(MATRIX_ROWS), count)
 
 
 def _columns(value: Any, field: str, max_bars: int) -> dict[str, list[Any]]:
@@ -131,43 +96,22 @@ def _columns(value: Any, field: str, max_bars: int) -> dict[str, list[Any]]:
     return columns
 
 
-def _matrix(columns: dict[str, list[Any]]) -> FloatArray:
+def _matrix(columns: dict[str, list[Any]], field: str) -> FloatArray:
     try:
         matrix = matrix_of(columns)
     except struct.error:
-        _refuse_no_numbers(columns, _ROWS)
+        _refuse_no_numbers(columns, MATRIX_ROWS, field)
         raise
     # Packing takes true and false for 1 and 0: only columns with such a value have to be looked at.
     if matrix.size and not np.minimum.reduce(matrix, axis=None) > 1.0:
-        _refuse_no_numbers(columns, [name for name, row in zip(_ROWS, matrix, strict=True) if row.min() <= 1.0])
+        names = [name for name, row in zip(MATRIX_ROWS, matrix, strict=True) if row.min() <= 1.0]
+        _refuse_no_numbers(columns, names, field)
     return matrix
 
 
-def _refuse_no_numbers(columns: dict[str, list[Any]], names: tuple[str, ...] | list[str]) -> None:
+def _refuse_no_numbers(columns: dict[str, list[Any]], names: Iterable[str], field: str) -> None:
     for name in names:
         if set(map(type, columns[name])) <= {float, int}:
             continue
         row = next(row for row, value in enumerate(columns[name]) if type(value) not in (float, int))
-        raise BadBarsError(Reason.SCHEMA, f"{name}[{row}] is not a number")
-
-
-def _refuse_faults(bars: Bars) -> None:
-    try:
-        bars.check()
-    except BarsError as error:
-        reason = Reason.BAD_NUMBER if error.code == "not_a_number" else Reason.BAD_BARS
-        raise BadBarsError(reason, str(error)) from None
-    for name in ("open", "high", "low", "close"):
-        price = getattr(bars, name)
-        _refuse(Reason.BAD_NUMBER, (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd")
-    _refuse(Reason.BAD_NUMBER, bars.volume > VOLUME_MAX, "volume is absurd")
-    slack = bars.high * _ROUNDING
-    for name in ("open", "close"):
-        price = getattr(bars, name)
-        outside = (price < bars.low - slack) | (price > bars.high + slack)
-        _refuse(Reason.BAD_BARS, outside, f"{name} is not between low and high")
-
-
-def _refuse(reason: Reason, broken: BoolArray, why: str) -> None:
-    if broken.any():
-        raise BadBarsError(reason, f"{why}, bar {int(broken.argmax())}")
+        raise DecodeError(Reason.SCHEMA, f"{field}: {name}[{row}] is not a number")

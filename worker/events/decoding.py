@@ -11,12 +11,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import orjson
 from pydantic import ValidationError
 
+from trading_system.ml_refinement.bar_limits import PRICE_MIN
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from worker.errors import DecodeError, Reason
 from worker.events.bar_columns import bars_from_json
-from worker.events.bar_limits import PRICE_MIN
 from worker.events.models import (
     ABSURD_BOUNDS,
     MAX_BARS,

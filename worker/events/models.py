@@ -8,7 +8,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
-from worker.events.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
+from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
 
 MAX_BARS = 5_000
 SCHEMA_VERSION = 1

@@ -205,7 +205,7 @@ class Rebuild:
     def _requests(
         self, found: Sequence[tuple[StoredVector, SignalCreated]], done: Rebuilt
     ) -> list[tuple[StoredVector, FeatureRequest]]:
-        book = self._market_data.lookup_for([signal for _, signal in found])
+        book = self._market_data.lookup([signal for _, signal in found])
         requests = []
         for row, signal in found:
             try:

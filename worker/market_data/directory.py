@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,28 +32,6 @@ class MarketBook:
     benchmark_symbols: Mapping[str, str]
     max_bar_age_days: float
 
-    def bars(self, symbol: str, us: int) -> Bars:
-        """The bars that had closed at `us`; the newest of them is not older than `max_bar_age_days`.
-
-        Raises:
-            NoMarketData: there are none, they are too old, or the file is bad.
-        """
-        found, count = self._known(symbol, us)
-        return found.first(count)
-
-    def _known(self, symbol: str, us: int) -> tuple[Bars, int]:
-        """All bars of a symbol, and how many of them had closed."""
-        found = self.found[symbol]
-        if isinstance(found, NoMarketData):
-            raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
-        count = int(found.timestamp.searchsorted(us, side="right"))
-        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * _DAY_US:
-            return found, count
-        raise NoMarketData(
-            Reason.NO_MARKET_DATA,
-            f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
-        )
-
     def request(self, signal: SignalCreated) -> FeatureRequest:
         """What a signal's features are computed from: what it brought, and what the source has for the rest.
 
@@ -62,7 +40,7 @@ class MarketBook:
         """
         bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
         if bars is None:
-            bars = self._known(signal.symbol, signal.timestamp_us)[0]
+            bars = self._bars(signal.symbol, signal.timestamp_us)
         benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
         return FeatureRequest(signal.signal_id, signal.timestamp_us, signal.metadata, bars, benchmark, signal.news)
 
@@ -79,6 +57,19 @@ class MarketBook:
         if found.reason is Reason.NO_MARKET_DATA:
             return None
         raise NoMarketData(found.reason, f"benchmark {found.detail}")
+
+    def _bars(self, symbol: str, us: int) -> Bars:
+        """All bars of a symbol, where the newest that had closed at `us` is not older than `max_bar_age_days`."""
+        found = self.found[symbol]
+        if isinstance(found, NoMarketData):
+            raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
+        count = int(found.timestamp.searchsorted(us, side="right"))
+        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * _DAY_US:
+            return found
+        raise NoMarketData(
+            Reason.NO_MARKET_DATA,
+            f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
+        )
 
 
 class DirectorySource:
@@ -99,35 +90,18 @@ class DirectorySource:
         self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
         self._missed: set[str] = set()  # benchmarks whose absence was said
 
-    def lookup(self, requests: Iterable[tuple[str, str]]) -> MarketBook:
-        """What there is for these (symbol, asset class) pairs, benchmarks included; one look per symbol.
-
-        Raises:
-            TransientError: the directory itself is gone.
-        """
-        pairs = set(requests)
-        return self._book({symbol for symbol, _ in pairs}, {kind for _, kind in pairs})
-
-    def lookup_for(self, signals: Sequence[SignalCreated]) -> MarketBook:
+    def lookup(self, signals: Sequence[SignalCreated]) -> MarketBook:
         """What there is for a batch of signals, of that which they did not bring; one look per symbol.
 
         Raises:
             TransientError: the directory itself is gone.
         """
-        return self._book(
-            {signal.symbol for signal in signals if signal.bars is None},
-            {signal.asset_class for signal in signals if signal.benchmark is None},
-        )
-
-    def _book(self, symbols: set[str], asset_classes: set[str]) -> MarketBook:
+        symbols = {signal.symbol for signal in signals if signal.bars is None}
+        asset_classes = {signal.asset_class for signal in signals if signal.benchmark is None}
         benchmarks = {self._benchmark_symbols[kind] for kind in asset_classes if kind in self._benchmark_symbols}
         found = {symbol: self._symbol(symbol) for symbol in symbols | benchmarks}
         self._report_benchmarks(benchmarks, found)
         return MarketBook(found, self._benchmark_symbols, self._max_bar_age_days)
-
-    def bars_as_of(self, symbol: str, us: int) -> Bars:
-        """`MarketBook.bars` of a single symbol."""
-        return self.lookup([(symbol, "")]).bars(symbol, us)
 
     def _report_benchmarks(self, benchmarks: set[str], found: Mapping[str, Bars | NoMarketData]) -> None:
         for symbol in sorted(benchmarks):

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.bar_limits import COLUMNS
+from trading_system.ml_refinement.bars import Bars, BarsError
 from trading_system.ml_refinement.typing import IntArray
-from worker.events.bar_columns import BadBarsError, checked_bars, matrix_of
-from worker.events.bar_limits import COLUMNS
+from worker.events.bar_columns import matrix_of
 from worker.events.timestamps import BadInstant, column_us
 
 SUFFIXES = (".csv", ".parquet")
@@ -94,11 +94,11 @@ def _instants(texts: list[Any]) -> IntArray:
 
 def _checked(timestamp: IntArray, columns: dict[str, list[float]], counting: str) -> Bars:
     try:
-        return checked_bars(timestamp, matrix_of(columns))
+        return Bars.from_matrix(timestamp, matrix_of(columns))
     except struct.error:
         raise BadFileError("a value is no number") from None
-    except BadBarsError as error:
-        raise BadFileError(f"{error.detail} ({counting})") from None
+    except BarsError as error:
+        raise BadFileError(f"{error} ({counting})") from None
 
 
 def _read_parquet(path: Path) -> Bars:

@@ -16,7 +16,8 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import PRICES, Bars
+from trading_system.ml_refinement.bar_limits import PRICES
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, OHLCVExtractor
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem

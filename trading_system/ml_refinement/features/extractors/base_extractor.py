@@ -171,7 +171,8 @@ class OHLCVExtractor(BaseFeatureExtractor):
         """The features as of bar `current_idx`; later bars are cut off first.
 
         Args:
-            ohlcv: columns open, high, low, close, volume; times as `Bars.from_frame` takes them.
+            ohlcv: columns open, high, low, close, volume, where open and close may lie outside low and high; times as
+                `Bars.from_frame` takes them.
             current_idx: position of the current bar, negative from the end.
 
         Raises:
@@ -200,10 +201,11 @@ def request_at(ohlcv: pd.DataFrame, current_idx: int, benchmark: pd.DataFrame | 
         BarsError: the bars break a rule.
         IndexError: there is no such bar (-1 of an empty frame is allowed: a history of no bars).
     """
-    bars = Bars.from_frame(ohlcv)
+    # A single family is looked at with frames that no market gives: the specification's closes at 349, its high is 101.
+    bars = Bars.from_frame(ohlcv, enclosed=False)
     position = current_idx + len(bars) if current_idx < 0 else current_idx
     if not 0 <= position < len(bars) and (len(bars) or current_idx != -1):
         raise IndexError(f"bar {current_idx} of {len(bars)}")
-    market = None if benchmark is None else Bars.from_frame(benchmark)
+    market = None if benchmark is None else Bars.from_frame(benchmark, enclosed=False)
     cut = bars.first(position + 1)
     return FeatureRequest("", int(cut.timestamp[-1]) if len(cut) else 0, SignalMetadata(), cut, market)
