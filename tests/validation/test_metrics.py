@@ -108,6 +108,25 @@ def test_the_top_share_takes_the_best_rows_and_splits_ties() -> None:
     assert metrics.top_mean(r, np.zeros(4), share=0.1) == 2.5
 
 
+def test_lift_is_the_top_fifth_less_the_bottom_fifth_with_ties_in_part() -> None:
+    r, score = np.arange(10.0), np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+    alone = np.arange(10)
+    assert metrics.clustered_lift(r, score, alone).value == pytest.approx(8.5 - 0.5)
+    assert metrics.clustered_lift(r, np.zeros(10), alone).value == pytest.approx(0.0)
+    assert math.isnan(metrics.clustered_lift(r[:4], score[:4], alone[:4]).value)
+    assert metrics.clustered_lift(r, score, np.zeros(10, dtype=np.int64)).freedom == 0
+
+
+def test_the_interval_of_the_lift_holds_the_truth_about_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        r = np.repeat(rng.standard_normal(60), 8) + rng.standard_normal(480)
+        low, high = metrics.clustered_lift(r, rng.random(480), np.repeat(np.arange(60), 8)).interval()
+        held += low <= 0.0 <= high
+    assert 180 <= held <= 199
+
+
 def test_lift_by_decile_rises_with_a_score_that_is_the_outcome() -> None:
     r = np.random.default_rng(6).standard_normal(200)
     deciles = metrics.by_decile(r, r)

@@ -34,6 +34,7 @@ from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
+from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 #: Called with a stage's name and (done, total) within it.
 Progress = Callable[[str, int, int], None]
@@ -178,7 +179,7 @@ class _Run:
         self, data: Dataset, pooled: backtest.Pooled, evidence: Evidence, model: SignalQualityModel
     ) -> dict[str, Any]:
         r = data.r[pooled.rows]
-        window = self.config.training.validation_window_days * 86_400_000_000
+        window = self.config.training.validation_window_days * DAY_US
         recent = evidence.entered_us > evidence.entered_us.max(initial=0) - window
         newest = evidence_figures(evidence.rows(recent))
         return {
