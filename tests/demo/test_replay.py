@@ -38,7 +38,7 @@ QUIET = Status(
     duplicates=0,
     dead_letters=0,
     new_labels=0,
-    labels_for_retraining=10,
+    min_new_labels=10,
     newest_label_at=None,
     champion=None,
     proven=False,
@@ -94,7 +94,7 @@ def player(
         timeline,
         streams=STREAMS,
         look=look,
-        is_due=lambda status: status.new_labels >= status.labels_for_retraining,
+        is_due=lambda status: status.new_labels >= status.min_new_labels,
         on_progress=on_progress,
         timeouts=ReplayTimeouts(**timeouts),
     )

@@ -300,7 +300,7 @@ def arm_training(boundary: str, nth: int, victim: str, note: Path) -> None:
             training._Run._still_ours = settle()  # type: ignore[method-assign]
             around(Connection, "run", before=boundary.startswith("before"), only=is_activation)
         case "watched":
-            around(job, "_watch_after_training")
+            around(job, "_monitor_after_training")
         case "returned":
             around(job, "retrain")
 

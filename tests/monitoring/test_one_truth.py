@@ -22,7 +22,7 @@ from worker.console.application import create_app
 from worker.installation import open_store
 from worker.observability.state_collector import StateCollector
 from worker.observability.status import read_status
-from worker.retraining.monitoring import watch
+from worker.retraining.monitoring import monitor
 from worker.settings.schema import Settings, load_settings
 
 DAY_US = 86_400_000_000
@@ -92,7 +92,7 @@ def serving(registry: ModelRegistry, pipeline: FeaturePipeline, wins: float, see
 
 def monitored(settings: Settings, store: FeatureDatabase) -> dict[str, float]:
     """By the report that monitoring stores."""
-    found = watch(settings, store, cause="schedule").figures
+    found = monitor(settings, store, cause="schedule").figures
     names = {"excess": "served_excess", "auc": "served_auc", "calibration": "served_calibration_error"}
     names |= {"rows": "served_rows", "lift": "served_lift", "features": "features", "drifted": "features_drifted"}
     return {name: found[key] for name, key in names.items()}

@@ -17,7 +17,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, Ve
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
 from worker.installation import open_store
 from worker.observability.status import read_status
-from worker.retraining.monitoring import EVERY, watch_if_due
+from worker.retraining.monitoring import EVERY, monitor_if_due
 from worker.retraining.queue import QUEUE_NAME, connect_queue
 from worker.settings.schema import Settings, load_settings
 
@@ -73,7 +73,7 @@ def test_drift_asks_for_one_training_and_the_status_tells(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
     fill(store, settings, shift=3.0)
-    report = watch_if_due(settings, store, client)
+    report = monitor_if_due(settings, store, client)
     assert report is not None
     assert report.curable
     assert jobs(client) == ["retrain-signal_quality-0"]
@@ -92,15 +92,15 @@ def test_it_looks_once_an_hour_and_asks_no_more_often_than_it_may(
 
     for hour in range(24):
         now = start + hour * EVERY + timedelta(minutes=hour)
-        assert watch_if_due(settings, store, client, clock=lambda now=now: now) is not None  # type: ignore[misc]
-        assert watch_if_due(settings, store, client, clock=lambda now=now: now) is None  # type: ignore[misc]
+        assert monitor_if_due(settings, store, client, clock=lambda now=now: now) is not None  # type: ignore[misc]
+        assert monitor_if_due(settings, store, client, clock=lambda now=now: now) is None  # type: ignore[misc]
     asked = [report.at for report in store.monitoring.recent() if report.requested]
     assert len(asked) == 2
 
 
 def test_without_drift_nothing_is_asked_for(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
     fill(store, settings, shift=0.0)
-    report = watch_if_due(settings, store, client)
+    report = monitor_if_due(settings, store, client)
     assert report is not None
     assert not report.curable
     assert jobs(client) == []
@@ -109,7 +109,7 @@ def test_without_drift_nothing_is_asked_for(settings: Settings, store: FeatureDa
 def test_redis_away_is_no_reason_to_fail(settings: Settings, store: FeatureDatabase) -> None:
     fill(store, settings, shift=3.0)
     with connect_queue("redis://127.0.0.1:1/0") as nobody:
-        report = watch_if_due(settings, store, nobody)
+        report = monitor_if_due(settings, store, nobody)
     assert report is not None
     last = store.monitoring.last()
     assert last is not None

@@ -57,7 +57,7 @@ def _show_status(state: Status) -> None:
             "signals": f"{state.signals:,} stored, {state.predictions:,} predictions, {state.incomplete:,} incomplete",
             "outcomes": f"{state.outcomes:,} stored, {state.waiting_outcomes:,} wait for their signal",
             "labels": f"{state.labelled:,}, newest {state.newest_label_at or 'none yet'}",
-            "new labels": f"{state.new_labels:,} of {state.labels_for_retraining:,} for the next training",
+            "new labels": f"{state.new_labels:,} of {state.min_new_labels:,} for the next training",
             "champion": _champion(state),
             "last training": "none yet"
             if last is None

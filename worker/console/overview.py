@@ -93,7 +93,7 @@ def _training_words(seen: Overview) -> str:
     if seen.training == "started":
         return "A training is running."
     if last is None:
-        missing = status.labels_for_retraining - status.new_labels
+        missing = status.min_new_labels - status.new_labels
         return f"{missing:,} more labels until the first training." if missing > 0 else "The first training is due."
     if last.status == "failed":
         return f"The last training failed: {last.reason}."

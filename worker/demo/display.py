@@ -85,7 +85,7 @@ class _Picture:
             "[dim]retrainings[/]",
             f"{self.retrainings}",
             "[dim]next after[/]",
-            f"{status.new_labels} of {status.labels_for_retraining} new labels",
+            f"{status.new_labels} of {status.min_new_labels} new labels",
         )
         letters = f"[bold red]{status.dead_letters}[/]" if status.dead_letters else "0"
         grid.add_row("[dim]dead letters[/]", letters, "[dim]champion[/]", escape(champion))

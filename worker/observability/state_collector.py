@@ -156,8 +156,8 @@ def _amounts(status: Status) -> Iterator[Metric]:
     yield _gauge("refinery_outcomes_waiting", "Outcomes whose signal has not come.", status.waiting_outcomes)
     yield _gauge("refinery_duplicates_stored", "Entries that said again what was known.", status.duplicates)
     yield _gauge("refinery_labels_since_training", "New labels since the last training.", status.new_labels)
-    min_new_labels = status.labels_for_retraining
-    yield _gauge("refinery_labels_for_training", "New labels that make a training due.", min_new_labels)
+    help_text = "New labels that make a training due."
+    yield _gauge("refinery_labels_for_training", help_text, status.min_new_labels)
     age = _age_s(status.newest_label_at)
     yield _gauge("refinery_newest_label_age_seconds", "Since the trade that was labelled last closed.", age)
 

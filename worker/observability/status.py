@@ -62,7 +62,8 @@ class Status:
     duplicates: int
     dead_letters: int
     new_labels: int
-    labels_for_retraining: int
+    #: So many new labels make a training due.
+    min_new_labels: int
     newest_label_at: str | None
     champion: str | None
     proven: bool
@@ -73,8 +74,9 @@ class Status:
     champion_fits: bool = True
 
     def to_json(self) -> Mapping[str, Any]:
-        """Plain values, for `--json`."""
-        return asdict(self)
+        """Plain values, for `--json`, under the names that were published first."""
+        fields = asdict(self)
+        return {("labels_for_retraining" if name == "min_new_labels" else name): fields[name] for name in fields}
 
 
 def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
@@ -98,7 +100,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         duplicates=counts.duplicates,
         dead_letters=counts.dead_letters_open,
         new_labels=training_history(store, ModelType.SIGNAL_QUALITY).new_labels,
-        labels_for_retraining=settings.ml.min_new_samples_for_retrain,
+        min_new_labels=settings.ml.min_new_samples_for_retrain,
         newest_label_at=counts.newest_label,
         champion=champion.model_id if champion else None,
         proven=champion.proven if champion else False,

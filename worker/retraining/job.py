@@ -75,7 +75,7 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         run_id = job_id_of(model_type, after)
         logger.info("training {} begins ({})", run_id, reason)
         result = _train(settings, store, run_id)
-        _watch_after_training(settings, store)
+        _monitor_after_training(settings, store)
         return result
 
 
@@ -91,7 +91,7 @@ def housekeeping(settings: Settings, client: redis.Redis) -> None:
                 finally:
                     os.close(lock)
             enqueue_if_due(settings, store, client)
-            _watch_on_schedule(settings, store, client)
+            _monitor_on_schedule(settings, store, client)
     except (StoreError, ConfigurationError, OSError) as error:
         logger.warning("the store could not be looked after: {}", error)
 
@@ -157,22 +157,21 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
     }
 
 
-def _watch_after_training(settings: Settings, store: FeatureDatabase) -> None:
+def _monitor_after_training(settings: Settings, store: FeatureDatabase) -> None:
     """The training is done and kept: whatever goes wrong here is told, and changes nothing about it."""
-    from worker.retraining.monitoring import watch  # needs the learning stack, as the training does
+    from worker.retraining.monitoring import monitor  # needs the learning stack, as the training does
 
     try:
-        watch(settings, store, cause="training")
+        monitor(settings, store, cause="training")
     except Exception:  # noqa: BLE001 - as said above
         logger.exception("monitoring failed")
 
 
-def _watch_on_schedule(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
-    from worker.retraining.monitoring import (
-        watch_if_due,
-    )  # needs the learning stack, and this module is imported for its name alone
+def _monitor_on_schedule(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
+    # Needs the learning stack, and this module is imported for its name alone.
+    from worker.retraining.monitoring import monitor_if_due
 
     try:
-        watch_if_due(settings, store, client)
+        monitor_if_due(settings, store, client)
     except Exception:  # noqa: BLE001 - the trainer goes on training
         logger.exception("monitoring failed")

@@ -23,7 +23,7 @@ from worker.settings.schema import Settings
 EVERY = timedelta(hours=1)
 
 
-def watch_if_due(
+def monitor_if_due(
     settings: Settings, store: FeatureDatabase, client: redis.Redis, *, clock: Clock = utc_now
 ) -> Report | None:
     """Look, when the last look is an hour old, and ask for a retraining where that may help. Idempotent; None: not due.
@@ -34,13 +34,13 @@ def watch_if_due(
     last = store.monitoring.last()
     if last is not None and clock() - datetime.fromisoformat(last.at) < EVERY:
         return None
-    report = watch(settings, store, cause="schedule", clock=clock)
+    report = monitor(settings, store, cause="schedule", clock=clock)
     if report.curable:
         _ask(settings, store, client, report, clock=clock)
     return report
 
 
-def watch(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Clock = utc_now) -> Report:
+def monitor(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: Clock = utc_now) -> Report:
     """Look now, store what was found, and log its alarms."""
     ml = settings.to_ml_config()
     pipeline = FeaturePipeline(ml.features)
