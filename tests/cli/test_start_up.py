@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from trading_system.ml_refinement import storage
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 
@@ -94,9 +93,3 @@ def test_publishing_loads_no_learning(store_dir: Path, valkey_url: str, tmp_path
     events = tmp_path / "events.jsonl"
     events.write_text('{"type": "trade.closed", "signal_id": "a", "closed_at": "2026-01-01T00:00:00Z"}\n')
     assert not loaded_by(f"publish {events}", store_dir, redis_url=valkey_url) & LEARNING
-
-
-def test_every_public_name_of_the_store_can_be_had_from_it_and_no_other() -> None:
-    assert [name for name in storage.__all__ if not hasattr(storage, name)] == []
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        storage.Nothing  # noqa: B018 - it is the reading that must fail
