@@ -45,7 +45,7 @@ class World:
 
 
 def loadings() -> FloatArray:
-    """How the 60 features load on the six factors; the same in every world."""
+    """How the 60 features load on the six factors, shape (6, 60); the same in every world."""
     raw = np.random.default_rng(60).standard_normal((6, N_FEATURES))
     unit: FloatArray = raw / np.linalg.norm(raw, axis=0)
     return unit
@@ -70,7 +70,7 @@ def opinion(X: FloatArray, kind: str) -> FloatArray:
 
 
 def expected_auc(truth: FloatArray, score: FloatArray) -> float:
-    """AUC of a score in expectation over outcomes of the true probabilities; ties count half."""
+    """AUC of a score in expectation over outcomes of the true probabilities, both of shape (n,); ties count half."""
     _, place = np.unique(score, return_inverse=True)
     win, loss = np.bincount(place, truth), np.bincount(place, 1.0 - truth)
     pairs = truth.sum() * (1.0 - truth).sum() - (truth * (1.0 - truth)).sum()
@@ -79,7 +79,7 @@ def expected_auc(truth: FloatArray, score: FloatArray) -> float:
 
 
 def bayes_auc(p: FloatArray) -> float:
-    """AUC that the true probabilities themselves attain, in expectation over outcomes."""
+    """AUC that the true probabilities (n,) themselves attain, in expectation over outcomes."""
     return expected_auc(p, p)
 
 
@@ -101,7 +101,7 @@ def calibrated_scale(kind: str, auc: float) -> tuple[float, float]:
 
 
 def outcomes(won: BoolArray, rng: Rng) -> FloatArray:
-    """R-multiples: a win about +1.4, a loss about -1.05."""
+    """R-multiples of outcomes, shape (n,): a win about +1.4, a loss about -1.05."""
     n = len(won)
     return np.where(won, 1.4 * np.exp(0.4 * rng.standard_normal(n)), -1.05 * np.exp(0.1 * rng.standard_normal(n)))
 

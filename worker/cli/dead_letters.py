@@ -133,6 +133,10 @@ def replay(
     refinery dead-letters replay 17 18
 
     refinery dead-letters replay --all --reason no_market_data --rate 50
+
+    \f
+    Raises:
+        typer.Exit: it stopped by itself, with code 1.
     """
     wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
     settings = settings_and_log()
@@ -181,6 +185,10 @@ def discard(
     """Put dead letters away that nobody will replay. They stay in the store until they are pruned.
 
     refinery dead-letters discard 17 18 --reason "the producer sent them again"
+
+    \f
+    Raises:
+        typer.BadParameter: no reason was given.
     """
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--reason")

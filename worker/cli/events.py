@@ -21,6 +21,10 @@ def publish(
     """Publish events from a file of JSON lines to the streams.
 
     A line is {"type": "signal.created", ...} or {"type": "trade.closed", ...}. Publishing a file twice is harmless.
+
+    \f
+    Raises:
+        typer.Exit: a line was refused, with code 1.
     """
     from worker.streams.jsonl import publish_lines  # publishing alone needs it
 
@@ -40,7 +44,12 @@ def publish(
 def schema(
     kind: Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all when left out.")] = None,
 ) -> None:
-    """Print the JSON Schema of the events."""
+    """Print the JSON Schema of the events.
+
+    \f
+    Raises:
+        typer.BadParameter: there is no such event.
+    """
     from worker.events.models import json_schema  # builds the models of events, which few commands need
 
     if kind is not None and kind not in KINDS:

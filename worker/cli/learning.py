@@ -38,6 +38,10 @@ def evaluate(
     """Report on the store and what serves: walk-forward, calibration, lift, worth, and whether there is skill.
 
     Nothing is changed or registered. It fits one model for each step of the past, which may take minutes.
+
+    \f
+    Raises:
+        RefineryError: an extra is missing, or the files cannot be written.
     """
     try:
         from worker.report.page import html  # with matplotlib, an extra, and the learning stack
@@ -105,6 +109,10 @@ def tune(
 
     End it whenever you like: the next call goes on. Nothing serves otherwise for it. Every setting tried is stored, and
     the gate makes a new recipe pay for all of them.
+
+    \f
+    Raises:
+        RefineryError: the extra is missing.
     """
     from trading_system.ml_refinement.training.dataset import read_dataset  # loads the learning stack
     from trading_system.ml_refinement.training.tuning import tune as search
@@ -187,7 +195,12 @@ def retrain(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the training to its end.")] = False,
     json: Json = False,
 ) -> None:
-    """Enqueue a retraining now, due or not."""
+    """Enqueue a retraining now, due or not.
+
+    \f
+    Raises:
+        typer.Exit: the training failed, with code 1.
+    """
     from worker.retraining.requests import retrain_now  # loads rq
 
     result = retrain_now(settings_and_log(), wait=wait)

@@ -59,7 +59,12 @@ def show_all(
 
 @models.command("show")
 def show(model_id: str, json: Json = False) -> None:
-    """One model: its training, figures, features, and why it serves or not."""
+    """One model: its training, figures, features, and why it serves or not.
+
+    \f
+    Raises:
+        RefineryError: there is no such model.
+    """
     with open_store(settings_and_log()) as store:
         row = store.models.get(model_id)
         if row is None:
@@ -85,6 +90,10 @@ def compare(
 
     Validation figures of different trainings are of different times. Only the second form compares like with like: it
     takes the signals that both have scored, as champion or in the shadow, before the outcome was known.
+
+    \f
+    Raises:
+        typer.BadParameter: one model was named.
     """
     if (first is None) != (second is None):
         raise typer.BadParameter("name two models, or none", param_hint="SECOND")
@@ -134,7 +143,12 @@ def activate(
     model_id: str,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "activated by hand",
 ) -> None:
-    """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps why."""
+    """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps why.
+
+    \f
+    Raises:
+        RefineryError: there is no such model, or its file is refused.
+    """
     from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
 
     with ExitStack() as stack:
@@ -154,7 +168,12 @@ def rollback(
     kind: Kind = _QUALITY,
     json: Json = False,
 ) -> None:
-    """Let the model that served before serve again, from the next batch on. Again: one step further back."""
+    """Let the model that served before serve again, from the next batch on. Again: one step further back.
+
+    \f
+    Raises:
+        RefineryError: the earlier model's file is refused.
+    """
     from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
     from trading_system.ml_refinement.models.model_registry import roll_back
 

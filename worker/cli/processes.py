@@ -27,7 +27,12 @@ def worker(
         int, typer.Option("--processes", min=1, max=64, help="So many workers that share the load.")
     ] = 1,
 ) -> None:
-    """Handle events until stopped: features, scores, labels."""
+    """Handle events until stopped: features, scores, labels.
+
+    \f
+    Raises:
+        typer.BadParameter: a slot was named for several processes.
+    """
     if processes_ > 1 and slot is not None:
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = settings_and_log() if slot is None else settings_and_log(consumer_slot=slot)
@@ -64,6 +69,10 @@ def console() -> None:
     """Serve the console until stopped: pages for ops, and the RQ dashboard under them.
 
     REFINERY_CONSOLE_PORT=8800 refinery console
+
+    \f
+    Raises:
+        ConfigurationError: the extra is missing.
     """
     settings = settings_and_log()
     try:

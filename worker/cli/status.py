@@ -101,6 +101,10 @@ def doctor(json: Json = False) -> None:
     """Check settings, Redis, disk, store, models and market data, and say what is wrong. Changes nothing.
 
     Exit code 1 when something is bad, 0 when there are warnings only.
+
+    \f
+    Raises:
+        typer.Exit: something is bad, with code 1.
     """
     from worker.observability import doctor as examination  # loads the learning stack
 

@@ -171,7 +171,11 @@ def _why() -> str:
 
 @blueprint.post("/models/<model_id>/activate")
 def activate(model_id: str) -> ResponseReturnValue:
-    """Let a model serve, if the one that serves is still the one the operator saw."""
+    """Let a model serve, if the one that serves is still the one the operator saw.
+
+    Raises:
+        RefineryError: the registry did not activate it.
+    """
     settings = console_queries().settings
     why = _why()
     seen: Any = request.form.get("active") or None

@@ -83,7 +83,12 @@ def check_exposure(settings: Settings) -> None:
 
 
 def run_console(settings: Settings, url: str) -> None:
-    """Serve the console until SIGINT or SIGTERM."""
+    """Serve the console until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigurationError: the settings turn it off, or would show it to others without a password.
+        RefineryError: its address cannot be listened on.
+    """
     if settings.console_port == 0:
         raise ConfigurationError("REFINERY_CONSOLE_PORT=0: the console is turned off")
     flask = create_app(settings, url)

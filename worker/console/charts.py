@@ -69,7 +69,7 @@ def reliability(bins: FloatArray, *, label: str) -> Markup:
 
 
 def deciles(means: FloatArray, *, base: float, label: str) -> Markup:
-    """Mean R by score decile, lowest first."""
+    """Mean R by score decile, shape (deciles,), lowest first."""
 
     def draw(axes: Any) -> None:
         colours = [GOOD if value > 0 else BAD for value in means]

@@ -197,7 +197,10 @@ def evaluate(
 
 
 def base_rates(timestamps: Sequence[str], outcomes: Sequence[OutcomeEvent]) -> FloatArray:
-    """For each instant, the share of wins among trades that had ended by it: (wins + 1) / (n + 2), 1/2 without any."""
+    """For each instant, the share of wins among trades that had ended by it, shape (timestamps,).
+
+    With one win and one loss added: 1/2 without any.
+    """
     by_time = sorted(outcomes, key=lambda outcome: outcome["closed_at"])
     ends = np.array([outcome["closed_at"] for outcome in by_time], dtype="U20")
     wins = np.concatenate([[0], np.cumsum([outcome["r_multiple"] > 0 for outcome in by_time], dtype=np.int64)])

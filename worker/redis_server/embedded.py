@@ -88,7 +88,12 @@ class EmbeddedServer:
         self.stop()
 
     def start(self) -> str:
-        """Hosts or joins, and returns the address once the server answers."""
+        """Hosts or joins, and returns the address once the server answers.
+
+        Raises:
+            RefineryError: the server cannot be started, with what it said.
+            OSError: its directory cannot be made or is not ours.
+        """
         make_private(self._directory)
         make_private(self._socket.parent)
         if self._socket.parent != self._directory:

@@ -134,7 +134,15 @@ def reliability(axes: Any, evaluation: Evaluation) -> None:
 
 
 def merged(bins: FloatArray, *, nearer_than: float = 0.004) -> FloatArray:
-    """Bins of (mean probability, win rate, rows) of the same probability made one: the order inside ties is no rank."""
+    """Bins of the same probability made one: the order inside ties is no rank.
+
+    Args:
+        bins: mean probability, win rate and rows of each bin, shape (bins, 3), by probability.
+        nearer_than: what counts as the same.
+
+    Returns:
+        Shape (m, 3), m at most `bins`.
+    """
     found: list[list[float]] = []
     for p, rate, rows in bins.tolist():
         if found and p - found[-1][0] < nearer_than:

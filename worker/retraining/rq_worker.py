@@ -135,7 +135,11 @@ class TrainerWorker(Worker):
         super().main_work_horse(job, queue)
 
     def run_maintenance_tasks(self) -> None:
-        """RQ's own, then ours."""
+        """RQ's own, then ours.
+
+        Raises:
+            StopRequested: told to stop; RQ ends its loop on it.
+        """
         if self._stop_requested:
             raise StopRequested
         super().run_maintenance_tasks()  # type: ignore[no-untyped-call]

@@ -29,7 +29,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Equity:
-    """One way of following the signals, after costs. `curve` is the cumulative R at each close, in order of closing."""
+    """One way of following the signals, after costs: figures in R.
+
+    `closes_us` are the closes in order, shape (trades,), and `curve` the cumulative R at each, shape (trades,).
+    """
 
     name: str
     trades: int
@@ -74,7 +77,13 @@ def block_bootstrap(
 
 
 def mean_interval(values: FloatArray, cluster: IntArray, weight: FloatArray | None = None) -> Interval:
-    """The (weighted) mean with its block-bootstrap interval; the same draws as `block_bootstrap`, from block sums."""
+    """The (weighted) mean with its block-bootstrap interval; the same draws as `block_bootstrap`, from block sums.
+
+    Args:
+        values: shape (n,).
+        cluster: block of each row, shape (n,).
+        weight: shape (n,), at or above 0; None: every row counts alike. Where they sum to 0 all is NaN.
+    """
     weight = np.ones(len(values)) if weight is None else weight
     if not len(values) or not weight.sum() > 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -94,7 +103,7 @@ def mean_interval(values: FloatArray, cluster: IntArray, weight: FloatArray | No
 
 
 def drawdown(curve: FloatArray) -> float:
-    """The deepest fall of a cumulative curve that begins at 0, as a number at or above 0."""
+    """The deepest fall of a cumulative curve (n,) that begins at 0, as a number at or above 0."""
     path = np.concatenate([[0.0], curve])
     return float((np.maximum.accumulate(path) - path).max())
 

@@ -50,7 +50,7 @@ class FeatureDrift:
 
 
 def psi(expected: FloatArray, found: FloatArray) -> float:
-    """Population stability index of two shares over the same bins, each above 0: their symmetric divergence."""
+    """Population stability index of shares over the same bins, both (bins,) and above 0: their symmetric divergence."""
     return float(((found - expected) * np.log(found / expected)).sum())
 
 
@@ -106,7 +106,14 @@ def _one(name: str, before: FloatArray, now: FloatArray, inside: list[BoolArray]
 
 
 def windows(stamps_us: TimeArray, window_us: int) -> list[BoolArray]:
-    """Which rows lie in each window, one every third of its length; windows with few rows are left out."""
+    """Which of n rows lie in each window: masks of shape (n,), one every third of its length.
+
+    Windows with few rows, and those with all of them, are left out.
+
+    Args:
+        stamps_us: when each row was, shape (n,), in any order.
+        window_us: length of a window.
+    """
     if not len(stamps_us):
         return []
     first, last = int(stamps_us.min()), int(stamps_us.max())

@@ -53,7 +53,11 @@ class Connection:
         _open_connections.add(self)
 
     def query(self, sql: str, params: Values = ()) -> list[Row]:
-        """All rows of one statement."""
+        """All rows of one statement.
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
         with self._lock:
             handle = self._usable()
             try:
@@ -67,7 +71,11 @@ class Connection:
         return rows[0] if rows else None
 
     def run(self, sql: str, params: Values = ()) -> int:
-        """Run one statement; how many rows it changed itself (triggers not counted)."""
+        """Run one statement; how many rows it changed itself (triggers not counted).
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
         with self._lock:
             handle = self._usable()
             try:
@@ -77,7 +85,11 @@ class Connection:
                 raise translated(error, self.path) from error
 
     def run_many(self, sql: str, rows: Iterable[Values]) -> list[Row]:
-        """Run one prepared statement for each row; what its RETURNING clause gave, in order."""
+        """Run one prepared statement for each row; what its RETURNING clause gave, in order.
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
         with self._lock:
             handle = self._usable()
             try:
@@ -86,7 +98,11 @@ class Connection:
                 raise translated(error, self.path) from error
 
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
-        """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
+        """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end.
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
         with self._lock:
             handle = self._usable()
             try:

@@ -236,7 +236,7 @@ class FeatureDatabase:
     def get_training_data_binary(
         self, start_date: str, end_date: str, **kwargs: Any
     ) -> tuple[FloatArray, IntArray, list[str]]:
-        """`get_training_data` with y 1 for a win (R > 0) and 0 for a loss.
+        """`get_training_data` with y, shape (n,), 1 for a win (R > 0) and 0 for a loss.
 
         Raises:
             ValueError: `require_target=False`: a trade without an outcome is neither.

@@ -31,7 +31,11 @@ def plain_features(features: Mapping[str, float]) -> dict[str, float]:
 
 
 def feature_texts(names: Sequence[str], values: FloatArray, count: int) -> list[str]:
-    """Each row of the matrix as the JSON text that is stored."""
+    """Each row of the matrix, shape (count, len(names)), as the JSON text that is stored.
+
+    Raises:
+        ValueError: another shape, or a value that is not finite.
+    """
     if values.shape != (count, len(names)):
         raise ValueError(f"values of shape {values.shape} for {count} vectors of {len(names)} features")
     if not np.isfinite(values).all():
@@ -77,7 +81,7 @@ def parse(texts: Sequence[str], names: tuple[str, ...]) -> FloatArray:
 
 
 def packed_rows(values: FloatArray) -> list[bytes]:
-    """Each row as little-endian doubles."""
+    """Each row of the matrix, shape (n, n_features), as little-endian doubles."""
     joined = np.ascontiguousarray(values, dtype="<f8").tobytes()
     width = 8 * values.shape[1]
     return [joined[start : start + width] for start in range(0, len(joined), width)] if width else [b""] * len(values)

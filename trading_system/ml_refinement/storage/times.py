@@ -41,7 +41,11 @@ def utc_text(dt: datetime) -> str:
 
 
 def text_from_us(us: int) -> str:
-    """The store's text of microseconds since the epoch."""
+    """The store's text of microseconds since the epoch.
+
+    Raises:
+        ValueError: outside the years 1 to 9999.
+    """
     try:
         return (_NAIVE_EPOCH + timedelta(microseconds=int(us))).isoformat(timespec="microseconds") + "Z"
     except OverflowError as error:

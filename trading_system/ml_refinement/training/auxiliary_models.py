@@ -78,7 +78,7 @@ def train_auxiliary_models(
 
     Args:
         data: all rows.
-        rows: what the quality model was fitted on, in time order.
+        rows: what the quality model was fitted on, in time order, shape (n_train,).
         walk: the walk-forward of the run.
         quality: the candidate, fitted, with its feature version and training period.
         proven: the types whose serving model is proven.
@@ -153,7 +153,11 @@ def _following(quality: Verdict) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One window predicted by a fit on what was known before: the model, and the window's rows and blocks."""
+    """One window predicted by a fit on what was known before: the model, its n_train rows, the window's n rows.
+
+    `train_X` is (n_train, n_features), `train_us` and `train_r` (n_train,); `X` is (n, n_features), `r`, `entered_us`
+    and `block` (the block of shared luck each row lies in) are (n,).
+    """
 
     model: BaseModel
     train_X: FloatArray
@@ -199,7 +203,11 @@ def judge_risk(windows: list[Window], *, proven: bool) -> Verdict:
 
 
 def judge_regime(windows: list[Window], *, proven: bool) -> Verdict:
-    """Not worse at the market's state, as hindsight tells it, than always naming the training rows' commonest."""
+    """Not worse at the market's state, as hindsight tells it, than always naming the training rows' commonest.
+
+    Raises:
+        TypeError: a window was predicted by something other than a `RegimeClassifier`.
+    """
     right, plain, block = [np.empty(0)], [np.empty(0)], [np.empty(0, dtype=np.int64)]
     for w in windows:
         model = w.model

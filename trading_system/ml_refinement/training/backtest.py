@@ -42,7 +42,10 @@ _STOPPING_SHARE = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Pooled:
-    """Out-of-sample predictions of all folds: `rows` are indices into the dataset, ascending in time."""
+    """Out-of-sample predictions of all folds; every array has shape (n,).
+
+    `rows` are indices into the dataset, ascending in time; `base` is the base rate of the fit that predicted each.
+    """
 
     rows: IndexArray
     p: FloatArray
@@ -139,7 +142,13 @@ def quality_model(config: MLConfig, *, min_samples: int, clock: Clock) -> Signal
 
 
 def fit_plan(entered_us: TimeArray, known_us: TimeArray, max_hold_us: int) -> FitPlan:
-    """Held-out rows inside one training set, purged by time."""
+    """Held-out rows inside one training set, purged by time.
+
+    Args:
+        entered_us: when each row was entered, shape (n,).
+        known_us: when its outcome was known, shape (n,).
+        max_hold_us: the holding that is purged by.
+    """
 
     def tail(rows: IndexArray) -> RowSplit:
         fold = purged_tail(entered_us[rows], known_us[rows], share=_STOPPING_SHARE, max_hold_us=max_hold_us)
@@ -153,7 +162,7 @@ def fit_plan(entered_us: TimeArray, known_us: TimeArray, max_hold_us: int) -> Fi
 def fit_on(
     data: Dataset, rows: IndexArray, config: MLConfig, *, max_hold_us: int, min_samples: int, clock: Clock
 ) -> SignalQualityModel:
-    """A model fitted on some rows of the dataset, given in time order.
+    """A model fitted on some rows of the dataset: indices of shape (n_train,), in time order.
 
     Raises:
         LearningError: what `SignalQualityModel.fit` refuses.

@@ -24,7 +24,7 @@ def champion_line(db: FeatureDatabase, active: RegistryRow) -> set[str]:
 def champion_record(
     db: FeatureDatabase, active: RegistryRow, signal_ids: StringArray, *, since_us: int
 ) -> ChampionRecord:
-    """The champion with what its line served for these signals, NaN where it served none."""
+    """The champion with what its line served for these signals, shape (n,), NaN where it served none."""
     served = np.full(len(signal_ids), np.nan)
     if len(signal_ids):
         history = db.scores.served_history(text_from_us(since_us), model_ids=champion_line(db, active))

@@ -45,7 +45,7 @@ class Dataset:
 
     @property
     def won(self) -> BoolArray:
-        """R above 0."""
+        """R above 0, shape (n,)."""
         return self.r > 0
 
     def digest(self) -> str:

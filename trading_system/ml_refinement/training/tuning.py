@@ -79,7 +79,7 @@ class Tuned:
 
 
 def tuning_rows(data: Dataset, config: MLConfig) -> tuple[IndexArray, int]:
-    """Rows that may be tuned on, in time order, and where the gate's evidence begins, in microseconds.
+    """Rows that may be tuned on, in time order, shape (n_rows,), and where the gate's evidence begins, in microseconds.
 
     They are what a model fitted at the beginning of the gate's window would be trained on: entered in the training
     window before it, and closed before it.
@@ -181,7 +181,11 @@ def _tuned(name: str, recipe: str, db: FeatureDatabase, new: int, rows: int, beg
 
 
 def inner_folds(window: Dataset, config: MLConfig) -> list[Fold]:
-    """Contiguous blocks of the window, each held out once, purged on both sides."""
+    """Contiguous blocks of the window, each held out once, purged on both sides.
+
+    Raises:
+        TooFewSamples: none has both wins and losses to fit on.
+    """
     hold = backtest.splitter(window, config).max_hold_us
     folds = purged_blocks(window.entered_us, window.known_us, n_folds=_FOLDS, max_hold_us=hold)
     usable = [fold for fold in folds if len(fold.test) and 0 < window.won[fold.train].sum() < len(fold.train)]

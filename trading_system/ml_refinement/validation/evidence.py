@@ -36,7 +36,7 @@ class Evidence:
 
     @property
     def cluster(self) -> IntArray:
-        """The block each row lies in."""
+        """The block each row lies in, shape (n,)."""
         return time_blocks(self.entered_us, block_us=self.block_us)
 
     def auc(self) -> metrics.Estimate:
@@ -45,11 +45,11 @@ class Evidence:
 
     @property
     def gain(self) -> FloatArray:
-        """Log loss of the base rate minus that of `p`, per row: above 0 is better than the base rate."""
+        """Log loss of the base rate minus that of `p`, shape (n,): above 0 is better than the base rate."""
         return metrics.log_losses(self.won, self.base) - metrics.log_losses(self.won, self.p)
 
     def rows(self, chosen: BoolArray) -> Evidence:
-        """The same evidence on some of the rows."""
+        """The same evidence on the rows chosen by a mask of shape (n,)."""
         return Evidence(
             self.won[chosen],
             self.p[chosen],
@@ -88,7 +88,7 @@ class PredictionRecord:
 
     @property
     def won(self) -> BoolArray:
-        """R above 0."""
+        """R above 0, shape (n,)."""
         return self.r > 0
 
     @property

@@ -153,7 +153,8 @@ def top_mean(values: FloatArray, score: FloatArray, *, share: float) -> float:
 def clustered_lift(r: FloatArray, score: FloatArray, cluster: IntArray, *, share: float = 0.2) -> Estimate:
     """Mean R of the `share` scored highest less that of the `share` scored lowest; NaN where that is less than a row.
 
-    The cluster-robust error takes both ends as they are, as if the next scores would be drawn alike.
+    All three arrays have shape (n,). The cluster-robust error takes both ends as they are, as if the next scores would
+    be drawn alike.
     """
     if share * len(score) < 1.0:
         return Estimate(math.nan, math.nan, 0)

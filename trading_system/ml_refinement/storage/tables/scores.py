@@ -93,7 +93,11 @@ class PredictionLog:
             count_inserted(self._connection, "predictions", self._connection.query(PREDICTIONS_SINCE, (last,))[0][0])
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
-        """Write an outcome into every prediction of the signal, each with its own error; how many there were."""
+        """Write an outcome into every prediction of the signal, each with its own error; how many there were.
+
+        Raises:
+            ValueError: it is not finite.
+        """
         if not isfinite(actual_r):
             raise ValueError(f"outcome of {signal_id!r} is not finite: {actual_r}")
         with self._connection.atomic():
