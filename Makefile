@@ -28,7 +28,7 @@ lint: $(STAMP)
 
 # Faults on purpose: processes killed, disks and wires that fail. Minutes; see docs/faults.md.
 chaos: $(STAMP)
-	$(BIN)/python -m tests.faults.chaos --boundaries --schedules 1000 --processes 2
+	$(BIN)/python -m tests.faults.chaos --crash-points --schedules 1000 --processes 2
 
 # Mutated events through the door and through the worker.
 fuzz: $(STAMP)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings as hypothesis_settings
+from loguru import logger
 
 from worker.redis_server.embedded import EmbeddedServer
+
+# How long an example takes says nothing but how busy the machine is.
+hypothesis_settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +55,23 @@ def state_dir(tmp_path: Path) -> Path:
     path = tmp_path / "var"
     path.mkdir(mode=0o700)
     return path
+
+
+def _logged(level: str) -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(str(message.record["message"])), level=level)
+    yield lines
+    with suppress(ValueError):  # a command that ran in this process has set up the log anew
+        logger.remove(sink)
+
+
+@pytest.fixture
+def errors_logged() -> Iterator[list[str]]:
+    """What is logged as an error, as it comes."""
+    yield from _logged("ERROR")
+
+
+@pytest.fixture
+def warnings_logged() -> Iterator[list[str]]:
+    """What is logged as a warning or worse, as it comes."""
+    yield from _logged("WARNING")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal as signals
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import redis
 
 from tests.support.desk import Desk, desk, pending, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.waiting import HANGS_AFTER_S, join
 from trading_system.ml_refinement.storage import DeadLetterRow, Filter, StoreError
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, difference, fingerprint
 from worker.errors import RefineryError
@@ -102,8 +102,7 @@ def test_many_who_replay_everything_at_once_replay_each_event_once(worker: Desk,
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     worker.drain()
     counts = worker.store.counts()
     assert (counts.signals, counts.dead_letters_open) == (12, 0)
@@ -113,16 +112,18 @@ def test_many_who_replay_everything_at_once_replay_each_event_once(worker: Desk,
 
 _REPLAY_ALL = """
 import sys
+from tests.faults.crash_points import Fuse
 from tests.support.desk import settings_for
 from trading_system.ml_refinement.storage import Filter
+from worker import dead_letters
 from worker.installation import open_store
 from worker.redis_server.connection import connect
 from worker.dead_letters import DeadLetters, Pace
+Fuse(nth=7).around(dead_letters, "append")
 settings = settings_for(sys.argv[1], sys.argv[2])
 with open_store(settings) as store, connect(settings.redis_url) as client:
     dead = DeadLetters(store, version="test")
-    print("ready", flush=True)
-    dead.replay(client, dead.chosen([], Filter()), actor="test", pace=Pace(rate=200, give_up_after_s=0))
+    dead.replay(client, dead.chosen([], Filter()), actor="test", pace=Pace(give_up_after_s=0))
 """
 
 
@@ -132,13 +133,8 @@ def test_a_replay_killed_half_way_is_finished_by_the_next_one(worker: Desk, valk
     worker.drain()
     supply_bars(worker)
     command = [sys.executable, "-c", _REPLAY_ALL, str(worker.settings.state_dir), worker.settings.redis_url or ""]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.07)
-        os.kill(process.pid, signals.SIGKILL)
-    sent = int(valkey.xlen(SIGNALS)) - 30  # type: ignore[arg-type]
-    assert 0 < sent < 30
+    assert subprocess.run(command, check=False).returncode == -signals.SIGKILL
+    assert valkey.xlen(SIGNALS) == 30 + 7
     replay(worker)
     worker.drain()
     counts = worker.store.counts()
@@ -176,10 +172,10 @@ def test_a_replay_stops_by_itself_when_more_than_half_die_again(worker: Desk, va
     running = threading.Thread(target=worker.consumer.run, args=(stop,))
     running.start()
     try:
-        report = replay(worker, pace=Pace(in_flight=10, give_up_after_s=10))
+        report = replay(worker, pace=Pace(in_flight=10, give_up_after_s=HANGS_AFTER_S))
     finally:
         stop.set()
-        running.join(20)
+        join(running)
     assert report.stopped is not None
     assert "died again" in report.stopped
     assert len(report.sent) < 40

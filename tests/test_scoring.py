@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from tests.support.learning_installation import NOW, Place, fitted, place
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig
@@ -39,14 +37,6 @@ def shop(tmp_path: Path) -> Place:
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
-    yield lines
-    logger.remove(sink)
 
 
 def scorer(shop: Place, watch: Watch, config: MLConfig | None = None) -> Scorer:
@@ -159,7 +149,7 @@ def test_a_damaged_file_is_not_taken_up_and_the_model_before_goes_on(shop: Place
 
 
 def test_a_model_of_other_features_is_refused_once_and_loudly_and_scores_nothing(
-    shop: Place, watch: Watch, said: list[str]
+    shop: Place, watch: Watch, errors_logged: list[str]
 ) -> None:
     model = fitted()
     shop.registry.register(model)
@@ -167,7 +157,7 @@ def test_a_model_of_other_features_is_refused_once_and_loudly_and_scores_nothing
     scoring = scorer(shop, watch)
     assert [scoring.refresh() for _ in range(3)] == [False, False, False]
     assert scoring.score(rows(), OWN).status == "cold_start"
-    [error] = [line for line in said if line.startswith("ERROR")]
+    [error] = errors_logged
     assert model.model_id in error
     assert "bench-1" in error
     assert PIPELINE.feature_version in error
@@ -188,7 +178,9 @@ def test_features_that_changed_under_a_model_refuse_to_score(shop: Place, watch:
         scoring.score(rows(), OWN)
 
 
-def test_a_file_that_was_put_right_is_taken_up_after_a_minute(shop: Place, watch: Watch, said: list[str]) -> None:
+def test_a_file_that_was_put_right_is_taken_up_after_a_minute(
+    shop: Place, watch: Watch, errors_logged: list[str]
+) -> None:
     model = serving(shop, proven=True)
     path = shop.registry.model_dir / f"{model.model_id}.skops"
     data = path.read_bytes()
@@ -197,7 +189,7 @@ def test_a_file_that_was_put_right_is_taken_up_after_a_minute(shop: Place, watch
     for _ in range(3):
         watch.now += timedelta(minutes=2)
         assert scoring.refresh() is False
-    assert len([line for line in said if line.startswith("ERROR")]) == 1
+    assert len(errors_logged) == 1
     path.write_bytes(data)
     assert scoring.refresh() is False
     watch.now += timedelta(minutes=2)

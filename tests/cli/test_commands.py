@@ -9,7 +9,6 @@ import re
 import signal as signals
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,22 +19,33 @@ import redis
 
 from tests.support.desk import scored
 from tests.support.events import SIGNALS, outcome, signal
+from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
 
 REFINERY = [sys.executable, "-m", "worker"]
+#: No ports, and time to end in however busy the machine is.
+QUIET = {
+    "REFINERY_METRICS_PORT": "0",
+    "REFINERY_TRAINER_METRICS_PORT": "0",
+    "REFINERY_CONSOLE_PORT": "0",
+    "REFINERY_BLOCK_MS": "50",
+    "REFINERY_SHUTDOWN_GRACE_S": "3600",
+}
 
 
 class Installation:
     """A state directory, a server, and the command with both."""
 
     def __init__(self, state_dir: Path, url: str) -> None:
-        self.environment = {**os.environ, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_REDIS_URL": url}
-        self.environment |= {"REFINERY_METRICS_PORT": "0", "REFINERY_TRAINER_METRICS_PORT": "0"}
-        self.environment |= {"REFINERY_CONSOLE_PORT": "0", "REFINERY_BLOCK_MS": "50"}
+        self.environment = {**os.environ, **QUIET, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_REDIS_URL": url}
 
     def run(self, *arguments: str, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
-        environment = self.environment | more
         return subprocess.run(
-            [*REFINERY, *arguments], input=stdin, env=environment, capture_output=True, timeout=120, check=False
+            [*REFINERY, *arguments],
+            input=stdin,
+            env=self.environment | more,
+            capture_output=True,
+            timeout=HANGS_AFTER_S,
+            check=False,
         )
 
     def document(self, *arguments: str) -> Any:
@@ -63,18 +73,11 @@ def running(installation: Installation) -> Iterator[Callable[[str], subprocess.P
     yield start
     for process in started:
         process.terminate()
-        process.wait(60)
+        process.wait(HANGS_AFTER_S)
 
 
 def lines(events: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
     return b"".join(orjson.dumps({"type": kind, **event}) + b"\n" for kind, event in events)
-
-
-def wait(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
 
 
 def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
@@ -87,15 +90,15 @@ def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
     assert b"line 11" in done.stderr
 
     worker = running("worker")
-    wait(lambda: len(scored(valkey)) == 5)
-    wait(lambda: installation.document("status")["labelled"] == 4)
+    wait_until(lambda: len(scored(valkey)) == 5)
+    wait_until(lambda: installation.document("status")["labelled"] == 4)
     status = installation.document("status")
     expected = {"signals": 5, "labelled": 4, "predictions": 0, "pending": 0, "lag": 0, "dead_letters": 0}
     expected |= {"new_labels": 4, "champion": None, "proven": False, "last_training": None}
     assert {name: status[name] for name in expected} == expected
 
     worker.send_signal(signals.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(HANGS_AFTER_S) == 0
     assert b"4 of 20" in installation.run("status").stdout
 
 
@@ -104,7 +107,7 @@ def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
 ) -> None:
     running("worker")
     valkey.xadd(SIGNALS, {"data": b'{"signal_id": "s-1"}'})
-    wait(lambda: installation.document("status")["dead_letters"] == 1)
+    wait_until(lambda: installation.document("status")["dead_letters"] == 1)
     [letter] = installation.document("dead-letters", "list")
     wanted = {"id", "stream", "entry_id", "reason", "error", "attempts", "first_seen", "signal_id"}
     assert wanted <= letter.keys()
@@ -113,7 +116,7 @@ def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
     assert base64.b64decode(shown["payload_base64"]) == b'{"signal_id": "s-1"}'
 
     assert installation.run("dead-letters", "replay", str(letter["id"])).returncode == 0
-    wait(lambda: [row["id"] for row in installation.document("dead-letters", "list")] not in ([], [letter["id"]]))
+    wait_until(lambda: [row["id"] for row in installation.document("dead-letters", "list")] not in ([], [letter["id"]]))
     [again] = installation.document("dead-letters", "list")
     assert again["replay_of"] == letter["id"]
 
@@ -163,20 +166,19 @@ def test_the_schema_of_every_event_is_printed(installation: Installation) -> Non
 
 
 def test_up_runs_worker_and_trainer_and_one_signal_ends_them_all(state_dir: Path) -> None:
-    environment = {**os.environ, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_CONSOLE_PORT": "0"}
-    environment |= {"REFINERY_METRICS_PORT": "0", "REFINERY_TRAINER_METRICS_PORT": "0", "REFINERY_BLOCK_MS": "50"}
+    environment = {**os.environ, **QUIET, "REFINERY_STATE_DIR": str(state_dir)}
     up = subprocess.Popen([*REFINERY, "up"], env=environment, stderr=subprocess.PIPE)
     try:
         socket = state_dir / "valkey" / "valkey.sock"
-        wait(socket.exists)
+        wait_until(socket.exists)
         with redis.Redis(unix_socket_path=str(socket)) as client:
-            wait(lambda: _answers(client))
+            wait_until(lambda: answers(client))
             client.xadd(SIGNALS, {"data": orjson.dumps(signal(1))})
-            wait(lambda: len(scored(client)) == 1)
-            wait(lambda: bool(client.smembers("rq:workers")))
+            wait_until(lambda: len(scored(client)) == 1)
+            wait_until(lambda: bool(client.smembers("rq:workers")))
     finally:
         up.send_signal(signals.SIGINT)
-        _, said = up.communicate(timeout=60)
+        _, said = up.communicate(timeout=HANGS_AFTER_S)
     assert up.returncode == 0, said.decode()
     assert not socket.exists()
     assert _processes_of(state_dir) == []
@@ -190,13 +192,6 @@ def test_every_command_of_the_readme_exists_and_every_command_is_in_the_readme(i
     listed = installation.run("--help").stdout.decode().split("Commands:")[1]
     there = {line.split()[0] for line in listed.splitlines() if re.match(r"^  [a-z]", line)}
     assert named == there
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
 
 
 def _processes_of(state_dir: Path) -> list[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 
@@ -54,7 +55,11 @@ def loaded_by(command: str, state_dir: Path, *, redis_url: str | None = None) ->
     if redis_url is not None:
         environment["REFINERY_REDIS_URL"] = redis_url
     done = subprocess.run(
-        [sys.executable, "-c", TELL, *command.split()], env=environment, capture_output=True, timeout=60, check=False
+        [sys.executable, "-c", TELL, *command.split()],
+        env=environment,
+        capture_output=True,
+        timeout=HANGS_AFTER_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     return set(json.loads(done.stderr.splitlines()[-1]))

@@ -11,17 +11,18 @@ import pytest
 from tests.support.console_installation import CHROMIUM, DRIVER, Place
 from tests.support.desk import desk
 from tests.support.events import SIGNALS, bars
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is missing")
 
 
-def wait(browser: Any, css: str, within_s: float = 15) -> Any:
+def wait(browser: Any, css: str) -> Any:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support import expected_conditions as expected
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(browser, within_s).until(expected.presence_of_element_located((By.CSS_SELECTOR, css)))
+    return WebDriverWait(browser, HANGS_AFTER_S).until(expected.presence_of_element_located((By.CSS_SELECTOR, css)))
 
 
 def click(browser: Any, words: str) -> None:
@@ -31,7 +32,7 @@ def click(browser: Any, words: str) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     path = f"//a[normalize-space()='{words}'] | //button[normalize-space()='{words}']"
-    WebDriverWait(browser, 15).until(expected.element_to_be_clickable((By.XPATH, path))).click()
+    WebDriverWait(browser, HANGS_AFTER_S).until(expected.element_to_be_clickable((By.XPATH, path))).click()
 
 
 def text_of(browser: Any) -> str:
@@ -41,12 +42,12 @@ def text_of(browser: Any) -> str:
     return text
 
 
-def shows(browser: Any, words: str, within_s: float = 15) -> bool:
+def shows(browser: Any, words: str) -> bool:
     """Whether the page comes to say so: a click does not always wait for the next page."""
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    waiting = WebDriverWait(browser, within_s, ignored_exceptions=[StaleElementReferenceException])
+    waiting = WebDriverWait(browser, HANGS_AFTER_S, ignored_exceptions=[StaleElementReferenceException])
     return bool(waiting.until(lambda _: words in text_of(browser), words))
 
 
@@ -96,7 +97,7 @@ def test_a_page_refreshes_itself(browser: Any, address: str, place: Place) -> No
         store.dead_letters.add([NewDeadLetter(SIGNALS, "2-2", "bad_json", "planted", b"{", 1, "0", "planted")])
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, 15).until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))
+    WebDriverWait(browser, HANGS_AFTER_S).until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))
 
 
 def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place: Place) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import redis
 
 from tests.support.desk import Desk, desk, pending, scored, send, settings_for
 from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
+from tests.support.waiting import answers, join, wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.consumer.batch_handler import BatchHandler, BatchResult
 from worker.consumer.loop import FailureAction, after_failure
@@ -59,10 +59,13 @@ def test_an_event_that_always_fails_is_retried_and_then_dead_lettered_alone(
     monkeypatch.setattr(BatchHandler, "handle", poisoned)
     for number in (1, 2, 3):
         send(valkey, SIGNALS, signal(number))
-    deadline = time.monotonic() + 30
-    while not worker.store.counts().dead_letters_open and time.monotonic() < deadline:
-        worker.drain(rounds=5)
+
+    def dead_lettered() -> bool:
         worker.consumer._own_due = 0.0
+        worker.drain(rounds=5)
+        return worker.store.counts().dead_letters_open > 0
+
+    wait_until(dead_lettered)
     [letter] = worker.store.dead_letters.find()
     assert (letter.reason, letter.signal_id, letter.attempts) == ("handler_error", "s-2", 3)
     assert "a defect of ours" in (letter.traceback or "")
@@ -71,31 +74,20 @@ def test_an_event_that_always_fails_is_retried_and_then_dead_lettered_alone(
 
 
 def test_a_locked_store_pauses_the_worker_and_nothing_is_acknowledged(
-    worker: Desk, valkey: redis.Redis, tmp_path: Path
+    worker: Desk, valkey: redis.Redis, errors_logged: list[str]
 ) -> None:
     worker.drain()
-    send(valkey, SIGNALS, signal(1))
-    locked, release = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with FeatureDatabase(worker.settings.store_path) as other, other.atomic():
-            locked.set()
-            release.wait(30)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    locked.wait(10)
     stop = threading.Event()
     running = threading.Thread(target=worker.consumer.run, args=(stop,))
-    running.start()
-    time.sleep(6.5)
-    assert pending(valkey) == 1
-    assert scored(valkey) == []
-    release.set()
-    _wait(lambda: len(scored(valkey)) == 1)
+    with FeatureDatabase(worker.settings.store_path) as other, other.atomic():
+        send(valkey, SIGNALS, signal(1))
+        running.start()
+        wait_until(lambda: any("paused, nothing is lost" in line for line in errors_logged))
+        assert pending(valkey) == 1
+        assert scored(valkey) == []
+    wait_until(lambda: len(scored(valkey)) == 1)
     stop.set()
-    running.join(20)
-    holder.join(20)
+    join(running)
     assert worker.store.counts().signals == 1
     assert worker.store.counts().dead_letters_open == 0
 
@@ -119,7 +111,12 @@ def test_what_a_dead_worker_held_is_taken_over(tmp_path: Path, valkey_url: str, 
         trimmed = send(valkey, SIGNALS, signal(2))
         valkey.xreadgroup(GROUP, "dead", {SIGNALS: ">"})
         valkey.xdel(SIGNALS, trimmed)
-        time.sleep(1.1)
+
+        def idle_ms() -> int:
+            rows: Any = valkey.xpending_range(SIGNALS, GROUP, "-", "+", 10)
+            return min(int(row["time_since_delivered"]) for row in rows)
+
+        wait_until(lambda: idle_ms() > settings.claim_idle_ms)
         worker.consumer._claim_due = 0.0
         worker.drain()
         assert worker.store.counts().signals == 1
@@ -137,14 +134,15 @@ def test_the_server_is_killed_and_comes_back_and_every_event_has_one_effect(tmp_
             running.start()
             for number in range(20):
                 send(client, SIGNALS, signal(number))
-            os.kill(server.pid or 0, 9)
-            time.sleep(0.5)
-            _wait(lambda: _answers(client))
+            first = server.pid
+            assert first is not None
+            os.kill(first, 9)
+            wait_until(lambda: server.pid not in (first, None) and answers(client))
             for number in range(20):
                 send(client, TRADES, outcome(number))
-            _wait(lambda: worker.store.counts().labelled == 20)
+            wait_until(lambda: worker.store.counts().labelled == 20)
             stop.set()
-            running.join(20)
+            join(running)
             counts = worker.store.counts()
             assert (counts.signals, counts.outcomes, counts.dead_letters_open) == (20, 20, 0)
 
@@ -170,10 +168,14 @@ def test_two_workers_share_the_load_and_nothing_is_lost_or_doubled(
         send(valkey, SIGNALS, signal(number))
         send(valkey, TRADES, outcome(number))
     with desk(settings_for(tmp_path, valkey_url, consumer_slot=9)) as observer:
-        _wait(lambda: sum(state.pending + (state.lag or 0) for state in observer.states()) == 0)
+
+        def all_settled() -> bool:
+            counts = observer.store.counts()
+            return counts.signals + counts.outcomes + counts.duplicates == 180 and not pending(valkey)
+
+        wait_until(lambda: errors or all_settled())
         stop.set()
-        for thread in threads:
-            thread.join(20)
+        join(*threads)
         assert errors == []
         _check_conservation(observer, valkey)
         counts = observer.store.counts()
@@ -190,17 +192,3 @@ def _check_conservation(worker: Desk, client: redis.Redis) -> None:
         answers.setdefault(answer["signal_id"], set()).add(str(answer))
     assert len(answers) == counts.signals
     assert all(len(said) == 1 for said in answers.values())
-
-
-def _answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False
-
-
-def _wait(true: Any, *, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)

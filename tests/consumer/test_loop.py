@@ -6,21 +6,18 @@ import os
 import signal as signals
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from loguru import logger
 
 from tests.support.desk import Desk, desk, pending, scored, send, settings_for
 from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
 from tests.support.processes import fork
+from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.consumer.batch_handler import BatchHandler, BatchResult
-from worker.consumer.loop import Consumer
 from worker.errors import ConfigurationError, ServerBusy, StoreUnusable, TransientError
 from worker.streams import maintenance, preflight
 from worker.streams.entries import Entry
@@ -53,17 +50,6 @@ class Sick:
             return handle(handler, entries)
 
         monkeypatch.setattr(BatchHandler, "handle", sick)
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Consumer._pause
-
-    def pause(self: Consumer, *arguments: Any) -> None:
-        self._pause_s = (0.001, 0.01)
-        original(self, *arguments)
-
-    monkeypatch.setattr(Consumer, "_pause", pause)
 
 
 def test_a_long_outage_of_our_own_uses_up_no_event(
@@ -119,24 +105,27 @@ def test_on_shutdown_what_was_not_handled_is_free_for_others_at_once(
         assert second.store.counts().signals == 1
 
 
-def test_a_batch_that_takes_long_keeps_its_claim_and_one_that_was_stopped_does_not(
+def test_a_batch_that_takes_long_keeps_its_claim(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(tmp_path, valkey_url).model_copy(update={"claim_idle_ms": 200})
-    idle: list[int] = []
+    settings = settings_for(tmp_path, valkey_url, claim_idle_ms=4000)
     handle = BatchHandler.handle
 
     def slow(handler: BatchHandler, entries: Sequence[Entry]) -> BatchResult:
-        for _ in range(8):
-            time.sleep(0.05)
+        idle = [0]
+
+        def claimed_anew() -> bool:
             idle.append(deliveries(valkey)[0]["time_since_delivered"])
+            return idle[-1] < idle[-2]
+
+        wait_until(claimed_anew)
         return handle(handler, entries)
 
     monkeypatch.setattr(BatchHandler, "handle", slow)
     with desk(settings) as worker:
         send(valkey, SIGNALS, signal(1))
         worker.drain()
-    assert max(idle) < 200
+        assert worker.store.counts().signals == 1
 
 
 def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_others_go_on(
@@ -254,14 +243,17 @@ def test_only_consumers_that_are_gone_and_hold_nothing_are_removed(valkey: redis
     valkey.xgroup_create(SIGNALS, GROUP, id="0", mkstream=True)
     send(valkey, SIGNALS, b"{}")
     valkey.xreadgroup(GROUP, "holds", {SIGNALS: ">"})
-    for name in ("gone", "me", "busy"):
+    for name in ("gone", "me"):
         valkey.xgroup_createconsumer(SIGNALS, GROUP, name)
-    time.sleep(0.15)
-    valkey.xreadgroup(GROUP, "busy", {SIGNALS: ">"})
-    removed = maintenance.remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me="me", idle_ms=100)
-    assert removed == ["gone"]
+
+    def removed(idle_ms: int) -> list[str]:
+        return maintenance.remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me="me", idle_ms=idle_ms)
+
+    assert removed(idle_ms=3_600_000) == []
+    wait_until(lambda: all(row["idle"] > 10 for row in valkey.xinfo_consumers(SIGNALS, GROUP)))  # type: ignore[union-attr]
+    assert removed(idle_ms=10) == ["gone"]
     names = {row["name"] for row in valkey.xinfo_consumers(SIGNALS, GROUP)}  # type: ignore[union-attr]
-    assert names == {b"holds", b"me", b"busy"}
+    assert names == {b"holds", b"me"}
     assert valkey.xpending(SIGNALS, GROUP)["pending"] == 1  # type: ignore[index]
 
 
@@ -306,16 +298,13 @@ def test_a_server_that_would_lose_events_is_refused(valkey: redis.Redis) -> None
         valkey.config_set("maxmemory-policy", "noeviction")
 
 
-def test_a_server_that_may_forget_is_used_and_warned_of(valkey: redis.Redis) -> None:
-    warned: list[str] = []
-    sink = logger.add(lambda message: warned.append(str(message.record["message"])), level="WARNING")
+def test_a_server_that_may_forget_is_used_and_warned_of(valkey: redis.Redis, warnings_logged: list[str]) -> None:
     valkey.config_set("appendonly", "no")
     try:
         check_server(valkey, [SIGNALS])
     finally:
         valkey.config_set("appendonly", "yes")
-        logger.remove(sink)
-    assert ["a crash of the server loses events" in line for line in warned] == [True]
+    assert ["a crash of the server loses events" in line for line in warnings_logged] == [True]
 
 
 def test_a_server_that_lacks_a_command_is_refused(valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,34 +327,43 @@ def test_each_worker_of_a_machine_has_a_slot_of_its_own(tmp_path: Path, valkey_u
     assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
 
 
-def _worker_process(tmp_path: Path, url: str, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-    quiet = {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(tmp_path / "var"), "REFINERY_METRICS_PORT": "0"}
+#: A worker that waits for its store for ever, so that nothing but the grace ends one whose store is locked.
+_PATIENT = """
+from trading_system.ml_refinement.storage import Connection
+Connection.__init__.__kwdefaults__["busy_timeout_ms"] = 10**9
+from worker.cli.main import main
+main()
+"""
+
+
+def _worker_process(
+    tmp_path: Path, url: str, *arguments: str, start: Sequence[str] = ("-m", "worker"), grace_s: float = HANGS_AFTER_S
+) -> subprocess.Popen[bytes]:
+    environment = {
+        "REFINERY_REDIS_URL": url,
+        "REFINERY_STATE_DIR": str(tmp_path / "var"),
+        "REFINERY_METRICS_PORT": "0",
+        "REFINERY_BLOCK_MS": "50",
+        "REFINERY_BATCH_SIZE": "4",
+        "REFINERY_SHUTDOWN_GRACE_S": str(int(grace_s)),
+    }
     return subprocess.Popen(
-        [sys.executable, "-m", "worker", "worker", *arguments],
-        env={**os.environ, **quiet, "REFINERY_BLOCK_MS": "50", **environment},
-        stderr=subprocess.DEVNULL,
+        [sys.executable, *start, "worker", *arguments], env={**os.environ, **environment}, stderr=subprocess.DEVNULL
     )
-
-
-def _until(true: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def test_several_processes_share_the_load_and_end_together(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
-    process = _worker_process(tmp_path, valkey_url, "--processes", "2", REFINERY_BATCH_SIZE="4")
+    process = _worker_process(tmp_path, valkey_url, "--processes", "2")
     try:
-        _until(lambda: valkey.exists(SIGNALS) and len(valkey.xinfo_consumers(SIGNALS, GROUP)) == 2)  # type: ignore[arg-type]
+        wait_until(lambda: valkey.exists(SIGNALS) and len(valkey.xinfo_consumers(SIGNALS, GROUP)) == 2)  # type: ignore[arg-type]
         for number in range(40):
             send(valkey, SIGNALS, signal(number))
-        _until(lambda: len(scored(valkey)) == 40)
+        wait_until(lambda: len(scored(valkey)) == 40)
     finally:
         process.send_signal(signals.SIGTERM)
-        assert process.wait(40) == 0
+        assert process.wait(HANGS_AFTER_S) == 0
     with desk(settings_for(tmp_path / "var", valkey_url)) as worker:
         assert worker.store.counts().signals == 40
     assert pending(valkey) == 0
@@ -378,27 +376,14 @@ def test_sigterm_ends_a_worker_that_hangs_within_its_grace(
     from trading_system.ml_refinement.storage import FeatureDatabase
 
     settings = settings_for(tmp_path / "var", valkey_url)
-    process = _worker_process(tmp_path, valkey_url, REFINERY_SHUTDOWN_GRACE_S="1")
+    process = _worker_process(tmp_path, valkey_url, start=("-c", _PATIENT), grace_s=1)
     try:
-        _until(lambda: valkey.exists(SIGNALS))
-        held, release = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with FeatureDatabase(settings.store_path) as store, store.atomic():
-                held.set()
-                release.wait(30)
-
-        holder = threading.Thread(target=hold)
-        holder.start()
-        held.wait(10)
-        send(valkey, SIGNALS, signal(1))
-        _until(lambda: pending(valkey) == 1)
-        started = time.monotonic()
-        process.send_signal(signals.SIGTERM)
-        process.wait(20)
-        assert time.monotonic() - started < 4.5  # the store waits for five seconds
-        release.set()
-        holder.join()
+        wait_until(lambda: valkey.exists(SIGNALS))
+        with FeatureDatabase(settings.store_path) as store, store.atomic():
+            send(valkey, SIGNALS, signal(1))
+            wait_until(lambda: pending(valkey) == 1)
+            process.send_signal(signals.SIGTERM)
+            assert process.wait(HANGS_AFTER_S) == 1
     finally:
         process.kill()
         process.wait()

@@ -12,6 +12,7 @@ import pytest
 import redis
 from rich.console import Console
 
+from tests.support.waiting import join
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
@@ -79,7 +80,7 @@ def other_side(valkey: redis.Redis, valkey_url: str) -> Iterator[None]:
     thread.start()
     yield
     stop.set()
-    thread.join()
+    join(thread)
 
 
 def player(

@@ -10,7 +10,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from typer.main import get_command
 
 from tests.support.desk import send
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
 from worker.cli.main import cli
 from worker.redis_server.binary import find_server
 from worker.settings.messages import setting_types
@@ -108,15 +108,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         [str(find_server()), *options[1:], "--port", str(port), "--bind", "127.0.0.1", "--dir", str(base)],
         stdout=subprocess.DEVNULL,
     )
-    for _ in range(200):
-        try:
-            as_user(port, "consumer").ping()
-            break
-        except redis.ConnectionError:
-            time.sleep(0.02)
+    wait_until(lambda: answers(as_user(port, "consumer")))
     yield port
     server.terminate()
-    server.wait(10)
+    server.wait(HANGS_AFTER_S)
 
 
 def as_user(port: int, name: str) -> redis.Redis:
@@ -185,22 +180,18 @@ def test_a_service_runs_as_its_user_and_its_health_check_passes(name: str, guard
     log = (tmp_path / "log").open("w+")
     process = subprocess.Popen([sys.executable, "-m", "worker", *command], env=environment, stderr=log)
     try:
-        deadline = time.monotonic() + 30
-        while not healthy(name, port):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.2)
+        wait_until(lambda: process.poll() is not None or healthy(name, port), (tmp_path / "log").read_text)
+        assert process.poll() is None, (tmp_path / "log").read_text()
         if name == "worker":
             producer = as_user(guarded, "producer")
             send(producer, SIGNALS, signal(1))
             send(producer, TRADES, outcome(1))
-            while "refinery_labels_total 1.0" not in fetch(f"http://127.0.0.1:{port}/metrics"):
-                assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.1)
+            counted = f"http://127.0.0.1:{port}/metrics"
+            wait_until(lambda: "refinery_labels_total 1.0" in fetch(counted), (tmp_path / "log").read_text)
             assert as_user(guarded, "scores").xlen("signals.scored") >= 1
     finally:
         process.terminate()
-        assert process.wait(40) is not None
+        process.wait(HANGS_AFTER_S)
     lines = (tmp_path / "log").read_text()
     assert all(json.loads(line) for line in lines.splitlines() if line), "logs are JSON lines"
     assert "NOPERM" not in lines
@@ -208,7 +199,7 @@ def test_a_service_runs_as_its_user_and_its_health_check_passes(name: str, guard
 
 
 def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own process
+    with urllib.request.urlopen(url, timeout=HANGS_AFTER_S) as answer:  # noqa: S310 - our own process
         text: str = answer.read().decode()
         return text
 

@@ -21,6 +21,7 @@ import redis
 
 from tests.support.desk import desk, settings_for
 from tests.support.events import SIGNALS, TRADES, bars, signal
+from tests.support.waiting import HANGS_AFTER_S
 from worker.client import RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
@@ -159,7 +160,7 @@ def test_a_shipped_example_is_applied_by_the_worker(
         "REDIS_CLI": shell_client,
         "OUTBOX": str(tmp_path / "outbox.db"),
     }
-    subprocess.run(command, env=environment, check=True, timeout=60)
+    subprocess.run(command, env=environment, check=True, timeout=HANGS_AFTER_S)
     assert sent(valkey, SIGNALS)[0]["signal_id"] == f"{language}-1"
     market = tmp_path / "market"
     market.mkdir()

@@ -1,4 +1,4 @@
-"""Schedules of faults: each is made from its seed, played against real processes, and judged by the law.
+"""Schedules of faults: each is made from its seed, run against real processes, and judged by the invariants.
 
 python -m tests.faults.chaos --schedules 1000 --processes 2
 python -m tests.faults.chaos --seed 4711 --schedules 1     # one of them again
@@ -18,17 +18,17 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
-from tests.faults.schedules import BOUNDARIES, TRAINING_BOUNDARIES, Schedule, at_boundary, schedule
-from tests.faults.theatre import Tally, Theatre
+from tests.faults.fault_harness import FaultHarness, Tally
+from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS, Schedule, at_crash_point, schedule
 from tests.support.processes import fork
 
 
-def play_all(schedules: list[Schedule], directory: Path, *, verbose: bool = False) -> dict[str, Tally]:
-    """Play the schedules; what they came to, by kind."""
+def run_all(schedules: list[Schedule], directory: Path, *, verbose: bool = False) -> dict[str, Tally]:
+    """Run the schedules; what they came to, by kind."""
     tallies: dict[str, Tally] = {}
-    with Theatre(directory, verbose=verbose) as theatre:
+    with FaultHarness(directory, verbose=verbose) as harness:
         for made in schedules:
-            tally = theatre.play(made)
+            tally = harness.run(made)
             tallies.setdefault(made.kind, Tally()).add(tally)
             for failure in tally.failures:
                 _say(failure)
@@ -61,8 +61,8 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="of the first schedule")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--boundaries", action="store_true", help="a kill at every labelled boundary besides")
-    parser.add_argument("--at", action="append", default=[], help="a kill at this boundary besides")
+    parser.add_argument("--crash-points", action="store_true", help="a kill at every labelled crash point besides")
+    parser.add_argument("--at", action="append", default=[], help="a kill at this crash point besides")
     parser.add_argument("--kind", action="append", help="only the schedules of this kind")
     parser.add_argument("--json", type=Path, help="write the tallies there")
     parser.add_argument("--verbose", action="store_true")
@@ -76,15 +76,15 @@ def main() -> int:
     made = [schedule(seed) for seed in range(first, first + args.schedules)]
     if args.kind:
         made = [one for one in made if one.kind in args.kind]
-    boundaries = (*BOUNDARIES, *TRAINING_BOUNDARIES) if args.boundaries else args.at
-    made = [at_boundary(boundary) for boundary in boundaries] + made
+    crash_points = (*CRASH_POINTS, *TRAINING_CRASH_POINTS) if args.crash_points else args.at
+    made = [at_crash_point(crash_point) for crash_point in crash_points] + made
     children = {}
     for number in range(args.processes):
         part, place = made[number :: args.processes], directory / str(number)
 
         def run(part: list[Schedule] = part, place: Path = place) -> None:
             place.mkdir()
-            tallies = play_all(part, place, verbose=args.verbose)
+            tallies = run_all(part, place, verbose=args.verbose)
             (place / "tally.json").write_bytes(orjson.dumps(tallies))
 
         children[fork(run)] = place

@@ -21,7 +21,7 @@ import orjson
 from loguru import logger
 
 from tests.events.test_laws import check_refused_or_read, mutant
-from tests.faults.law import settled
+from tests.faults.invariants import settled
 from tests.support.desk import settings_for
 from tests.support.events import SIGNALS, TRADES
 from tests.support.processes import fork

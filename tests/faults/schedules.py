@@ -1,4 +1,4 @@
-"""What happens in a play: made from a seed, the same each time."""
+"""What happens, and to whom: made from a seed, the same each time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.support.disk import DiskPlan
 
 KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
 #: Where a worker is killed: a method of ours, before it begins or after it is done.
-BOUNDARIES = (
+CRASH_POINTS = (
     "read", "claimed", "archived", "decoded", "computed", "begin", "written", "outcomes", "dead-lettered",
     "before commit", "after commit", "before settle", "sent", "published", "after ack", "charged",
 )  # fmt: skip
 #: Where a training is killed: in the process that trains.
-TRAINING_BOUNDARIES = (
+TRAINING_CRASH_POINTS = (
     "job taken", "lock held", "run entered", "data read", "folds done", "fitted", "before file", "file written",
     "file renamed", "model entered", "settling", "activated", "before activation commits", "after activation committed",
     "watched", "returned",
@@ -27,7 +27,7 @@ VICTIMS = ("horse", "trainer", "both")
 class Life:
     """What happens to one worker."""
 
-    boundary: str | None = None
+    crash_point: str | None = None
     nth: int = 1
     disk: DiskPlan | None = None
     through_wire: bool = False
@@ -42,7 +42,7 @@ class Life:
 
 @dataclass
 class Schedule:
-    """One play: rounds of lives that run beside each other, and what is done to the server meanwhile."""
+    """Rounds of lives that run beside each other, and what is done to the server meanwhile."""
 
     seed: int
     kind: str
@@ -70,7 +70,7 @@ def schedule(seed: int) -> Schedule:
         plan = DiskPlan(rng.choice(["write", "sync"]), rng.randint(1, 12), rng.choice(["EIO", "ENOSPC"]), times)
         made.rounds = [[Life(disk=plan, kill_after_s=1.0 if times > 5 else None)]]
         if rng.random() < 0.3:
-            made.rounds.append([Life(disk=DiskPlan("write", rng.randint(1, 9), "EIO", 1), boundary="after commit")])
+            made.rounds.append([Life(disk=DiskPlan("write", rng.randint(1, 9), "EIO", 1), crash_point="after commit")])
     elif kind == "wire":
         made.wire = tuple(rng.sample(ACTIONS, rng.randint(1, 3)))
         made.one_in = rng.randint(5, 12)
@@ -109,26 +109,26 @@ def _killed_trainer(rng: random.Random) -> Life:
     victim = rng.choice(VICTIMS)
     if rng.random() < 0.4:
         return Life(role="trainer", kill_after_s=rng.uniform(0.1, 2.0), victim=victim)
-    boundary = rng.choice(TRAINING_BOUNDARIES)
-    nth = rng.randint(1, 3) if boundary in ("before file", "file written", "file renamed", "model entered") else 1
-    return Life(role="trainer", boundary=boundary, nth=nth, victim=victim)
+    crash_point = rng.choice(TRAINING_CRASH_POINTS)
+    nth = rng.randint(1, 3) if crash_point in ("before file", "file written", "file renamed", "model entered") else 1
+    return Life(role="trainer", crash_point=crash_point, nth=nth, victim=victim)
 
 
-def at_boundary(boundary: str) -> Schedule:
-    """A worker, or a training, killed at that boundary for certain, and another after it."""
-    if boundary in TRAINING_BOUNDARIES:
-        place = TRAINING_BOUNDARIES.index(boundary)
-        life = Life(role="trainer", boundary=boundary, victim=VICTIMS[place % len(VICTIMS)])
-        return Schedule(2 * 10**9 + place, f"at {boundary}", [[life]])
-    rounds = [[Life(boundary=boundary)], [Life(boundary=boundary, nth=2)]]
-    if boundary == "claimed":
-        rounds = [[Life(boundary="read")], [Life(boundary=boundary, slot=1)]]
-    if boundary == "charged":
-        rounds = [[Life(boundary="computed")] for _ in range(3)] + [[Life(boundary=boundary)]]
-    return Schedule(10**9 + BOUNDARIES.index(boundary), f"at {boundary}", rounds)
+def at_crash_point(crash_point: str) -> Schedule:
+    """A worker, or a training, killed at that crash point for certain, and another after it."""
+    if crash_point in TRAINING_CRASH_POINTS:
+        place = TRAINING_CRASH_POINTS.index(crash_point)
+        life = Life(role="trainer", crash_point=crash_point, victim=VICTIMS[place % len(VICTIMS)])
+        return Schedule(2 * 10**9 + place, f"at {crash_point}", [[life]])
+    rounds = [[Life(crash_point=crash_point)], [Life(crash_point=crash_point, nth=2)]]
+    if crash_point == "claimed":
+        rounds = [[Life(crash_point="read")], [Life(crash_point=crash_point, slot=1)]]
+    if crash_point == "charged":
+        rounds = [[Life(crash_point="computed")] for _ in range(3)] + [[Life(crash_point=crash_point)]]
+    return Schedule(10**9 + CRASH_POINTS.index(crash_point), f"at {crash_point}", rounds)
 
 
 def _killed(rng: random.Random) -> Life:
     if rng.random() < 0.25:
         return Life(kill_after_s=rng.uniform(0.0, 0.25))
-    return Life(boundary=rng.choice(BOUNDARIES), nth=rng.randint(1, 3))
+    return Life(crash_point=rng.choice(CRASH_POINTS), nth=rng.randint(1, 3))

@@ -1,4 +1,4 @@
-"""The short set of `make chaos`: a kill at every labelled boundary, and each kind of schedule several times."""
+"""The short set of `make chaos`: a kill at every labelled crash point, and each kind of schedule several times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.faults.schedules import BOUNDARIES, KINDS, TRAINING_BOUNDARIES, schedule
-from tests.faults.theatre import Tally
+from tests.faults.fault_harness import Tally
+from tests.faults.schedules import CRASH_POINTS, KINDS, TRAINING_CRASH_POINTS, schedule
 
 ROUNDS = 2
 WORKERS = sorted(set(KINDS) - {"training"})
@@ -19,13 +19,13 @@ WORKERS = sorted(set(KINDS) - {"training"})
 DELICATE = ("run entered", "file written", "file renamed", "activated", "after activation committed")
 
 
-def play(directory: Path, *arguments: str) -> dict[str, Tally]:
-    """What the schedules came to; their seeds are printed, and one is played again with `--seed`."""
+def run(directory: Path, *arguments: str) -> dict[str, Tally]:
+    """What the schedules came to; their seeds are printed, and one is run again with `--seed`."""
     seed = random.SystemRandom().randrange(10**6) * len(KINDS)
     path = directory / "tallies.json"
     command = [sys.executable, "-m", "tests.faults.chaos", "--processes", "1", "--json", str(path)]
     command += ["--schedules", str(ROUNDS * len(KINDS)), "--seed", str(seed), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stdout.write(done.stdout + done.stderr)
     assert path.exists(), done.stdout + done.stderr
     return {kind: Tally(**values) for kind, values in orjson.loads(path.read_bytes()).items()}
@@ -37,7 +37,7 @@ def several(option: str, names: tuple[str, ...] | list[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
-    return play(tmp_path_factory.mktemp("chaos"), *several("--at", BOUNDARIES), *several("--kind", WORKERS))
+    return run(tmp_path_factory.mktemp("chaos"), *several("--at", CRASH_POINTS), *several("--kind", WORKERS))
 
 
 def nothing_is_amiss(tally: Tally) -> bool:
@@ -45,10 +45,10 @@ def nothing_is_amiss(tally: Tally) -> bool:
     return (tally.lost, tally.double, tally.wrong, tally.unfinished) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("boundary", BOUNDARIES)
-def test_a_worker_killed_at_a_boundary_costs_nothing(boundary: str, workers: dict[str, Tally]) -> None:
-    tally = workers[f"at {boundary}"]
-    assert tally.killed >= 1, "nobody came to the boundary"
+@pytest.mark.parametrize("crash_point", CRASH_POINTS)
+def test_a_worker_killed_at_a_crash_point_costs_nothing(crash_point: str, workers: dict[str, Tally]) -> None:
+    tally = workers[f"at {crash_point}"]
+    assert tally.killed >= 1, "nobody came to the crash point"
     assert nothing_is_amiss(tally)
 
 
@@ -59,12 +59,12 @@ def test_whatever_happens_every_event_has_one_effect(kind: str, workers: dict[st
 
 
 def test_whoever_is_killed_in_a_training_what_serves_is_whole_and_the_next_training_completes(tmp_path: Path) -> None:
-    """One test, so that the processes of a parallel run do not play it several times."""
-    tallies = play(tmp_path, *several("--at", DELICATE), "--kind", "training")
-    assert set(tallies) == {"training", *(f"at {boundary}" for boundary in DELICATE)}
+    """One test, so that the processes of a parallel run do not run it several times."""
+    tallies = run(tmp_path, *several("--at", DELICATE), "--kind", "training")
+    assert set(tallies) == {"training", *(f"at {crash_point}" for crash_point in DELICATE)}
     assert all(tally.killed >= 1 and nothing_is_amiss(tally) for tally in tallies.values())
 
 
 def test_a_seed_makes_the_same_schedule_again() -> None:
     assert [schedule(seed) for seed in range(50)] == [schedule(seed) for seed in range(50)]
-    assert set(DELICATE) <= set(TRAINING_BOUNDARIES)
+    assert set(DELICATE) <= set(TRAINING_CRASH_POINTS)

@@ -7,22 +7,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.faults.law import entries_of, judge
+from tests.faults.invariants import entries_of, judge
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.disk import Disk, DiskPlan
 from tests.support.events import SIGNALS, TRADES, outcome, signal
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
-from worker.consumer.loop import Consumer
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    def pause(self: Consumer, *arguments: object) -> None:
-        self._pause_s = (0.001, 0.01)
-        original(self, *arguments)  # type: ignore[arg-type]
-
-    original = Consumer._pause
-    monkeypatch.setattr(Consumer, "_pause", pause)
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.faults.law import settled
+from tests.faults.invariants import settled
 from tests.support.desk import desk, send, settings_for
 from tests.support.disk import Disk, Journal, after_power_cut
 from tests.support.events import SIGNALS, TRADES, outcome, signal

@@ -1,4 +1,4 @@
-"""What producers send in a play."""
+"""What producers send while a schedule runs."""
 
 from __future__ import annotations
 

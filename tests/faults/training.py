@@ -1,4 +1,4 @@
-"""Plays in which trainings are killed: real RQ trainers, and a store with labels for a training of a second."""
+"""Schedules in which trainings are killed: real RQ trainers, and a store with labels for a training of a second."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from rq import Queue
 from rq.intermediate_queue import IntermediateQueue
 from rq.serializers import JSONSerializer
 
-from tests.faults.boundaries import Fuse
-from tests.faults.law import Verdict
+from tests.faults.crash_points import Fuse
+from tests.faults.fault_harness import ScheduleRun
+from tests.faults.invariants import Verdict
 from tests.faults.schedules import Life
-from tests.faults.theatre import Play
-from tests.faults.training_law import judge_champion, judge_trainings
+from tests.faults.training_invariants import judge_champion, judge_trainings
 from tests.support.desk import settings_for
 from tests.support.events import START
 from tests.support.processes import fork
+from tests.support.waiting import HANGS_AFTER_S, comes_true
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact
@@ -51,13 +52,13 @@ QUICK_LEARNING = {
     "training": {"min_training_samples": 30, "min_validation_samples": 10, "hyperparameters": {"max_iter": 8}},
 }
 _PAST = 160
+#: How long a round lasts in which nobody has to come to a crash point.
 _ROUND_S = 6.0
-_FINISH_S = 40.0
 _STOPPED_S = 3.0
 
 
-class TrainingPlay(Play):
-    """A play with trainers, and with or without a model that serves at the beginning."""
+class TrainingRun(ScheduleRun):
+    """A run with trainers, and with or without a model that serves at the beginning."""
 
     _changes: ClassVar[dict[str, Any]] = {"ml": QUICK_LEARNING, "shutdown_grace_s": 5}
 
@@ -68,12 +69,12 @@ class TrainingPlay(Play):
         self._notes.mkdir()
 
     def _prepared(self) -> Path:
-        """A store full of labels, as it is before and after its first training; made once for each theatre."""
-        kept = self._theatre._directory / ("learned" if self._made.champion else "labelled")
+        """A store full of labels, as it is before and after its first training; made once for each harness."""
+        kept = self._harness._directory / ("learned" if self._made.champion else "labelled")
         if not kept.exists():
             growing = kept.with_suffix(".new")
-            shutil.copytree(self._theatre._template, growing)
-            settings = settings_for(growing, self._theatre._server.url, **self._changes)
+            shutil.copytree(self._harness._template, growing)
+            settings = settings_for(growing, self._harness._server.url, **self._changes)
             # In a child, so that this process never trains: what it forks could not go on with its threads.
             _, status = os.waitpid(fork(lambda: fill(settings, train=self._made.champion)), 0)
             if status:
@@ -95,13 +96,14 @@ class TrainingPlay(Play):
                 self._kill(pid)
         self._wait_for_horses()
         if self._made.kind.startswith("at ") and not any(self._notes.iterdir()):
-            self.between.append("nobody came to the boundary")
+            self.between.append("nobody came to the crash point")
         self._count_horses()
         self.between += judge_champion(self._settings(0, Life()))
 
     def _watch_over(self, children: dict[int, Life], started: float) -> None:
         """Until a little after each had what was in store for it; those that have ended are taken out."""
-        ends = dict.fromkeys(children, started + _ROUND_S)
+        certain = self._made.kind.startswith("at ")
+        ends = dict.fromkeys(children, started + (HANGS_AFTER_S if certain else _ROUND_S))
         stopped: dict[int, float] = {}
         while children and time.monotonic() < max(ends[pid] for pid in children):
             for pid, life in list(children.items()):
@@ -130,7 +132,7 @@ class TrainingPlay(Play):
     def _wait_for_horses(self) -> None:
         """The kernel ends them with their trainer; a moment later."""
         lock = self._settings(0, Life()).training_lock_path
-        until_true(lambda: _free(lock))
+        comes_true(lambda: _free(lock))
 
     def _count_horses(self) -> None:
         self.killed += sum(int(note.read_text() or 1) for note in self._notes.iterdir())
@@ -140,7 +142,7 @@ class TrainingPlay(Play):
     def _ask(self, copies: int) -> None:
         """Ask for a training as an operator does; and let RQ have the same job several times, as after a lost reply."""
         settings = self._settings(0, Life())
-        with open_store(settings) as store, connect_queue(self._theatre._server.url) as client:
+        with open_store(settings) as store, connect_queue(self._harness._server.url) as client:
             after = training_history(store, TYPE).newest
             enqueue(settings, store, client)
             jobs = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
@@ -161,9 +163,9 @@ class TrainingPlay(Play):
         if life.role != "trainer":
             super()._live(slot, life)
             return
-        if life.boundary is not None:
-            arm_training(life.boundary, life.nth, life.victim, self._note_of(life))
-        run_trainer(settings, self._theatre._server.url)
+        if life.crash_point is not None:
+            arm_training(life.crash_point, life.nth, life.victim, self._note_of(life))
+        run_trainer(settings, self._harness._server.url)
 
     def _finish(self) -> bool:
         """An undisturbed trainer, beside the undisturbed worker, completes what is asked for now."""
@@ -174,19 +176,19 @@ class TrainingPlay(Play):
         pid = fork(lambda: self._live(9, Life(role="trainer")))
         try:
             quiet = super()._finish()
-            with open_store(settings) as store, connect_queue(self._theatre._server.url) as client:
+            with open_store(settings) as store, connect_queue(self._harness._server.url) as client:
                 trained = self._trained(settings, store, client, after=before)
         finally:
             os.kill(pid, signals.SIGTERM)
-            until_true(lambda: self._ended(pid))
+            comes_true(lambda: self._ended(pid))
         return quiet and trained
 
     def _trained(self, settings: Settings, store: FeatureDatabase, client: redis.Redis, *, after: int) -> bool:
-        deadline = time.monotonic() + _FINISH_S
+        deadline = time.monotonic() + HANGS_AFTER_S
         while time.monotonic() < deadline:
             newest = store.runs.last(TYPE)
             if newest is not None and newest.token > after and newest.status == "completed":
-                return queue.pending_job(client) is None or until_true(lambda: queue.pending_job(client) is None)
+                return queue.pending_job(client) is None or comes_true(lambda: queue.pending_job(client) is None)
             if newest is None or newest.status != "running":
                 enqueue(settings, store, client)
             time.sleep(0.05)
@@ -194,12 +196,12 @@ class TrainingPlay(Play):
 
     def _judge(self) -> Verdict:
         verdict = super()._judge()
-        verdict.other += self.between + judge_trainings(self._settings(0, Life()))
+        verdict.other += judge_trainings(self._settings(0, Life()))
         return verdict
 
 
 def fill(settings: Settings, *, train: bool) -> None:
-    """Labelled signals of the months before the play, from which there is something to learn; and one training."""
+    """Labelled signals of the months before the schedule, from which there is something to learn; and one training."""
     pipeline = FeaturePipeline(settings.to_ml_config().features)
     rng = np.random.default_rng(1)
     X = rng.normal(size=(_PAST, len(pipeline.names)))
@@ -234,7 +236,11 @@ def fill(settings: Settings, *, train: bool) -> None:
 
 
 def make_quick() -> None:
-    """Let this process and its children wait seconds where RQ and we wait minutes before a dead trainer is given up."""
+    """Let this process and its children wait seconds where RQ and we wait minutes before a dead trainer is given up.
+
+    And wait minutes for the store, which somebody who was stopped may hold: how long is the schedule's affair.
+    """
+    Connection.__init__.__kwdefaults__["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
     trainer._MAINTENANCE_S = trainer._HEARTBEAT_S = 1
     trainer._WORKER_TTL_S = 16  # RQ looks up from its queue fifteen seconds earlier
     trainer.TrainerWorker.get_heartbeat_ttl = lambda *_, **__: 2  # type: ignore[method-assign]
@@ -242,8 +248,8 @@ def make_quick() -> None:
     IntermediateQueue.should_be_cleaned_up = lambda *_: True  # type: ignore[method-assign]
 
 
-def arm_training(boundary: str, nth: int, victim: str, note: Path) -> None:
-    """Make a training that this trainer runs kill somebody, once, when it comes to the boundary for the nth time."""
+def arm_training(crash_point: str, nth: int, victim: str, note: Path) -> None:
+    """Make a training that this trainer runs kill somebody, once, when it comes to the crash point for the nth time."""
     parent = os.getpid()
 
     def die() -> None:
@@ -271,7 +277,7 @@ def arm_training(boundary: str, nth: int, victim: str, note: Path) -> None:
     def is_model(path: Path, *_: object) -> bool:
         return path.name.endswith(".tmp")
 
-    match boundary:
+    match crash_point:
         case "job taken":
             around(trainer, "die_with_parent")
         case "lock held":
@@ -298,21 +304,11 @@ def arm_training(boundary: str, nth: int, victim: str, note: Path) -> None:
             around(Models, "activate")
         case "before activation commits" | "after activation committed":
             training._Run._still_ours = settle()  # type: ignore[method-assign]
-            around(Connection, "run", before=boundary.startswith("before"), only=is_activation)
+            around(Connection, "run", before=crash_point.startswith("before"), only=is_activation)
         case "watched":
             around(job, "_monitor_after_training")
         case "returned":
             around(job, "retrain")
-
-
-def until_true(condition: Callable[[], bool], within_s: float = 20) -> bool:
-    """Whether the condition came true in time."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def _horses(pid: int) -> list[int]:

@@ -18,6 +18,7 @@ import redis
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
 from tests.support.learning_installation import fitted
+from tests.support.waiting import join
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreDamaged, StoreUnavailable
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
@@ -125,7 +126,7 @@ def test_a_backup_while_the_worker_writes_is_one_moment(
             send(valkey, TRADES, outcome(number))
         backup = backed_up(settings, tmp_path)
         stop.set()
-        running.join(30)
+        join(running)
     with FeatureDatabase(backup / "features.db", read_only=True) as store:
         counts = store.counts()
         stored = store.connection.query("SELECT count(*) FROM feature_vectors")[0][0]

@@ -16,6 +16,7 @@ import pytest
 from tests.support import rebuild_installation as shops
 from tests.support.events import START, bars, signal
 from tests.support.rebuild_installation import NEW, OLD, STREAM, Shop, csv_of, dump, event, features
+from tests.support.waiting import join
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry, FeatureRequest
 from trading_system.ml_refinement.features.extractors.base_extractor import OHLCVExtractor
@@ -25,8 +26,8 @@ from trading_system.ml_refinement.storage import (
     FeatureDatabase,
     OutcomeRow,
     PredictionRow,
-    feature_versions,
 )
+from trading_system.ml_refinement.storage.tables import feature_versions
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.typing import FloatArray
 from worker.events.decoding import decode_kept
@@ -278,7 +279,7 @@ def test_while_others_write_every_vector_ends_up_rebuilt_and_every_write_is_ther
     while thread.is_alive() or shop.rebuild().pending():
         done = shop.rebuild(batch_size=32).run()
         rebuilt, overtaken = rebuilt + done.rebuilt, overtaken + done.overtaken
-    thread.join()
+    join(thread)
     assert failures == []
     assert (rebuilt, overtaken) == (400, 0)
     version = FeaturePipeline(NEW).feature_version

@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typer.testing import CliRunner
 from tests.support.desk import desk, scored, send, settings_for
 from tests.support.events import SIGNALS, START, TRADES, bars, outcome, signal
 from tests.support.rebuild_installation import csv_of
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.features import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from worker.cli.main import cli
@@ -31,15 +30,6 @@ from worker.settings.schema import Settings
 
 CHANGE = {"ml": {"features": {"volatility_window": 15}}}
 CHANGED = {"REFINERY_ML__FEATURES__VOLATILITY_WINDOW": "15"}
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
-    yield lines
-    with suppress(ValueError):  # a command that ran in this process has set up the log anew
-        logger.remove(sink)
 
 
 def variables(settings: Settings, **more: str) -> dict[str, str]:
@@ -75,7 +65,7 @@ def activated(settings: Settings) -> SignalQualityModel:
 
 
 def test_after_a_change_of_features_nothing_is_dead_lettered_and_scores_start_cold(
-    state_dir: Path, valkey: redis.Redis, valkey_url: str, said: list[str]
+    state_dir: Path, valkey: redis.Redis, valkey_url: str, errors_logged: list[str]
 ) -> None:
     before = settings_for(state_dir, valkey_url)
     model = activated(before)
@@ -90,7 +80,7 @@ def test_after_a_change_of_features_nothing_is_dead_lettered_and_scores_start_co
             worker.drain()
         assert worker.store.counts().dead_letters == 0
         assert [score["status"] for score in scored(valkey)] == ["scored"] * 3 + ["cold_start"] * 6
-        assert [model.model_id in line for line in said if line.startswith("ERROR")] == [True]
+        assert [model.model_id in line for line in errors_logged] == [True]
         assert read_status(after, worker.store, worker.client).champion_fits is False
         assert "refinery features rebuild" in told(after, "status", REFINERY_REDIS_URL=valkey_url, **CHANGED)
         fit = activated(after)
@@ -144,7 +134,7 @@ def test_a_rebuild_that_cannot_use_the_store_fails_with_one_line(state_dir: Path
         [sys.executable, "-m", "worker", "features", "rebuild"],
         env=environment,
         capture_output=True,
-        timeout=60,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
     assert done.returncode == 1

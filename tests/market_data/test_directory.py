@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from loguru import logger
 
 from tests.support.valid_events import AT, bars, read_signal, signal
 from trading_system.ml_refinement.bars import Bars
@@ -48,15 +46,6 @@ def bars_of(given: DirectorySource, symbol: str = "AAPL", us: int = AT_US) -> Ba
     """The bars that a signal's features are computed from."""
     one = wanting(symbol, us)
     return given.lookup([one]).request(one).bars
-
-
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is logged as a warning or worse."""
-    lines: list[str] = []
-    sink = logger.add(lines.append, level="WARNING", format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def refusal(directory: Path | None, symbol: str = "AAPL", us: int = AT_US, **options: Any) -> NoMarketData:
@@ -269,18 +258,18 @@ def test_the_benchmark_goes_by_asset_class(tmp_path: Path) -> None:
     ]
 
 
-def test_a_missing_benchmark_is_none_and_said_once(tmp_path: Path, said: list[str]) -> None:
+def test_a_missing_benchmark_is_none_and_said_once(tmp_path: Path, warnings_logged: list[str]) -> None:
     put(tmp_path / "AAPL.csv", bars())
     given = source(tmp_path, benchmark_symbols={"equity": "SPX"})
     for _ in range(3):
         assert given.lookup([wanting()]).benchmark("equity") is None
-    assert len(said) == 1
-    assert "SPX" in said[0]
+    assert len(warnings_logged) == 1
+    assert "SPX" in warnings_logged[0]
     put(tmp_path / "SPX.csv", bars())
     assert given.lookup([wanting()]).benchmark("equity") is not None
     (tmp_path / "SPX.csv").unlink()
     assert given.lookup([wanting()]).benchmark("equity") is None
-    assert len(said) == 2
+    assert len(warnings_logged) == 2
 
 
 def test_a_bad_benchmark_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from worker import app
@@ -38,7 +39,7 @@ def free_port() -> int:
 
 def fetch(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=HANGS_AFTER_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import HANGS_AFTER_S
+
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_wheel_in_an_empty_environment_prints_its_version_and_status_and_plays_a_short_demo(tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     _run([sys.executable, "-m", "build", "--wheel", "--outdir", str(wheels), str(ROOT)], tmp_path)
@@ -37,7 +38,7 @@ def _run(command: list[str], folder: Path) -> str:
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", str(folder))}
     environment |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS_AFTER_S, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import HANGS_AFTER_S
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("worker", "trading_system")
 
@@ -54,7 +56,7 @@ def run(script: str, place: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=HANGS_AFTER_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

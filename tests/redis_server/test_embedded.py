@@ -7,14 +7,13 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import redis
 
-from tests.support.waiting import runs, wait_until
+from tests.support.waiting import HANGS_AFTER_S, runs, wait_until
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
 from worker.redis_server.binary import find_server, server_version
 from worker.redis_server.embedded import EmbeddedServer, answers, socket_path
@@ -153,7 +152,7 @@ def test_a_server_that_cannot_read_its_data_says_why(tmp_path: Path) -> None:
     base = next((tmp_path / "appendonlydir").glob("*.incr.aof"))
     base.write_bytes(b"*3\r\n$3\r\nSET\r\nbroken" + base.read_bytes())
     with pytest.raises(RefineryError, match="Bad file format"):
-        EmbeddedServer(tmp_path, start_timeout_s=10).start()
+        EmbeddedServer(tmp_path, start_timeout_s=HANGS_AFTER_S).start()
 
 
 def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -177,7 +176,7 @@ def test_without_any_server_the_error_says_what_to_install(monkeypatch: pytest.M
 def test_a_guard_kills_the_child_where_the_kernel_does_not() -> None:
     script = (
         "import subprocess, sys; from worker.supervision.parent_death import Guard, launch_command;"
-        "child = subprocess.Popen(launch_command(['/bin/sleep', '60'], kernel=False));"
+        "child = subprocess.Popen(launch_command(['/bin/sleep', '3600'], kernel=False));"
         "guard = Guard(child.pid, needed=True); print(child.pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -190,10 +189,9 @@ def test_a_guard_kills_the_child_where_the_kernel_does_not() -> None:
 
 
 def test_a_released_guard_kills_nobody() -> None:
-    child = subprocess.Popen(launch_command(["/bin/sleep", "60"]))
+    child = subprocess.Popen(launch_command(["/bin/sleep", "3600"]))
     guard = Guard(child.pid, needed=True)
     guard.release()
-    time.sleep(0.2)
     assert child.poll() is None
     child.kill()
     child.wait()

@@ -185,7 +185,7 @@ def test_whether_a_training_waits_is_read_without_changing_anything(client: redi
     client.lmove(f"rq:queue:{QUEUE_NAME}", f"rq:queue:{QUEUE_NAME}:intermediate")
     assert pending_job(client) == "queued"
     now = datetime.now(UTC).timestamp()
-    client.zadd(f"rq:wip:{QUEUE_NAME}", {f"{job_id}:x": now + 60})
+    client.zadd(f"rq:wip:{QUEUE_NAME}", {f"{job_id}:x": now + 3600})
     client.lpop(f"rq:queue:{QUEUE_NAME}:intermediate")
     assert pending_job(client) == "started"
     client.zadd(f"rq:wip:{QUEUE_NAME}", {f"{job_id}:x": now - 1})
@@ -202,7 +202,7 @@ def test_a_job_that_was_over_before_it_began_gets_successors_with_growing_pauses
     seen = [job_id]
     for minutes in (1, 5, 30, 120):
         client.delete(f"rq:queue:{QUEUE_NAME}")
-        fail(client, job_id, ago=timedelta(minutes=minutes, seconds=-5))
+        fail(client, job_id, ago=timedelta(minutes=minutes / 2))
         assert ask(queue) == (job_id, False)
         fail(client, job_id, ago=timedelta(minutes=minutes, seconds=5))
         job_id, new = ask(queue)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from rq import Queue
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
-from tests.support.waiting import runs, wait_until
+from tests.support.waiting import HANGS_AFTER_S, answers, runs, wait_until
 from worker.redis_server.embedded import EmbeddedServer
 from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect_queue, pending_job
 from worker.retraining.rq_worker import TrainerWorker
@@ -29,6 +28,7 @@ from worker.retraining.rq_worker import TrainerWorker
 TRAINER = """
 import os, sys, time
 from pathlib import Path
+from worker.retraining import rq_worker
 from worker.retraining.rq_worker import work_until_stopped
 from worker.settings.schema import load_settings
 
@@ -39,17 +39,18 @@ def done(word):
     note("done")
     return {"word": word}
 
-def swallows(seconds):
-    note("began")
+def swallows():
     try:
-        time.sleep(seconds)
+        while True:
+            time.sleep(0.01)
     except Exception:
         note("swallowed")
     return {}
 
-def slow(seconds):
+def waits_for(path):
     note("began")
-    time.sleep(seconds)
+    while not Path(path).exists():
+        time.sleep(0.01)
     note("ended")
     return {}
 
@@ -58,15 +59,20 @@ def keep():
     kept.append(1)
     note(f"kept-{len(kept)}")
 
+rq_worker._WORKER_TTL_S = 10**6  # RQ's look into its queue ends by itself never, so that what ends it is the signal
 settings = load_settings(shutdown_grace_s=int(sys.argv[3]))
-functions = {f.__name__: f for f in (done, slow, swallows)}
+functions = {f.__name__: f for f in (done, waits_for, swallows)}
 work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep)
 note("stopped")
 """
 
 
+#: A file that nobody makes.
+NEVER = "/nowhere/go"
+
+
 @contextmanager
-def trainer(url: str, notes: Path, *, grace_s: int = 30) -> Iterator[subprocess.Popen[str]]:
+def trainer(url: str, notes: Path, *, grace_s: int = 3600) -> Iterator[subprocess.Popen[str]]:
     notes.mkdir(exist_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINER, url, str(notes), str(grace_s)], stderr=subprocess.PIPE, text=True
@@ -86,7 +92,7 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
 
 def put(client: redis.Redis, function: str, *arguments: Any, **options: Any) -> Job:
     queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
-    return queue.enqueue_call(function, args=arguments, **options)
+    return queue.enqueue_call(function, args=arguments, **{"timeout": 3600, **options})
 
 
 def ended(job: Job) -> bool:
@@ -152,7 +158,7 @@ def test_a_planted_pickle_does_not_run(client: redis.Redis, valkey_url: str, tmp
 def test_a_killed_child_fails_the_job_and_is_looked_after_at_once(
     client: redis.Redis, valkey_url: str, tmp_path: Path
 ) -> None:
-    job = put(client, "slow", 60)
+    job = put(client, "waits_for", NEVER)
     with trainer(valkey_url, tmp_path):
         wait_until((tmp_path / "began").exists)
         before = len(list(tmp_path.glob("kept-*")))
@@ -165,7 +171,7 @@ def test_a_killed_child_fails_the_job_and_is_looked_after_at_once(
 
 
 def test_the_child_dies_with_a_killed_trainer(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    put(client, "slow", 60)
+    put(client, "waits_for", NEVER)
     with trainer(valkey_url, tmp_path) as process:
         wait_until((tmp_path / "began").exists)
         child = int((tmp_path / "began").read_text())
@@ -175,7 +181,7 @@ def test_the_child_dies_with_a_killed_trainer(client: redis.Redis, valkey_url: s
 
 
 def test_a_timeout_is_not_swallowed_by_a_broad_handler(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    job = put(client, "swallows", 60, timeout=1)
+    job = put(client, "swallows", timeout=1)
     with trainer(valkey_url, tmp_path):
         wait_until(lambda: ended(job))
     assert job.get_status() == "failed"
@@ -184,34 +190,33 @@ def test_a_timeout_is_not_swallowed_by_a_broad_handler(client: redis.Redis, valk
 
 
 def test_sigterm_lets_the_training_end_and_takes_no_other(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    first, second = put(client, "slow", 1), put(client, "slow", 1)
+    go = tmp_path / "go"
+    first, second = put(client, "waits_for", str(go)), put(client, "waits_for", str(go))
     with trainer(valkey_url, tmp_path) as process:
         wait_until((tmp_path / "began").exists)
         process.terminate()
-        assert process.wait(20) == 0
+        go.touch()
+        assert process.wait(HANGS_AFTER_S) == 0
     assert first.get_status() == "finished"
     assert second.get_status() == "queued"
     assert (tmp_path / "stopped").exists()
 
 
 def test_sigterm_ends_a_training_that_outlasts_the_grace(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:
-    job = put(client, "slow", 60)
+    job = put(client, "waits_for", NEVER)
     with trainer(valkey_url, tmp_path, grace_s=1) as process:
         wait_until((tmp_path / "began").exists)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(HANGS_AFTER_S) == 0
     assert job.get_status() == "failed"
     assert not (tmp_path / "ended").exists()
 
 
 def test_an_idle_trainer_stops_at_once(valkey_url: str, client: redis.Redis, tmp_path: Path) -> None:
     with trainer(valkey_url, tmp_path) as process:
-        wait_until((tmp_path / "kept-1").exists)
-        time.sleep(0.5)
-        began = time.monotonic()
+        wait_until(lambda: any("b" in one["flags"] for one in client.client_list()))  # blocked: it waits for a job
         process.terminate()
-        assert process.wait(20) == 0
-        assert time.monotonic() - began < 5
+        assert process.wait(HANGS_AFTER_S) == 0
 
 
 def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
@@ -221,13 +226,12 @@ def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
         trainer(server.url, tmp_path / "notes"),
     ):
         wait_until((tmp_path / "notes" / "kept-1").exists)
-        time.sleep(0.3)
-        assert server.pid is not None
-        os.kill(server.pid, signal.SIGKILL)
-        time.sleep(0.3)
-        wait_until(lambda: answers(client))
+        first = server.pid
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: server.pid not in (first, None) and answers(client))
         job = put(client, "done", "yes")
-        wait_until(lambda: ended(job), within_s=40)
+        wait_until(lambda: ended(job))
         assert job.get_status() == "finished"
 
 
@@ -239,10 +243,3 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
     assert queue.acquire_maintenance_lock()
     assert not queue.acquire_maintenance_lock()
     assert 0 < client.ttl(queue.registry_cleaning_key) <= 60  # type: ignore[operator]
-
-
-def answers(client: redis.Redis) -> bool:
-    try:
-        return bool(client.ping())
-    except redis.RedisError:
-        return False

@@ -8,19 +8,17 @@ import signal as signals
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
-from loguru import logger
 
 from tests.support.desk import pending, scored, send, settings_for
 from tests.support.disk import Disk, DiskPlan
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.waiting import HANGS_AFTER_S, join, wait_until
 from trading_system.ml_refinement.storage import (
     Connection,
     FeatureDatabase,
@@ -45,15 +43,6 @@ def settings(tmp_path: Path, valkey_url: str) -> Settings:
     return settings_for(tmp_path / "var", valkey_url)
 
 
-@pytest.fixture
-def said() -> Iterator[list[str]]:
-    """What is logged as an error."""
-    lines: list[str] = []
-    sink = logger.add(lambda message: lines.append(str(message.record["message"])), level="ERROR")
-    yield lines
-    logger.remove(sink)
-
-
 @contextmanager
 def started(settings: Settings, stop: threading.Event) -> Iterator[Consumer]:
     retry = StartRetry(stop, backoff=Backoff(*QUICK))
@@ -70,22 +59,15 @@ def handle_one(consumer: Consumer, valkey: redis.Redis) -> None:
     stop = threading.Event()
     running = threading.Thread(target=consumer.run, args=(stop,))
     running.start()
-    until(lambda: scored(valkey))
+    wait_until(lambda: scored(valkey))
     stop.set()
-    running.join(20)
-
-
-def until(true: Any, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
+    join(running)
 
 
 @pytest.mark.parametrize("file", ["features.db", "events.db"])
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_disk_that_fails_at_the_start_is_waited_for_and_told_of_once(
-    file: str, error: str, settings: Settings, valkey: redis.Redis, said: list[str]
+    file: str, error: str, settings: Settings, valkey: redis.Redis, errors_logged: list[str]
 ) -> None:
     plan = DiskPlan("write", 1, error, times=6, suffix=(file, f"{file}-wal"))
     disk = Disk([plan])
@@ -95,31 +77,29 @@ def test_a_disk_that_fails_at_the_start_is_waited_for_and_told_of_once(
             handle_one(consumer, valkey)
     finally:
         disk.close()
-    assert [line.startswith("waiting to start, nothing is lost") for line in said] == [True]
+    assert [line.startswith("waiting to start, nothing is lost") for line in errors_logged] == [True]
 
 
 def test_a_store_that_is_locked_at_the_start_is_waited_for(
-    settings: Settings, valkey: redis.Redis, said: list[str], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, valkey: redis.Redis, errors_logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         Connection.__init__, "__kwdefaults__", {**Connection.__init__.__kwdefaults__, "busy_timeout_ms": 20}
     )
-    held, release = threading.Event(), threading.Event()
+    held = threading.Event()
 
     def hold() -> None:
         with Connection(settings.store_path).atomic():
             held.set()
-            release.wait(20)
+            wait_until(lambda: errors_logged)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    held.wait(10)
-    threading.Timer(0.5, release.set).start()
+    wait_until(held.is_set)
     with started(settings, threading.Event()) as consumer:
-        assert release.is_set()
         handle_one(consumer, valkey)
-    holder.join()
-    assert len(said) == 1
+    join(holder)
+    assert len(errors_logged) == 1
 
 
 def test_being_told_to_stop_ends_the_waiting_and_opens_nothing(settings: Settings) -> None:
@@ -172,7 +152,7 @@ def test_what_waiting_does_not_help_against_ends_the_start_at_once(settings: Set
 
 
 def test_a_store_that_cannot_be_read_between_two_batches_is_a_pause(
-    settings: Settings, valkey: redis.Redis, said: list[str]
+    settings: Settings, valkey: redis.Redis, errors_logged: list[str]
 ) -> None:
     """What looks whether a retraining is due reads the store, and a fault there is no reason to end."""
     failures = 3
@@ -187,11 +167,11 @@ def test_a_store_that_cannot_be_read_between_two_batches_is_a_pause(
         connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
     ):
-        consumer._pause_s = QUICK
+        consumer._backoff = Backoff(*QUICK)
         handle_one(consumer, valkey)
         assert failures == 2
     assert pending(valkey) == 0
-    assert ["the store cannot be read" in line for line in said] == [True]
+    assert ["the store cannot be read" in line for line in errors_logged] == [True]
 
 
 def wait_for_line(process: subprocess.Popen[str], words: str) -> None:
@@ -206,6 +186,7 @@ def worker_process(state: Path, url: str) -> Iterator[subprocess.Popen[str]]:
         "REFINERY_STATE_DIR": str(state),
         "REFINERY_METRICS_PORT": "0",
         "REFINERY_BLOCK_MS": "50",
+        "REFINERY_SHUTDOWN_GRACE_S": "3600",
     }
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", "worker"], env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True
@@ -226,9 +207,9 @@ def test_a_worker_that_starts_before_its_server_waits_for_it_and_works(tmp_path:
             assert server.url == address
             send(client, SIGNALS, signal(1))
             send(client, TRADES, outcome(1))
-            until(lambda: scored(client) and not pending(client))
+            wait_until(lambda: scored(client) and not pending(client))
             process.send_signal(signals.SIGTERM)
-            _, logged = process.communicate(timeout=30)
+            _, logged = process.communicate(timeout=HANGS_AFTER_S)
             assert process.returncode == 0
     assert "waiting to start" not in logged
 
@@ -243,8 +224,6 @@ def test_sigterm_ends_a_worker_that_waits_for_its_store_with_a_clean_exit(
         )
         with store.atomic(), worker_process(state, valkey_url) as process:
             wait_for_line(process, "waiting to start")
-            began = time.monotonic()
             process.send_signal(signals.SIGTERM)
-            assert process.wait(20) == 0
-            assert time.monotonic() - began < 12  # the store itself waits for five seconds
+            assert process.wait(HANGS_AFTER_S) == 0
     assert not valkey.exists(SIGNALS)

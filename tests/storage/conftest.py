@@ -54,5 +54,5 @@ path = Path(sys.argv[1])
 
 def say_and_wait():
     print("inside", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """

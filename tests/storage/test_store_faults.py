@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from tests.storage.conftest import SteppingClock
 from tests.storage.test_store_schema import kill_when_it_speaks
 from tests.support.rows import contents, insert, metadata, outcome, plain, prediction, vector
+from tests.support.waiting import HANGS_AFTER_S, join
 from trading_system.ml_refinement.storage import (
     Connection,
     FeatureDatabase,
@@ -135,13 +137,13 @@ def test_a_writer_waits_for_another_that_is_quick(db: FeatureDatabase, path: Pat
     def hold() -> None:
         with other.atomic():
             inside.set()
-            threading.Event().wait(0.2)
+            time.sleep(0.2)  # longer than a try without waiting
 
     holder = threading.Thread(target=hold)
     holder.start()
-    inside.wait(5)
+    inside.wait(HANGS_AFTER_S)
     assert db.store_feature_vector(plain("s1"))
-    holder.join()
+    join(holder)
 
 
 def test_threads_take_turns_and_do_not_share_a_transaction(db: FeatureDatabase) -> None:
@@ -155,8 +157,7 @@ def test_threads_take_turns_and_do_not_share_a_transaction(db: FeatureDatabase) 
     threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert db.counts().signals == 80
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.storage.conftest import SteppingClock
 from tests.support.rows import plain
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.schema import migrate, steps, version
 
@@ -169,20 +169,22 @@ def test_processes_that_start_at_once_make_one_schema_and_lose_no_row(path: Path
     program = (
         db_program
         + """
-while time.time() < float(sys.argv[2]):
-    pass
+print("ready", flush=True)
+sys.stdin.readline()
 with FeatureDatabase(path) as db:
     for n in range(25):
-        db.store_feature_vector(FeatureVector(f"{sys.argv[3]}-{n}", "2024-01-05", {"rsi": 1.0}))
+        db.store_feature_vector(FeatureVector(f"{sys.argv[2]}-{n}", "2024-01-05", {"rsi": 1.0}))
 """
     )
-    begin = str(time.time() + 2.5)
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(path), begin, name], stderr=subprocess.PIPE)
-        for name in "abc"
-    ]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    processes = [subprocess.Popen([sys.executable, "-c", program, str(path), name], **pipes) for name in "abc"]
     for process in processes:
-        _, said = process.communicate(timeout=60)
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, said = process.communicate(timeout=HANGS_AFTER_S)
         assert process.returncode == 0, said.decode()
     with FeatureDatabase(path) as db:
         assert db.counts().signals == 75

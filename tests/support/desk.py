@@ -17,6 +17,7 @@ from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings, load_settings
+from worker.supervision.backoff import Backoff
 
 
 def send(client: redis.Redis, stream: str, event: dict[str, Any] | bytes) -> str:
@@ -97,4 +98,5 @@ def desk(settings: Settings) -> Iterator[Desk]:
         app.worker_consumer(settings, client, after_batch=lambda _, batch: handled.append(batch)) as consumer,
         FeatureDatabase(settings.store_path) as store,
     ):
+        consumer._backoff = Backoff(0.001, 0.01)
         yield Desk(settings, client, consumer, store, handled)

@@ -1,4 +1,4 @@
-"""Children of a play, and a server that may be away for a moment."""
+"""Forked children, and a server that may be away for a moment."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import redis
+
+from tests.support.waiting import HANGS_AFTER_S
 
 
 def fork(work: Callable[[], None]) -> int:
@@ -31,7 +33,7 @@ def fork(work: Callable[[], None]) -> int:
 
 def until(command: Callable[[], Any]) -> Any:
     """The command's reply; the server may be away for a moment."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANGS_AFTER_S
     while True:
         try:
             return command()

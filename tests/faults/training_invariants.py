@@ -1,4 +1,4 @@
-"""The law of trainings: what serves is whole and is what the ledger says, and every training came to one end."""
+"""The invariants of trainings: what serves is whole and is what the ledger says, and every training came to one end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.installation import open_store
 from worker.retraining.queue import run_id_of
 from worker.settings.schema import Settings
 
-#: How a training may fail in a play: killed, or outdated by another. Anything else is a finding.
+#: How a training may fail under a schedule: killed, or outdated by another. Anything else is a finding.
 _FAIR = ("killed", "stale_activation")
 _VERDICTS = """
     SELECT r.run_id, r.status, r.model_id, (SELECT count(*) FROM promotions AS p

@@ -1,4 +1,4 @@
-"""Where schedules are played: real processes, a real server, files of their own, and the law at the end."""
+"""Where schedules run: real processes, a real server, files of their own, and the invariants at the end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 import redis
 from loguru import logger
 
-from tests.faults.boundaries import arm
-from tests.faults.law import Key, Verdict, entries_of, judge
+from tests.faults.crash_points import arm
+from tests.faults.invariants import Key, Verdict, entries_of, judge
 from tests.faults.schedules import Life, Schedule
 from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
@@ -27,17 +27,19 @@ from tests.support.desk import settings_for
 from tests.support.disk import Disk
 from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
 from tests.support.processes import fork, until
+from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
 from worker.consumer.batch_handler import BatchResult
 from worker.installation import open_store
+from worker.redis_server import connection
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
 from worker.streams.errors import translated
+from worker.supervision.backoff import Backoff
 
 _CLAIM_IDLE_MS = 100
-_DEADLINE_S = 20.0
 _POOL = 24
 
 
@@ -61,7 +63,7 @@ class Tally:
         self.failures += other.failures
 
 
-class Theatre:
+class FaultHarness:
     """One server, one template of an empty store, and schedules one after the other.
 
     Args:
@@ -76,7 +78,7 @@ class Theatre:
         self._template = directory / "template"
         self._pool = [signal(number) for number in range(_POOL)]
 
-    def __enter__(self) -> Theatre:
+    def __enter__(self) -> FaultHarness:
         self._server.start()
         with FeatureDatabase(self._template / "features.db"), EventArchive(self._template / "events.db"):
             pass
@@ -88,17 +90,17 @@ class Theatre:
         self._wire.close()
         self._server.stop()
 
-    def play(self, made: Schedule) -> Tally:
-        """Play a schedule and judge it."""
+    def run(self, made: Schedule) -> Tally:
+        """Run a schedule and judge it."""
         started = time.monotonic()
         state = self._directory / f"state-{made.seed}"
         tally = Tally(schedules=1)
-        play = self._play_of(made)(self, made, state)
+        running = self._run_of(made)(self, made, state)
         try:
-            verdict, finished = play.run()
+            verdict, finished = running.run()
         except Exception:  # noqa: BLE001  a schedule that breaks is a finding, and the others go on
             verdict, finished = Verdict(other=[traceback.format_exc()]), True
-        tally.events, tally.killed = len(play.sent), play.killed
+        tally.events, tally.killed = len(running.sent), running.killed
         tally.lost, tally.double, tally.wrong = len(verdict.lost), len(verdict.double), len(verdict.other)
         tally.unfinished = int(not finished)
         if not verdict.holds or not finished:
@@ -108,30 +110,30 @@ class Theatre:
         tally.seconds = time.monotonic() - started
         return tally
 
-    def _play_of(self, made: Schedule) -> type[Play]:
-        from tests.faults.training import TrainingPlay  # needs the learning stack, and this module
+    def _run_of(self, made: Schedule) -> type[ScheduleRun]:
+        from tests.faults.training import TrainingRun  # needs the learning stack, and this module
 
         trains = any(life.role == "trainer" for lives in made.rounds for life in lives)
-        return TrainingPlay if trains else Play
+        return TrainingRun if trains else ScheduleRun
 
 
-class Play:
-    """One schedule, played.
+class ScheduleRun:
+    """One schedule and what came of it so far.
 
     Args:
-        theatre: where.
+        harness: where.
         made: what happens.
-        state: the state directory of this play.
+        state: the state directory of this run.
     """
 
-    #: Settings beside those of every play.
+    #: Settings beside those of every run.
     _changes: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, theatre: Theatre, made: Schedule, state: Path) -> None:
-        self._theatre = theatre
+    def __init__(self, harness: FaultHarness, made: Schedule, state: Path) -> None:
+        self._harness = harness
         self._made = made
         self._state = state
-        self._client = theatre._client
+        self._client = harness._client
         self._rng = random.Random(f"play {made.seed}")
         self._market = state / "bars"
         self.sent: list[Key] = []
@@ -139,30 +141,30 @@ class Play:
         self.killed = 0
         #: What was found to be wrong before the end.
         self.between: list[str] = []
-        self._traffic = Traffic(self._rng, theatre._pool)
+        self._traffic = Traffic(self._rng, harness._pool)
 
     def run(self) -> tuple[Verdict, bool]:
         until(lambda: bool(self._client.flushall()))
         until(lambda: self._client.config_set("hz", 500))  # else a blocking read ends up to 100 ms late
-        self._theatre._wire.plan((), one_in=1, seed=0)
+        self._harness._wire.plan((), one_in=1, seed=0)
         self._set_up()
         self._market.mkdir()
         events = self._traffic.events
         first = self._rng.randint(1, len(events))
         for event in events[:first]:
             self._send(*event)
-        self._theatre._wire.plan(self._made.wire, one_in=self._made.one_in, seed=self._made.seed)
+        self._harness._wire.plan(self._made.wire, one_in=self._made.one_in, seed=self._made.seed)
         for number, lives in enumerate(self._made.rounds):
             last = number == len(self._made.rounds) - 1
             self._round(lives, events[first:] if last else [])
-        self._theatre._wire.plan((), one_in=1, seed=0)
+        self._harness._wire.plan((), one_in=1, seed=0)
         self._supply_bars()
         finished = self._finish()
         return self._judge(), finished
 
     def _set_up(self) -> None:
         """What is there before anything happens."""
-        shutil.copytree(self._theatre._template, self._state)
+        shutil.copytree(self._harness._template, self._state)
 
     def _send(self, stream: str, data: bytes) -> None:
         entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
@@ -175,7 +177,7 @@ class Play:
         (self._market / ".new").rename(self._market / "ACME.csv")
 
     def _settings(self, slot: int, life: Life) -> Settings:
-        url = f"unix://{self._theatre._wire.address}" if life.through_wire else self._theatre._server.url
+        url = f"unix://{self._harness._wire.address}" if life.through_wire else self._harness._server.url
         quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
         settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
@@ -193,7 +195,7 @@ class Play:
             self._send(*event)
         started = time.monotonic()
         stopped: dict[int, float] = {}
-        while children and time.monotonic() - started < 3:
+        while children and time.monotonic() - started < HANGS_AFTER_S:
             for pid, life in list(children.items()):
                 if self._ended(pid):
                     del children[pid]
@@ -201,6 +203,7 @@ class Play:
                     self._treat(pid, life, time.monotonic() - started, stopped)
             time.sleep(0.002)
         for pid in children:
+            self.between.append("a worker neither ended nor was killed")
             self._kill(pid)
 
     def _treat(self, pid: int, life: Life, age_s: float, stopped: dict[int, float]) -> None:
@@ -230,7 +233,7 @@ class Play:
     def _disaster(self) -> None:
         match self._made.disaster:
             case "kill server":
-                pid = self._theatre._server.pid
+                pid = self._harness._server.pid
                 if pid is not None:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signals.SIGKILL)
@@ -264,22 +267,22 @@ class Play:
 
     def _live(self, slot: int, life: Life) -> None:
         """In the child: one worker's life, or one who replays dead letters."""
-        if self._theatre._verbose:
+        if self._harness._verbose:
             logger.add(sys.stderr)
         if life.disk is not None:
             Disk([life.disk])
-        app._SOCKET_TIMEOUT_S = 0.25
+        connection._SOCKET_TIMEOUT_S = 0.25
         settings = self._settings(slot, life)
         if life.role == "replayer":
             _replay_all(settings)
             return
-        if life.boundary is not None:
-            arm(life.boundary, life.nth)
+        if life.crash_point is not None:
+            arm(life.crash_point, life.nth)
         work(settings, patience=3)
 
     def _finish(self) -> bool:
         """An undisturbed worker ends what is left, and replays what died only for want of bars."""
-        deadline = time.monotonic() + _DEADLINE_S
+        deadline = time.monotonic() + HANGS_AFTER_S
         while time.monotonic() < deadline:
             pid = fork(lambda: self._live(8, Life()))
             while not self._ended(pid):
@@ -303,7 +306,7 @@ class Play:
         return True
 
     def _replay_left(self) -> int:
-        with FeatureDatabase(self._state / "features.db") as store, connect(self._theatre._server.url) as client:
+        with FeatureDatabase(self._state / "features.db") as store, connect(self._harness._server.url) as client:
             dead = letters_module.DeadLetters(store, version="chaos")
             return len(dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos").sent)
 
@@ -313,7 +316,9 @@ class Play:
         labels = self._traffic.labels
         if self.may and self._made.disaster == "trim":  # what nobody had read is gone: some of it may be missed
             labels = {}
-        return judge(self._state / "features.db", self._client, must=self.sent, may=self.may, labels=labels)
+        verdict = judge(self._state / "features.db", self._client, must=self.sent, may=self.may, labels=labels)
+        verdict.other += self.between
+        return verdict
 
 
 _TAKE_AWAY = """
@@ -351,7 +356,7 @@ def work(settings: Settings, *, patience: int) -> None:
         connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
     ):
-        consumer._pause_s = (0.01, 0.1)
+        consumer._backoff = Backoff(0.01, 0.1)
         consumer._retry_delay_s = 0.02
         consumer.run(stop)
 

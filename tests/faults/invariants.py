@@ -1,4 +1,4 @@
-"""The law of conservation: every entry has one end, every event one effect, every answer is one."""
+"""The invariant of conservation: every entry has one end, every event one effect, every answer is one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trading_system.ml_refinement.storage import Connection
 
 Key = tuple[str, str]
 
-FATES = """
+SETTLED = """
     SELECT 'signals.created', entry_id FROM feature_vectors WHERE entry_id IS NOT NULL
     UNION ALL SELECT 'trades.closed', entry_id FROM trade_outcomes WHERE entry_id IS NOT NULL
     UNION ALL SELECT stream, entry_id FROM duplicate_events
@@ -49,7 +49,7 @@ def settled(store_path: Path) -> Counter[Key]:
     """How many settled each entry has, by the tables themselves."""
     connection = Connection(store_path, read_only=True)
     try:
-        return Counter((stream, entry_id) for stream, entry_id in connection.query(FATES))
+        return Counter((stream, entry_id) for stream, entry_id in connection.query(SETTLED))
     finally:
         connection.close()
 

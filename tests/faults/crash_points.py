@@ -1,4 +1,4 @@
-"""Places in our own code at which a process of a play kills itself."""
+"""Places in our own code at which a process of a schedule kills itself."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Fuse:
         setattr(owner, name, armed)
 
 
-def arm(boundary: str, nth: int) -> None:
-    """Make this process, a worker, kill itself when it comes to the boundary for the nth time."""
+def arm(crash_point: str, nth: int) -> None:
+    """Make this process, a worker, kill itself when it comes to the crash point for the nth time."""
     around = Fuse(nth).around
-    match boundary:
+    match crash_point:
         case "read":
             around(GroupReader, "_read")
         case "claimed":
