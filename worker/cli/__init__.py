@@ -1,1 +1,1 @@
-"""Cli."""
+"""`refinery`: a file for each group of commands."""

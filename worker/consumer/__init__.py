@@ -1,1 +1,1 @@
-"""Consumer."""
+"""Fetch, handle, settle: the loop, and a batch into effects."""

@@ -1,1 +1,1 @@
-"""Events."""
+"""Bytes to events, or a reason code."""

@@ -1,1 +1,1 @@
-"""Maintenance."""
+"""Backup and restore, pruning, the rebuild of vectors."""

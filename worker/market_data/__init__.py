@@ -1,1 +1,1 @@
-"""Market data."""
+"""Bars for signals that bring none."""

@@ -1,1 +1,1 @@
-"""Observability."""
+"""What people and their machines look at: log, metrics, health, status, doctor."""

@@ -1,1 +1,1 @@
-"""Redis server."""
+"""The embedded server, and clients of whichever server there is."""

@@ -1,1 +1,1 @@
-"""Settings."""
+"""Every setting, read once; what is said of a wrong one; what must not be shown."""

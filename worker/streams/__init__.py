@@ -1,1 +1,1 @@
-"""Streams."""
+"""Redis Streams, and nothing else that knows them."""

@@ -1,1 +1,1 @@
-"""Supervision."""
+"""Processes: children, signals, slots, and pauses between tries."""
