@@ -14,10 +14,10 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreUnavailable
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.consumer.attempts import Attempts
 from worker.consumer.batch_handler import BatchHandler
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Consumer, Handler
+from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
 from worker.events.decoding import Limits
@@ -76,7 +76,7 @@ def worker_consumer(
         yield Consumer(
             reader,
             observed(handler),
-            Attempts(store),
+            RetryBudget(store),
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,

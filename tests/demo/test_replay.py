@@ -16,7 +16,7 @@ from tests.support.waiting import join
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
-from worker.demo.replay import Progress, Replay, ReplayStalled, ReplayTimeouts
+from worker.demo.replay import MarketReplay, Progress, ReplayStalled, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Played, summarise
 from worker.errors import TransientError
 from worker.observability.status import Status, Training
@@ -89,8 +89,8 @@ def player(
     look: Callable[[], Status] = lambda: QUIET,
     on_progress: Callable[[Progress], None] = lambda _: None,
     **timeouts: float,
-) -> Replay:
-    return Replay(
+) -> MarketReplay:
+    return MarketReplay(
         client,
         timeline,
         streams=STREAMS,

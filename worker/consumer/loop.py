@@ -11,8 +11,8 @@ from typing import Protocol
 
 from loguru import logger
 
-from worker.consumer.attempts import Attempts
 from worker.consumer.batch_result import BatchResult
+from worker.consumer.retry_budget import RetryBudget
 from worker.errors import EventError, StoreUnusable, TransientError, WorkerDied
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
@@ -62,7 +62,7 @@ class Consumer:
     Args:
         reader: the input streams.
         handler: applies batches to the store.
-        attempts: how often each event was tried alone.
+        retry_budget: how often each event was tried alone.
         max_tries: an event that failed so often is dead-lettered; what our own side did wrong does not count.
         retry_delay_s: how long our own pending entries rest before they are read again.
         claim_every_s: how often our own pending entries and other consumers' idle ones are looked for.
@@ -75,7 +75,7 @@ class Consumer:
         self,
         reader: GroupReader,
         handler: Handler,
-        attempts: Attempts,
+        retry_budget: RetryBudget,
         *,
         max_tries: int,
         retry_delay_s: float,
@@ -86,7 +86,7 @@ class Consumer:
     ) -> None:
         self._reader = reader
         self._handler = handler
-        self._attempts = attempts
+        self._retry_budget = retry_budget
         self._max_tries = max_tries
         self._retry_delay_s = retry_delay_s
         self._claim_every_s = claim_every_s
@@ -178,7 +178,7 @@ class Consumer:
 
     def _alone(self, entry: Entry) -> BatchResult:
         """Handle one event, charged before it is tried: one that kills its worker is dead-lettered in the end."""
-        tries = self._attempts.charge(entry)
+        tries = self._retry_budget.charge(entry)
         result: BatchResult | None
         try:
             if tries > self._max_tries:
@@ -194,7 +194,7 @@ class Consumer:
             self._own_due = min(self._own_due, time.monotonic() + self._retry_delay_s)
             return BatchResult()
         self._reader.settle([entry], result.scores)
-        self._attempts.forget(entry)
+        self._retry_budget.forget(entry)
         return result
 
     def _try(self, entry: Entry, tries: int) -> BatchResult | None:
@@ -216,7 +216,7 @@ class Consumer:
     def _repay(self) -> None:
         """Take back the tries that ended in a fault of our own side."""
         if self._wrongly_charged:
-            self._attempts.take_back(self._wrongly_charged)
+            self._retry_budget.take_back(self._wrongly_charged)
             self._wrongly_charged = []
 
     def _pause(self, error: Exception, stop: threading.Event) -> None:

@@ -57,7 +57,7 @@ class Progress:
     status: Status
 
 
-class Replay:
+class MarketReplay:
     """Plays a timeline once.
 
     Args:

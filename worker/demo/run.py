@@ -1,4 +1,4 @@
-"""The demo's stage: a place of its own, the processes, the play, and both sides put beside each other at the end."""
+"""The demo as it runs: a state directory of its own, the processes, the replay, and at the end both sides compared."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trading_system.simulation.market_data import (
 )
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
-from worker.demo.replay import Replay, ReplayTimeouts
+from worker.demo.replay import MarketReplay, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Played, Summary, summarise
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
@@ -202,7 +202,7 @@ def _play(
         return read_status(chosen, store, client)
 
     with live_display(Console(stderr=True)) as tell:
-        played = Replay(
+        played = MarketReplay(
             client,
             timeline,
             streams=chosen.streams,

@@ -82,8 +82,8 @@ class Outcomes:
     def take_before_signal(self, signal_ids: Sequence[str]) -> list[OutcomeRow]:
         """Remove and return the outcomes of these signals that closed before the signal was known.
 
-        They could not be refused when they came first. Bury them in the transaction that stored the signals. They have
-        the payload they were recorded with; None for what no event said.
+        They could not be refused when they came first. Dead-letter them in the transaction that stored the
+        signals. They have the payload they were recorded with; None for what no event said.
         """
         with self._connection.atomic():
             early = [OutcomeRow(*row) for row in self._connection.query(EARLY, (id_list(signal_ids),))]

@@ -9,7 +9,7 @@ from worker.consumer.store_errors import translated_store_errors
 from worker.streams.entries import Entry
 
 
-class Attempts:
+class RetryBudget:
     """The tries of events, kept by the store: the stream's own count rises also where our side was at fault.
 
     Args:
