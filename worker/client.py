@@ -58,7 +58,7 @@ class RefineryClient:
             "signal.created": names.signals_created,
             "trade.closed": names.trades_closed,
         }
-        self._patience_s = patience_s
+        self._give_up_after_s = patience_s
         self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
         self._outbox = None if outbox is None else Outbox(Path(outbox))
 
@@ -115,7 +115,7 @@ class RefineryClient:
         return None
 
     def _patiently(self, stream: str, data: bytes) -> str:
-        give_up_at = time.monotonic() + self._patience_s
+        give_up_at = time.monotonic() + self._give_up_after_s
         failures = 0
         while True:
             pause_s = _BACKOFF.compute(failures)

@@ -278,7 +278,7 @@ class ScheduleRun:
             return
         if life.crash_point is not None:
             arm(life.crash_point, life.nth)
-        work(settings, patience=3)
+        work(settings, idle_rounds=3)
 
     def _finish(self) -> bool:
         """An undisturbed worker ends what is left, and replays what died only for want of bars."""
@@ -341,7 +341,7 @@ return taken
 """
 
 
-def work(settings: Settings, *, patience: int) -> None:
+def work(settings: Settings, *, idle_rounds: int) -> None:
     """A worker that ends by itself after so many idle rounds in a row."""
     stop = threading.Event()
     idle = 0
@@ -349,7 +349,7 @@ def work(settings: Settings, *, patience: int) -> None:
     def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:
         nonlocal idle
         idle = 0 if handled != BatchResult() else idle + 1
-        if idle >= patience and not _pending(client):
+        if idle >= idle_rounds and not _pending(client):
             stop.set()
 
     with (

@@ -67,7 +67,7 @@ def test_a_rejected_quality_model_takes_its_return_predictor_with_it_and_no_othe
     assert shop.db.models.active("regime_classifier").proven
 
 
-def test_a_companion_changed_by_hand_meanwhile_stops_the_whole_run(tmp_path: Path) -> None:
+def test_an_auxiliary_model_changed_by_hand_meanwhile_stops_the_whole_run(tmp_path: Path) -> None:
     world = market_world(200)
     shop = place(tmp_path / "shop", world, columns(world))
     other = RiskPredictor(max_iter=3)

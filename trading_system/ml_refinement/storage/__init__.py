@@ -44,7 +44,10 @@ if TYPE_CHECKING:
         OutcomeResult as OutcomeResult,
         OutcomeRow as OutcomeRow,
     )
-    from trading_system.ml_refinement.storage.tables.replays import Replay as Replay, ReplayProgress as ReplayProgress
+    from trading_system.ml_refinement.storage.tables.replays import (
+        ReplayedEntry as ReplayedEntry,
+        ReplayProgress as ReplayProgress,
+    )
     from trading_system.ml_refinement.storage.tables.runs import TrainingRun as TrainingRun
     from trading_system.ml_refinement.storage.tables.scores import (
         LoggedPrediction as LoggedPrediction,
@@ -81,7 +84,7 @@ __getattr__, __dir__, __all__ = attach(
         "tables.feature_versions": ("FeatureVersions", "StoredVector"),
         "tables.models": ("ANY", "Promotion", "RegistryRow"),
         "tables.outcomes": ("OutcomeResult", "OutcomeRow"),
-        "tables.replays": ("Replay", "ReplayProgress"),
+        "tables.replays": ("ReplayProgress", "ReplayedEntry"),
         "tables.runs": ("TrainingRun",),
         "tables.scores": ("LoggedPrediction", "PredictionRow", "ServedHistory", "ServedRow"),
         "tables.vectors": ("KnownSignal", "TrainingMatrix", "VectorRow"),

@@ -133,7 +133,7 @@ class OpenReason(NamedTuple):
     first_seen: str
 
 
-class DeadLetters:
+class DeadLetterTable:
     """The tables `dead_letters` and `dead_letter_audit`."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:
