@@ -28,7 +28,7 @@ from trading_system.ml_refinement import scoring
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
-from trading_system.ml_refinement.storage.tables.scores import Scores
+from trading_system.ml_refinement.storage.tables.scores import PredictionLog
 from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer import batch_handler as handlers
@@ -49,11 +49,11 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
     "look up: already settled, known, served": (
         (Deduplication, "already_settled"),
         (Vectors, "known"),
-        (Scores, "served"),
+        (PredictionLog, "served"),
     ),
     "store vectors": ((Vectors, "insert_new"),),
-    "store predictions": ((Scores, "log_predictions"),),
-    "store answers": ((Scores, "put_served"),),
+    "store predictions": ((PredictionLog, "log_predictions"),),
+    "store answers": ((PredictionLog, "put_served"),),
     "outcomes, repeats, dead letters": (
         (handlers.BatchHandler, "_apply"),
         (Outcomes, "take_before_signal"),
