@@ -59,7 +59,7 @@ def test_what_is_captured_and_labelled_comes_back_to_the_bit(store: FeatureStore
 def test_an_incomplete_vector_is_left_out_and_counted(store: FeatureStore) -> None:
     spoiled = BARS.close.copy()
     spoiled[99] = np.nan
-    bad = replace(capture(100), request=capture(100).request._replace(bars=replace(BARS, close=spoiled)))
+    bad = capture(100)._replace(request=capture(100).request._replace(bars=replace(BARS, close=spoiled)))
     store.capture([capture(90), bad])
     for at in (90, 100):
         store.label(f"s{at}", 1.0, closed(at))

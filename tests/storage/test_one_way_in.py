@@ -73,6 +73,16 @@ def test_our_own_code_asks_tables_and_not_the_connection() -> None:
     assert [str(path) for path in OUTSIDE if any(map(reaches, nodes(path)))] == []
 
 
+def test_the_worker_writes_features_through_the_feature_store_alone() -> None:
+    def writes(node: ast.AST) -> bool:
+        return isinstance(node, ast.Attribute) and ast.unparse(node).endswith(
+            ("vectors.insert_new", "versions.replace", ".store_feature_vector")
+        )
+
+    worker = [path for path in MODULES if path.is_relative_to("worker")]
+    assert [str(path) for path in worker if any(map(writes, nodes(path)))] == []
+
+
 @pytest.mark.parametrize(
     "text",
     ["SELECT a FROM b", "\n  INSERT OR FAIL INTO a VALUES (1)", "UPDATE a\nSET b = 1", "DELETE FROM a", "PRAGMA b"],

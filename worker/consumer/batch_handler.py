@@ -13,6 +13,7 @@ from datetime import datetime
 
 from loguru import logger
 
+from trading_system.ml_refinement.features.feature_store import Capture, Captured, FeatureStore
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.scoring import Scorer
 from trading_system.ml_refinement.storage import (
@@ -21,16 +22,15 @@ from trading_system.ml_refinement.storage import (
     EventArchive,
     FeatureDatabase,
     KnownSignal,
+    OutcomeRow,
     PredictionRow,
     ServedRow,
-    VectorRow,
 )
 from trading_system.ml_refinement.storage.times import utc_text
-from trading_system.ml_refinement.typing import FloatArray
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.deduplication import AlreadySettled, Deduplication
 from worker.consumer.intake import Intake, decode_batch
-from worker.consumer.rows import outcome_bytes, outcome_row, prediction_rows, served_rows, vector_rows
+from worker.consumer.rows import outcome_bytes, outcome_row, prediction_rows, served_rows
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters, Rejected
 from worker.errors import EventRejected, Reason
@@ -41,12 +41,9 @@ from worker.streams.entries import Entry
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    """Signals ready to be stored, one row each, in the order of `entries`."""
+    """Signals ready to be stored, and what the models say of them."""
 
-    entries: list[Entry]
-    signals: list[SignalCreated]
-    rows: list[VectorRow]
-    values: FloatArray
+    captured: Captured
     predictions: list[PredictionRow]
     served: list[ServedRow]
 
@@ -81,7 +78,7 @@ class BatchHandler:
     ) -> None:
         self._store = store
         self._archive = archive
-        self._pipeline = pipeline
+        self._features = FeatureStore(store, pipeline)
         self._scorer = scorer
         self._market_data = market_data
         self._dead_letters = dead_letters
@@ -147,9 +144,11 @@ class BatchHandler:
         known = self._store.vectors.known(list(intake.signals))
         firsts = [entries[0] for signal_id, entries in intake.signals.items() if signal_id not in known]
         fresh = self._with_bars(firsts, intake)
-        entries = [entry for entry, _, _ in fresh]
         signals = [signal for _, signal, _ in fresh]
-        features = self._pipeline.extract_batch([request for _, _, request in fresh])
+        captured = self._features.compute(
+            [Capture(request, signal.symbol, signal.digest, entry.entry_id) for entry, signal, request in fresh]
+        )
+        features = captured.features
         for extractor, why in features.failures.items():
             logger.warning(
                 "{} could not compute for some of {} signals, which stay incomplete: {}", extractor, len(fresh), why
@@ -157,15 +156,8 @@ class BatchHandler:
         self._scorer.refresh()
         scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
         scored_at = utc_text(now)
-        version = self._pipeline.feature_version
-        return _Computed(
-            entries,
-            signals,
-            vector_rows(entries, signals, version, features.complete.tolist()),
-            features.values,
-            prediction_rows(signals, scores, scored_at),
-            served_rows(signals, scores, scored_at),
-        )
+        predictions, served = prediction_rows(signals, scores, scored_at), served_rows(signals, scores, scored_at)
+        return _Computed(captured, predictions, served)
 
     def _with_bars(
         self, firsts: Sequence[tuple[Entry, SignalCreated]], intake: Intake
@@ -191,12 +183,13 @@ class BatchHandler:
         settled: Mapping[tuple[str, str], AlreadySettled],
     ) -> BatchResult:
         """Everything of the batch that is written, inside the caller's transaction."""
-        is_new = self._store.vectors.insert_new(computed.rows, self._pipeline.names, computed.values)
-        new = {row[0] for row, fresh in zip(computed.rows, is_new, strict=True) if fresh}
+        stored = self._features.store(computed.captured)
+        new = {row[0] for row, fresh in zip(computed.captured.rows, stored.new, strict=True) if fresh}
         self._store.scores.put_served([row for row in computed.served if row[0] in new])
         self._store.scores.log_predictions([row for row in computed.predictions if row[0] in new])
-        result = BatchResult(signals=len(new), unknown_fields=intake.unknown_fields)
-        result += BatchResult(labelled=self._apply_waiting(intake, list(new)))
+        self._reject_early(intake, stored.refused)
+        labelled = len(stored.labelled)
+        result = BatchResult(signals=len(new), labelled=labelled, unknown_fields=intake.unknown_fields)
         result += self._apply_repeats(intake, new)
         result += self._apply_outcomes(intake)
         result += self._dead_letter(intake)
@@ -227,14 +220,13 @@ class BatchHandler:
         recorded = self._store.duplicates.record(copies) if copies else 0
         return BatchResult(duplicates=recorded, redelivered=len(settled) - recorded)
 
-    def _apply_waiting(self, intake: Intake, new: list[str]) -> int:
-        """Label signals whose outcome came first; an outcome from before its signal could not be refused until now."""
-        for early in self._store.outcomes.take_before_signal(new):
+    def _reject_early(self, intake: Intake, refused: Sequence[OutcomeRow]) -> None:
+        """Outcomes that came first and closed before their signal was known: they could not be refused until now."""
+        for early in refused:
             # To the byte, since its entry may be delivered again and has to be known as this letter.
             said = early.payload if early.payload is not None else outcome_bytes(early)
             entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": said})
             intake.rejected.append(Rejected(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
-        return len(self._store.outcomes.apply_waiting(new))
 
     def _apply_repeats(self, intake: Intake, new: set[str]) -> BatchResult:
         """Tell each signal's entries apart: the stored one, its redelivery, a duplicate, or a conflict of identity."""

@@ -8,36 +8,14 @@ from collections.abc import Sequence
 import orjson
 
 from trading_system.ml_refinement.scoring import Scores, ShadowScores
-from trading_system.ml_refinement.storage import OutcomeRow, PredictionRow, ServedRow, VectorRow
+from trading_system.ml_refinement.storage import OutcomeRow, PredictionRow, ServedRow
 from trading_system.ml_refinement.storage.tables.scores import Role
-from trading_system.ml_refinement.storage.times import text_from_us, texts_from_us
+from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.typing import FloatArray
 from worker.events.decoding import SignalCreated, TradeClosed
 from worker.streams.entries import Entry
 
 _LARGEST = sys.float_info.max
-
-
-def vector_rows(
-    entries: Sequence[Entry], signals: Sequence[SignalCreated], feature_version: str, complete: Sequence[bool]
-) -> list[VectorRow]:
-    """The signals' rows, without their values."""
-    timestamps = texts_from_us([signal.timestamp_us for signal in signals])
-    return [
-        VectorRow(
-            signal.signal_id,
-            timestamp,
-            signal.symbol,
-            signal.asset_class,
-            signal.signal_type,
-            signal.metadata.conviction,
-            feature_version,
-            is_complete,
-            signal.digest,
-            entry.entry_id,
-        )
-        for entry, signal, timestamp, is_complete in zip(entries, signals, timestamps, complete, strict=True)
-    ]
 
 
 def outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 import numpy as np
 
+from trading_system.ml_refinement.features.feature_store import FeatureStore
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreDamaged, StoredVector
 from worker.errors import DecodeError
@@ -110,6 +111,7 @@ class Rebuild:
         self._store = store
         self._archive = archive
         self._pipeline = pipeline
+        self._features = FeatureStore(store, pipeline)
         self._market_data = market_data
         self._stream = stream
         self._batch_size = batch_size
@@ -161,8 +163,7 @@ class Rebuild:
             done.leave(row, Obstacle.INCOMPLETE, "; ".join(f"{name}: {told}" for name, told in failures.items()))
         whole = np.flatnonzero(features.complete)
         rows = [requests[place][0] for place in whole.tolist()]
-        version, names = self._pipeline.feature_version, self._pipeline.names
-        results = Counter(self._store.versions.replace(rows, version, names, features.values[whole]))
+        results = Counter(self._features.replace(rows, features.values[whole]))
         done.rebuilt += results["replaced"]
         done.unchanged += results["same"]
         done.overtaken += results["overtaken"]

@@ -1,11 +1,11 @@
-"""The one way features go into the store and come out of it: captured as of each signal, read back point in time."""
+"""The one way in for features: live, by a backfill and by a rebuild, and for people the way to read them back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
 from trading_system.ml_refinement.features.pipeline import FeatureBatch, FeaturePipeline, FeatureRequest
@@ -14,17 +14,19 @@ from trading_system.ml_refinement.storage import (
     FeatureDatabase,
     OutcomeResult,
     OutcomeRow,
+    StoredVector,
     TrainingMatrix,
     VectorRow,
 )
-from trading_system.ml_refinement.storage.times import text_from_us, utc_text
+from trading_system.ml_refinement.storage.tables.feature_versions import ReplaceResult
+from trading_system.ml_refinement.storage.times import texts_from_us, utc_text
+from trading_system.ml_refinement.typing import FloatArray
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(NamedTuple):
     """A signal to be stored: all that may be known of it, and where it came from if it came as an event."""
 
     request: FeatureRequest
@@ -55,7 +57,9 @@ class Stored:
 
 
 class FeatureStore:
-    """A pipeline and a store.
+    """A pipeline and a store: what the one computes, the other holds under the pipeline's version and names.
+
+    Learning reads by names and version alone, from `FeatureDatabase.vectors`: a model outlives its pipeline.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -76,8 +80,26 @@ class FeatureStore:
     def compute(self, captures: Sequence[Capture]) -> Captured:
         """The features of a batch of signals, each as of its own time, with the rows to store them under."""
         features = self._pipeline.extract_batch([one.request for one in captures])
-        complete = features.complete.tolist()
-        return Captured([self._row(one, whole) for one, whole in zip(captures, complete, strict=True)], features)
+        timestamps = texts_from_us([one.request.timestamp_us for one in captures])
+        version = self._pipeline.feature_version
+        rows = [
+            VectorRow(
+                request.signal_id,
+                timestamp,
+                symbol,
+                request.metadata.asset_class or "",
+                request.metadata.signal_type or "",
+                request.metadata.conviction,
+                version,
+                complete,
+                event_hash,
+                entry_id,
+            )
+            for (request, symbol, event_hash, entry_id), timestamp, complete in zip(
+                captures, timestamps, features.complete.tolist(), strict=True
+            )
+        ]
+        return Captured(rows, features)
 
     def store(self, captured: Captured) -> Stored:
         """Store what was computed, and apply the outcomes that came first, in one transaction."""
@@ -87,6 +109,13 @@ class FeatureStore:
             ids = [row.signal_id for row, fresh in zip(captured.rows, new, strict=True) if fresh]
             refused = self._db.outcomes.take_before_signal(ids)
             return Stored(new, self._db.outcomes.apply_waiting(ids), refused)
+
+    def replace(self, before: Sequence[StoredVector], values: FloatArray) -> list[ReplaceResult]:
+        """Put complete features of this pipeline, (len(before), f), in the place of those that were read.
+
+        See `FeatureDatabase.versions`, which reads them, for what becomes of each.
+        """
+        return self._db.versions.replace(before, self._pipeline.feature_version, self._pipeline.names, values)
 
     def capture(self, captures: Sequence[Capture]) -> Stored:
         """Compute and store."""
@@ -157,21 +186,6 @@ class FeatureStore:
             r_multiple=matrix.r,
             timestamp=pd.to_datetime(matrix.timestamp_us, unit="us", utc=True),
             label_time=pd.to_datetime(matrix.label_us, unit="us", utc=True),
-        )
-
-    def _row(self, one: Capture, complete: bool) -> VectorRow:
-        metadata = one.request.metadata
-        return VectorRow(
-            signal_id=one.request.signal_id,
-            timestamp=text_from_us(one.request.timestamp_us),
-            symbol=one.symbol,
-            asset_class=metadata.asset_class or "",
-            signal_type=metadata.signal_type or "",
-            conviction=metadata.conviction,
-            feature_version=self._pipeline.feature_version,
-            complete=complete,
-            event_hash=one.event_hash,
-            entry_id=one.entry_id,
         )
 
 
