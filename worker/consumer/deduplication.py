@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
-from trading_system.ml_refinement.storage import FeatureDatabase, ReplayedEntry
+from trading_system.ml_refinement.storage import FeatureDatabase, Replay
 from worker.events.decoding import EventKind
 from worker.streams.entries import Entry
 
@@ -78,11 +78,11 @@ class Deduplication:
             self._store.replays.take_effect([r for r in replays if (r.dead_letter_id, r.number) in valid])
 
 
-def _replays(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[ReplayedEntry]:
+def _replays(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[Replay]:
     # An entry of the usual kind has one field, and that is not the name of a dead letter.
     named = [(entry, entry.replay) for entry in entries if len(entry.fields) > 1]
     return [
-        ReplayedEntry(*replay, entry.stream, entry.entry_id, entry.data or b"")
+        Replay(*replay, entry.stream, entry.entry_id, entry.data or b"")
         for entry, replay in named
         if replay is not None and entry.key not in settled
     ]

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         OutcomeRow as OutcomeRow,
     )
     from trading_system.ml_refinement.storage.tables.replays import (
-        ReplayedEntry as ReplayedEntry,
+        Replay as Replay,
         ReplayProgress as ReplayProgress,
     )
     from trading_system.ml_refinement.storage.tables.runs import TrainingRun as TrainingRun
@@ -84,7 +84,7 @@ __getattr__, __dir__, __all__ = attach(
         "tables.feature_versions": ("FeatureVersions", "StoredVector"),
         "tables.models": ("ANY", "Promotion", "RegistryRow"),
         "tables.outcomes": ("OutcomeResult", "OutcomeRow"),
-        "tables.replays": ("ReplayProgress", "ReplayedEntry"),
+        "tables.replays": ("Replay", "ReplayProgress"),
         "tables.runs": ("TrainingRun",),
         "tables.scores": ("LoggedPrediction", "PredictionRow", "ServedHistory", "ServedRow"),
         "tables.vectors": ("KnownSignal", "TrainingMatrix", "VectorRow"),

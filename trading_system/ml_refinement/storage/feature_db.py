@@ -14,7 +14,7 @@ from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.schema import migrate, steps
-from trading_system.ml_refinement.storage.tables.attempts import AttemptTable
+from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
@@ -59,7 +59,7 @@ class FeatureDatabase:
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetterTable(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
-        self.attempts = AttemptTable(self._connection, clock)
+        self.attempts = Attempts(self._connection, clock)
         self.models = Models(self._connection, clock)
         self.runs = Runs(self._connection, clock)
         self.definitions = Definitions(self._connection, clock)

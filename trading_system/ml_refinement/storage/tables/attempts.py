@@ -8,7 +8,7 @@ from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 
-class AttemptTable:
+class Attempts:
     """The table `attempts`; only entries that failed, or came back, have a row."""
 
     def __init__(self, connection: Connection, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayedEntry:
+class Replay:
     """One replay of a dead letter, named by the two numbers, and one entry that carries it."""
 
     dead_letter_id: int
@@ -39,7 +39,7 @@ class Replays:
         self._dead_letters = dead_letters
         self._clock = clock
 
-    def carriers(self, replays: Sequence[ReplayedEntry]) -> dict[tuple[int, int], tuple[str, str] | None]:
+    def carriers(self, replays: Sequence[Replay]) -> dict[tuple[int, int], tuple[str, str] | None]:
         """The (stream, entry id) that each replay took effect through, None while it has not.
 
         Keyed by (dead letter, number). One that is not here is no replay: no such dead letter, or other bytes.
@@ -51,7 +51,7 @@ class Replays:
                 known[replay.dead_letter_id, replay.number] = None if row[4] is None else (row[3], row[4])
         return known
 
-    def take_effect(self, replays: Sequence[ReplayedEntry]) -> None:
+    def take_effect(self, replays: Sequence[Replay]) -> None:
         """Note the entry that each replay takes effect through, and that its dead letter is no longer open."""
         now = utc_text(self._clock())
         with self._connection.atomic():
