@@ -188,14 +188,22 @@ class BatchHandler:
         self._store.scores.put_served([row for row in computed.served if row[0] in new])
         self._store.scores.log_predictions([row for row in computed.predictions if row[0] in new])
         self._reject_early(intake, stored.refused)
-        labelled = len(stored.labelled)
-        result = BatchResult(signals=len(new), labelled=labelled, unknown_fields=intake.unknown_fields)
-        result += self._apply_repeats(intake, new)
-        result += self._apply_outcomes(intake)
-        result += self._dead_letter(intake)
-        result += self._set_aside(entries, settled)
+        result = BatchResult(
+            scores=self._answers(intake, computed, new),
+            signals=len(new),
+            labelled=len(stored.labelled),
+            unknown_fields=intake.unknown_fields,
+        )
+        if repeats := {name: found for name, found in intake.signals.items() if name not in new or len(found) > 1}:
+            result += self._apply_repeats(repeats, new, intake)
+        if intake.outcomes:
+            result += self._apply_outcomes(intake)
+        if intake.rejected:
+            result += self._dead_letter(intake)
+        if settled:
+            result += self._set_aside(entries, settled)
         self._deduplication.note_replays(entries, settled)
-        return result + BatchResult(scores=self._answers(intake, computed, new))
+        return result
 
     def _answers(self, intake: Intake, computed: _Computed, new: set[str]) -> list[bytes]:
         """What is to be published, in the order of the signals; for known ones what was at the first time."""
@@ -228,14 +236,14 @@ class BatchHandler:
             entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": said})
             intake.rejected.append(Rejected(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
 
-    def _apply_repeats(self, intake: Intake, new: set[str]) -> BatchResult:
+    def _apply_repeats(
+        self, repeats: Mapping[str, list[tuple[Entry, SignalCreated]]], new: set[str], intake: Intake
+    ) -> BatchResult:
         """Tell each signal's entries apart: the stored one, its redelivery, a duplicate, or a conflict of identity."""
-        stored = self._store.vectors.known(intake.signals.keys() - new)
+        stored = self._store.vectors.known(repeats.keys() - new)
         redelivered = 0
         duplicates = []
-        for signal_id, entries in intake.signals.items():
-            if signal_id in new and len(entries) == 1:
-                continue
+        for signal_id, entries in repeats.items():
             first, told = entries[0]
             known = stored.get(signal_id) or KnownSignal(told.digest, first.entry_id)
             for entry, signal in entries:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import orjson
 
 from trading_system.ml_refinement.storage.errors import StoreDamaged, StoreError, StoreUnavailable, translated
 
@@ -249,3 +250,8 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def id_list(signal_ids: Iterable[str]) -> str:
+    """The ids as the JSON array that the queries over many ids take."""
+    return orjson.dumps(list(signal_ids)).decode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -35,8 +35,3 @@ def _refuse_non_finite(value: Any) -> None:
             _refuse_non_finite(item)
     elif isinstance(value, float) and not isfinite(value):
         raise ValueError(f"not finite: {value}")
-
-
-def id_list(signal_ids: Iterable[str]) -> str:
-    """The ids as the JSON array that the queries over many ids take."""
-    return orjson.dumps(list(signal_ids)).decode()

@@ -36,6 +36,8 @@ class Duplicates:
 
     def record(self, rows: Sequence[DuplicateRow]) -> int:
         """Note the entries, each once however often it is delivered; how many were new."""
+        if not rows:
+            return 0
         now = utc_text(self._clock())
         with self._connection.atomic():
             return len(

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import orjson
 
-from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.json_text import id_list
+from trading_system.ml_refinement.storage.connection import Connection, id_list
 
 #: (stream, entry id)
 EntryKey = tuple[str, str]

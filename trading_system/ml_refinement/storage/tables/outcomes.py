@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from typing import Literal, NamedTuple
 
-from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.json_text import id_list
+from trading_system.ml_refinement.storage.connection import Connection, Row, id_list
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
 
 #: applied: it labels its signal now. waiting: kept until its signal comes. superseded: kept, a higher revision stands.
@@ -58,6 +57,8 @@ class Outcomes:
         Raises:
             ValueError: a figure is not finite, or a time is not of the store's form; nothing was stored.
         """
+        if not rows:
+            return []
         for row in rows:
             row.check()
         now = utc_text(self._clock())
@@ -74,6 +75,8 @@ class Outcomes:
         """Label those of the signals whose outcome came first; their ids. Belongs after `vectors.insert_new`."""
         with self._connection.atomic():
             waited = [OutcomeRow(*row) for row in self._connection.query(WAITING, (id_list(signal_ids),))]
+            if not waited:
+                return []
             highest = {row.signal_id: row for row in waited}
             self._label(highest.values(), utc_text(self._clock()))
             self._drop_payloads(waited)
@@ -87,6 +90,8 @@ class Outcomes:
         """
         with self._connection.atomic():
             early = [OutcomeRow(*row) for row in self._connection.query(EARLY, (id_list(signal_ids),))]
+            if not early:
+                return []
             self._connection.run_many(
                 "DELETE FROM trade_outcomes WHERE signal_id = ? AND revision = ?",
                 [(row.signal_id, row.revision) for row in early],

@@ -9,9 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.connection import Connection, id_list
 from trading_system.ml_refinement.storage.counters import count_inserted
-from trading_system.ml_refinement.storage.json_text import id_list
 from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, StringArray, TimeArray
 

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.connection import Connection, Row, id_list
 from trading_system.ml_refinement.storage.counters import count_inserted
-from trading_system.ml_refinement.storage.json_text import id_list
 from trading_system.ml_refinement.storage.packing import feature_texts, fill, packed_rows
 from trading_system.ml_refinement.storage.times import Clock, check_texts, parse_bound, us_array, utc_text
 from trading_system.ml_refinement.typing import FloatArray, TimeArray
