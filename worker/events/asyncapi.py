@@ -8,7 +8,6 @@ from typing import Any
 from worker.events.models import json_schema
 from worker.settings.schema import StreamSettings
 
-_SCHEMA_FORMAT = "application/schema+json;version=draft-2020-12"
 _KINDS = {
     "signal.created": ("signals_created", "receive", "A signal generator proposes a trade."),
     "trade.closed": ("trades_closed", "receive", "A position tracker tells what became of one."),

@@ -74,11 +74,6 @@ class MonitoringReports:
         """Reports, newest first."""
         return [_report(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
 
-    def before(self, at: str) -> StoredReport | None:
-        """The newest report that is not later than `at`."""
-        row = self._connection.one(f"{SELECT} WHERE at <= ? ORDER BY id DESC LIMIT 1", (at,))
-        return None if row is None else _report(row)
-
     def requests_since(self, at: str) -> list[str]:
         """When trainings were asked for since then, newest first."""
         rows = self._connection.query(REQUESTS, (at,))
