@@ -3,7 +3,7 @@
 python -m benchmarks            everything, about a quarter of an hour
 python -m benchmarks --quick    the same on less, in two minutes; nothing is kept
 python -m benchmarks --only 1 --only 3
-python -m benchmarks --table    what is kept in benchmarks/results/speed.json, measuring nothing
+python -m benchmarks --table    what is kept in benchmarks/tables/speed.json, measuring nothing
 
 Contenders take turns, round by round, and a ratio is the median of the ratios of rounds that stood side by side: what a
 busy machine does to one of them it does to its neighbour. "cpu" is the same ratio of the processes' own processor time.
@@ -28,10 +28,10 @@ import orjson
 from loguru import logger
 
 from benchmarks import growth, latency, publishing, throughput, training
-from benchmarks.ground import ground
+from benchmarks.environment import environment
 
 MEMORY_EVENTS = 1_000_000
-RESULTS = Path(__file__).parent / "results" / "speed.json"
+RESULTS = Path(__file__).parent / "tables" / "speed.json"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ Found = tuple[list[Line], dict[str, Any]]
 
 
 def figure_1(quick: bool) -> Found:
-    with ground() as place:
+    with environment() as place:
         took = throughput.small_events(place, rounds=3 if quick else 9, events=1_024 if quick else 4_096)
     ours, peer, plain = took["refinery"], took["faststream"], took["plain"]
     rate = f"{1e6 / ours.typical:,.0f} events/s; cpu {ours.typical_cpu:.0f} µs an event"
@@ -70,7 +70,7 @@ def figure_1(quick: bool) -> Found:
 
 
 def figure_2(quick: bool) -> Found:
-    with ground() as place:
+    with environment() as place:
         took = throughput.inline_bars(place, rounds=3 if quick else 7, events=512 if quick else 1_024)
     floor, ours, kept = took["floor"], took["archive off"], took["archive on"]
     return [
@@ -81,7 +81,7 @@ def figure_2(quick: bool) -> Found:
 
 
 def figure_3(quick: bool) -> Found:
-    with ground(fsync="always") as place:  # as the store, and as the embedded server is by default
+    with environment(fsync="always") as place:  # as the store, and as the embedded server is by default
         took = latency.round_trips(place, blocks=2 if quick else 6, events=50 if quick else 100)
     ours, bare = took["refinery"], took["bare"]
     middle = [float(np.median(one)) for one in (ours, bare)]
@@ -96,7 +96,7 @@ def figure_3(quick: bool) -> Found:
 
 def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
     signals = 20_000 if quick else signals
-    with ground() as place:
+    with environment() as place:
         grown = growth.measure(
             place,
             signals=signals,
@@ -123,7 +123,7 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
 
 
 def figure_5(quick: bool) -> Found:
-    with ground() as place:
+    with environment() as place:
         one, two = throughput.two_processes(place, rounds=3 if quick else 9, events=2_048 if quick else 8_192)
     beside = f"{os.cpu_count()} cores, the server on them too; cpu an event {two.cpu_over(one):.2f} of one's"
     return [Line("5 two processes, beside one", one.over(two), 1.5, True, beside)], {
@@ -133,7 +133,7 @@ def figure_5(quick: bool) -> Found:
 
 
 def figure_6(quick: bool) -> Found:
-    with ground() as place:
+    with environment() as place:
         read = training.reading(place.directory, rows=10_000 if quick else 100_000, rounds=1 if quick else 3)
     walked = training.validation(rows=2_000 if quick else 20_000, rounds=1 if quick else 2)
     return [
@@ -145,7 +145,7 @@ def figure_6(quick: bool) -> Found:
 
 
 def figure_7(quick: bool) -> Found:
-    with ground() as place:
+    with environment() as place:
         rates = publishing.rates(place, events=20_000 if quick else 1_000_000, drained=4_096 if quick else 20_480)
     return [
         Line("7 `refinery publish`, beside what a worker consumes", rates.published / rates.consumed, 0.5, True,

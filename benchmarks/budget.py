@@ -23,7 +23,7 @@ import redis
 from loguru import logger
 
 from benchmarks.contenders import refinery
-from benchmarks.ground import ground, inline, publish, small, train
+from benchmarks.environment import environment, inline, publish, small, train
 from trading_system.ml_refinement import scoring
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage.connection import Connection
@@ -66,7 +66,7 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
 }
 
 
-class Ledger:
+class StepTimes:
     """Own processor time of each step, batch by batch."""
 
     def __init__(self) -> None:
@@ -97,43 +97,43 @@ class Ledger:
 
 
 @contextmanager
-def watched(ledger: Ledger) -> Iterator[None]:
+def timed_steps(times: StepTimes) -> Iterator[None]:
     """Every step is timed while the block runs."""
     before = [(owner, name, vars(owner)[name]) for places in STEPS.values() for owner, name in places]
     try:
         for step, places in STEPS.items():
             for owner, name in places:
-                setattr(owner, name, ledger.timed(step, vars(owner)[name]))
+                setattr(owner, name, times.timed(step, vars(owner)[name]))
         yield
     finally:
         for owner, name, call in before:
             setattr(owner, name, call)
 
 
-def measure(*, with_bars: bool, batches: int = 40) -> Ledger:
+def measure(*, with_bars: bool, batches: int = 40) -> StepTimes:
     """What the batches of a worker took, step by step."""
     make = inline if with_bars else small
-    ledger = Ledger()
-    with ground() as place, redis.Redis.from_url(place.url) as client:
+    times = StepTimes()
+    with environment() as place, redis.Redis.from_url(place.url) as client:
         settings = place.settings("budget", bars=not with_bars)
         train(settings)
         with refinery(place, "budget", False, not with_bars) as drain:
             for start in range(0, batches * BATCH, 4 * BATCH):
                 events = [make(number) for number in range(start, start + 4 * BATCH)]
                 publish(client, settings.streams.signals_created, events, chunk=200)
-                with watched(ledger):
+                with timed_steps(times):
                     drain(4 * BATCH)
                 client.xtrim(settings.streams.signals_created, maxlen=0, approximate=False)
-    full = [batch for batch in ledger.batches if "decode" in batch]
-    ledger.batches = full[4:]
-    return ledger
+    full = [batch for batch in times.batches if "decode" in batch]
+    times.batches = full[4:]
+    return times
 
 
 def main() -> None:
     logger.remove()
     with_bars = "--inline" in sys.argv
-    ledger = measure(with_bars=with_bars, batches=20 if with_bars else 120)
-    least, mean = ledger.of_events(np.min), ledger.of_events(np.mean)
+    times = measure(with_bars=with_bars, batches=20 if with_bars else 120)
+    least, mean = times.of_events(np.min), times.of_events(np.mean)
     rows = {step: (least[step][0], mean[step][0], mean[step][1]) for step in STEPS}
     rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
     print(f"| step, {'280 bars in the event' if with_bars else 'small events'}; µs an event | least | mean | clock |")

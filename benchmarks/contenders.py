@@ -20,7 +20,7 @@ import orjson
 import redis
 from pydantic import BaseModel
 
-from benchmarks.ground import Ground
+from benchmarks.environment import Environment
 from worker.installation import open_store
 from worker.observability.logging import set_up_logging
 from worker.redis_server.connection import connect
@@ -103,7 +103,9 @@ def _serve(pipe: Connection, target: Callable[..., Any], arguments: tuple[object
 
 
 @contextmanager
-def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = True, slot: int = 0) -> Iterator[Drain]:
+def refinery(
+    environment: Environment, state: str, archive: bool = False, bars: bool = True, slot: int = 0
+) -> Iterator[Drain]:
     """One worker process, as `refinery worker` builds it, counting for its metrics too."""
     from prometheus_client import CollectorRegistry
 
@@ -111,7 +113,7 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
     from worker.consumer.batch_handler import BatchResult
     from worker.observability import metrics
 
-    settings = ground.settings(state, archive=archive, bars=bars, slot=slot)
+    settings = environment.settings(state, archive=archive, bars=bars, slot=slot)
     set_up_logging(settings)
     seen = 0
     wanted = 0
@@ -127,7 +129,7 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
             stop.set()
 
     with (
-        connect(ground.url) as client,
+        connect(environment.url) as client,
         app.worker_consumer(
             settings,
             client,
@@ -146,12 +148,12 @@ def refinery(ground: Ground, state: str, archive: bool = False, bars: bool = Tru
 
 
 @contextmanager
-def faststream(ground: Ground, stream: str) -> Iterator[Drain]:
+def faststream(environment: Environment, stream: str) -> Iterator[Drain]:
     """FastStream's Redis-stream subscriber: 64 records a read, a pydantic model of five fields, an empty handler."""
     from faststream.redis import RedisBroker, StreamSub
 
     loop = asyncio.new_event_loop()
-    broker = RedisBroker(ground.url, logger=None)
+    broker = RedisBroker(environment.url, logger=None)
     seen = 0
     wanted = 0
     reached = asyncio.Event()
@@ -175,9 +177,9 @@ def faststream(ground: Ground, stream: str) -> Iterator[Drain]:
 
 
 @contextmanager
-def floor(ground: Ground, stream: str) -> Iterator[Drain]:
+def floor(environment: Environment, stream: str) -> Iterator[Drain]:
     """Reading, parsing and acknowledging in batches of 256, and nothing else."""
-    with redis.Redis.from_url(ground.url, protocol=2) as client:
+    with redis.Redis.from_url(environment.url, protocol=2) as client:
         client.xgroup_create(stream, "bench", id="0", mkstream=True)
 
         def drain(count: int) -> None:
@@ -193,7 +195,7 @@ def floor(ground: Ground, stream: str) -> Iterator[Drain]:
 
 
 @contextmanager
-def plain(ground: Ground, state: str) -> Iterator[Drain]:
+def plain(environment: Environment, state: str) -> Iterator[Drain]:
     """As one writes it at first: an event at a time, pandas, one transaction each for vector and prediction."""
     import pandas as pd
 
@@ -203,13 +205,13 @@ def plain(ground: Ground, state: str) -> Iterator[Drain]:
     from trading_system.ml_refinement.storage.tables.scores import PredictionRow
     from trading_system.ml_refinement.storage.times import utc_now, utc_text
 
-    settings = ground.settings(state)
+    settings = environment.settings(state)
     stream = settings.streams.signals_created
     frames = {
         path.stem: pd.read_csv(path, parse_dates=["timestamp"], index_col="timestamp")
-        for path in ground.market.glob("*.csv")
+        for path in environment.market.glob("*.csv")
     }
-    with open_store(settings) as store, redis.Redis.from_url(ground.url, protocol=2) as client:
+    with open_store(settings) as store, redis.Redis.from_url(environment.url, protocol=2) as client:
         model = ModelRegistry(model_dir=str(settings.models_dir), db=store).get_active(ModelType.SIGNAL_QUALITY)
         assert model is not None, "train first"
         client.xgroup_create(stream, "bench", id="0", mkstream=True)

@@ -23,7 +23,7 @@ import redis
 from werkzeug.test import TestResponse
 
 from benchmarks.contenders import Contender, Took, contenders, refinery
-from benchmarks.ground import Ground, publish, small, train
+from benchmarks.environment import Environment, publish, small, train
 from benchmarks.throughput import Rounds
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, PredictionRow, VectorRow
@@ -56,21 +56,21 @@ class Growth:
 
 
 def measure(
-    ground: Ground, *, signals: int, rounds: int, events: int, memory_events: int, keep: Path | None = None
+    environment: Environment, *, signals: int, rounds: int, events: int, memory_events: int, keep: Path | None = None
 ) -> Growth:
     """A store of a thousand signals and one of so many, in turns; then the large one's worker alone, for its memory."""
-    ground = replace(ground, keep=keep)
-    few, many = ground.settings("few"), ground.settings("many")
+    environment = replace(environment, keep=keep)
+    few, many = environment.settings("few"), environment.settings("many")
     for one, size in ((few, FEW), (many, signals)):
         if not one.store_path.exists():
             train(one)
         fill(one, size)
     with open_store(many) as store:
         numbers = count(50_000_000 + store.counts().signals)
-    made = {name: Contender(name, refinery, ground, name) for name in ("few", "many")}
+    made = {name: Contender(name, refinery, environment, name) for name in ("few", "many")}
     taken: dict[str, list[Took]] = {name: [] for name in made}
     rss: dict[int, float] = {}
-    with contenders(*made.values()), redis.Redis.from_url(ground.url) as client:
+    with contenders(*made.values()), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
             for name, one in made.items():
@@ -89,8 +89,8 @@ def measure(
         Rounds.of(taken["few"][1:], events),
         Rounds.of(taken["many"][1:], events),
         rss,
-        *_views(many, ground.url),
-        _command_ms(many, ground.url),
+        *_views(many, environment.url),
+        _command_ms(many, environment.url),
     )
 
 

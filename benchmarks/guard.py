@@ -1,6 +1,6 @@
 """Fails where the worker has become much slower than it was, beside the same baselines: `python -m benchmarks.guard`.
 
-Only ratios of processor time are compared, the quick set's with those in benchmarks/results/speed.json, and with room:
+Only ratios of processor time are compared, the quick set's with those in benchmarks/tables/speed.json, and with room:
 a machine that is busy, or of another make, moves them by a fifth or two; what is looked for is a factor.
 """
 
@@ -13,7 +13,7 @@ from loguru import logger
 
 from benchmarks import throughput
 from benchmarks.__main__ import RESULTS
-from benchmarks.ground import ground
+from benchmarks.environment import environment
 from benchmarks.throughput import Rounds
 
 ROOM = 2.0
@@ -31,7 +31,7 @@ def main() -> int:
     logger.remove()
     kept = orjson.loads(RESULTS.read_bytes())
     was = ratios(*({name: Rounds.from_json(one) for name, one in kept[number]["raw"].items()} for number in "12"))
-    with ground() as place:
+    with environment() as place:
         small = throughput.small_events(place, rounds=3, events=1_024, plain_events=8)
         inline = throughput.inline_bars(place, rounds=3, events=512)
     slower = [name for name, now in ratios(small, inline).items() if now > was[name] * ROOM]

@@ -12,15 +12,15 @@ import numpy as np
 import redis
 
 from benchmarks.contenders import Contender, contenders, refinery
-from benchmarks.ground import Ground, small, train
+from benchmarks.environment import Environment, small, train
 
 PAUSE_S = 0.02
 
 
 @contextmanager
-def echo(ground: Ground, stream: str, answers: str) -> Iterator[Callable[[int], None]]:
+def echo(environment: Environment, stream: str, answers: str) -> Iterator[Callable[[int], None]]:
     """Reads an entry, acknowledges it and adds one to another stream: what no worker can do without."""
-    with redis.Redis.from_url(ground.url, protocol=2) as client:
+    with redis.Redis.from_url(environment.url, protocol=2) as client:
         client.xgroup_create(stream, "bench", id="0", mkstream=True)
 
         def drain(number: int) -> None:
@@ -35,22 +35,25 @@ def echo(ground: Ground, stream: str, answers: str) -> Iterator[Callable[[int], 
         yield drain
 
 
-def round_trips(ground: Ground, *, blocks: int, events: int) -> dict[str, np.ndarray]:
+def round_trips(environment: Environment, *, blocks: int, events: int) -> dict[str, np.ndarray]:
     """Milliseconds of every round trip, the two in turns, block by block."""
-    settings = ground.settings("latency")
+    settings = environment.settings("latency")
     train(settings)
     streams = {
         "refinery": (settings.streams.signals_created, settings.streams.signals_scored),
         "bare": ("echo.in", "echo.s"),
     }
-    made = (Contender("refinery", refinery, ground, "latency"), Contender("bare", echo, ground, *streams["bare"]))
+    made = (
+        Contender("refinery", refinery, environment, "latency"),
+        Contender("bare", echo, environment, *streams["bare"]),
+    )
     numbers = count()
     taken: dict[str, list[float]] = {"refinery": [], "bare": []}
-    with contenders(*made), redis.Redis.from_url(ground.url, protocol=2) as client:
+    with contenders(*made), redis.Redis.from_url(environment.url, protocol=2) as client:
         for block in range(blocks + 1):
             for one in made:
                 one.start(events)
-                times = _ask(client, ground.url, *streams[one.name], [small(next(numbers)) for _ in range(events)])
+                times = _ask(client, environment.url, *streams[one.name], [small(next(numbers)) for _ in range(events)])
                 one.wait()
                 if block:
                     taken[one.name] += times

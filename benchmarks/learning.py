@@ -2,7 +2,7 @@
 
 python -m benchmarks.learning           everything; hours of processor time, resumed where it was stopped
 python -m benchmarks.learning --quick   a few worlds of each part, in a minute or two of processor time; nothing is kept
-python -m benchmarks.learning --table   only the table, from what is kept in benchmarks/results/
+python -m benchmarks.learning --table   only the table, from what is kept in benchmarks/tables/
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy as np
 from benchmarks import learning_parts as parts
 from benchmarks.learning_parts import CELLS, SIZES, Part
 from benchmarks.learning_table import WORLDS, markdown, summary
-from benchmarks.ledger import Ledger, until
+from benchmarks.results import Results, until
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "tables"
 #: Cases of each part in a quick run: each cell once.
 QUICK = {"schedules": 1, "drift": 10, "canary": 1, "null": 12, "cells": 16, "power": 2, "years": 4}
 
@@ -61,17 +61,17 @@ def behaviour() -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
-def run(ledger: Ledger, *, only: list[str], quick: bool, minutes: float) -> None:
+def run(results: Results, *, only: list[str], quick: bool, minutes: float) -> None:
     """Measure what is missing, a line each."""
     deadline = time.monotonic() + 60.0 * minutes
     for part in plan():
         if only and part.name not in only:
             continue
         cases = part.cases[: QUICK[part.name]] if quick else part.cases
-        for case in until(deadline, ledger.missing(part.name, cases)):
+        for case in until(deadline, results.missing(part.name, cases)):
             started = time.process_time()
             figures = part.measure(case, parts.generator(part.name, case))
-            ledger.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
+            results.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
             print(part.name, *case, file=sys.stderr)
 
 
@@ -84,10 +84,10 @@ def main() -> None:
     told = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if told.quick else RESULTS
-        ledger = Ledger(folder / "learning.jsonl", behaviour())
+        results = Results(folder / "learning.jsonl", behaviour())
         if not told.table:
-            run(ledger, only=told.only, quick=told.quick, minutes=told.minutes)
-        rows = summary(list(ledger.lines()))
+            run(results, only=told.only, quick=told.quick, minutes=told.minutes)
+        rows = summary(list(results.lines()))
         (folder / "learning.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(markdown(rows))
 

@@ -13,7 +13,7 @@ import orjson
 import redis
 
 from benchmarks.contenders import Contender, contenders, refinery
-from benchmarks.ground import Ground, small, train
+from benchmarks.environment import Environment, small, train
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,20 @@ class Rates:
     consumed: float
 
 
-def rates(ground: Ground, *, events: int, drained: int) -> Rates:
+def rates(environment: Environment, *, events: int, drained: int) -> Rates:
     """The real command on a file of so many small events, and a worker on the first of them."""
-    settings = ground.settings("publish")
+    settings = environment.settings("publish")
     train(settings)
-    path = ground.directory / "events.jsonl"
+    path = environment.directory / "events.jsonl"
     with path.open("wb") as file:
         for number in range(events):
             file.write(b'{"type":"signal.created",' + small(number)[1:] + b"\n")
-    with redis.Redis.from_url(ground.url) as client:
+    with redis.Redis.from_url(environment.url) as client:
         began = time.perf_counter()
-        _publish(path, ground.url, settings.state_dir, settings.streams.signals_created)
+        _publish(path, environment.url, settings.state_dir, settings.streams.signals_created)
         published = events / (time.perf_counter() - began)
         assert client.xlen(settings.streams.signals_created) == events
-        worker = Contender("refinery", refinery, ground, "publish")
+        worker = Contender("refinery", refinery, environment, "publish")
         with contenders(worker):
             worker.drain(1024)
             consumed = drained / worker.drain(drained).wall

@@ -10,7 +10,7 @@ import orjson
 import redis
 
 from benchmarks.contenders import Contender, Took, contenders, faststream, floor, plain, refinery
-from benchmarks.ground import Ground, inline, publish, small, train
+from benchmarks.environment import Environment, inline, publish, small, train
 
 FIVE = ("signal_id", "timestamp", "symbol", "technical_score", "entry_price")
 
@@ -52,20 +52,20 @@ class Rounds:
         return {"wall_us": [round(v, 2) for v in self.wall], "cpu_us": [round(v, 2) for v in self.cpu]}
 
 
-def small_events(ground: Ground, *, rounds: int, events: int, plain_events: int = 48) -> dict[str, Rounds]:
+def small_events(environment: Environment, *, rounds: int, events: int, plain_events: int = 48) -> dict[str, Rounds]:
     """Figure 1: the worker, FastStream and the plain consumer on small events."""
-    ours, simple = ground.settings("small"), ground.settings("plain")
+    ours, simple = environment.settings("small"), environment.settings("plain")
     train(ours)
     train(simple)
     peer = "faststream.in"
     taken: dict[str, list[Took]] = {"refinery": [], "faststream": [], "plain": []}
     made = (
-        Contender("refinery", refinery, ground, "small"),
-        Contender("faststream", faststream, ground, peer),
-        Contender("plain", plain, ground, "plain"),
+        Contender("refinery", refinery, environment, "small"),
+        Contender("faststream", faststream, environment, peer),
+        Contender("plain", plain, environment, "plain"),
     )
     numbers = count()
-    with contenders(*made), redis.Redis.from_url(ground.url) as client:
+    with contenders(*made), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
             publish(client, ours.streams.signals_created, batch)
@@ -78,21 +78,21 @@ def small_events(ground: Ground, *, rounds: int, events: int, plain_events: int 
     return {name: Rounds.of(took[1:], sizes[name]) for name, took in taken.items()}
 
 
-def inline_bars(ground: Ground, *, rounds: int, events: int) -> dict[str, Rounds]:
+def inline_bars(environment: Environment, *, rounds: int, events: int) -> dict[str, Rounds]:
     """Figure 2: the worker on events with 280 bars, with and without its archive, and the bare floor."""
     names = ("archive off", "archive on")
-    settings = [ground.settings("inline", bars=False), ground.settings("archived", bars=False)]
+    settings = [environment.settings("inline", bars=False), environment.settings("archived", bars=False)]
     for one in settings:
         train(one)
     made = (
-        Contender("floor", floor, ground, "floor.in"),
-        Contender(names[0], refinery, ground, "inline", False, False),
-        Contender(names[1], refinery, ground, "archived", True, False),
+        Contender("floor", floor, environment, "floor.in"),
+        Contender(names[0], refinery, environment, "inline", False, False),
+        Contender(names[1], refinery, environment, "archived", True, False),
     )
     streams = ["floor.in", *(one.streams.signals_created for one in settings)]
     taken: dict[str, list[Took]] = {one.name: [] for one in made}
     numbers = count()
-    with contenders(*made), redis.Redis.from_url(ground.url) as client:
+    with contenders(*made), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [inline(next(numbers)) for _ in range(events)]
             for stream, one in zip(streams, made, strict=True):
@@ -102,17 +102,17 @@ def inline_bars(ground: Ground, *, rounds: int, events: int) -> dict[str, Rounds
     return {name: Rounds.of(took[1:], events) for name, took in taken.items()}
 
 
-def two_processes(ground: Ground, *, rounds: int, events: int) -> tuple[Rounds, Rounds]:
+def two_processes(environment: Environment, *, rounds: int, events: int) -> tuple[Rounds, Rounds]:
     """Figure 5: one worker, and two that share a stream; for an event of all that were drained."""
-    alone, shared = ground.settings("alone"), ground.settings("shared")
+    alone, shared = environment.settings("alone"), environment.settings("shared")
     train(alone)
     train(shared)
-    one = Contender("one", refinery, ground, "alone")
-    both = [Contender(f"slot {slot}", refinery, ground, "shared", False, True, slot) for slot in (0, 1)]
+    one = Contender("one", refinery, environment, "alone")
+    both = [Contender(f"slot {slot}", refinery, environment, "shared", False, True, slot) for slot in (0, 1)]
     single: list[Took] = []
     double: list[Took] = []
     numbers = count()
-    with contenders(one, *both), redis.Redis.from_url(ground.url) as client:
+    with contenders(one, *both), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
             publish(client, alone.streams.signals_created, batch)

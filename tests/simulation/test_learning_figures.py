@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import learning_parts as parts
 from benchmarks.learning_table import markdown, share_interval, summary
-from benchmarks.ledger import Ledger
+from benchmarks.results import Results
 from tests.support.learning_installation import place
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
@@ -100,12 +100,12 @@ def test_the_worlds_are_what_they_say() -> None:
 
 def test_results_are_kept_case_by_case_and_only_those_of_the_same_behaviour_count(tmp_path: Path) -> None:
     path = tmp_path / "results" / "learning.jsonl"
-    ledger = Ledger(path, "now")
-    Ledger(path, "before").add("schedules", (0,), {"schedules": 1.0})
-    ledger.add("schedules", (1,), {"schedules": 2.0})
-    ledger.add("schedules", (1,), {"schedules": 3.0})
-    assert ledger.missing("schedules", [(0,), (1,)]) == [(0,)]
-    assert [line["schedules"] for line in ledger.lines()] == [2.0]
+    results = Results(path, "now")
+    Results(path, "before").add("schedules", (0,), {"schedules": 1.0})
+    results.add("schedules", (1,), {"schedules": 2.0})
+    results.add("schedules", (1,), {"schedules": 3.0})
+    assert results.missing("schedules", [(0,), (1,)]) == [(0,)]
+    assert [line["schedules"] for line in results.lines()] == [2.0]
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
 
 

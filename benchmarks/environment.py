@@ -31,7 +31,7 @@ _TRAINED_ON = 2_000
 
 
 @dataclass(frozen=True)
-class Ground:
+class Environment:
     """Where a measurement runs: `url` is the server's, `market` the directory of bars."""
 
     url: str
@@ -56,7 +56,7 @@ class Ground:
 
 
 @contextmanager
-def ground(*, fsync: str = "everysec") -> Iterator[Ground]:
+def environment(*, fsync: str = "everysec") -> Iterator[Environment]:
     """A server with this fsync policy and a directory of bars, gone when the block ends."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
@@ -67,7 +67,7 @@ def ground(*, fsync: str = "everysec") -> Iterator[Ground]:
         with EmbeddedServer(directory / "valkey") as server:
             with redis.Redis.from_url(server.url) as client:
                 client.config_set("appendfsync", fsync)
-            yield Ground(server.url, directory, market)
+            yield Environment(server.url, directory, market)
 
 
 def symbol(number: int) -> str:

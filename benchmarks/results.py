@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Ledger:
+class Results:
     """A file of results. Lines measured with code that behaves otherwise (`behaviour`) are kept and not counted."""
 
     path: Path
