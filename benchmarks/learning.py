@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import learning_parts as parts
-from benchmarks.learning_parts import CELLS, SIZES, Part
 from benchmarks.learning_table import WORLDS, markdown, summary
 from benchmarks.results import Results, until
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
+from trading_system.simulation import learning_experiments as parts
+from trading_system.simulation.learning_experiments import CELLS, SIZES, Experiment
 
 RESULTS = Path(__file__).parent / "tables"
 #: Cases of each part in a quick run: each cell once.
@@ -34,7 +34,7 @@ _REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
 _NULL_REPETITIONS = {150: 30, 400: 30, 1000: 20, 3000: 10}
 
 
-def plan() -> list[Part]:
+def plan() -> list[Experiment]:
     """Every part with its cases, cheap parts first."""
     cells = [(*cell, n, k) for k in range(16) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
@@ -42,13 +42,13 @@ def plan() -> list[Part]:
     power = [(kind, k) for kind, count in edges for k in range(count)]
     years = [(kind, k) for k in range(WORLDS) for kind in ("clustered", "independent")]
     return [
-        Part("schedules", [(k,) for k in range(20)], parts.of_schedules),
-        Part("drift", [(k,) for k in range(100)], parts.of_drift),
-        Part("canary", [(k,) for k in range(10)], parts.of_the_canary),
-        Part("null", null, parts.of_one_fit),
-        Part("cells", cells, parts.of_one_fit),
-        Part("power", power, parts.of_one_retraining),
-        Part("years", years, parts.of_a_year),
+        Experiment("schedules", [(k,) for k in range(20)], parts.of_schedules),
+        Experiment("drift", [(k,) for k in range(100)], parts.of_drift),
+        Experiment("canary", [(k,) for k in range(10)], parts.of_the_canary),
+        Experiment("null", null, parts.of_one_fit),
+        Experiment("cells", cells, parts.of_one_fit),
+        Experiment("power", power, parts.of_one_retraining),
+        Experiment("years", years, parts.of_a_year),
     ]
 
 

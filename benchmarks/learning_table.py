@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.learning_parts import CELLS, RETRAININGS, SIZES
+from trading_system.simulation.learning_experiments import CELLS, RETRAININGS, SIZES
 
 Line = dict[str, Any]
 Row = dict[str, str]

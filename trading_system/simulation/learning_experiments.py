@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -48,7 +49,7 @@ Figures = dict[str, float | list[float]]
 
 
 @dataclass(frozen=True)
-class Part:
+class Experiment:
     """Cases in the order they are measured, repetitions outermost, so that a part cut short is a smaller whole one."""
 
     name: str
@@ -91,6 +92,7 @@ def _shares(X: np.ndarray, won: np.ndarray, asked: np.ndarray, true: np.ndarray,
     ranked = {"served": served}
     for name, recipe in (("ranked", "ensemble"), ("specification", "gradient_boosting")):
         fitted = fit_classifier(X, won, FitSettings.resolve(recipe, {}), FitPlan([], []))
+        assert fitted.estimator is not None  # noqa: S101  enough rows of both classes to fit on
         ranked[name] = fitted.estimator.member_probabilities(asked[:, fitted.columns]).mean(axis=1)
     return {name: (worlds.expected_auc(true, score) - 0.5) / attainable for name, score in ranked.items()}
 
@@ -125,7 +127,7 @@ class RememberedFits:
         self.models: dict[int, SignalQualityModel] = {}
         self.asked = 0
 
-    def __call__(self, data: Dataset, rows: np.ndarray, config: MLConfig, **arguments: object) -> SignalQualityModel:
+    def __call__(self, data: Dataset, rows: np.ndarray, config: MLConfig, **arguments: Any) -> SignalQualityModel:
         content = b"".join(a[rows].tobytes() for a in (data.X, data.r, data.entered_us, data.known_us))
         key = hash((content, arguments["max_hold_us"], arguments["min_samples"]))
         self.asked += 1
