@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import NOW, Place, fitted, place
+from tests.support.learning_installation import NOW, LearningInstallation, fitted, learning_installation
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import RegimeClassifier, ReturnPredictor, RiskPredictor, SignalQualityModel
@@ -30,8 +30,8 @@ class Watch:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Place:
-    return place(tmp_path / "shop")
+def installation(tmp_path: Path) -> LearningInstallation:
+    return learning_installation(tmp_path / "installation")
 
 
 @pytest.fixture
@@ -39,24 +39,24 @@ def watch() -> Watch:
     return Watch()
 
 
-def scorer(shop: Place, watch: Watch, config: MLConfig | None = None) -> Scorer:
-    return Scorer(shop.db, shop.registry, config or MLConfig(), PIPELINE, watch)
+def scorer(installation: LearningInstallation, watch: Watch, config: MLConfig | None = None) -> Scorer:
+    return Scorer(installation.db, installation.registry, config or MLConfig(), PIPELINE, watch)
 
 
-def serving(shop: Place, *, proven: bool, seed: int = 0) -> SignalQualityModel:
-    model = candidate(shop, seed=seed)
-    shop.registry.activate(model.model_id, proven=proven)
+def serving(installation: LearningInstallation, *, proven: bool, seed: int = 0) -> SignalQualityModel:
+    model = candidate(installation, seed=seed)
+    installation.registry.activate(model.model_id, proven=proven)
     return model
 
 
-def candidate(shop: Place, *, seed: int) -> SignalQualityModel:
+def candidate(installation: LearningInstallation, *, seed: int) -> SignalQualityModel:
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((300, len(PIPELINE.names)))
     model = SignalQualityModel(max_iter=12, clock=lambda: NOW)
     r = np.where(rng.random(300) < 1.0 / (1.0 + np.exp(-2.0 * X[:, 0])), 1.4, -1.0)
     model.fit(X, r, feature_names=PIPELINE.names)
     model.feature_version = PIPELINE.feature_version
-    shop.registry.register(model)
+    installation.registry.register(model)
     return model
 
 
@@ -64,8 +64,8 @@ def rows(n: int = 3) -> np.ndarray:
     return np.random.default_rng(5).standard_normal((n, len(PIPELINE.names)))
 
 
-def test_without_a_model_nothing_is_made_up(shop: Place, watch: Watch) -> None:
-    scores = scorer(shop, watch).score(rows(), OWN)
+def test_without_a_model_nothing_is_made_up(installation: LearningInstallation, watch: Watch) -> None:
+    scores = scorer(installation, watch).score(rows(), OWN)
     assert (scores.status, scores.model_id, scores.proven) == ("cold_start", None, False)
     for figure in (scores.quality, scores.predicted_r, scores.confidence, scores.risk_r):
         assert np.isnan(figure).all()
@@ -73,9 +73,9 @@ def test_without_a_model_nothing_is_made_up(shop: Place, watch: Watch) -> None:
     np.testing.assert_array_equal(scores.combined, [6.0, np.nan, 2.5])
 
 
-def test_a_provisional_model_is_published_and_moves_nothing(shop: Place, watch: Watch) -> None:
-    model = serving(shop, proven=False)
-    scoring = scorer(shop, watch)
+def test_a_provisional_model_is_published_and_moves_nothing(installation: LearningInstallation, watch: Watch) -> None:
+    model = serving(installation, proven=False)
+    scoring = scorer(installation, watch)
     assert scoring.refresh()
     scores = scoring.score(rows(), OWN)
     assert (scores.status, scores.model_id, scores.proven) == ("scored", model.model_id, False)
@@ -83,22 +83,22 @@ def test_a_provisional_model_is_published_and_moves_nothing(shop: Place, watch: 
     np.testing.assert_array_equal(scores.combined, [6.0, np.nan, 2.5])
 
 
-def test_a_proven_model_is_blended_in_by_its_weight(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch)
+def test_a_proven_model_is_blended_in_by_its_weight(installation: LearningInstallation, watch: Watch) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch)
     scoring.refresh()
     scores = scoring.score(rows(), OWN)
     q = scores.quality
     np.testing.assert_allclose(scores.combined, [0.7 * 6.0 + 3.0 * q[0], 10.0 * q[1], 0.7 * 2.5 + 3.0 * q[2]])
     assert ((scores.combined >= 0) & (scores.combined <= 10)).all()
-    unused = Scorer(shop.db, shop.registry, MLConfig(use_ml_scores=False), PIPELINE, watch)
+    unused = Scorer(installation.db, installation.registry, MLConfig(use_ml_scores=False), PIPELINE, watch)
     unused.refresh()
     np.testing.assert_array_equal(unused.score(rows(), OWN).combined, [6.0, np.nan, 2.5])
 
 
-def test_bands_follow_the_configured_thresholds(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch, MLConfig(quality_threshold_high=0.6, quality_threshold_low=0.4))
+def test_bands_follow_the_configured_thresholds(installation: LearningInstallation, watch: Watch) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch, MLConfig(quality_threshold_high=0.6, quality_threshold_low=0.4))
     scoring.refresh()
     scores = scoring.score(rows(100), [None] * 100)
     assert set(scores.band) == {"high", "medium", "low"}
@@ -106,9 +106,11 @@ def test_bands_follow_the_configured_thresholds(shop: Place, watch: Watch) -> No
         assert band == ("high" if q >= 0.6 else "low" if q <= 0.4 else "medium")
 
 
-def test_a_champion_past_its_expiry_says_so_and_stops_moving_scores(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch)
+def test_a_champion_past_its_expiry_says_so_and_stops_moving_scores(
+    installation: LearningInstallation, watch: Watch
+) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch)
     scoring.refresh()
     watch.now = NOW + timedelta(days=125)
     assert scoring.score(rows(), OWN).status == "scored"
@@ -119,59 +121,61 @@ def test_a_champion_past_its_expiry_says_so_and_stops_moving_scores(shop: Place,
     np.testing.assert_array_equal(scores.combined, [6.0, np.nan, 2.5])
 
 
-def test_a_promotion_elsewhere_is_taken_up_once(shop: Place, watch: Watch) -> None:
-    scoring = scorer(shop, watch)
+def test_a_promotion_elsewhere_is_taken_up_once(installation: LearningInstallation, watch: Watch) -> None:
+    scoring = scorer(installation, watch)
     assert scoring.refresh() is False
-    first = serving(shop, proven=False)
+    first = serving(installation, proven=False)
     assert scoring.refresh() is True
     assert scoring.refresh() is False
-    second = serving(shop, proven=False, seed=1)
+    second = serving(installation, proven=False, seed=1)
     assert scoring.model_id == first.model_id
     assert scoring.refresh() is True
     assert scoring.model_id == second.model_id
-    shop.db.models.set_proven(second.model_id, True, reason="skill")
+    installation.db.models.set_proven(second.model_id, True, reason="skill")
     assert scoring.refresh() is True
     assert scoring.score(rows(), OWN).proven
-    shop.db.models.retire(second.model_id, reason="out of order")
+    installation.db.models.retire(second.model_id, reason="out of order")
     assert scoring.refresh() is True
     assert scoring.score(rows(), OWN).status == "cold_start"
 
 
-def test_a_damaged_file_is_not_taken_up_and_the_model_before_goes_on(shop: Place, watch: Watch) -> None:
-    first, second = serving(shop, proven=True), serving(shop, proven=True, seed=1)
-    shop.registry.activate(first.model_id)
-    scoring = scorer(shop, watch)
+def test_a_damaged_file_is_not_taken_up_and_the_model_before_goes_on(
+    installation: LearningInstallation, watch: Watch
+) -> None:
+    first, second = serving(installation, proven=True), serving(installation, proven=True, seed=1)
+    installation.registry.activate(first.model_id)
+    scoring = scorer(installation, watch)
     scoring.refresh()
-    (shop.registry.model_dir / f"{second.model_id}.skops").write_bytes(b"not a model")
-    shop.db.models.activate(second.model_id, reason="by hand", proven=True)
+    (installation.registry.model_dir / f"{second.model_id}.skops").write_bytes(b"not a model")
+    installation.db.models.activate(second.model_id, reason="by hand", proven=True)
     assert scoring.refresh() is False
     assert scoring.model_id == first.model_id
 
 
 def test_a_model_of_other_features_is_refused_once_and_loudly_and_scores_nothing(
-    shop: Place, watch: Watch, errors_logged: list[str]
+    installation: LearningInstallation, watch: Watch, errors_logged: list[str]
 ) -> None:
     model = fitted()
-    shop.registry.register(model)
-    shop.registry.activate(model.model_id)
-    scoring = scorer(shop, watch)
+    installation.registry.register(model)
+    installation.registry.activate(model.model_id)
+    scoring = scorer(installation, watch)
     assert [scoring.refresh() for _ in range(3)] == [False, False, False]
     assert scoring.score(rows(), OWN).status == "cold_start"
     [error] = errors_logged
     assert model.model_id in error
     assert "bench-1" in error
     assert PIPELINE.feature_version in error
-    fit = serving(shop, proven=True)
+    fit = serving(installation, proven=True)
     assert scoring.refresh() is True
     assert scoring.score(rows(), OWN).model_id == fit.model_id
-    shop.db.models.activate(model.model_id, reason="by hand", proven=True)
+    installation.db.models.activate(model.model_id, reason="by hand", proven=True)
     assert scoring.refresh() is False
     assert scoring.model_id == fit.model_id
 
 
-def test_features_that_changed_under_a_model_refuse_to_score(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch)
+def test_features_that_changed_under_a_model_refuse_to_score(installation: LearningInstallation, watch: Watch) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch)
     scoring.refresh()
     scoring._pipeline = FeaturePipeline(FeatureConfig(volatility_window=15))
     with pytest.raises(FeatureContractError):
@@ -179,13 +183,13 @@ def test_features_that_changed_under_a_model_refuse_to_score(shop: Place, watch:
 
 
 def test_a_file_that_was_put_right_is_taken_up_after_a_minute(
-    shop: Place, watch: Watch, errors_logged: list[str]
+    installation: LearningInstallation, watch: Watch, errors_logged: list[str]
 ) -> None:
-    model = serving(shop, proven=True)
-    path = shop.registry.model_dir / f"{model.model_id}.skops"
+    model = serving(installation, proven=True)
+    path = installation.registry.model_dir / f"{model.model_id}.skops"
     data = path.read_bytes()
     path.write_bytes(b"not a model")
-    scoring = scorer(shop, watch)
+    scoring = scorer(installation, watch)
     for _ in range(3):
         watch.now += timedelta(minutes=2)
         assert scoring.refresh() is False
@@ -197,7 +201,9 @@ def test_a_file_that_was_put_right_is_taken_up_after_a_minute(
     assert scoring.model_id == model.model_id
 
 
-def beside(shop: Place, quality: SignalQualityModel) -> tuple[ReturnPredictor, RiskPredictor, RegimeClassifier]:
+def beside(
+    installation: LearningInstallation, quality: SignalQualityModel
+) -> tuple[ReturnPredictor, RiskPredictor, RegimeClassifier]:
     """Models of return, risk and regime that serve."""
     rng = np.random.default_rng(1)
     X = rng.standard_normal((300, len(PIPELINE.names)))
@@ -206,42 +212,46 @@ def beside(shop: Place, quality: SignalQualityModel) -> tuple[ReturnPredictor, R
         if not model.is_fitted:
             model.fit(X, rng.standard_normal(300) * np.exp(X[:, 0]), feature_names=PIPELINE.names)
             model.feature_version = PIPELINE.feature_version
-        shop.registry.register(model)
-        shop.registry.activate(model.model_id)
+        installation.registry.register(model)
+        installation.registry.activate(model.model_id)
     return models
 
 
-def test_every_model_fills_its_own_field_and_a_missing_one_leaves_it_empty(shop: Place, watch: Watch) -> None:
-    quality = serving(shop, proven=True)
-    scoring = scorer(shop, watch)
+def test_every_model_fills_its_own_field_and_a_missing_one_leaves_it_empty(
+    installation: LearningInstallation, watch: Watch
+) -> None:
+    quality = serving(installation, proven=True)
+    scoring = scorer(installation, watch)
     scoring.refresh()
     alone = scoring.score(rows(), OWN)
     assert np.isnan(alone.predicted_r).all()
     assert np.isnan(alone.risk_r).all()
     assert alone.regime == (None, None, None)
-    returns, risk, regime = beside(shop, quality)
+    returns, risk, regime = beside(installation, quality)
     assert scoring.refresh() is True
     scores = scoring.score(rows(), OWN)
     np.testing.assert_array_equal(scores.predicted_r, returns.predict(rows()))
     np.testing.assert_array_equal(scores.risk_r, risk.predict(rows()))
     assert scores.regime == tuple(regime.predict(rows()))
     np.testing.assert_array_equal(scores.quality, alone.quality)
-    serving(shop, proven=True, seed=1)
+    serving(installation, proven=True, seed=1)
     scoring.refresh()
     other = scoring.score(rows(), OWN)
     assert (other.quality != scores.quality).all()
     np.testing.assert_array_equal(other.predicted_r, returns.predict(rows()))
-    shop.db.models.retire(risk.model_id, reason="out of order")
+    installation.db.models.retire(risk.model_id, reason="out of order")
     scoring.refresh()
     assert np.isnan(scoring.score(rows(), OWN).risk_r).all()
 
 
-def test_the_newest_candidate_that_never_served_is_asked_in_silence(shop: Place, watch: Watch) -> None:
-    champion, scoring = serving(shop, proven=True), scorer(shop, watch)
+def test_the_newest_candidate_that_never_served_is_asked_in_silence(
+    installation: LearningInstallation, watch: Watch
+) -> None:
+    champion, scoring = serving(installation, proven=True), scorer(installation, watch)
     scoring.refresh()
     before = scoring.score(rows(), OWN)
     assert before.shadow is None
-    older, newer = candidate(shop, seed=1), candidate(shop, seed=2)
+    older, newer = candidate(installation, seed=1), candidate(installation, seed=2)
     assert scoring.refresh() is True
     scores = scoring.score(rows(), OWN)
     assert (scores.model_id, scores.shadow.model_id) == (champion.model_id, newer.model_id)
@@ -249,32 +259,32 @@ def test_the_newest_candidate_that_never_served_is_asked_in_silence(shop: Place,
     np.testing.assert_array_equal(scores.shadow.predicted_r, newer.predict_r(rows()))
     for name in ("quality", "combined", "confidence", "predicted_r"):
         np.testing.assert_array_equal(getattr(scores, name), getattr(before, name))
-    shop.registry.activate(newer.model_id)
+    installation.registry.activate(newer.model_id)
     scoring.refresh()
     after = scoring.score(rows(), OWN)
     assert (after.model_id, after.shadow) == (newer.model_id, None)
-    shop.registry.activate(older.model_id)
+    installation.registry.activate(older.model_id)
     scoring.refresh()
     assert scoring.score(rows(), OWN).shadow is None
 
 
-def test_a_candidate_is_asked_before_anything_serves(shop: Place, watch: Watch) -> None:
-    model, scoring = candidate(shop, seed=1), scorer(shop, watch)
+def test_a_candidate_is_asked_before_anything_serves(installation: LearningInstallation, watch: Watch) -> None:
+    model, scoring = candidate(installation, seed=1), scorer(installation, watch)
     scoring.refresh()
     scores = scoring.score(rows(), OWN)
     assert (scores.status, scores.model_id, scores.shadow.model_id) == ("cold_start", None, model.model_id)
 
 
-def test_learning_switched_off_scores_nothing(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch, MLConfig(enabled=False))
+def test_learning_switched_off_scores_nothing(installation: LearningInstallation, watch: Watch) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch, MLConfig(enabled=False))
     assert scoring.refresh() is False
     assert scoring.score(rows(), OWN).status == "cold_start"
 
 
-def test_a_row_alone_scores_as_in_its_batch(shop: Place, watch: Watch) -> None:
-    beside(shop, serving(shop, proven=True))
-    scoring = scorer(shop, watch)
+def test_a_row_alone_scores_as_in_its_batch(installation: LearningInstallation, watch: Watch) -> None:
+    beside(installation, serving(installation, proven=True))
+    scoring = scorer(installation, watch)
     scoring.refresh()
     batch = scoring.score(rows(40), [5.0] * 40)
     for i in range(40):
@@ -283,9 +293,9 @@ def test_a_row_alone_scores_as_in_its_batch(shop: Place, watch: Watch) -> None:
             np.testing.assert_allclose(getattr(alone, name), getattr(batch, name)[i : i + 1], rtol=1e-12)
 
 
-def test_an_empty_batch_has_no_scores(shop: Place, watch: Watch) -> None:
-    serving(shop, proven=True)
-    scoring = scorer(shop, watch)
+def test_an_empty_batch_has_no_scores(installation: LearningInstallation, watch: Watch) -> None:
+    serving(installation, proven=True)
+    scoring = scorer(installation, watch)
     scoring.refresh()
     assert len(scoring.score(rows(0), []).quality) == 0
     with pytest.raises(ValueError, match="own scores"):

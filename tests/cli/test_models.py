@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.learning_installation import Place, fitted, place
+from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
@@ -21,62 +21,62 @@ from worker.cli.main import cli
 TYPE = ModelType.SIGNAL_QUALITY
 
 
-def back(shop: Place) -> tuple[str, str]:
-    return roll_back(shop.db, shop.registry, TYPE, reason="it misbehaves")
+def back(installation: LearningInstallation) -> tuple[str, str]:
+    return roll_back(installation.db, installation.registry, TYPE, reason="it misbehaves")
 
 
-def serving(shop: Place, count: int, *, proven: bool = True) -> list[SignalQualityModel]:
+def serving(installation: LearningInstallation, count: int, *, proven: bool = True) -> list[SignalQualityModel]:
     models = [fitted(seed) for seed in range(count)]
     for model in models:
-        shop.registry.register(model)
-        shop.registry.activate(model.model_id, proven=proven)
+        installation.registry.register(model)
+        installation.registry.activate(model.model_id, proven=proven)
     return models
 
 
 def test_a_rollback_serves_the_model_before_as_proven_as_it_was_and_enters_the_ledger(tmp_path: Path) -> None:
-    shop = place(tmp_path)
-    first, second = serving(shop, 2)
-    assert back(shop) == (second.model_id, first.model_id)
-    row = shop.db.models.active(TYPE)
+    installation = learning_installation(tmp_path)
+    first, second = serving(installation, 2)
+    assert back(installation) == (second.model_id, first.model_id)
+    row = installation.db.models.active(TYPE)
     assert row is not None
     assert (row.model_id, row.proven, row.retired_at) == (first.model_id, True, None)
-    [entry] = shop.db.models.promotions(1)
+    [entry] = installation.db.models.promotions(1)
     assert (entry.action, entry.model_id, entry.previous_model_id) == ("activate", first.model_id, second.model_id)
     assert (entry.reason, entry.figures) == ("it misbehaves", {"rolled_back_from": second.model_id})
 
 
 def test_rolling_back_twice_goes_back_two_steps_and_then_there_is_nothing_left(tmp_path: Path) -> None:
-    shop = place(tmp_path)
-    a, b, c = (model.model_id for model in serving(shop, 3))
-    assert [back(shop), back(shop)] == [(c, b), (b, a)]
+    installation = learning_installation(tmp_path)
+    a, b, c = (model.model_id for model in serving(installation, 3))
+    assert [back(installation), back(installation)] == [(c, b), (b, a)]
     with pytest.raises(UnknownModel, match="before"):
-        back(shop)
-    assert shop.db.models.active_id(TYPE) == a
+        back(installation)
+    assert installation.db.models.active_id(TYPE) == a
 
 
 def test_a_model_activated_after_a_rollback_is_rolled_back_to_what_it_replaced(tmp_path: Path) -> None:
-    shop = place(tmp_path)
-    a, b, c = (model.model_id for model in serving(shop, 3))
-    back(shop)
-    shop.registry.activate(a)
-    assert back(shop) == (a, b)
-    shop.registry.activate(c)
-    assert back(shop) == (c, b)
+    installation = learning_installation(tmp_path)
+    a, b, c = (model.model_id for model in serving(installation, 3))
+    back(installation)
+    installation.registry.activate(a)
+    assert back(installation) == (a, b)
+    installation.registry.activate(c)
+    assert back(installation) == (c, b)
 
 
 def test_nothing_serves_and_nothing_is_rolled_back(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="no model serves"):
-        back(place(tmp_path))
+        back(learning_installation(tmp_path))
 
 
 def test_an_altered_file_is_not_rolled_back_to(tmp_path: Path) -> None:
-    shop = place(tmp_path)
-    first, second = serving(shop, 2)
-    path = shop.directory / "models" / f"{first.model_id}.skops"
+    installation = learning_installation(tmp_path)
+    first, second = serving(installation, 2)
+    path = installation.directory / "models" / f"{first.model_id}.skops"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ModelFileRefused):
-        back(shop)
-    assert shop.db.models.active_id(TYPE) == second.model_id
+        back(installation)
+    assert installation.db.models.active_id(TYPE) == second.model_id
 
 
 def test_the_ledger_is_read_as_a_stack() -> None:
@@ -90,9 +90,9 @@ def test_the_ledger_is_read_as_a_stack() -> None:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LearningInstallation:
     monkeypatch.setenv("REFINERY_STATE_DIR", str(tmp_path))
-    return place(tmp_path)
+    return learning_installation(tmp_path)
 
 
 def run(*arguments: str) -> object:
@@ -101,9 +101,9 @@ def run(*arguments: str) -> object:
     return json.loads(done.stdout)
 
 
-def test_the_commands_say_what_they_did(shop: Place) -> None:
-    first, second = serving(shop, 2)
-    shop.db.close()
+def test_the_commands_say_what_they_did(installation: LearningInstallation) -> None:
+    first, second = serving(installation, 2)
+    installation.db.close()
     assert run("models", "rollback") == {"rolled_back": second.model_id, "serves": first.model_id}
     ledger = run("models", "history")
     assert isinstance(ledger, list)
@@ -114,9 +114,9 @@ def test_the_commands_say_what_they_did(shop: Place) -> None:
     two = run("models", "compare", first.model_id, second.model_id)
     assert isinstance(two, dict)
     assert (two["rows"], two["words"]) == (0, "no signal with an outcome was scored by both")
-    with FeatureDatabase(shop.db.db_path) as db:
+    with FeatureDatabase(installation.db.db_path) as db:
         assert db.models.active_id(TYPE) == first.model_id
 
 
-def test_one_model_alone_is_not_compared(shop: Place) -> None:
+def test_one_model_alone_is_not_compared(installation: LearningInstallation) -> None:
     assert CliRunner().invoke(cli, ["models", "compare", "a"]).exit_code == 2

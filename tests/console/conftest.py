@@ -10,14 +10,14 @@ import pytest
 import waitress
 from flask import Flask
 
-from tests.support.console_installation import CHROMIUM, DRIVER, Place, fill
+from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation, fill
 from tests.support.desk import settings_for
 from worker.console.application import create_app
 from worker.redis_server.embedded import EmbeddedServer
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleInstallation]:
     """One filled installation for the tests of a file."""
     base = tmp_path_factory.mktemp("console")
     with EmbeddedServer(base / "valkey", join=False) as server:
@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def flask_app(place: Place) -> Flask:
+def flask_app(place: ConsoleInstallation) -> Flask:
     """The application without passwords, as on one's own machine."""
     flask = create_app(place.settings, place.url)
     flask.extensions["refinery"].sample()

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.support.console_installation import CHROMIUM, DRIVER, Place
+from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation
 from tests.support.desk import desk
 from tests.support.events import SIGNALS, bars
 from tests.support.waiting import HANGS_AFTER_S
@@ -51,12 +51,12 @@ def shows(browser: Any, words: str) -> bool:
     return bool(waiting.until(lambda _: words in text_of(browser), words))
 
 
-def letters(place: Place, **wanted: Any) -> list[Any]:
+def letters(place: ConsoleInstallation, **wanted: Any) -> list[Any]:
     with FeatureDatabase(place.settings.store_path, read_only=True) as store:
         return store.dead_letters.find(Filter(status=None, **wanted), payloads=True)
 
 
-def every_path(place: Place) -> list[str]:
+def every_path(place: ConsoleInstallation) -> list[str]:
     return [
         "/", "/dead-letters?status=any", "/models", f"/models/{place.models[1]}", "/signals", "/signals/s-200",
         "/monitoring", "/jobs", *(f"/dead-letters/{row.id}" for row in letters(place)),
@@ -64,7 +64,9 @@ def every_path(place: Place) -> list[str]:
     ]  # fmt: skip
 
 
-def test_every_page_opens_without_an_error_or_a_refused_part(browser: Any, address: str, place: Place) -> None:
+def test_every_page_opens_without_an_error_or_a_refused_part(
+    browser: Any, address: str, place: ConsoleInstallation
+) -> None:
     browser.get_log("browser")
     for path in every_path(place):
         browser.get(address + path)
@@ -75,7 +77,7 @@ def test_every_page_opens_without_an_error_or_a_refused_part(browser: Any, addre
 
 
 def test_markup_in_symbol_reason_exception_and_job_description_does_not_run(
-    browser: Any, address: str, place: Place
+    browser: Any, address: str, place: ConsoleInstallation
 ) -> None:
     jobs = ["/jobs/rq/0/view/job/evil-job", "/jobs/rq/0/view/jobs/refinery-retrain/failed/8/asc/1", "/jobs/rq/"]
     for path in [*every_path(place), *jobs, *(f"/dead-letters/{row.id}/edit" for row in letters(place))]:
@@ -88,7 +90,7 @@ def test_markup_in_symbol_reason_exception_and_job_description_does_not_run(
         assert browser.title != "OWNED", path
 
 
-def test_a_page_refreshes_itself(browser: Any, address: str, place: Place) -> None:
+def test_a_page_refreshes_itself(browser: Any, address: str, place: ConsoleInstallation) -> None:
     browser.get(address + "/dead-letters")
     before = wait(browser, "#letters-open").text
     with FeatureDatabase(place.settings.store_path) as store:
@@ -100,7 +102,7 @@ def test_a_page_refreshes_itself(browser: Any, address: str, place: Place) -> No
     WebDriverWait(browser, HANGS_AFTER_S).until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))
 
 
-def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place: Place) -> None:
+def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place: ConsoleInstallation) -> None:
     row = letters(place, reason="no_market_data")[0]
     browser.get(f"{address}/dead-letters/{row.id}")
     click(browser, "Replay…")
@@ -112,7 +114,9 @@ def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place
     assert newest[0][1][b"data"] == row.payload
 
 
-def test_an_edit_made_by_clicking_is_applied_by_the_worker(browser: Any, address: str, place: Place) -> None:
+def test_an_edit_made_by_clicking_is_applied_by_the_worker(
+    browser: Any, address: str, place: ConsoleInstallation
+) -> None:
     row = letters(place, reason="lookahead")[0]
     browser.get(f"{address}/dead-letters/{row.id}")
     click(browser, "Edit")
@@ -130,7 +134,7 @@ def test_an_edit_made_by_clicking_is_applied_by_the_worker(browser: Any, address
     assert shows(browser, "P(win)")
 
 
-def test_discarding_asks_why_and_the_audit_keeps_it(browser: Any, address: str, place: Place) -> None:
+def test_discarding_asks_why_and_the_audit_keeps_it(browser: Any, address: str, place: ConsoleInstallation) -> None:
     row = letters(place, reason="outcome_conflict")[0]
     browser.get(f"{address}/dead-letters/{row.id}")
     click(browser, "Discard…")
@@ -142,7 +146,7 @@ def test_discarding_asks_why_and_the_audit_keeps_it(browser: Any, address: str, 
     assert shows(browser, "console (operator)")
 
 
-def test_a_model_is_rolled_back_by_clicking(browser: Any, address: str, place: Place) -> None:
+def test_a_model_is_rolled_back_by_clicking(browser: Any, address: str, place: ConsoleInstallation) -> None:
     browser.get(address + "/models")
     click(browser, "Roll back…")
     assert shows(browser, place.models[0])
@@ -155,7 +159,7 @@ def test_a_model_is_rolled_back_by_clicking(browser: Any, address: str, place: P
         assert "console (operator)" in entry.reason
 
 
-def test_it_works_without_javascript(browser: Any, address: str, place: Place) -> None:
+def test_it_works_without_javascript(browser: Any, address: str, place: ConsoleInstallation) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         row = letters(place, reason="no_market_data")[1]
@@ -171,7 +175,7 @@ def test_it_works_without_javascript(browser: Any, address: str, place: Place) -
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
 def test_no_page_is_wider_than_the_window(
-    browser: Any, address: str, place: Place, width: int, scheme: str, tmp_path: Path
+    browser: Any, address: str, place: ConsoleInstallation, width: int, scheme: str, tmp_path: Path
 ) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

@@ -12,7 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 
-from tests.support.console_installation import EVIL, Place
+from tests.support.console_installation import EVIL, ConsoleInstallation
 from tests.support.desk import settings_for
 from tests.support.events import SIGNALS
 from trading_system.ml_refinement.storage import FeatureDatabase, Filter
@@ -23,7 +23,7 @@ from worker.errors import ConfigurationError
 OPERATOR, VIEWER = "correct horse battery", "just looking around"
 
 
-def every_page(place: Place) -> list[str]:
+def every_page(place: ConsoleInstallation) -> list[str]:
     store = FeatureDatabase(place.settings.store_path, read_only=True)
     numbers = [row.id for row in store.dead_letters.find(Filter(status=None))]
     store.close()
@@ -54,7 +54,7 @@ def client(flask_app: Flask) -> FlaskClient:
 
 
 @pytest.fixture(scope="module")
-def locked_app(place: Place) -> Flask:
+def locked_app(place: ConsoleInstallation) -> Flask:
     changes = {"console_operator_password": SecretStr(OPERATOR), "console_viewer_password": SecretStr(VIEWER)}
     return create_app(settings_for(place.settings.state_dir, place.url, console_host="0.0.0.0", **changes), place.url)  # noqa: S104
 
@@ -66,7 +66,9 @@ def sign_in(app: Flask, password: str) -> FlaskClient:
     return client
 
 
-def test_every_page_opens_with_its_headers_and_nothing_of_it_is_raw(client: FlaskClient, place: Place) -> None:
+def test_every_page_opens_with_its_headers_and_nothing_of_it_is_raw(
+    client: FlaskClient, place: ConsoleInstallation
+) -> None:
     for path in every_page(place):
         answer = client.get(path)
         text = answer.get_data(as_text=True)
@@ -145,7 +147,7 @@ def test_nothing_changes_on_get(client: FlaskClient, path: str) -> None:
     assert client.get(path).status_code == 405
 
 
-def test_a_change_needs_the_session_s_token_and_our_own_origin(client: FlaskClient, place: Place) -> None:
+def test_a_change_needs_the_session_s_token_and_our_own_origin(client: FlaskClient, place: ConsoleInstallation) -> None:
     token = form_token(client)
     active = place.models[1]
     path, data = f"/models/{place.models[0]}/activate", {"active": active, "why": "x"}
@@ -160,7 +162,7 @@ def test_another_host_name_is_refused_where_there_is_no_password(client: FlaskCl
     assert client.get("/", headers={"Host": "rebound.example"}).status_code == 421
 
 
-def test_without_a_password_only_this_machine_is_listened_to(place: Place) -> None:
+def test_without_a_password_only_this_machine_is_listened_to(place: ConsoleInstallation) -> None:
     with pytest.raises(ConfigurationError, match="REFINERY_CONSOLE_OPERATOR_PASSWORD must be set"):
         create_app(settings_for(place.settings.state_dir, place.url, console_host="0.0.0.0"), place.url)  # noqa: S104
     with pytest.raises(ConfigurationError, match="at least 12"):
@@ -169,7 +171,7 @@ def test_without_a_password_only_this_machine_is_listened_to(place: Place) -> No
         )
 
 
-def test_strangers_see_the_sign_in_page_only(locked_app: Flask, place: Place) -> None:
+def test_strangers_see_the_sign_in_page_only(locked_app: Flask, place: ConsoleInstallation) -> None:
     client = locked_app.test_client()
     for path in every_page(place):
         answer = client.get(path)
@@ -178,7 +180,7 @@ def test_strangers_see_the_sign_in_page_only(locked_app: Flask, place: Place) ->
     assert client.get("/jobs/rq/0/data/queues.json").status_code == 302
 
 
-def test_viewers_look_and_do_not_touch(locked_app: Flask, place: Place) -> None:
+def test_viewers_look_and_do_not_touch(locked_app: Flask, place: ConsoleInstallation) -> None:
     client = sign_in(locked_app, VIEWER)
     assert client.get("/dead-letters").status_code == 200
     text = client.get("/dead-letters").get_data(as_text=True)
@@ -219,7 +221,9 @@ def test_a_body_that_is_too_large_is_refused(client: FlaskClient) -> None:
     assert answer.status_code == 413
 
 
-def test_a_rollback_is_refused_when_another_model_serves_than_was_seen(client: FlaskClient, place: Place) -> None:
+def test_a_rollback_is_refused_when_another_model_serves_than_was_seen(
+    client: FlaskClient, place: ConsoleInstallation
+) -> None:
     answer = post(
         client,
         f"/models/{place.models[0]}/activate",
@@ -238,7 +242,7 @@ def test_an_export_has_the_bytes_of_every_chosen_dead_letter(client: FlaskClient
     assert "attachment" in answer.headers["Content-Disposition"]
 
 
-def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, place: Place) -> None:
+def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, place: ConsoleInstallation) -> None:
     store = FeatureDatabase(place.settings.store_path, read_only=True)
     number = store.dead_letters.find(Filter(reason="lookahead"))[0].id
     store.close()
@@ -269,7 +273,7 @@ def test_the_dashboard_reads_json_only(flask_app: Flask) -> None:
     assert rq.serializers.PickleSerializer is json_only
 
 
-def test_a_page_is_read_without_a_write_to_the_store(client: FlaskClient, place: Place) -> None:
+def test_a_page_is_read_without_a_write_to_the_store(client: FlaskClient, place: ConsoleInstallation) -> None:
     before = place.settings.store_path.stat().st_mtime_ns, place.client.xlen(SIGNALS)
     for path in every_page(place):
         client.get(path)

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from tests.support.learning_installation import NOW, VERSION, Place, fitted, narrow, place, quick
+from tests.support.learning_installation import (
+    NOW,
+    VERSION,
+    LearningInstallation,
+    fitted,
+    learning_installation,
+    narrow,
+    quick,
+)
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation, evaluate
 from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
@@ -28,41 +36,43 @@ from worker.report.picture import png
 CONFIG = quick(train_window_days=90, step_size_days=30)
 
 
-def evaluated(shop: Place) -> Evaluation:
+def evaluated(installation: LearningInstallation) -> Evaluation:
     clock = lambda: NOW  # noqa: E731
-    return evaluate(shop.db, CONFIG, names=shop.feature_names, feature_version=VERSION, clock=clock)
+    return evaluate(installation.db, CONFIG, names=installation.feature_names, feature_version=VERSION, clock=clock)
 
 
 @pytest.fixture(scope="module")
-def skilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Evaluation]:
+def skilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[LearningInstallation, Evaluation]:
     """A world with skill, the first half of it served by one model and scored in the shadow by another."""
     world = narrow(independent(900, np.random.default_rng(5), kind="linear", auc=0.72), 8)
-    shop = place(tmp_path_factory.mktemp("skilled"), world)
+    installation = learning_installation(tmp_path_factory.mktemp("skilled"), world)
     champion, shadow = fitted(1, columns=8), fitted(2, columns=8)
     for model in (champion, shadow):
-        shop.registry.register(model)
-    shop.registry.activate(champion.model_id, proven=True)
-    with shop.db.atomic():
-        shop.db.scores.log_predictions(
+        installation.registry.register(model)
+    installation.registry.activate(champion.model_id, proven=True)
+    with installation.db.atomic():
+        installation.db.scores.log_predictions(
             [
                 PredictionRow(f"s{i:06d}", model.model_id, utc_text(NOW), p, 0.0, 0.0, role)  # type: ignore[arg-type]
                 for i in range(450)
                 for model, p, role in ((champion, 0.45, "champion"), (shadow, float(world.truth[i]), "shadow"))
             ]
         )
-    return shop, evaluated(shop)
+    return installation, evaluated(installation)
 
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
-    return evaluated(place(tmp_path_factory.mktemp("noise"), narrow(clustered(300, np.random.default_rng(7)), 8)))
+    return evaluated(
+        learning_installation(tmp_path_factory.mktemp("noise"), narrow(clustered(300, np.random.default_rng(7)), 8))
+    )
 
 
 def figure(evaluation: Evaluation, name: str) -> float:
     return next(line.found.value for line in evaluation.figures if line.name == name)
 
 
-def test_skill_is_found_and_said(skilled: tuple[Place, Evaluation]) -> None:
+def test_skill_is_found_and_said(skilled: tuple[LearningInstallation, Evaluation]) -> None:
     _, found = skilled
     assert found.verdict.decision is Decision.PROMOTE
     assert found.words.startswith("There is evidence of skill")
@@ -89,14 +99,16 @@ def test_every_prediction_is_of_a_model_that_knew_nothing_of_it(noise: Evaluatio
     assert sum(window.test_rows for window in noise.windows) == len(noise.walk)
 
 
-def test_what_matters_out_of_sample_comes_first(skilled: tuple[Place, Evaluation]) -> None:
+def test_what_matters_out_of_sample_comes_first(skilled: tuple[LearningInstallation, Evaluation]) -> None:
     _, found = skilled
     # The six informative features were moved to the front, the strongest first.
     assert {item.name for item in found.importance[:2]} <= {"x00", "x01", "x02"}
     assert found.importance[0].low > 0.0
 
 
-def test_the_challenger_is_compared_on_the_signals_both_scored(skilled: tuple[Place, Evaluation]) -> None:
+def test_the_challenger_is_compared_on_the_signals_both_scored(
+    skilled: tuple[LearningInstallation, Evaluation],
+) -> None:
     _, found = skilled
     together, alone = found.shadow
     assert (together.first, together.second, together.rows, alone.rows) == ("served", "all challengers", 450, 450)
@@ -108,19 +120,19 @@ def test_the_challenger_is_compared_on_the_signals_both_scored(skilled: tuple[Pl
 
 def test_signals_without_an_outcome_are_told(tmp_path: Path) -> None:
     world = narrow(independent(400, np.random.default_rng(6)), 8)
-    shop = place(tmp_path, world)
+    installation = learning_installation(tmp_path, world)
     model = fitted(columns=8)
-    shop.registry.register(model)
+    installation.registry.register(model)
     rows = [
         PredictionRow(f"s{i:06d}", model.model_id, utc_text(NOW), 0.2 + 0.6 * (i % 2), 0.0, 0.0) for i in range(400)
     ]
-    shop.db.scores.log_predictions(rows)
+    installation.db.scores.log_predictions(rows)
     # The lower half of scores never gets an outcome.
-    shop.db.connection.run(
+    installation.db.connection.run(
         "UPDATE feature_vectors SET target_r_multiple = NULL, target_binary = NULL, label_time = NULL"
         " WHERE signal_id IN (SELECT signal_id FROM prediction_log WHERE quality_score < 0.5) AND id % 3 <> 0"
     )
-    found = evaluated(shop).coverage
+    found = evaluated(installation).coverage
     assert found is not None
     assert found.without_outcome > 100
     assert found.rates[0] < 0.5 < 0.99 < found.rates[2]
@@ -129,7 +141,7 @@ def test_signals_without_an_outcome_are_told(tmp_path: Path) -> None:
 
 def test_a_store_with_too_little_in_it_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(TooFewSamples):
-        evaluated(place(tmp_path))
+        evaluated(learning_installation(tmp_path))
 
 
 class Page(HTMLParser):
@@ -155,7 +167,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_from_elsewhere(skilled: tuple[Place, Evaluation]) -> None:
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(skilled: tuple[LearningInstallation, Evaluation]) -> None:
     _, found = skilled
     text = html(found)
     page = Page()
@@ -170,9 +182,9 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(skilled: tuple[Place
 
 
 def test_the_page_escapes_what_producers_name(tmp_path: Path) -> None:
-    shop = place(tmp_path, narrow(independent(400, np.random.default_rng(6)), 8))
-    shop.db.connection.run("UPDATE feature_vectors SET signal_type = '<script>alert(1)</script>'")
-    text = html(evaluated(shop))
+    installation = learning_installation(tmp_path, narrow(independent(400, np.random.default_rng(6)), 8))
+    installation.db.connection.run("UPDATE feature_vectors SET signal_type = '<script>alert(1)</script>'")
+    text = html(evaluated(installation))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
 

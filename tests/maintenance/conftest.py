@@ -1,4 +1,4 @@
-"""A shop for each test."""
+"""An installation for each test."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.rebuild_installation import Shop, shop as opened
+from tests.support.rebuild_installation import RebuildInstallation, rebuild_installation
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    with opened(tmp_path / "var") as one:
+def installation(tmp_path: Path) -> Iterator[RebuildInstallation]:
+    with rebuild_installation(tmp_path / "var") as one:
         yield one

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.rebuild_installation import event, features, shop
+from tests.support.rebuild_installation import event, features, rebuild_installation
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -30,10 +30,10 @@ def test_a_rebuild_that_is_killed_leaves_whole_vectors_and_the_next_one_finishes
     config = FeatureConfig(volatility_window=15)
     old, new = (FeaturePipeline(one).feature_version for one in (FeatureConfig(), config))
     events = [event(n) for n in range(COUNT)]
-    with shop(tmp_path / "live") as live:
+    with rebuild_installation(tmp_path / "live") as live:
         live.receive(events, config)
         wanted = features(live.store)
-    with shop(tmp_path / "var") as killed:
+    with rebuild_installation(tmp_path / "var") as killed:
         killed.receive(events, FeatureConfig())
         before = features(killed.store)
     changes = {"REFINERY_STATE_DIR": str(tmp_path / "var"), "REFINERY_BATCH_SIZE": "2"}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import skops.io
 
-from tests.support.learning_installation import Place, fitted, place
+from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
 from trading_system.ml_refinement.models import SignalQualityModel, artefact
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 
@@ -31,14 +31,14 @@ class Hostile:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Place:
-    return place(tmp_path / "shop")
+def installation(tmp_path: Path) -> LearningInstallation:
+    return learning_installation(tmp_path / "installation")
 
 
-def registered(shop: Place) -> tuple[SignalQualityModel, Path]:
+def registered(installation: LearningInstallation) -> tuple[SignalQualityModel, Path]:
     model = fitted()
-    assert shop.registry.register(model)
-    return model, shop.registry.model_dir / f"{model.model_id}.skops"
+    assert installation.registry.register(model)
+    return model, installation.registry.model_dir / f"{model.model_id}.skops"
 
 
 def altered(model: SignalQualityModel, change: object) -> bytes:
@@ -48,24 +48,26 @@ def altered(model: SignalQualityModel, change: object) -> bytes:
     return artefact.encode(state)
 
 
-def test_a_file_whose_bytes_changed_is_refused_and_what_serves_goes_on_serving(shop: Place) -> None:
-    model, _ = registered(shop)
-    shop.registry.activate(model.model_id)
-    other, other_path = registered(shop)
+def test_a_file_whose_bytes_changed_is_refused_and_what_serves_goes_on_serving(
+    installation: LearningInstallation,
+) -> None:
+    model, _ = registered(installation)
+    installation.registry.activate(model.model_id)
+    other, other_path = registered(installation)
     data = bytearray(other_path.read_bytes())
     data[len(data) // 2] ^= 1
     other_path.write_bytes(bytes(data))
     with pytest.raises(ModelFileRefused, match="SHA-256"):
-        shop.registry.activate(other.model_id)
-    assert shop.db.models.active_id("signal_quality") == model.model_id
+        installation.registry.activate(other.model_id)
+    assert installation.db.models.active_id("signal_quality") == model.model_id
 
 
-def test_a_valid_file_of_another_model_does_not_pass_for_this_one(shop: Place) -> None:
-    first, first_path = registered(shop)
-    _, second_path = registered(shop)
+def test_a_valid_file_of_another_model_does_not_pass_for_this_one(installation: LearningInstallation) -> None:
+    first, first_path = registered(installation)
+    _, second_path = registered(installation)
     first_path.write_bytes(second_path.read_bytes())
     with pytest.raises(ModelFileRefused, match="SHA-256"):
-        shop.registry.load(first.model_id)
+        installation.registry.load(first.model_id)
 
 
 @pytest.mark.parametrize("write", [pickle.dump, joblib.dump])
@@ -80,7 +82,7 @@ def test_a_hostile_pickle_is_refused_and_executes_nothing(tmp_path: Path, write:
 
 def test_a_type_outside_the_frozen_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
-    path.write_bytes(skops.io.dumps({"format": 1, "learned": Place}))
+    path.write_bytes(skops.io.dumps({"format": 1, "learned": LearningInstallation}))
     with pytest.raises(ModelFileRefused):
         SignalQualityModel().load(str(path))
 
@@ -163,54 +165,56 @@ def test_a_file_with_a_part_missing_is_refused_and_the_model_stays_as_it_was(mis
     assert model.digest() == before
 
 
-def test_a_link_is_not_followed(shop: Place, tmp_path: Path) -> None:
-    model, path = registered(shop)
+def test_a_link_is_not_followed(installation: LearningInstallation, tmp_path: Path) -> None:
+    model, path = registered(installation)
     path.rename(tmp_path / "elsewhere.skops")
     path.symlink_to(tmp_path / "elsewhere.skops")
     with pytest.raises(ModelFileRefused):
-        shop.registry.load(model.model_id)
+        installation.registry.load(model.model_id)
 
 
 @pytest.mark.parametrize("model_id", ["../outside", "/etc/model", "a/b", "..", "", "model\n", "x" * 200, ".hidden"])
-def test_an_id_that_is_no_file_name_never_becomes_a_path(shop: Place, model_id: str) -> None:
+def test_an_id_that_is_no_file_name_never_becomes_a_path(installation: LearningInstallation, model_id: str) -> None:
     model = fitted()
     model.model_id = model_id
     with pytest.raises(ModelFileRefused):
-        shop.registry.register(model)
-    assert list(shop.registry.model_dir.iterdir()) == []
-    assert shop.registry.activate(model_id) is False
+        installation.registry.register(model)
+    assert list(installation.registry.model_dir.iterdir()) == []
+    assert installation.registry.activate(model_id) is False
 
 
-def test_a_path_in_the_store_that_leaves_the_directory_is_refused(shop: Place) -> None:
-    model, _ = registered(shop)
-    shop.db.connection.run("UPDATE model_registry SET model_path = '../' || model_path")
+def test_a_path_in_the_store_that_leaves_the_directory_is_refused(installation: LearningInstallation) -> None:
+    model, _ = registered(installation)
+    installation.db.connection.run("UPDATE model_registry SET model_path = '../' || model_path")
     with pytest.raises(ModelFileRefused, match="no file of ours"):
-        shop.registry.load(model.model_id)
+        installation.registry.load(model.model_id)
 
 
-def test_a_row_without_a_hash_is_not_loaded(shop: Place) -> None:
+def test_a_row_without_a_hash_is_not_loaded(installation: LearningInstallation) -> None:
     model = fitted()
-    model.save(str(shop.registry.model_dir / f"{model.model_id}.skops"))
-    shop.db.register_model(model.get_metadata())
+    model.save(str(installation.registry.model_dir / f"{model.model_id}.skops"))
+    installation.db.register_model(model.get_metadata())
     with pytest.raises(ModelFileRefused):
-        shop.registry.load(model.model_id)
+        installation.registry.load(model.model_id)
 
 
-def test_a_full_disk_leaves_no_file_and_no_row(shop: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_file_and_no_row(
+    installation: LearningInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(artefact.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        shop.registry.register(fitted())
-    assert list(shop.registry.model_dir.iterdir()) == []
-    assert shop.db.models.history("signal_quality") == []
+        installation.registry.register(fitted())
+    assert list(installation.registry.model_dir.iterdir()) == []
+    assert installation.db.models.history("signal_quality") == []
 
 
-def test_files_are_for_their_owner_alone(shop: Place) -> None:
-    _, path = registered(shop)
+def test_files_are_for_their_owner_alone(installation: LearningInstallation) -> None:
+    _, path = registered(installation)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert shop.registry.model_dir.stat().st_mode & 0o777 == 0o700
+    assert installation.registry.model_dir.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_file_is_an_archive_of_plain_values() -> None:

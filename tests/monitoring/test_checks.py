@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import NOW, VERSION, Place, fitted, place, quick
+from tests.support.learning_installation import NOW, VERSION, LearningInstallation, fitted, learning_installation, quick
 from trading_system.ml_refinement.evaluation.comparison import compare
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.monitoring.checks import Report, may_request, run_checks
@@ -34,9 +34,9 @@ HEALTHY = LearningHealth(
 )
 
 
-def seen(shop: Place) -> Report:
-    arguments = {"names": shop.feature_names, "feature_version": VERSION, "registry": shop.registry}
-    return run_checks(shop.db, quick(), clock=lambda: NOW, **arguments)  # type: ignore[arg-type]
+def seen(installation: LearningInstallation) -> Report:
+    arguments = {"names": installation.feature_names, "feature_version": VERSION, "registry": installation.registry}
+    return run_checks(installation.db, quick(), clock=lambda: NOW, **arguments)  # type: ignore[arg-type]
 
 
 def moved(world: World, columns: int) -> World:
@@ -52,64 +52,64 @@ def world() -> World:
 
 
 def test_a_store_without_drift_rings_no_alarm_and_the_report_is_stored(tmp_path: Path, world: World) -> None:
-    shop = place(tmp_path, world)
-    report = seen(shop)
+    installation = learning_installation(tmp_path, world)
+    report = seen(installation)
     assert [alarm.name for alarm in report.alarms if alarm.name != "nothing_is_learned"] == []
-    stored = shop.db.monitoring.last()
+    stored = installation.db.monitoring.last()
     assert stored is not None
     assert (stored.figures["features"], stored.model_id, stored.requested) == (60, None, None)
     assert [feature["name"] for feature in stored.features] == [drift.name for drift in report.features]
 
 
 def test_features_that_moved_ring_and_may_be_cured_by_a_training(tmp_path: Path, world: World) -> None:
-    report = seen(place(tmp_path, moved(world, 30)))
+    report = seen(learning_installation(tmp_path, moved(world, 30)))
     assert "features_drifted" in {alarm.name for alarm in report.alarms}
     assert report.curable
     assert report.figures["features_drifted"] >= 30
     assert {drift.name for drift in report.features[:30]} == {f"x{i:02d}" for i in range(30)}
 
 
-def serving(shop: Place, model: SignalQualityModel) -> None:
-    shop.registry.register(model)
-    shop.registry.activate(model.model_id)
+def serving(installation: LearningInstallation, model: SignalQualityModel) -> None:
+    installation.registry.register(model)
+    installation.registry.activate(model.model_id)
 
 
 def test_scores_are_those_of_one_model_and_drift_with_what_it_reads(tmp_path: Path, world: World) -> None:
     six = World(world.X[:, :6], world.r, world.truth, world.entered_us, world.known_us)
-    still, drifted = place(tmp_path / "a", six), place(tmp_path / "b", moved(six, 1))
+    still, drifted = learning_installation(tmp_path / "a", six), learning_installation(tmp_path / "b", moved(six, 1))
     assert "score_psi" not in seen(still).figures
-    for shop in (still, drifted):
-        serving(shop, fitted(rows=2000))
+    for installation in (still, drifted):
+        serving(installation, fitted(rows=2000))
     assert "scores_drifted" not in {alarm.name for alarm in seen(still).alarms}
     assert "scores_drifted" in {alarm.name for alarm in seen(drifted).alarms}
 
 
 def test_a_champion_that_says_the_base_rate_does_not_drift(tmp_path: Path, world: World) -> None:
     six = World(world.X[:, :6], world.r, world.truth, world.entered_us, world.known_us)
-    shop = place(tmp_path, moved(six, 1))
-    serving(shop, fitted(rows=60))
-    report = seen(shop)
+    installation = learning_installation(tmp_path, moved(six, 1))
+    serving(installation, fitted(rows=60))
+    report = seen(installation)
     assert report.figures["score_psi"] < 0.01
 
 
 def test_an_empty_store_rings_no_alarm(tmp_path: Path) -> None:
-    assert seen(place(tmp_path)).alarms == ()
+    assert seen(learning_installation(tmp_path)).alarms == ()
 
 
 def test_labels_in_plenty_that_nothing_learns_from_ring(tmp_path: Path, world: World) -> None:
-    shop = place(tmp_path, world)
-    assert "nothing_is_learned" in {alarm.name for alarm in seen(shop).alarms}
-    shop.train()
-    assert "nothing_is_learned" not in {alarm.name for alarm in seen(shop).alarms}
+    installation = learning_installation(tmp_path, world)
+    assert "nothing_is_learned" in {alarm.name for alarm in seen(installation).alarms}
+    installation.train()
+    assert "nothing_is_learned" not in {alarm.name for alarm in seen(installation).alarms}
 
 
 def test_outcomes_that_find_no_signal_ring_until_a_label_arrives(tmp_path: Path, world: World) -> None:
-    shop = place(tmp_path, world)
-    seen(shop)
+    installation = learning_installation(tmp_path, world)
+    seen(installation)
     closed = text_from_us(int(world.known_us.max()))
-    shop.db.outcomes.record([OutcomeRow(f"lost-{n}", 0, closed, 1.0, None, None, f"e-{n}") for n in range(25)])
-    assert "labels_do_not_arrive" in {alarm.name for alarm in seen(shop).alarms}
-    assert "labels_do_not_arrive" in {alarm.name for alarm in seen(shop).alarms}
+    installation.db.outcomes.record([OutcomeRow(f"lost-{n}", 0, closed, 1.0, None, None, f"e-{n}") for n in range(25)])
+    assert "labels_do_not_arrive" in {alarm.name for alarm in seen(installation).alarms}
+    assert "labels_do_not_arrive" in {alarm.name for alarm in seen(installation).alarms}
 
 
 @pytest.mark.parametrize(

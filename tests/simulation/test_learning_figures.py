@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import place
+from tests.support.learning_installation import learning_installation
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 from trading_system.simulation import learning_experiments as parts, worlds
@@ -50,8 +50,8 @@ def test_what_is_measured_is_what_a_training_in_a_store_puts_before_the_gate(tmp
         now_us = last - ago * worlds.DAY_US
         told = judge(parts.evidence(parts.dataset(world, known_by_us=now_us), config, fit), **AS_FIRST)
     assert fit.asked > len(fit.models)
-    shop = place(tmp_path / "shop", world)
-    trained = shop.train(config, clock=lambda: datetime.fromtimestamp(now_us / 1e6, UTC)).verdict
+    installation = learning_installation(tmp_path / "installation", world)
+    trained = installation.train(config, clock=lambda: datetime.fromtimestamp(now_us / 1e6, UTC)).verdict
     assert (trained.decision, trained.figures) == (told.decision, pytest.approx(told.figures))
 
 

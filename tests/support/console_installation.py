@@ -23,7 +23,7 @@ MODELS = 2
 
 
 @dataclass(frozen=True)
-class Place:
+class ConsoleInstallation:
     """A filled installation."""
 
     settings: Settings
@@ -32,7 +32,7 @@ class Place:
     models: tuple[str, str]
 
 
-def fill(settings: Settings, url: str) -> Place:
+def fill(settings: Settings, url: str) -> ConsoleInstallation:
     """Signals with outcomes and predictions of two models, dead letters of several kinds, and a job that failed."""
     app_store = FeatureDatabase(settings.store_path)
     app_store.initialize()
@@ -56,7 +56,7 @@ def fill(settings: Settings, url: str) -> Place:
         world.drain()
         _add_handler_error(world.store)
     _queue_evil_job(url)
-    return Place(settings, url, redis.Redis.from_url(url), models)  # type: ignore[arg-type]
+    return ConsoleInstallation(settings, url, redis.Redis.from_url(url), models)  # type: ignore[arg-type]
 
 
 def train(settings: Settings, store: FeatureDatabase, seed: int) -> str:

@@ -52,7 +52,7 @@ def fitted(seed: int = 0, rows: int = 200, columns: int = 6, **settings: object)
 
 
 @dataclass
-class Place:
+class LearningInstallation:
     """A store, its models, and the worlds' feature names."""
 
     db: FeatureDatabase
@@ -73,11 +73,13 @@ class Place:
         return train(self.db, self.registry, config or quick(), **{**arguments, **changes})
 
 
-def place(directory: Path, world: World | None = None, columns: list[str] | None = None) -> Place:
+def learning_installation(
+    directory: Path, world: World | None = None, columns: list[str] | None = None
+) -> LearningInstallation:
     directory.mkdir(parents=True, exist_ok=True)
     db = FeatureDatabase(directory / "features.db", clock=lambda: NOW)
     db.initialize()
     feature_names = columns or (names(world) if world is not None else ["x00"])
     if world is not None:
         stored(db, world, names=feature_names)
-    return Place(db, ModelRegistry(directory / "models", db), directory, feature_names)
+    return LearningInstallation(db, ModelRegistry(directory / "models", db), directory, feature_names)

@@ -48,7 +48,7 @@ def csv_of(columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 @dataclass
-class Shop:
+class RebuildInstallation:
     """A store, its archive, and where bars come from."""
 
     store: FeatureDatabase
@@ -87,7 +87,7 @@ class Shop:
 
 
 @contextmanager
-def shop(directory: Path) -> Iterator[Shop]:
+def rebuild_installation(directory: Path) -> Iterator[RebuildInstallation]:
     market = directory / "market"
     market.mkdir(parents=True, exist_ok=True)
     source = DirectorySource(market, benchmark_symbols={"crypto": "BTC"}, max_bar_age_days=7)
@@ -95,7 +95,7 @@ def shop(directory: Path) -> Iterator[Shop]:
         FeatureDatabase(directory / "features.db") as store,
         EventArchive(directory / "events.db") as archive,
     ):
-        yield Shop(store, archive, source, directory)
+        yield RebuildInstallation(store, archive, source, directory)
 
 
 def dump(store: FeatureDatabase, table: str) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import NOW, dataset, narrow, place, quick
+from tests.support.learning_installation import NOW, dataset, learning_installation, narrow, quick
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import RegimeClassifier, RiskPredictor
 from trading_system.ml_refinement.storage.errors import StaleActivation
@@ -39,46 +39,46 @@ def columns(world: World) -> list[str]:
 
 def test_one_training_fits_all_four_models_and_lets_each_through_by_its_own_rule(tmp_path: Path) -> None:
     world = market_world()
-    shop = place(tmp_path / "shop", world, columns(world))
-    result = shop.train()
+    installation = learning_installation(tmp_path / "installation", world, columns(world))
+    result = installation.train()
     assert result.verdict.serve is Serve.PROVEN
     told = result.figures["companions"]
     assert set(told) == {"return_predictor", "risk_predictor", "regime_classifier"}
     for kind in ModelType:
-        row = shop.db.models.active(kind.value)
+        row = installation.db.models.active(kind.value)
         assert (row.run_id, row.feature_version, row.proven) == ("run-1", "bench-1", True), kind
-        assert shop.registry.load(row.model_id).model_type is kind
-        [entry] = shop.db.models.promotions(5, kind.value)
+        assert installation.registry.load(row.model_id).model_type is kind
+        [entry] = installation.db.models.promotions(5, kind.value)
         assert (entry.action, entry.model_id, entry.run_id) == ("activate", row.model_id, "run-1")
     assert told["risk_predictor"]["figures"]["coverage"] == pytest.approx(0.1, abs=0.05)
     regime = told["regime_classifier"]["figures"]
     assert regime["accuracy"] > regime["commonest_accuracy"] + 0.2
-    assert shop.db.models.active("risk_predictor").metadata.validation_samples > 100
+    assert installation.db.models.active("risk_predictor").metadata.validation_samples > 100
 
 
 def test_a_rejected_quality_model_takes_its_return_predictor_with_it_and_no_other(tmp_path: Path) -> None:
     world = market_world(auc=0.5)
-    shop = place(tmp_path / "shop", world, columns(world))
-    first = shop.train()
+    installation = learning_installation(tmp_path / "installation", world, columns(world))
+    first = installation.train()
     told = first.figures["companions"]
     assert told["return_predictor"]["serve"] == first.verdict.serve.value != "proven"
-    assert shop.db.models.active("return_predictor") is None or first.verdict.serve is Serve.PROVISIONAL
-    assert shop.db.models.active("risk_predictor").proven
-    assert shop.db.models.active("regime_classifier").proven
+    assert installation.db.models.active("return_predictor") is None or first.verdict.serve is Serve.PROVISIONAL
+    assert installation.db.models.active("risk_predictor").proven
+    assert installation.db.models.active("regime_classifier").proven
 
 
 def test_an_auxiliary_model_changed_by_hand_meanwhile_stops_the_whole_run(tmp_path: Path) -> None:
     world = market_world(200)
-    shop = place(tmp_path / "shop", world, columns(world))
+    installation = learning_installation(tmp_path / "installation", world, columns(world))
     other = RiskPredictor(max_iter=3)
     other.fit(world.X, world.r, feature_names=columns(world))
-    shop.registry.register(other)
-    result = shop.train(
+    installation.registry.register(other)
+    result = installation.train(
         quick(hyperparameters={"max_iter": 2}),
-        progress=lambda stage, done, total: stage == "register" and shop.registry.activate(other.model_id),
+        progress=lambda stage, done, total: stage == "register" and installation.registry.activate(other.model_id),
     )
     assert result.reason.startswith(StaleActivation.__name__) or result.reason.startswith("stale_activation")
-    assert [shop.db.models.active_id(kind.value) for kind in ModelType] == [None, None, None, other.model_id]
+    assert [installation.db.models.active_id(kind.value) for kind in ModelType] == [None, None, None, other.model_id]
 
 
 def windows(model: RiskPredictor | RegimeClassifier, rows: int = 300, *, spoil: float = 0.0) -> list[Window]:

@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, names, narrow, place, quick
+from tests.support.learning_installation import (
+    NOW,
+    VERSION,
+    LearningInstallation,
+    dataset,
+    fitted,
+    learning_installation,
+    names,
+    narrow,
+    quick,
+)
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import LabelAmongFeatures
@@ -43,58 +53,60 @@ def cut(world: World, rows: np.ndarray) -> World:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def template(tmp_path_factory: pytest.TempPathFactory) -> LearningInstallation:
     """A store with a proven champion, to be copied."""
-    shop = place(tmp_path_factory.mktemp("proven"), strong())
-    assert shop.train().verdict.serve is Serve.PROVEN
-    shop.db.close()
-    return shop
+    installation = learning_installation(tmp_path_factory.mktemp("proven"), strong())
+    assert installation.train().verdict.serve is Serve.PROVEN
+    installation.db.close()
+    return installation
 
 
 @pytest.fixture
-def proven(template: Place, tmp_path: Path) -> Place:
-    shutil.copytree(template.directory, tmp_path / "shop")
-    shop = place(tmp_path / "shop", columns=template.feature_names)
-    shop.runs = 1
-    return shop
+def proven(template: LearningInstallation, tmp_path: Path) -> LearningInstallation:
+    shutil.copytree(template.directory, tmp_path / "installation")
+    installation = learning_installation(tmp_path / "installation", columns=template.feature_names)
+    installation.runs = 1
+    return installation
 
 
 def test_a_world_with_skill_is_proven_and_everything_about_the_run_is_kept(tmp_path: Path) -> None:
-    shop = place(tmp_path / "shop", strong())
+    installation = learning_installation(tmp_path / "installation", strong())
     told: list[str] = []
-    result = shop.train(progress=lambda stage, done, total: told.append(stage))
+    result = installation.train(progress=lambda stage, done, total: told.append(stage))
     assert (result.status, result.verdict.decision) == ("completed", Decision.PROMOTE)
-    active = shop.db.models.active(QUALITY)
+    active = installation.db.models.active(QUALITY)
     assert (active.model_id, active.proven) == (result.model_id, True)
-    run = shop.db.runs.get("run-1")
+    run = installation.db.runs.get("run-1")
     assert (run.status, run.model_id, run.verdict) == ("completed", result.model_id, "promote")
     assert run.config["training"]["model_type"] == "ensemble"
     assert run.metrics["auc"] > 0.55
     assert len(run.data_digest) == len(run.metrics["model_digest"]) == 64
     assert run.label_watermark == 900
     assert run.seconds > 0
-    assert shop.db.models.promotions(1, QUALITY)[0].action == "activate"
+    assert installation.db.models.promotions(1, QUALITY)[0].action == "activate"
     assert list(dict.fromkeys(told)) == ["data", "folds", "fit", "register"]
     assert active.metadata.train_start_date < active.metadata.train_end_date
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_noise_nothing_is_proven_and_the_interval_of_the_auc_holds_a_half(tmp_path: Path, seed: int) -> None:
-    shop = place(tmp_path / "shop", null(seed=seed))
-    result = shop.train()
+    installation = learning_installation(tmp_path / "installation", null(seed=seed))
+    result = installation.train()
     assert result.verdict.serve is not Serve.PROVEN
     assert result.figures["auc_low"] <= 0.5 <= result.figures["auc_high"]
-    active = shop.db.models.active(QUALITY)
+    active = installation.db.models.active(QUALITY)
     assert active is None or not active.proven
 
 
 def test_shared_luck_is_not_taken_for_skill(tmp_path: Path) -> None:
-    shop = place(tmp_path / "shop", narrow(clustered(400, np.random.default_rng(3), per_day=2), 50))
-    assert shop.train().verdict.serve is not Serve.PROVEN
+    installation = learning_installation(
+        tmp_path / "installation", narrow(clustered(400, np.random.default_rng(3), per_day=2), 50)
+    )
+    assert installation.train().verdict.serve is not Serve.PROVEN
 
 
 def test_the_same_store_trains_the_same_model_to_the_bit(tmp_path: Path) -> None:
-    results = [place(tmp_path / name, null(300)).train() for name in ("one", "two")]
+    results = [learning_installation(tmp_path / name, null(300)).train() for name in ("one", "two")]
     assert results[0].figures == results[1].figures
     assert results[0].model_id != results[1].model_id
 
@@ -102,22 +114,22 @@ def test_the_same_store_trains_the_same_model_to_the_bit(tmp_path: Path) -> None
 def test_a_run_is_repeated_to_the_bit_from_its_row(tmp_path: Path) -> None:
     """Later, with more labels in the store, other settings, and another model serving."""
     world = null(300)
-    shop = place(tmp_path / "shop", world)
+    installation = learning_installation(tmp_path / "installation", world)
     told = quick(max_features=9, hyperparameters={"max_iter": 7, "random_state": 3})
     told.features.scaling_method = "robust"
     then = datetime(2010, 6, 1, tzinfo=UTC)
-    first = shop.train(told, clock=lambda: then)
+    first = installation.train(told, clock=lambda: then)
     assert first.status == "completed"
-    shop.train()
-    run = shop.db.runs.get("run-1")
-    again = shop.train(config_of(run), pipeline_names=run.config["feature_names"], clock=lambda: then)
-    repeated = shop.db.runs.get("run-3")
-    assert run.train_samples < shop.db.runs.get("run-2").train_samples
+    installation.train()
+    run = installation.db.runs.get("run-1")
+    again = installation.train(config_of(run), pipeline_names=run.config["feature_names"], clock=lambda: then)
+    repeated = installation.db.runs.get("run-3")
+    assert run.train_samples < installation.db.runs.get("run-2").train_samples
     assert repeated.data_digest == run.data_digest
     assert repeated.config == run.config
     assert digests(repeated) == digests(run)
     assert len(digests(run)) == 3
-    assert shop.registry.load(again.model_id).digest() == shop.registry.load(first.model_id).digest()
+    assert installation.registry.load(again.model_id).digest() == installation.registry.load(first.model_id).digest()
 
 
 def digests(run: TrainingRun) -> list[str]:
@@ -128,8 +140,8 @@ def digests(run: TrainingRun) -> list[str]:
 
 def test_labels_may_come_in_any_order_and_twice_and_corrected(tmp_path: Path) -> None:
     world = null(300)
-    straight = place(tmp_path / "straight", world)
-    crooked = place(
+    straight = learning_installation(tmp_path / "straight", world)
+    crooked = learning_installation(
         tmp_path / "crooked", World(world.X, world.r * 0 + 9.0, world.truth, world.entered_us, world.known_us)
     )
     corrections = [
@@ -143,16 +155,16 @@ def test_labels_may_come_in_any_order_and_twice_and_corrected(tmp_path: Path) ->
 
 @pytest.mark.parametrize("rows", [100, 130, 180, 240])
 def test_with_little_data_a_run_ends_in_a_verdict(tmp_path: Path, rows: int) -> None:
-    shop = place(tmp_path / "shop", null(rows))
-    result = shop.train()
+    installation = learning_installation(tmp_path / "installation", null(rows))
+    result = installation.train()
     assert result.status == "completed"
     assert result.verdict.decision in (Decision.HOLD, Decision.REJECT)
-    assert shop.db.runs.get("run-1").verdict == result.verdict.decision
+    assert installation.db.runs.get("run-1").verdict == result.verdict.decision
 
 
 def test_sparse_signals_over_many_years_are_trained_on(tmp_path: Path) -> None:
     world = narrow(independent(400, np.random.default_rng(0), per_day=0.1, hold_days=31))
-    result = place(tmp_path / "shop", world).train()
+    result = learning_installation(tmp_path / "installation", world).train()
     assert result.status == "completed"
     assert result.figures["folds"] >= 5
     folds = result.figures["fold_figures"]
@@ -167,14 +179,17 @@ def test_what_no_window_reaches_is_not_read_and_changes_nothing(tmp_path: Path) 
     world = narrow(independent(1400, np.random.default_rng(0), per_day=1.0))
     known = world.entered_us + 10 * DAY_US
     world = World(world.X, world.r, world.truth, world.entered_us, known)
-    all_of_it, recent = place(tmp_path / "all", world), place(tmp_path / "recent", cut(world, np.arange(600, 1400)))
+    all_of_it, recent = (
+        learning_installation(tmp_path / "all", world),
+        learning_installation(tmp_path / "recent", cut(world, np.arange(600, 1400))),
+    )
     config = quick(hyperparameters={"max_iter": 4})
     version = {"feature_version": VERSION, "now_us": int(known.max()) + DAY_US}
     start = backtest.first_needed(all_of_it.db, config, **version)
     data = read_dataset(all_of_it.db, names=names(world), start=start, **version)
     assert 690 < len(data.r) < 720
     assert all_of_it.train(config).figures == recent.train(config).figures
-    sparse = place(tmp_path / "sparse", cut(world, np.arange(0, 1400, 20)))
+    sparse = learning_installation(tmp_path / "sparse", cut(world, np.arange(0, 1400, 20)))
     assert backtest.first_needed(sparse.db, config, **version) is None
 
 
@@ -197,32 +212,35 @@ def failing_worlds() -> dict[str, World]:
 
 @pytest.mark.parametrize("reason", failing_worlds())
 def test_bad_data_fails_the_run_by_name_and_leaves_the_champion_serving(tmp_path: Path, reason: str) -> None:
-    shop = place(tmp_path / "shop", failing_worlds()[reason])
+    installation = learning_installation(tmp_path / "installation", failing_worlds()[reason])
     serving = fitted()
-    shop.registry.register(serving)
-    shop.registry.activate(serving.model_id, proven=True)
-    result = shop.train()
+    installation.registry.register(serving)
+    installation.registry.activate(serving.model_id, proven=True)
+    result = installation.train()
     assert (result.status, result.verdict, result.model_id) == ("failed", None, None)
-    run = shop.db.runs.get("run-1")
+    run = installation.db.runs.get("run-1")
     assert run.status == "failed"
     assert reason in run.error_message == result.reason
-    assert shop.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == serving.model_id
+    assert installation.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == serving.model_id
 
 
 def test_no_labels_and_rows_of_another_feature_version_are_too_few_samples(tmp_path: Path) -> None:
-    assert place(tmp_path / "empty").train().reason.startswith("too_few_samples: 0 ")
-    shop = place(tmp_path / "shop", null(150))
-    assert shop.train(feature_version="another").reason.startswith("too_few_samples: 0 ")
+    assert learning_installation(tmp_path / "empty").train().reason.startswith("too_few_samples: 0 ")
+    installation = learning_installation(tmp_path / "installation", null(150))
+    assert installation.train(feature_version="another").reason.startswith("too_few_samples: 0 ")
 
 
 def test_features_that_no_vector_has_are_no_usable_features(tmp_path: Path) -> None:
-    shop = place(tmp_path / "shop", null(150))
-    assert shop.train(pipeline_names=["another", "and_one_more"]).reason.startswith("no_usable_features")
+    installation = learning_installation(tmp_path / "installation", null(150))
+    assert installation.train(pipeline_names=["another", "and_one_more"]).reason.startswith("no_usable_features")
 
 
 def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
     world = null(400)
-    mixed, pure = place(tmp_path / "mixed", world), place(tmp_path / "pure", cut(world, np.arange(0, 400, 2)))
+    mixed, pure = (
+        learning_installation(tmp_path / "mixed", world),
+        learning_installation(tmp_path / "pure", cut(world, np.arange(0, 400, 2))),
+    )
     mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 2 = 0")
     one, other = mixed.train(), pure.train()
     assert (one.status, one.figures) == ("completed", other.figures)
@@ -233,9 +251,9 @@ def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_fails_the_run_by_name(tmp_path: Path) -> None:
-    shop = place(tmp_path / "shop", null(150))
-    assert shop.train(quick(model_type="oracle")).reason.startswith("unknown_parameter")
-    assert shop.train(quick(hyperparameters={"luck": 1})).reason.startswith("unknown_parameter")
+    installation = learning_installation(tmp_path / "installation", null(150))
+    assert installation.train(quick(model_type="oracle")).reason.startswith("unknown_parameter")
+    assert installation.train(quick(hyperparameters={"luck": 1})).reason.startswith("unknown_parameter")
 
 
 def test_a_feature_that_is_only_missing_for_losers_is_the_label_too() -> None:
@@ -250,7 +268,7 @@ def test_a_strong_honest_feature_is_not_suspected() -> None:
     assert suspicious_features(dataset(strong())) == []
 
 
-def test_a_full_disk_fails_the_run_by_name(proven: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails_the_run_by_name(proven: LearningInstallation, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -262,7 +280,7 @@ def test_a_full_disk_fails_the_run_by_name(proven: Place, monkeypatch: pytest.Mo
     assert proven.db.models.active_id(QUALITY) == before
 
 
-def test_an_unexpected_error_is_recorded_and_raised(proven: Place) -> None:
+def test_an_unexpected_error_is_recorded_and_raised(proven: LearningInstallation) -> None:
     def trip(stage: str, done: int, total: int) -> None:
         raise RuntimeError("the stairs")
 
@@ -271,7 +289,7 @@ def test_an_unexpected_error_is_recorded_and_raised(proven: Place) -> None:
     assert "the stairs" in proven.db.runs.get("run-2").error_message
 
 
-def test_a_newer_run_fences_off_an_older_one(proven: Place) -> None:
+def test_a_newer_run_fences_off_an_older_one(proven: LearningInstallation) -> None:
     before = proven.db.models.active_id(QUALITY)
 
     def overtaken(stage: str, done: int, total: int) -> None:
@@ -283,7 +301,7 @@ def test_a_newer_run_fences_off_an_older_one(proven: Place) -> None:
     assert proven.db.models.active_id(QUALITY) == before
 
 
-def test_a_champion_changed_by_hand_meanwhile_is_not_overwritten(proven: Place) -> None:
+def test_a_champion_changed_by_hand_meanwhile_is_not_overwritten(proven: LearningInstallation) -> None:
     other = fitted()
     proven.registry.register(other)
     result = proven.train(
@@ -296,16 +314,16 @@ def test_a_champion_changed_by_hand_meanwhile_is_not_overwritten(proven: Place) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.support.learning_installation import place, VERSION, names, quick
+from tests.support.learning_installation import learning_installation, VERSION, names, quick
 def die(stage, done, total):
     if stage == sys.argv[2]:
         os.kill(os.getpid(), signal.SIGKILL)
-place(Path(sys.argv[1]), columns=sys.argv[3].split(",")).train(run_id="killed", progress=die)
+learning_installation(Path(sys.argv[1]), columns=sys.argv[3].split(",")).train(run_id="killed", progress=die)
 """
 
 
 @pytest.mark.parametrize("stage", ["folds", "register"])
-def test_a_training_killed_half_way_leaves_the_champion_serving(proven: Place, stage: str) -> None:
+def test_a_training_killed_half_way_leaves_the_champion_serving(proven: LearningInstallation, stage: str) -> None:
     before = proven.db.models.active_id(QUALITY)
     arguments = [str(proven.directory), stage, ",".join(proven.feature_names)]
     root = Path(__file__).parents[2]
@@ -317,15 +335,15 @@ def test_a_training_killed_half_way_leaves_the_champion_serving(proven: Place, s
     assert proven.train().status == "completed"
 
 
-def test_a_refresh_with_skill_takes_over_and_stays_proven(proven: Place) -> None:
+def test_a_refresh_with_skill_takes_over_and_stays_proven(proven: LearningInstallation) -> None:
     result = proven.train()
     assert (result.verdict.rule, result.verdict.serve) == ("refresh", Serve.PROVEN)
     assert proven.db.models.active_id(QUALITY) == result.model_id
 
 
-def served(shop: Place, world: World, p: np.ndarray) -> None:
-    champion = shop.db.models.active_id(QUALITY)
-    shop.db.scores.log_predictions(
+def served(installation: LearningInstallation, world: World, p: np.ndarray) -> None:
+    champion = installation.db.models.active_id(QUALITY)
+    installation.db.scores.log_predictions(
         [
             PredictionRow(f"s{i:06d}", champion, text_from_us(int(world.entered_us[i])), float(p[i]))
             for i in range(len(world.r))
@@ -333,7 +351,7 @@ def served(shop: Place, world: World, p: np.ndarray) -> None:
     )
 
 
-def test_the_champion_is_judged_by_what_it_served(proven: Place) -> None:
+def test_the_champion_is_judged_by_what_it_served(proven: LearningInstallation) -> None:
     world = strong()
     served(proven, world, np.where(world.r > 0, 0.9, 0.1))
     result = proven.train()
@@ -342,7 +360,7 @@ def test_the_champion_is_judged_by_what_it_served(proven: Place) -> None:
     assert proven.db.models.promotions(1, QUALITY)[0].action == "reject"
 
 
-def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced(proven: Place) -> None:
+def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced(proven: LearningInstallation) -> None:
     world = strong()
     served(proven, world, np.where(world.r > 0, 0.3, 0.7))
     result = proven.train()
@@ -370,12 +388,12 @@ def test_nothing_fitted_in_a_fold_has_seen_the_rows_it_is_tested_on() -> None:
 
 
 def test_the_settings_of_the_configuration_reach_the_model(tmp_path: Path) -> None:
-    shop = place(tmp_path / "shop", null(150))
+    installation = learning_installation(tmp_path / "installation", null(150))
     config = quick(
         model_type="gradient_boosting", hyperparameters={"n_estimators": 8}, max_features=3, early_stopping=False
     )
-    result = shop.train(config)
-    model = shop.registry.load(result.model_id)
+    result = installation.train(config)
+    model = installation.registry.load(result.model_id)
     assert (model.recipe, model.params["n_estimators"]) == ("gradient_boosting", 8)
     assert sum(share > 0 for share in model.get_metadata().feature_importance.values()) <= 3
     assert model.feature_version == VERSION

@@ -8,7 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.learning_installation import NOW, VERSION, Place, dataset, fitted, narrow, place, quick
+from tests.support.learning_installation import (
+    NOW,
+    VERSION,
+    LearningInstallation,
+    dataset,
+    fitted,
+    learning_installation,
+    narrow,
+    quick,
+)
 from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training import tuning
@@ -26,9 +35,9 @@ def world() -> World:
     return narrow(independent(620, np.random.default_rng(4), kind="linear", auc=0.7, per_day=2.0), 8)
 
 
-def tuned(shop: Place, data: Dataset, **budget: float) -> Tuned:
-    journal = shop.directory / "tuning.log"
-    return tune(shop.db, data, CONFIG, journal=journal, clock=lambda: NOW, **{"trials": 2, **budget})  # type: ignore[arg-type]
+def tuned(installation: LearningInstallation, data: Dataset, **budget: float) -> Tuned:
+    journal = installation.directory / "tuning.log"
+    return tune(installation.db, data, CONFIG, journal=journal, clock=lambda: NOW, **{"trials": 2, **budget})  # type: ignore[arg-type]
 
 
 def test_what_is_tuned_on_had_closed_before_the_gates_evidence_begins(world: World) -> None:
@@ -47,15 +56,15 @@ def test_what_happens_in_the_gates_window_does_not_move_a_trial(tmp_path: Path, 
     later = data.entered_us >= begins
     X, r = data.X.copy(), data.r.copy()
     X[later], r[later] = -X[later], -r[later]
-    first = tuned(place(tmp_path / "a"), data)
-    second = tuned(place(tmp_path / "b"), replace(data, X=X, r=r))
+    first = tuned(learning_installation(tmp_path / "a"), data)
+    second = tuned(learning_installation(tmp_path / "b"), replace(data, X=X, r=r))
     assert first == second
 
 
 def test_the_first_trial_is_the_recipe_as_configured_and_the_best_is_never_worse(tmp_path: Path, world: World) -> None:
-    shop = place(tmp_path)
-    found = tuned(shop, dataset(world))
-    trials = sorted(shop.db.tuning.of_study(found.study), key=lambda trial: trial.number)
+    installation = learning_installation(tmp_path)
+    found = tuned(installation, dataset(world))
+    trials = sorted(installation.db.tuning.of_study(found.study), key=lambda trial: trial.number)
     assert trials[0].parameters["max_iter"] == CONFIG.training.hyperparameters["max_iter"]
     assert found.default_gain == trials[0].log_loss_gain
     assert found.best_gain == max(trial.log_loss_gain for trial in trials) >= found.default_gain
@@ -63,23 +72,23 @@ def test_the_first_trial_is_the_recipe_as_configured_and_the_best_is_never_worse
 
 
 def test_a_search_goes_on_where_it_was_and_is_not_begun_twice(tmp_path: Path, world: World) -> None:
-    shop, data = place(tmp_path), dataset(world)
-    assert tuned(shop, data, trials=1).new_trials == 1
-    again = tuned(shop, data, trials=2)
+    installation, data = learning_installation(tmp_path), dataset(world)
+    assert tuned(installation, data, trials=1).new_trials == 1
+    again = tuned(installation, data, trials=2)
     assert (again.trials, again.new_trials) == (2, 1)
-    assert tuned(shop, data, trials=2).new_trials == 0
-    assert shop.db.tuning.count() == 2
+    assert tuned(installation, data, trials=2).new_trials == 0
+    assert installation.db.tuning.count() == 2
 
 
 def test_no_trial_is_begun_after_its_time(tmp_path: Path, world: World) -> None:
     with pytest.raises(TooFewSamples, match="the time was over"):
-        tuned(place(tmp_path), dataset(world), seconds=0.0)
+        tuned(learning_installation(tmp_path), dataset(world), seconds=0.0)
 
 
 def test_a_store_that_does_not_reach_back_far_enough_is_refused_by_name(tmp_path: Path, world: World) -> None:
     short = narrow(independent(300, np.random.default_rng(4)), 8)
     with pytest.raises(TooFewSamples, match="before the gate's window"):
-        tuned(place(tmp_path), dataset(short))
+        tuned(learning_installation(tmp_path), dataset(short))
 
 
 def test_a_recipe_is_its_parameters() -> None:
@@ -91,26 +100,26 @@ def test_a_recipe_is_its_parameters() -> None:
 
 def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> None:
     """Against a proven champion of another recipe the level is .05 over all that was tried."""
-    shop = place(tmp_path, world)
-    champion = fitted(columns=len(shop.feature_names))
-    shop.registry.register(champion, recipe="gradient_boosting")
-    shop.registry.activate(champion.model_id, proven=True)
-    with shop.db.atomic():
-        shop.db.scores.log_predictions(_served(shop, champion.model_id))
+    installation = learning_installation(tmp_path, world)
+    champion = fitted(columns=len(installation.feature_names))
+    installation.registry.register(champion, recipe="gradient_boosting")
+    installation.registry.activate(champion.model_id, proven=True)
+    with installation.db.atomic():
+        installation.db.scores.log_predictions(_served(installation, champion.model_id))
     for number in range(8):
-        shop.db.tuning.add(
+        installation.db.tuning.add(
             "s", number, at=utc_text(NOW), recipe="ensemble", parameters={}, log_loss_gain=0.0, window_digest=""
         )
-    names, watermark = shop.feature_names, shop.db.counts().labels_total
+    names, watermark = installation.feature_names, installation.db.counts().labels_total
     arguments = {"pipeline_names": names, "feature_version": VERSION, "label_watermark": watermark}
-    result = train(shop.db, shop.registry, quick(), clock=lambda: NOW, run_id="r", **arguments)  # type: ignore[arg-type]
+    result = train(installation.db, installation.registry, quick(), clock=lambda: NOW, run_id="r", **arguments)  # type: ignore[arg-type]
     assert result.verdict is not None
     assert result.verdict.rule == "new_recipe"
     assert "at level 0.0050" in result.reason, result.reason
 
 
-def _served(shop: Place, model_id: str) -> list[object]:
+def _served(installation: LearningInstallation, model_id: str) -> list[object]:
     from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 
-    ids = [row[0] for row in shop.db.connection.query("SELECT signal_id FROM feature_vectors")]
+    ids = [row[0] for row in installation.db.connection.query("SELECT signal_id FROM feature_vectors")]
     return [PredictionRow(signal_id, model_id, utc_text(NOW), 0.45, 0.0, 0.0) for signal_id in ids]
