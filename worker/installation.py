@@ -54,6 +54,6 @@ def feature_pipeline(settings: Settings) -> FeaturePipeline:
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 
     try:
-        return FeaturePipeline(settings.ml.features.to_config())
+        return FeaturePipeline(settings.ml.features)
     except (ValueError, UnknownFeatureError) as error:
         raise ConfigurationError(f"the features cannot be computed: {error}") from error

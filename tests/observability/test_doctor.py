@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def test_a_model_file_that_was_altered_is_named(set_up: Any) -> None:
 
 
 def test_features_that_the_champion_was_not_fitted_on_are_named(set_up: Any) -> None:
-    features = set_up.ml.features.model_copy(update={"volatility_window": 33})
-    changed = set_up.model_copy(update={"ml": set_up.ml.model_copy(update={"features": features})})
+    features = replace(set_up.ml.features, volatility_window=33)
+    changed = set_up.model_copy(update={"ml": replace(set_up.ml, features=features)})
     findings = doctor.examine(changed)
     assert bad(findings) == ["models"]
     assert "was fitted on" in next(finding.says for finding in findings if finding.part == "models")

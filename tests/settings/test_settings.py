@@ -11,8 +11,7 @@ from pydantic import ValidationError
 
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, TrainingConfig
 from worker.errors import ConfigurationError
-from worker.settings.messages import setting_types
-from worker.settings.ml import FeatureSettings, MLSettings, TrainingSettings
+from worker.settings.messages import fields_of, setting_types
 from worker.settings.redis_url import mask_url
 from worker.settings.reference import meanings
 from worker.settings.schema import Settings, load_settings
@@ -209,20 +208,30 @@ def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
         settings.batch_size = 1  # type: ignore[misc]
     with pytest.raises(ValidationError):
-        settings.ml.training.max_features = 1  # type: ignore[misc]
+        settings.streams.group = "other"  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
-    ("part", "config", "derived"),
+    ("group", "config", "derived"),
     [
-        (FeatureSettings, FeatureConfig, set()),
-        (TrainingSettings, TrainingConfig, set()),
-        (MLSettings, MLConfig, {"model_dir", "feature_db_path"}),
+        ("ML", MLConfig, {"model_dir", "feature_db_path"}),
+        ("ML__FEATURES", FeatureConfig, set()),
+        ("ML__TRAINING", TrainingConfig, set()),
     ],
 )
-def test_every_field_of_the_library_is_a_setting(part: type, config: type, derived: set[str]) -> None:
-    fields = {field.name for field in dataclasses.fields(config)} - derived
-    assert set(part.model_fields) == fields  # type: ignore[attr-defined]
+def test_every_field_of_the_library_is_a_setting_but_its_paths(group: str, config: type, derived: set[str]) -> None:
+    known = {name.removeprefix(f"REFINERY_{group}__").lower() for name in setting_types(Settings)}
+    fields = {field.name for field in dataclasses.fields(config)} - {"features", "training"}
+    assert known & fields == fields - derived
+
+
+def test_the_paths_of_the_library_cannot_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "refinery.toml"
+    file.write_text("[ml]\nmodel_dir = 'elsewhere'\n")
+    monkeypatch.setenv("REFINERY_CONFIG", str(file))
+    assert refused(monkeypatch).startswith("REFINERY_ML__MODEL_DIR: no such setting")
+    monkeypatch.delenv("REFINERY_CONFIG")
+    assert refused(monkeypatch, REFINERY_ML__MODEL_DIR="x").startswith("REFINERY_ML__MODEL_DIR: no such setting")
 
 
 def test_the_defaults_are_the_librarys_and_its_paths_are_ours(tmp_path: Path) -> None:
@@ -233,12 +242,12 @@ def test_the_defaults_are_the_librarys_and_its_paths_are_ours(tmp_path: Path) ->
 
 
 def test_every_setting_says_what_it_is_for() -> None:
-    def described(model: type, path: str = "") -> None:
-        said = meanings(model)
-        for name, field in model.model_fields.items():  # type: ignore[attr-defined]
+    def described(group: type, path: str = "") -> None:
+        said = meanings(group)
+        for name, field in (fields_of(group) or {}).items():
             assert said.get(name), f"{path}{name}"
-            if isinstance(field.annotation, type) and hasattr(field.annotation, "model_fields"):
-                described(field.annotation, f"{path}{name}.")
+            if fields_of(field.annotation) is not None:
+                described(field.annotation, f"{path}{name}.")  # type: ignore[arg-type]
 
     described(Settings)
     assert "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN" in setting_types(Settings)

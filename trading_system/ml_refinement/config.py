@@ -1,11 +1,23 @@
-"""What the library can be told, and the records it hands around. Plain dataclasses: no I/O, nothing read at import."""
+"""What the library can be told, and the records it hands around. Dataclasses: no I/O, nothing read at import.
+
+The constructors of what it can be told check what they are given; the worker's settings are made from the same classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass as validated
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Window = Annotated[int, Field(ge=2)]
+
+_STRICT = ConfigDict(extra="forbid")
 
 
 class ModelType(StrEnum):
@@ -26,43 +38,75 @@ class FeatureSet(StrEnum):
     CUSTOM = "custom"
 
 
-@dataclass
+@validated(config=_STRICT)
 class FeatureConfig:
-    """What is extracted, and over which windows. Every field but the two on scaling is part of `feature_version`."""
+    """What is extracted, and over which windows. Every field but the two on scaling is part of `feature_version`.
+
+    Raises:
+        pydantic.ValidationError: a ValueError, where a value is not allowed.
+    """
 
     feature_set: FeatureSet = FeatureSet.STANDARD
-    #: Names of extractors or of single features; read when `feature_set` is CUSTOM.
+    """Which extractors run."""
     custom_features: list[str] = field(default_factory=list)
-    #: Moving-average windows in bars; the momentum family uses those up to 50.
-    technical_lookbacks: list[int] = field(default_factory=lambda: [5, 10, 20, 50, 200])
-    market_regime_window: int = 20
-    volatility_window: int = 20
-    news_lookback_hours: int = 48
+    """Names of extractors or of single features; read when `feature_set` is `custom`. JSON list."""
+    technical_lookbacks: Annotated[list[Count], Field(min_length=1)] = field(
+        default_factory=lambda: [5, 10, 20, 50, 200]
+    )
+    """Moving-average windows in bars. JSON list."""
+    market_regime_window: Window = 20
+    """Window of the market-regime features in bars."""
+    volatility_window: Window = 20
+    """Window of the volatility features in bars."""
+    news_lookback_hours: Count = 48
+    """How old a news item may be."""
     include_news_features: bool = True
-    #: Scaling is fitted on training rows and stored with the model; the store keeps unscaled values.
+    """Whether the extended set has news features."""
     scale_features: bool = True
-    #: "standard", "minmax" or "robust".
-    scaling_method: str = "standard"
+    """Whether features are scaled in training."""
+    # Scaling is fitted on training rows and stored with the model; the store keeps unscaled values.
+    scaling_method: Literal["standard", "minmax", "robust"] = "standard"
+    """How features are scaled."""
+
+    @model_validator(mode="after")
+    def _custom_names(self) -> FeatureConfig:
+        if self.feature_set is FeatureSet.CUSTOM and not self.custom_features:
+            raise ValueError("must name custom_features when feature_set is custom")
+        return self
 
 
-@dataclass
+@validated(config=_STRICT)
 class TrainingConfig:
-    """How a model is trained and validated. Windows are in calendar days of signal time."""
+    """How a model is trained and validated.
 
-    train_window_days: int = 252
-    validation_window_days: int = 63
-    step_size_days: int = 21
-    min_training_samples: int = 100
-    min_validation_samples: int = 20
-    #: "ensemble", or "gradient_boosting" with the parameters of `hyperparameters`.
-    model_type: str = "ensemble"
+    Raises:
+        pydantic.ValidationError: a ValueError, where a value is not allowed.
+    """
+
+    train_window_days: Count = 252
+    """Training window in calendar days of signal time."""
+    validation_window_days: Count = 63
+    """Reported validation window in calendar days."""
+    step_size_days: Count = 21
+    """Step of the walk-forward in calendar days."""
+    min_training_samples: Annotated[int, Field(ge=10)] = 100
+    """Fewer labelled samples than this, and no training is started."""
+    min_validation_samples: Count = 20
+    """Fewer samples in the validation window than this, and it is not reported."""
+    model_type: Literal["ensemble", "gradient_boosting"] = "ensemble"
+    """Recipe of the model."""
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    """Parameters of the recipe. JSON object."""
     early_stopping: bool = True
-    early_stopping_rounds: int = 50
-    max_features: int = 50
+    """Whether boosting stops early, on the purged tail of the training window."""
+    early_stopping_rounds: Count = 50
+    """Rounds without progress after which boosting stops."""
+    max_features: Count = 50
+    """At most this many features enter a model."""
     feature_selection: bool = True
-    #: Features below this share of the total importance inside a training fold are left out of that fold's model.
-    feature_importance_threshold: float = 0.01
+    """Whether unimportant features are left out, inside each training fold."""
+    feature_importance_threshold: Share = 0.01
+    """Features below this share of the total importance are left out."""
 
     @property
     def expiry_days(self) -> float:
@@ -70,22 +114,40 @@ class TrainingConfig:
         return 0.5 * self.train_window_days
 
 
-@dataclass
+@validated(config=_STRICT)
 class MLConfig:
-    """Everything about learning."""
+    """Everything about learning.
+
+    Raises:
+        pydantic.ValidationError: a ValueError, where a value is not allowed.
+    """
 
     enabled: bool = True
+    """Whether models are trained and signals scored."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
+    """What is extracted."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How models are trained."""
     model_dir: str = "models/"
     feature_db_path: str = "features.db"
-    retrain_frequency_days: int = 7
-    min_new_samples_for_retrain: int = 20
-    quality_threshold_high: float = 0.7
-    quality_threshold_low: float = 0.3
+    retrain_frequency_days: Count = 7
+    """Retrain after this many days when at least one label is new."""
+    min_new_samples_for_retrain: Count = 20
+    """Retrain when this many labels are new since the last training."""
+    quality_threshold_high: Share = 0.7
+    """From this P(win) on the quality band is `high`."""
+    quality_threshold_low: Share = 0.3
+    """Below this P(win) the quality band is `low`."""
     use_ml_scores: bool = True
-    #: Share of the ML score in the combined score, 0 to 1.
-    ml_score_weight: float = 0.3
+    """Whether a proven model moves the combined score."""
+    ml_score_weight: Share = 0.3
+    """Share of the ML score in the combined score."""
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> MLConfig:
+        if self.quality_threshold_low >= self.quality_threshold_high:
+            raise ValueError("must have quality_threshold_low below quality_threshold_high")
+        return self
 
 
 @dataclass

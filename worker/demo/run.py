@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,7 +18,7 @@ import pandas as pd
 import redis
 from rich.console import Console
 
-from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.simulation.market_data import (
     BENCHMARK,
@@ -36,7 +37,6 @@ from worker.observability.status import Status, read_status
 from worker.redis_server.connection import connect, server_url
 from worker.retraining.requests import reason_if_due
 from worker.run.up import running
-from worker.settings.ml import Part
 from worker.settings.schema import Settings
 from worker.state_dir import make_private, take_lock
 from worker.streams.errors import translated
@@ -49,7 +49,7 @@ _MARK: Final = "demo.txt"
 _MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
 _ALL: Final = 1_000_000
 _POLL_S: Final = 0.5
-_Part = TypeVar("_Part", bound=Part)
+_Part = TypeVar("_Part", MLConfig, TrainingConfig)
 
 
 def run(
@@ -98,16 +98,17 @@ def show(summary: Summary) -> None:
 def demo_settings(settings: Settings) -> Settings:
     """The settings of the demo's processes: a state of their own, the demo's prices, and a pace that fits them."""
     state_dir = settings.state_dir / "demo"
-    training = _unless_set(
-        settings.ml.training, {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    pace = {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    ml = replace(
+        _where_default(settings.ml, {"min_new_samples_for_retrain": MIN_NEW_SAMPLES}),
+        training=_where_default(settings.ml.training, pace),
     )
-    ml = _unless_set(settings.ml, {"min_new_samples_for_retrain": MIN_NEW_SAMPLES})
     return settings.model_copy(
         update={
             "state_dir": state_dir,
             "market_data_dir": state_dir / "market",
             "benchmark_symbols": {"equity": BENCHMARK},
-            "ml": ml.model_copy(update={"training": training}),
+            "ml": ml,
         }
     )
 
@@ -226,8 +227,11 @@ def _keep_running(chosen: Settings, children: Children) -> None:
             time.sleep(_POLL_S)
 
 
-def _unless_set(part: _Part, values: Mapping[str, Any]) -> _Part:
-    return part.model_copy(update={name: value for name, value in values.items() if name not in part.model_fields_set})
+def _where_default(part: _Part, values: Mapping[str, Any]) -> _Part:
+    """The part with these values, but for those that somebody has chosen."""
+    usual = type(part)()
+    chosen = {name for name in values if getattr(part, name) != getattr(usual, name)}
+    return replace(part, **{name: value for name, value in values.items() if name not in chosen})
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from pydantic import BaseModel
+from pydantic.dataclasses import is_pydantic_dataclass
+from pydantic.fields import FieldInfo
 
 from worker.errors import ConfigurationError
 from worker.settings.redis_url import mask_url
@@ -18,10 +20,22 @@ from worker.settings.redis_url import mask_url
 PREFIX = "REFINERY_"
 CONFIG_VARIABLE = "REFINERY_CONFIG"
 
+#: Fields of the library's configuration that are no settings: its paths follow from `state_dir`.
+_DERIVED = ("model_dir", "feature_db_path")
+
 
 def setting_types(model: type[BaseModel]) -> dict[str, Any]:
     """The environment variables of all settings of `model`, in the order of their definition, with their types."""
     return {variable(path): kind for path, kind in _leaves(model, ())}
+
+
+def fields_of(group: Any) -> dict[str, FieldInfo] | None:
+    """The settings of a group of them by name; None for a type that is no group."""
+    if isinstance(group, type) and issubclass(group, BaseModel):
+        return group.model_fields
+    if is_pydantic_dataclass(group):
+        return {name: info for name, info in group.__pydantic_fields__.items() if name not in _DERIVED}
+    return None
 
 
 def variable(path: Sequence[str]) -> str:
@@ -40,30 +54,33 @@ def refuse_unknown(environ: Mapping[str, str], types: Mapping[str, Any]) -> None
         raise ConfigurationError("; ".join(_no_such(name, types) for name in unknown))
 
 
-def check_config_file(path: str | None) -> None:
-    """Raises ConfigurationError when the file named by `REFINERY_CONFIG` cannot be read as TOML."""
+def check_config_file(path: str | None, types: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError when the file named by `REFINERY_CONFIG` is no TOML or sets a path."""
     if not path:
         return
     shown = f"{CONFIG_VARIABLE}={path!r}: must name a"
     try:
-        tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        ml = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("ml", {})
     except OSError as error:
         raise ConfigurationError(f"{shown} readable TOML file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{shown} valid TOML file: {error}") from None
+    for name in _DERIVED:
+        if name in ml:
+            raise ConfigurationError(_no_such(variable(("ml", name)), types))
 
 
 def explain(item: Any, types: Mapping[str, Any]) -> str:
     """One line for one of pydantic's error details."""
     path = [str(part) for part in item["loc"]]
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return _no_such(variable(path), types)
     while len(path) > 1 and not any(name.startswith(variable(path)) for name in types):
         path.pop()  # an element of a list or of a dictionary: the setting is the whole
     allowed = re.sub(r"^Value error, ", "", item["msg"])
     allowed = re.sub(r"^\w+ should", "must", allowed)
     allowed = allowed.replace("Path does not point to a directory", "must be an existing directory")
-    if isinstance(item["input"], BaseModel | dict):
+    if isinstance(item["input"], dict) or fields_of(type(item["input"])) is not None:
         return f"{variable(path)}: {allowed}"
     return f"{variable(path)}={mask_url(str(item['input']))!r}: {allowed}"
 
@@ -76,7 +93,7 @@ def explain_json(message: str, environ: Mapping[str, str], types: Mapping[str, A
         f"{name}={mask_url(value)!r}"
         for name, value in sorted(environ.items())
         if name.upper().startswith(group) and not _is_json(value)
-        if name.upper() == group or get_origin(types.get(name.upper())) in (dict, tuple)
+        if name.upper() == group or get_origin(types.get(name.upper())) in (dict, list)
     ]
     return f'{", ".join(wrong) or group}: must be JSON, such as [5, 10] or {{"equity": "SPX"}}'
 
@@ -89,13 +106,12 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _leaves(model: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, info in model.model_fields.items():
-        kind: Any = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _leaves(kind, (*above, name))
+def _leaves(group: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, info in (fields_of(group) or {}).items():
+        if fields_of(info.annotation) is None:
+            yield (*above, name), info.annotation
         else:
-            yield (*above, name), kind
+            yield from _leaves(info.annotation, (*above, name))
 
 
 def _no_such(name: str, types: Mapping[str, Any]) -> str:

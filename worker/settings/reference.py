@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from worker.settings.messages import CONFIG_VARIABLE, variable
+from worker.settings.messages import CONFIG_VARIABLE, fields_of, variable
 from worker.settings.schema import Settings
 
 _HEAD = f"""# Settings
@@ -40,12 +40,12 @@ def page() -> str:
 
 
 def _groups(
-    model: type[BaseModel], above: tuple[str, ...], heading: str
+    group: Any, above: tuple[str, ...], heading: str
 ) -> Iterator[tuple[str, list[tuple[tuple[str, ...], FieldInfo, str]]]]:
-    plain, nested, means = [], [], meanings(model)
-    for name, field in model.model_fields.items():
+    plain, nested, means = [], [], meanings(group)
+    for name, field in (fields_of(group) or {}).items():
         kind: Any = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if fields_of(kind) is not None:
             nested.append((kind, (*above, name), means.get(name, name).rstrip(".")))
         else:
             plain.append(((*above, name), field, means.get(name, "").replace("|", "\\|")))
@@ -54,13 +54,13 @@ def _groups(
         yield from _groups(kind, path, title)
 
 
-def meanings(model: type[BaseModel]) -> dict[str, str]:
-    """What is written under each field of `model`, on one line.
+def meanings(group: type) -> dict[str, str]:
+    """What is written under each field of a group of settings, on one line.
 
-    Read from the source here, and not by pydantic as it makes the class: that would parse every model of settings
-    again each time a command starts.
+    Read from the source, which is at hand where the page is made, and not by pydantic as it makes the class: that would
+    parse every group again each time a command starts.
     """
-    body = ast.parse(inspect.getsource(model)).body[0]
+    body = ast.parse(inspect.getsource(group)).body[0]
     assert isinstance(body, ast.ClassDef)  # noqa: S101 - what else could the source of a class be
     texts = {}
     for field, text in pairwise(body.body):
@@ -71,12 +71,10 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
 
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None or value in ((), {}, ""):
+    if value is None or value in ([], {}, ""):
         return "" if value is None else "empty"
     if isinstance(value, Path):
         return f"`./{value}`"
-    if isinstance(value, tuple):
-        return f"`{list(value)}`"
     if isinstance(value, Enum):
         return f"`{value.value}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
@@ -99,7 +97,7 @@ def _kind(kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):
         return _kind(next(part for part in inner if part is not type(None)))
-    if origin is tuple:
+    if origin is list:
         return "JSON list"
     if origin is dict:
         return "JSON object"

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import DirectoryPath, Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    DirectoryPath,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -16,7 +27,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.config import Count, MLConfig
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
     CONFIG_VARIABLE,
@@ -27,14 +38,19 @@ from worker.settings.messages import (
     refuse_unknown,
     setting_types,
 )
-from worker.settings.ml import Count, MLSettings, Part
 from worker.settings.redis_url import check_redis_url, mask_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 
 
-class StreamSettings(Part):
+class _Part(BaseModel):
+    """A named group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamSettings(_Part):
     """Names of the streams and of the consumer group."""
 
     signals_created: StreamName = "signals.created"
@@ -53,7 +69,7 @@ class StreamSettings(Part):
         return self
 
 
-class ArchiveSettings(Part):
+class ArchiveSettings(_Part):
     """The archive of events as they were received."""
 
     enabled: bool = True
@@ -133,7 +149,7 @@ class Settings(BaseSettings):
     """Log lines for people or for machines."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severity that is logged."""
-    ml: MLSettings = MLSettings()
+    ml: MLConfig = Field(default_factory=MLConfig)
     """Everything about learning."""
 
     @field_validator("state_dir")
@@ -200,7 +216,7 @@ class Settings(BaseSettings):
 
     def to_ml_config(self) -> MLConfig:
         """The library's configuration, with the paths below `state_dir`."""
-        return self.ml.to_config(model_dir=str(self.models_dir), feature_db_path=str(self.store_path))
+        return replace(self.ml, model_dir=str(self.models_dir), feature_db_path=str(self.store_path))
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -211,7 +227,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     types = setting_types(Settings)
     refuse_unknown(os.environ, types)
-    check_config_file(os.environ.get(CONFIG_VARIABLE))
+    check_config_file(os.environ.get(CONFIG_VARIABLE), types)
     try:
         return Settings(**overrides)
     except ValidationError as error:
