@@ -11,7 +11,15 @@ import redis
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo import run as demo
-from worker.demo.run import MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, demo_settings, environment_of, own_place, up_to
+from worker.demo.run import (
+    MIN_NEW_SAMPLES,
+    STEP_SIZE_DAYS,
+    TRAIN_WINDOW_DAYS,
+    demo_settings,
+    environment_of,
+    own_place,
+    up_to,
+)
 from worker.errors import ConfigurationError, RefineryError
 from worker.settings.schema import Settings, load_settings
 
@@ -42,11 +50,17 @@ def test_another_process_reads_the_very_settings_of_the_demo(
     assert told.ml.training.train_window_days == TRAIN_WINDOW_DAYS
 
 
-def test_a_pace_that_was_set_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN", "33")
-    monkeypatch.setenv("REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS", "504")
+@pytest.mark.parametrize(("labels", "days"), [(33, 504), (20, 252)])
+def test_a_pace_that_was_set_is_kept_be_it_the_default(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labels: int, days: int
+) -> None:
+    monkeypatch.setenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN", str(labels))
+    file = tmp_path / "refinery.toml"
+    file.write_text(f"[ml.training]\ntrain_window_days = {days}\n")
+    monkeypatch.setenv("REFINERY_CONFIG", str(file))
     chosen = demo_settings(load_settings()).ml
-    assert (chosen.min_new_samples_for_retrain, chosen.training.train_window_days) == (33, 504)
+    assert (chosen.min_new_samples_for_retrain, chosen.training.train_window_days) == (labels, days)
+    assert chosen.training.step_size_days == STEP_SIZE_DAYS
 
 
 def test_an_earlier_demo_is_deleted_and_its_neighbours_are_not(state_dir: Path) -> None:

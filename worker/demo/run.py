@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import orjson
 import pandas as pd
 import redis
 from rich.console import Console
 
-from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
+from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.simulation.market_data import (
     BENCHMARK,
@@ -37,7 +37,7 @@ from worker.observability.status import Status, read_status
 from worker.redis_server.connection import connect, server_url
 from worker.retraining.requests import reason_if_due
 from worker.run.up import running
-from worker.settings.schema import Settings
+from worker.settings.schema import Settings, is_given
 from worker.state_dir import make_private, take_lock
 from worker.streams.errors import translated
 from worker.supervision.children import Children
@@ -49,7 +49,6 @@ _MARK: Final = "demo.txt"
 _MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
 _ALL: Final = 1_000_000
 _POLL_S: Final = 0.5
-_Part = TypeVar("_Part", MLConfig, TrainingConfig)
 
 
 def run(
@@ -98,10 +97,15 @@ def show(summary: Summary) -> None:
 def demo_settings(settings: Settings) -> Settings:
     """The settings of the demo's processes: a state of their own, the demo's prices, and a pace that fits them."""
     state_dir = settings.state_dir / "demo"
-    pace = {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    training: dict[str, Any] = {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
+    pace: dict[str, Any] = {"min_new_samples_for_retrain": MIN_NEW_SAMPLES}
     ml = replace(
-        _where_default(settings.ml, {"min_new_samples_for_retrain": MIN_NEW_SAMPLES}),
-        training=_where_default(settings.ml.training, pace),
+        settings.ml,
+        **{name: value for name, value in pace.items() if not is_given("ml", name)},
+        training=replace(
+            settings.ml.training,
+            **{name: value for name, value in training.items() if not is_given("ml", "training", name)},
+        ),
     )
     return settings.model_copy(
         update={
@@ -225,13 +229,6 @@ def _keep_running(chosen: Settings, children: Children) -> None:
         while True:
             children.tend()
             time.sleep(_POLL_S)
-
-
-def _where_default(part: _Part, values: Mapping[str, Any]) -> _Part:
-    """The part with these values, but for those that somebody has chosen."""
-    usual = type(part)()
-    chosen = {name for name in values if getattr(part, name) != getattr(usual, name)}
-    return replace(part, **{name: value for name, value in values.items() if name not in chosen})
 
 
 @contextmanager

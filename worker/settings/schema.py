@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -235,3 +236,16 @@ def load_settings(**overrides: Any) -> Settings:
         raise ConfigurationError("; ".join(lines)) from None
     except SettingsError as error:
         raise ConfigurationError(explain_json(str(error), os.environ, types)) from None
+
+
+def is_given(*path: str) -> bool:
+    """Whether environment or file give a setting a value, be it the default, as `is_given("ml", "enabled")`."""
+    file = os.environ.get(CONFIG_VARIABLE)
+    sources = [EnvSettingsSource(Settings), *([TomlConfigSettingsSource(Settings, toml_file=file)] if file else [])]
+    return any(_at(source(), path) is not None for source in sources)
+
+
+def _at(value: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
