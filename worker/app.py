@@ -21,7 +21,7 @@ from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
 from worker.events.decoding import Limits
-from worker.installation import feature_pipeline, open_store, release
+from worker.installation import feature_pipeline, open_archive, open_store, release
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import DirectorySource
 from worker.settings.schema import Settings
@@ -64,9 +64,7 @@ def worker_consumer(
             with ExitStack() as opening:
                 store = open_store(settings)
                 opening.callback(store.close)
-                archive = (
-                    opening.enter_context(EventArchive(settings.archive_path)) if settings.archive.enabled else None
-                )
+                archive = opening.enter_context(open_archive(settings)) if settings.archive.enabled else None
                 handler = _batch_handler(settings, store, archive)
                 stack.enter_context(opening.pop_all())
             return store, handler
@@ -126,7 +124,7 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
         store = open_store(settings)
         stack.callback(store.close)
         there = settings.archive_path.exists()
-        archive = stack.enter_context(EventArchive(settings.archive_path)) if there else None
+        archive = stack.enter_context(open_archive(settings)) if there else None
         _describe(store, pipeline)
         yield Rebuild(
             store=store,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from worker.errors import ConfigurationError
 from worker.settings.schema import Settings
 from worker.state_dir import refuse_half_restored
@@ -41,6 +41,16 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
 def open_copy(path: Path) -> FeatureDatabase:
     """A copy of a store, as a backup holds one: only read, and as its schema is."""
     return FeatureDatabase(path, read_only=True)
+
+
+def open_archive(settings: Settings, *, read_only: bool = False) -> EventArchive:
+    """The archive of received events of this installation.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no archive, or a damaged one.
+    """
+    return EventArchive(settings.archive_path, read_only=read_only)
 
 
 def feature_pipeline(settings: Settings) -> FeaturePipeline:

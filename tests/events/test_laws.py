@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from tests.support.valid_events import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 from worker.errors import DecodeError
 from worker.events.decoding import Decoded, SignalCreated, TradeClosed, decode
-from worker.events.timestamps import BadInstant, column_us, instant_us
+from worker.events.timestamps import BadTimestamp, column_us, instant_us
 
 KINDS = ("signal.created", "trade.closed")
 
@@ -351,10 +351,10 @@ columns = st.lists(written, max_size=8) | st.tuples(st.lists(seconds, max_size=3
 def test_a_column_of_times_is_each_of_its_times(texts: list[str]) -> None:
     try:
         expected = [instant_us(text_) for text_ in texts]
-    except BadInstant:
-        with pytest.raises(BadInstant) as refused:
+    except BadTimestamp:
+        with pytest.raises(BadTimestamp) as refused:
             column_us(texts)
-        with pytest.raises(BadInstant):
+        with pytest.raises(BadTimestamp):
             instant_us(texts[refused.value.row])
     else:
         assert column_us(texts).tolist() == expected

@@ -8,7 +8,7 @@ import pytest
 
 from trading_system.ml_refinement import FeatureConfig
 from trading_system.ml_refinement.bars import Bars
-from trading_system.ml_refinement.features.checks import DAY_US, sample_bars
+from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.extractors import (
     FeatureError,
     FeatureRequest,
@@ -23,6 +23,7 @@ from trading_system.ml_refinement.features.extractors import (
     TrendFeatures,
     VolatilityFeatures,
 )
+from trading_system.ml_refinement.storage.times import DAY_US
 
 
 def frame_of(close: list[float] | np.ndarray) -> pd.DataFrame:

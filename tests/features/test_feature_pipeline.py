@@ -23,7 +23,7 @@ from trading_system.ml_refinement.features import (
     FeatureScaler,
     UnknownFeatureError,
 )
-from trading_system.ml_refinement.features.checks import DAY_US, sample_bars
+from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.extractors import (
     FeatureDefinition,
     OHLCVExtractor,
@@ -31,6 +31,7 @@ from trading_system.ml_refinement.features.extractors import (
     TrendFeatures,
 )
 from trading_system.ml_refinement.features.pipeline import NewsItem, SignalMetadata
+from trading_system.ml_refinement.storage.times import DAY_US
 
 EXTENDED = FeatureConfig(feature_set=FeatureSet.EXTENDED)
 

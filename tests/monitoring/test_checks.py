@@ -15,9 +15,8 @@ from trading_system.ml_refinement.monitoring.checks import Report, may_request, 
 from trading_system.ml_refinement.monitoring.liveness import LearningHealth, learning_alarms
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
-from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from trading_system.ml_refinement.validation.evidence import Evidence
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 from trading_system.simulation.worlds import World, independent
 
 HEALTHY = LearningHealth(

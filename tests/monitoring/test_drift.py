@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from trading_system.ml_refinement.monitoring.drift import MIN_ROWS, column_drift, psi, shares, windows
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import FloatArray, TimeArray
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 DAYS = 315
 PER_DAY = 4

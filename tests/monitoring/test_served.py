@@ -11,9 +11,8 @@ from tests.support.learning_installation import NOW, LearningInstallation, fitte
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.monitoring.served import SERVED_DAYS, read_served, served_figures
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
-from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.storage.times import DAY_US, utc_text
 from trading_system.ml_refinement.validation import metrics
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 from trading_system.simulation.worlds import World, independent
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STORAGE = Path("trading_system/ml_refinement/storage")
-#: `open_store`, and `open_copy` for the files of a backup, which belong to no installation.
+#: `open_store` and `open_archive`, and `open_copy` for the files of a backup, which belong to no installation.
 OPENS = Path("worker/installation.py")
 SQL = re.compile(
     r"SELECT\s.+\sFROM\s|INSERT\s.*INTO\s|UPDATE\s.+\sSET\s|DELETE\s+FROM\s|CREATE\s+TABLE\s|PRAGMA\s", re.DOTALL
@@ -46,9 +46,10 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
-def test_the_worker_opens_a_store_in_one_module() -> None:
+@pytest.mark.parametrize("kind", ["FeatureDatabase", "EventArchive"])
+def test_the_worker_opens_store_and_archive_in_one_module(kind: str) -> None:
     def constructs(node: ast.AST) -> bool:
-        return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "FeatureDatabase"
+        return isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == kind
 
     worker = [path for path in MODULES if path.is_relative_to("worker")]
     assert [path for path in worker if any(map(constructs, nodes(path)))] == [OPENS]

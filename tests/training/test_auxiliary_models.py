@@ -12,11 +12,12 @@ from tests.support.learning_installation import NOW, dataset, learning_installat
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import RegimeClassifier, RiskPredictor
 from trading_system.ml_refinement.storage.errors import StaleActivation
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training import auxiliary_models as companions
 from trading_system.ml_refinement.training.auxiliary_models import Window, judge_regime, judge_risk
 from trading_system.ml_refinement.training.promotion import Decision, Serve
 from trading_system.ml_refinement.validation.walk_forward import PurgedWalkForward, time_blocks
-from trading_system.simulation.worlds import DAY_US, World, independent
+from trading_system.simulation.worlds import World, independent
 
 MARKET = ("market_trend", "rally_strength", "volatility_regime")
 

@@ -30,12 +30,12 @@ from trading_system.ml_refinement.models.errors import LabelAmongFeatures
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
-from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
 from trading_system.ml_refinement.training.pipeline import config_of
 from trading_system.ml_refinement.training.promotion import Decision, Serve
-from trading_system.simulation.worlds import DAY_US, World, clustered, independent
+from trading_system.simulation.worlds import World, clustered, independent
 
 QUALITY = "signal_quality"
 

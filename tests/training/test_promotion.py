@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training.promotion import (
     ChampionRecord,
     Decision,
@@ -14,7 +15,6 @@ from trading_system.ml_refinement.training.promotion import (
     judge,
 )
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us, evidence_figures
-from trading_system.simulation.worlds import DAY_US
 
 DAYS = 252
 

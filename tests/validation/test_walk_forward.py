@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import (
     Fold,
@@ -15,7 +16,6 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_blocks,
     purged_tail,
 )
-from trading_system.simulation.worlds import DAY_US
 
 
 def days(*values: float) -> np.ndarray:

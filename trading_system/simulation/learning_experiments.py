@@ -18,7 +18,7 @@ from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, fit_classifier
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring import drift
-from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.storage.times import DAY_US, utc_now
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.promotion import Decision, judge
@@ -32,7 +32,6 @@ from trading_system.ml_refinement.validation.walk_forward import (
 )
 from trading_system.simulation import worlds
 
-DAY_US = worlds.DAY_US
 SIZES = (150, 400, 1000, 3000)
 CELLS = tuple((kind, auc) for kind in ("linear", "mixed") for auc in (0.6, 0.7))
 RETRAININGS = 12

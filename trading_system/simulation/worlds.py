@@ -16,14 +16,13 @@ from scipy.special import expit
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.tables.vectors import VectorRow
-from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 Rng = np.random.Generator
 
 N_FEATURES = 60
 BASE_RATE = 0.45
-DAY_US = 86_400_000_000
 EVENT_DAYS = 42
 #: Monday, 4 January 2010, in microseconds.
 START_US = 1_262_563_200_000_000

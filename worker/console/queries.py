@@ -25,13 +25,13 @@ from trading_system.ml_refinement.monitoring.served import (
     read_served,
     served_figures,
 )
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, RegistryRow, StoreError, TrainingRun
+from trading_system.ml_refinement.storage import FeatureDatabase, RegistryRow, StoreError, TrainingRun
 from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
 from worker.errors import RefineryError
-from worker.installation import feature_pipeline, open_store
+from worker.installation import feature_pipeline, open_archive, open_store
 from worker.observability.status import Monitoring, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
@@ -233,7 +233,7 @@ class ConsoleQueries:
         """An event as it was received; None when it is not (any more) in the archive."""
         if entry_id is None or not self.settings.archive_path.exists():
             return None
-        archive = EventArchive(self.settings.archive_path, read_only=True)
+        archive = open_archive(self.settings, read_only=True)
         try:
             return archive.get(stream, entry_id)
         except StoreError:

@@ -13,7 +13,7 @@ from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars, BarsError, Bars
 from trading_system.ml_refinement.typing import FloatArray
 from worker.errors import DecodeError, Reason
 from worker.events.strict_json import count_strings
-from worker.events.timestamps import BadInstant, column_us
+from worker.events.timestamps import BadTimestamp, column_us
 
 #: The rules whose breach is a bad number and not bad bars.
 _OF_NUMBERS: frozenset[BarsFault] = frozenset(("not_a_number", "absurd_price", "absurd_volume"))
@@ -42,7 +42,7 @@ def bars_from_json(value: Any, *, field: Literal["bars", "benchmark"], not_after
     columns = _columns(value, field, max_bars)
     try:
         timestamp = column_us(columns["timestamp"])
-    except BadInstant as error:
+    except BadTimestamp as error:
         raise DecodeError(Reason.BAD_TIME, f"{field}.timestamp[{error.row}]: {error}") from None
     matrix = _matrix(columns, field)
     try:

@@ -27,7 +27,7 @@ from worker.events.models import (
     json_schema,
 )
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
-from worker.events.timestamps import BadInstant, instant_us
+from worker.events.timestamps import BadTimestamp, instant_us
 
 __all__ = [
     "Decoded",
@@ -202,7 +202,7 @@ def _decode_error(error: ValidationError) -> DecodeError:
 def _instant(where: str, text: str) -> int:
     try:
         return instant_us(text)
-    except BadInstant as error:
+    except BadTimestamp as error:
         raise DecodeError(Reason.BAD_TIME, f"{where}: {error}") from None
 
 

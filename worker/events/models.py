@@ -43,7 +43,7 @@ _LENGTHS = "columns of equal length, oldest bar first; in each bar low <= open, 
 Identity = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/^=-]{1,32}$")]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
-Instant = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
+Timestamp = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
 Score = Annotated[float, Field(ge=0, le=10)]
 Price = Annotated[float, Field(ge=PRICE_MIN, le=PRICE_MAX)]
 Ratio = Annotated[float, Field(ge=-MAGNITUDE_MAX, le=MAGNITUDE_MAX)]
@@ -57,7 +57,7 @@ class _Contract(BaseModel):
 class NewsJson(_Contract):
     """A news item; one published after the signal's timestamp has no influence."""
 
-    published_at: Instant
+    published_at: Timestamp
     sentiment: Annotated[float, Field(ge=-1, le=1)]
     relevance: Share = 1.0
     source: str | None = None
@@ -71,7 +71,7 @@ class SignalCreatedJson(_Contract):
 
     signal_id: Annotated[Identity, Field(description="Identifies the signal for ever.")]
     timestamp: Annotated[
-        Instant,
+        Timestamp,
         Field(description="The moment the signal was known. At most 5 minutes ahead of the worker's clock (setting)."),
     ]
     symbol: Symbol
@@ -100,7 +100,7 @@ class TradeClosedJson(_Contract):
     model_config = ConfigDict(title="trade.closed")
 
     signal_id: Identity
-    closed_at: Annotated[Instant, Field(description="Not before the signal's timestamp.")]
+    closed_at: Annotated[Timestamp, Field(description="Not before the signal's timestamp.")]
     r_multiple: Ratio
     return_pct: Ratio | None = None
     exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
@@ -141,7 +141,7 @@ class SignalScored(_Contract):
         ),
     ] = None
     feature_version: str
-    scored_at: Instant
+    scored_at: Timestamp
 
     def to_bytes(self) -> bytes:
         """The event's `data`: every field, in this order."""

@@ -28,7 +28,7 @@ _SECONDS_LEN = len(_LEAST)
 _FEW_SUFFIXES = 8
 
 
-class BadInstant(ValueError):
+class BadTimestamp(ValueError):
     """A text is no instant. `row` is its position in the column, 0 for a single one."""
 
     def __init__(self, why: str, row: int = 0) -> None:
@@ -40,17 +40,17 @@ def instant_us(text: str) -> int:
     """Microseconds since the epoch; digits after the sixth of a fraction are dropped.
 
     Raises:
-        BadInstant: not RFC 3339 with an offset, no day of the calendar, a leap second, or not of 1970 to 2100.
+        BadTimestamp: not RFC 3339 with an offset, no day of the calendar, a leap second, or not of 1970 to 2100.
     """
     if _RFC3339.fullmatch(text) is None:
-        raise BadInstant("not RFC 3339 with an offset, such as 2024-01-31T21:00:00Z")
+        raise BadTimestamp("not RFC 3339 with an offset, such as 2024-01-31T21:00:00Z")
     try:
         since = datetime.fromisoformat(text.upper()) - _EPOCH
     except ValueError:
-        raise BadInstant("no day of the calendar") from None
+        raise BadTimestamp("no day of the calendar") from None
     us = (since.days * _DAY_S + since.seconds) * 1_000_000 + since.microseconds
     if not 0 <= us < _END_US:
-        raise BadInstant(f"not in the years {_FIRST_YEAR} to {_LAST_YEAR}")
+        raise BadTimestamp(f"not in the years {_FIRST_YEAR} to {_LAST_YEAR}")
     return us
 
 
@@ -58,7 +58,7 @@ def column_us(texts: list[Any]) -> IntArray:
     """`instant_us` of every text, shape (n,), many times as fast where they share their form. Not to be written to.
 
     Raises:
-        BadInstant: with the row of the first that is no text or no instant.
+        BadTimestamp: with the row of the first that is no text or no instant.
     """
     try:
         joined = "\n".join(texts)
@@ -93,11 +93,11 @@ def _one_by_one(texts: list[Any]) -> IntArray:
     us = np.empty(len(texts), np.int64)
     for row, text in enumerate(texts):
         if not isinstance(text, str):
-            raise BadInstant("not a text", row)
+            raise BadTimestamp("not a text", row)
         try:
             us[row] = instant_us(text)
-        except BadInstant as error:
-            raise BadInstant(str(error), row) from None
+        except BadTimestamp as error:
+            raise BadTimestamp(str(error), row) from None
     return us
 
 
@@ -123,7 +123,7 @@ def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | N
     us: IntArray = ((month_eve.take(month, mode="clip") + day) * _DAY_S + second) * 1_000_000
     try:
         shift = instant_us(first) - int(us[0])  # the fraction and the offset, which all rows share
-    except BadInstant:
+    except BadTimestamp:
         return None
     if shift:
         us += shift

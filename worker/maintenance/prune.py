@@ -6,9 +6,9 @@ import getpass
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_text
-from worker.installation import open_store
+from worker.installation import open_archive, open_store
 from worker.settings.schema import Settings
 
 #: Nothing is tried for so long; what is left are entries that were done with when their worker was killed.
@@ -52,7 +52,7 @@ def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = Fals
             store.attempts.prune(bound(_ATTEMPTS_DAYS))
     events = 0
     if days.events is not None and settings.archive_path.exists():
-        with EventArchive(settings.archive_path) as archive:
+        with open_archive(settings) as archive:
             older_than = now - timedelta(days=days.events)
             events = archive.count_older(older_than) if dry_run else archive.prune(older_than)
     return Pruned(letters, predictions, events)

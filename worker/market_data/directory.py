@@ -12,12 +12,10 @@ from loguru import logger
 
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.pipeline import FeatureRequest
-from trading_system.ml_refinement.storage.times import text_from_us
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from worker.errors import EventRejected, Reason, TransientError
 from worker.events.decoding import SignalCreated
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
-
-_DAY_US = 86_400_000_000
 
 
 class NoMarketData(EventRejected):
@@ -64,7 +62,7 @@ class MarketBook:
         if isinstance(found, NoMarketData):
             raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
         count = int(found.timestamp.searchsorted(us, side="right"))
-        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * _DAY_US:
+        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * DAY_US:
             return found
         raise NoMarketData(
             Reason.NO_MARKET_DATA,

@@ -14,7 +14,7 @@ from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.bars import Bars, BarsError
 from trading_system.ml_refinement.typing import IntArray
 from worker.events.bar_columns import matrix_of
-from worker.events.timestamps import BadInstant, column_us
+from worker.events.timestamps import BadTimestamp, column_us
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -88,7 +88,7 @@ def _numbers(name: str, texts: list[str]) -> list[float]:
 def _instants(texts: list[Any]) -> IntArray:
     try:
         return column_us(texts)
-    except BadInstant as error:
+    except BadTimestamp as error:
         raise BadFileError(f"timestamp of bar {error.row} is {error} (bars count from 0)") from None
 
 

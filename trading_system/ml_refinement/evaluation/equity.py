@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 RESAMPLES = 1_000
 _SEED = 7

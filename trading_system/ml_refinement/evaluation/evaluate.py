@@ -25,13 +25,13 @@ from trading_system.ml_refinement.monitoring.served import read_served
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import Promotion, RegistryRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
-from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Verdict, judge
 from trading_system.ml_refinement.typing import IndexArray
 from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, Fold
+from trading_system.ml_refinement.validation.walk_forward import Fold
 
 #: Called with (done, total).
 Progress = Callable[[int, int], None]

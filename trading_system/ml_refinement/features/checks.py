@@ -22,9 +22,9 @@ from trading_system.ml_refinement.features.extractors.base_extractor import Base
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import FloatArray
 
-DAY_US = 86_400_000_000
 BARS = 300
 AGREEMENT = 1e-12
 

@@ -15,7 +15,7 @@ from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsabl
 from trading_system.ml_refinement.models.estimators import column_medians, threads
 from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.models.model import BaseModel
-from trading_system.ml_refinement.storage.times import Clock, utc_now
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, utc_now
 from trading_system.ml_refinement.typing import FloatArray, IntArray, StringArray, TimeArray
 
 #: By number: 0-3 are falling and quiet, falling and volatile, rising and quiet, rising and volatile.
@@ -43,7 +43,6 @@ _CLIP = 5.0
 _NEEDED = 3
 #: Averages of equal values differ by less.
 _TIE = 1e-9
-_DAY_US = 86_400_000_000
 
 
 class RegimeClassifier(BaseModel):
@@ -189,4 +188,4 @@ def _columns(names: Sequence[str]) -> IntArray:
 
 
 def _days(entered_us: TimeArray | None, n: int) -> IntArray:
-    return np.arange(n) if entered_us is None else entered_us // _DAY_US
+    return np.arange(n) if entered_us is None else entered_us // DAY_US

@@ -20,9 +20,9 @@ from trading_system.ml_refinement.monitoring.served import ServedFigures, read_s
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.tables.monitoring import Cause
-from trading_system.ml_refinement.storage.times import Clock, utc_text
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, utc_text
 from trading_system.ml_refinement.validation.evidence import finite
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, measured_hold_us
+from trading_system.ml_refinement.validation.walk_forward import measured_hold_us
 
 #: A retraining is requested no sooner than this after the last one or the last request, and so often a day.
 COOL_DOWN = timedelta(hours=6)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 WINDOW_DAYS = 63
 #: A feature has drifted where its index is above this multiple of the largest among the reference's own windows.

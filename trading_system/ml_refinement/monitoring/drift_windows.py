@@ -9,8 +9,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import WINDOW_DAYS, FeatureDrift, column_drift
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.vectors import RecentRows
-from trading_system.ml_refinement.storage.times import text_from_us, us_from_text
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us, us_from_text
 
 _MOST_ROWS = 5_000
 _WINDOW_ROWS = 60

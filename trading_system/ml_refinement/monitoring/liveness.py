@@ -9,8 +9,7 @@ from typing import Any
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.storage.counters import StoreCounts
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.times import us_from_text
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
+from trading_system.ml_refinement.storage.times import DAY_US, us_from_text
 
 _TYPE = ModelType.SIGNAL_QUALITY.value
 #: So many outcomes in a row without one new label, and labels do not arrive.

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.times import text_from_us, us_from_text
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us, us_from_text
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import (
     MIN_ROWS,
@@ -20,7 +20,7 @@ from trading_system.ml_refinement.validation.evidence import (
     evidence_figures,
     finite,
 )
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, measured_hold_us
+from trading_system.ml_refinement.validation.walk_forward import measured_hold_us
 
 #: What was served is judged by the signals of so many days, up to the newest that has an outcome ...
 SERVED_DAYS = 126

@@ -14,13 +14,12 @@ from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
 from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.typing import AnyArray, FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us
 from trading_system.ml_refinement.validation.walk_forward import (
-    DAY_US,
     HOLD_SHARE,
     PurgedWalkForward,
     measured_hold_us,

@@ -21,7 +21,7 @@ from trading_system.ml_refinement.storage.errors import StaleActivation, StoreEr
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
-from trading_system.ml_refinement.storage.times import Clock, text_from_us, us_from_text, utc_text
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.auxiliary_models import (
     TYPES,
@@ -34,7 +34,6 @@ from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
-from trading_system.ml_refinement.validation.walk_forward import DAY_US
 
 #: Called with a stage's name and (done, total) within it.
 Progress = Callable[[str, int, int], None]

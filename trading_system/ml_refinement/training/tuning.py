@@ -19,12 +19,12 @@ from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import TooFewSamples, UnknownParameter
 from trading_system.ml_refinement.models.estimators import resolve_recipe
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.times import Clock, text_from_us, utc_text
+from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.typing import IndexArray
 from trading_system.ml_refinement.validation import metrics
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, Fold, purged_blocks
+from trading_system.ml_refinement.validation.walk_forward import Fold, purged_blocks
 
 if TYPE_CHECKING:
     import optuna

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
-from trading_system.ml_refinement.validation.walk_forward import DAY_US, time_blocks
+from trading_system.ml_refinement.validation.walk_forward import time_blocks
 
 MIN_BLOCKS = 6
 MIN_ROWS = 100

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import IndexArray, IntArray, TimeArray
 
-DAY_US = 86_400_000_000
 #: Holdings are measured, but no holding counts for more than this part of the training window.
 HOLD_SHARE = 0.25
 
