@@ -252,7 +252,11 @@ def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
 
 def test_an_unknown_recipe_fails_the_run_by_name(tmp_path: Path) -> None:
     installation = learning_installation(tmp_path / "installation", null(150))
-    assert installation.train(quick(model_type="oracle")).reason.startswith("unknown_parameter")
+    with pytest.raises(ValueError, match="model_type"):
+        quick(model_type="oracle")
+    config = quick()
+    config.training.model_type = "oracle"  # type: ignore[assignment]
+    assert installation.train(config).reason.startswith("unknown_parameter")
     assert installation.train(quick(hyperparameters={"luck": 1})).reason.startswith("unknown_parameter")
 
 
