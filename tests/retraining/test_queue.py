@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from pkgutil import resolve_name
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -246,3 +247,9 @@ def test_a_job_in_redis_is_plain_json(client: redis.Redis, queue: RetrainQueue) 
     assert data.decode() == (
         f'["{RETRAIN}", null, [], {{"model_type": "signal_quality", "after": 7, "reason": "new_labels"}}]'
     )
+
+
+def test_jobs_that_an_earlier_release_queued_are_known_by_their_name() -> None:
+    """The name is on the wire: a queue may hold jobs from before an upgrade."""
+    assert RETRAIN == "worker.retraining.job.retrain"
+    assert callable(resolve_name("worker.retraining.job:retrain"))
