@@ -12,6 +12,7 @@ from flask import Flask
 
 from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation, fill
 from tests.support.desk import settings_for
+from tests.support.waiting import HANGS_AFTER_S
 from worker.console.application import create_app
 from worker.redis_server.embedded import EmbeddedServer
 
@@ -40,6 +41,8 @@ def address(flask_app: Flask) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.effective_port}"
     server.close()
+    # A request in hand ends before what it asks is gone, and before another test looks at the log.
+    server.task_dispatcher.shutdown(timeout=HANGS_AFTER_S)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="chromium or chromedriver is missing")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves(browser: Any, address: str) -> Iterator[None]:
+    """No page goes on refreshing itself once its console is gone."""
+    yield
+    browser.get("about:blank")
 
 
 def wait(browser: Any, css: str) -> Any:
