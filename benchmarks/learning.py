@@ -24,6 +24,7 @@ from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 from trading_system.simulation import learning_experiments as parts
 from trading_system.simulation.learning_experiments import CELLS, SIZES, Experiment
+from trading_system.simulation.seeds import generator
 
 RESULTS = Path(__file__).parent / "tables"
 #: Cases of each part in a quick run: each cell once.
@@ -70,7 +71,7 @@ def run(results: Results, *, only: list[str], quick: bool, minutes: float) -> No
         cases = part.cases[: QUICK[part.name]] if quick else part.cases
         for case in until(deadline, results.missing(part.name, cases)):
             started = time.process_time()
-            figures = part.measure(case, parts.generator(part.name, case))
+            figures = part.measure(case, generator(part.name, case))
             results.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
             print(part.name, *case, file=sys.stderr)
 

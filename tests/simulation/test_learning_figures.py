@@ -12,13 +12,14 @@ from tests.support.learning_installation import learning_installation
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 from trading_system.simulation import learning_experiments as parts, worlds
+from trading_system.simulation.seeds import Case, generator
 
 AS_FIRST = {"recipe": "ensemble", "champion": None}
 
 
-def measured(part: str, measure: object, *cases: parts.Case) -> dict[str, float]:
+def measured(part: str, measure: object, *cases: Case) -> dict[str, float]:
     """The mean of each figure over cases."""
-    figures = [measure(case, parts.generator(part, case)) for case in cases]
+    figures = [measure(case, generator(part, case)) for case in cases]
     return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}
 
 
@@ -37,7 +38,7 @@ def test_where_there_is_nothing_to_learn_it_says_the_base_rate(n: int, at_most: 
 
 
 def test_a_year_of_retrainings_on_noise_promotes_nothing() -> None:
-    figures = parts.of_a_year(("independent 252", 0), parts.generator("test", ("independent 252", 0)))
+    figures = parts.of_a_year(("independent 252", 0), generator("test", ("independent 252", 0)))
     assert figures["promoted"] == [0.0] * parts.RETRAININGS
     assert figures["folds"] > 5 * figures["fits"]
 
@@ -56,20 +57,20 @@ def test_what_is_measured_is_what_a_training_in_a_store_puts_before_the_gate(tmp
 
 
 def test_skill_is_proven_where_there_is_skill() -> None:
-    figures = parts.of_one_retraining(("independent .70", 0), parts.generator("test", ("independent .70", 0)))
+    figures = parts.of_one_retraining(("independent .70", 0), generator("test", ("independent .70", 0)))
     assert figures["promoted"] == 1.0
     assert 0.60 < figures["auc"] < 0.75
 
 
 def test_the_canary_sings_unpurged_and_is_silent_purged() -> None:
-    figures = parts.of_the_canary((3,), parts.generator("canary", (3,)))
+    figures = parts.of_the_canary((3,), generator("canary", (3,)))
     assert figures["unpurged"] >= 0.62
     assert figures["unpurged_holds"] == 0.0
     assert figures["purged_holds"] == 1.0
 
 
 def test_no_schedule_violates_the_purge() -> None:
-    figures = parts.of_schedules((0,), parts.generator("test", (0,)), schedules=200)
+    figures = parts.of_schedules((0,), generator("test", (0,)), schedules=200)
     assert figures["folds"] > 1_000
     assert figures["violations"] == 0
 

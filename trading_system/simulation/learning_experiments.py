@@ -6,7 +6,6 @@ judged by the product's own classes.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +30,7 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_tail,
 )
 from trading_system.simulation import worlds
+from trading_system.simulation.seeds import Case
 
 SIZES = (150, 400, 1000, 3000)
 CELLS = tuple((kind, auc) for kind in ("linear", "mixed") for auc in (0.6, 0.7))
@@ -43,7 +43,6 @@ _NAMES = tuple(f"x{i}" for i in range(worlds.N_FEATURES))
 _YEAR_DAYS = 504 + 21 + 11 * STEP_DAYS + 1
 SINGLE_DAYS = 504 + 21
 
-Case = tuple[str | float | int, ...]
 Figures = dict[str, float | list[float]]
 
 
@@ -54,11 +53,6 @@ class Experiment:
     name: str
     cases: Sequence[Case]
     measure: Callable[[Case, np.random.Generator], Figures]
-
-
-def generator(part: str, case: Case) -> np.random.Generator:
-    """The case's own randomness."""
-    return np.random.default_rng(zlib.crc32(repr((part, case)).encode()))
 
 
 # Ranking and calibration of one fit, on rows that share nothing
