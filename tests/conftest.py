@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import redis
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from loguru import logger
 
+from tests.support.real_processes import Installation
+from tests.support.waiting import HANGS_AFTER_S
 from worker.redis_server.embedded import EmbeddedServer
 
 # How long an example takes says nothing but how busy the machine is.
@@ -55,6 +58,27 @@ def state_dir(tmp_path: Path) -> Path:
     path = tmp_path / "var"
     path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture
+def installation(state_dir: Path, valkey_url: str) -> Installation:
+    """The command line with an empty state directory and an empty server."""
+    return Installation(state_dir, valkey_url)
+
+
+@pytest.fixture
+def running(installation: Installation) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Starts a process of the installation, which ends with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(role: str) -> subprocess.Popen[bytes]:
+        started.append(installation.start(role))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(HANGS_AFTER_S)
 
 
 def _logged(level: str) -> Iterator[list[str]]:

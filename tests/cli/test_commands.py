@@ -8,8 +8,7 @@ import os
 import re
 import signal as signals
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,61 +18,8 @@ import redis
 
 from tests.support.desk import scored
 from tests.support.events import SIGNALS, outcome, signal
+from tests.support.real_processes import QUIET, REFINERY, Installation
 from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
-
-REFINERY = [sys.executable, "-m", "worker"]
-#: No ports, and time to end in however busy the machine is.
-QUIET = {
-    "REFINERY_METRICS_PORT": "0",
-    "REFINERY_TRAINER_METRICS_PORT": "0",
-    "REFINERY_CONSOLE_PORT": "0",
-    "REFINERY_BLOCK_MS": "50",
-    "REFINERY_SHUTDOWN_GRACE_S": "3600",
-}
-
-
-class Installation:
-    """A state directory, a server, and the command with both."""
-
-    def __init__(self, state_dir: Path, url: str) -> None:
-        self.environment = {**os.environ, **QUIET, "REFINERY_STATE_DIR": str(state_dir), "REFINERY_REDIS_URL": url}
-
-    def run(self, *arguments: str, stdin: bytes = b"", **more: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [*REFINERY, *arguments],
-            input=stdin,
-            env=self.environment | more,
-            capture_output=True,
-            timeout=HANGS_AFTER_S,
-            check=False,
-        )
-
-    def document(self, *arguments: str) -> Any:
-        done = self.run(*arguments, "--json")
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([*REFINERY, *arguments], env=self.environment, stderr=subprocess.PIPE)
-
-
-@pytest.fixture
-def installation(state_dir: Path, valkey_url: str) -> Installation:
-    return Installation(state_dir, valkey_url)
-
-
-@pytest.fixture
-def running(installation: Installation) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(role: str) -> subprocess.Popen[bytes]:
-        started.append(installation.start(role))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.terminate()
-        process.wait(HANGS_AFTER_S)
 
 
 def lines(events: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
