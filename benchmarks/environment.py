@@ -111,7 +111,7 @@ def train(settings: Settings, *, rows: int = _TRAINED_ON) -> None:
             model.feature_version = pipeline.feature_version
             registry.register(model)
             if version == "champion":
-                registry.activate(model.model_id, proven=True)
+                registry.promote(model.model_id, proven=True)
 
 
 def publish(client: redis.Redis, stream: str, events: list[bytes], *, field: str = "data", chunk: int = 1_000) -> None:

@@ -45,7 +45,7 @@ def scorer(installation: LearningInstallation, watch: Watch, config: MLConfig | 
 
 def serving(installation: LearningInstallation, *, proven: bool, seed: int = 0) -> SignalQualityModel:
     model = candidate(installation, seed=seed)
-    installation.registry.activate(model.model_id, proven=proven)
+    installation.registry.promote(model.model_id, proven=proven)
     return model
 
 

@@ -29,7 +29,7 @@ def serving(installation: LearningInstallation, count: int, *, proven: bool = Tr
     models = [fitted(seed) for seed in range(count)]
     for model in models:
         installation.registry.register(model)
-        installation.registry.activate(model.model_id, proven=proven)
+        installation.registry.promote(model.model_id, proven=proven)
     return models
 
 

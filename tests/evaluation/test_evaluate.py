@@ -49,7 +49,7 @@ def skilled(tmp_path_factory: pytest.TempPathFactory) -> tuple[LearningInstallat
     champion, shadow = fitted(1, columns=8), fitted(2, columns=8)
     for model in (champion, shadow):
         installation.registry.register(model)
-    installation.registry.activate(champion.model_id, proven=True)
+    installation.registry.promote(champion.model_id, proven=True)
     with installation.db.atomic():
         installation.db.scores.log_predictions(
             [

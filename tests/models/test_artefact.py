@@ -58,7 +58,8 @@ def test_a_file_whose_bytes_changed_is_refused_and_what_serves_goes_on_serving(
     data[len(data) // 2] ^= 1
     other_path.write_bytes(bytes(data))
     with pytest.raises(ModelFileRefused, match="SHA-256"):
-        installation.registry.activate(other.model_id)
+        installation.registry.promote(other.model_id)
+    assert installation.registry.activate(other.model_id) is False
     assert installation.db.models.active_id("signal_quality") == model.model_id
 
 
@@ -75,8 +76,7 @@ def test_a_hostile_pickle_is_refused_and_executes_nothing(tmp_path: Path, write:
     mark = tmp_path / "executed"
     with open(tmp_path / "model.skops", "wb") as file:
         write({"model": Hostile(mark)}, file)
-    with pytest.raises(ModelFileRefused):
-        SignalQualityModel().load(str(tmp_path / "model.skops"))
+    assert SignalQualityModel().load(str(tmp_path / "model.skops")) is False
     assert not mark.exists()
 
 
@@ -84,7 +84,8 @@ def test_a_type_outside_the_frozen_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     path.write_bytes(skops.io.dumps({"format": 1, "learned": LearningInstallation}))
     with pytest.raises(ModelFileRefused):
-        SignalQualityModel().load(str(path))
+        SignalQualityModel().from_bytes(path.read_bytes())
+    assert SignalQualityModel().load(str(path)) is False
 
 
 def test_an_archive_that_says_it_inflates_beyond_the_limit_is_refused() -> None:
@@ -178,7 +179,8 @@ def test_an_id_that_is_no_file_name_never_becomes_a_path(installation: LearningI
     model = fitted()
     model.model_id = model_id
     with pytest.raises(ModelFileRefused):
-        installation.registry.register(model)
+        installation.registry.enter(model)
+    assert installation.registry.register(model) is False
     assert list(installation.registry.model_dir.iterdir()) == []
     assert installation.registry.activate(model_id) is False
 
@@ -206,7 +208,8 @@ def test_a_full_disk_leaves_no_file_and_no_row(
 
     monkeypatch.setattr(artefact.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        installation.registry.register(fitted())
+        installation.registry.enter(fitted())
+    assert installation.registry.register(fitted()) is False
     assert list(installation.registry.model_dir.iterdir()) == []
     assert installation.db.models.history("signal_quality") == []
 

@@ -72,7 +72,7 @@ def test_activation_on_a_stale_view_changes_nothing(installation: LearningInstal
     first, second = registered(installation), registered(installation)
     installation.registry.activate(first.model_id)
     with pytest.raises(StaleActivation):
-        installation.registry.activate(second.model_id, expected_active=None)
+        installation.registry.promote(second.model_id, expected_active=None)
     assert installation.registry.get_active(QUALITY).model_id == first.model_id
 
 

@@ -86,7 +86,7 @@ def serving(registry: ModelRegistry, pipeline: FeaturePipeline, wins: float, see
     model.feature_version = pipeline.feature_version
     model.set_training_period(text_from_us(START_US), text_from_us(START_US + FIRST_SERVED * DAY_US))
     registry.register(model, recipe="ensemble")
-    registry.activate(model.model_id, proven=True)
+    registry.promote(model.model_id, proven=True)
     return model.model_id
 
 

@@ -75,7 +75,7 @@ def train(settings: Settings, store: FeatureDatabase, seed: int) -> str:
     model.set_validation(200, {"auc": 0.56 + seed / 100, "log_loss": 0.676, "base_rate_log_loss": 0.688})
     registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
     registry.register(model)
-    registry.activate(model.model_id, reason="AUC 0.561 (t 2.31), log loss 0.0121 below the base rate's", proven=True)
+    registry.promote(model.model_id, reason="AUC 0.561 (t 2.31), log loss 0.0121 below the base rate's", proven=True)
     return model.model_id
 
 

@@ -215,7 +215,7 @@ def test_bad_data_fails_the_run_by_name_and_leaves_the_champion_serving(tmp_path
     installation = learning_installation(tmp_path / "installation", failing_worlds()[reason])
     serving = fitted()
     installation.registry.register(serving)
-    installation.registry.activate(serving.model_id, proven=True)
+    installation.registry.promote(serving.model_id, proven=True)
     result = installation.train()
     assert (result.status, result.verdict, result.model_id) == ("failed", None, None)
     run = installation.db.runs.get("run-1")

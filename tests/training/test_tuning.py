@@ -103,7 +103,7 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
     installation = learning_installation(tmp_path, world)
     champion = fitted(columns=len(installation.feature_names))
     installation.registry.register(champion, recipe="gradient_boosting")
-    installation.registry.activate(champion.model_id, proven=True)
+    installation.registry.promote(champion.model_id, proven=True)
     with installation.db.atomic():
         installation.db.scores.log_predictions(_served(installation, champion.model_id))
     for number in range(8):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Literal, TypeVar, cast
@@ -13,7 +13,7 @@ from loguru import logger
 from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import (
-    BaseModel,
+    ArtefactModel,
     ModelRegistry,
     RegimeClassifier,
     ReturnPredictor,
@@ -28,8 +28,14 @@ from trading_system.ml_refinement.typing import FloatArray
 
 Status = Literal["scored", "cold_start", "stale"]
 Band = Literal["high", "medium", "low"]
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=ArtefactModel)
 
+_ASKED: Mapping[ModelType, type[ArtefactModel]] = {
+    ModelType.SIGNAL_QUALITY: SignalQualityModel,
+    ModelType.RETURN_PREDICTOR: ReturnPredictor,
+    ModelType.RISK_PREDICTOR: RiskPredictor,
+    ModelType.REGIME_CLASSIFIER: RegimeClassifier,
+}
 #: A model that was refused is tried again after this: its file may have been put right.
 _TRY_AGAIN_US = 60_000_000
 
@@ -223,6 +229,8 @@ class Scorer:
             return None if row is None else before
         try:
             model = self._registry.load(row.model_id)
+            if not isinstance(model, _ASKED[row.model_type]):
+                raise ModelFileRefused(f"a {type(model).__name__} is not asked for scores")
             model.check_features(self._pipeline.names, self._pipeline.feature_version)
         except (ModelFileRefused, FeatureContractError) as error:
             if row.model_id not in self._refused:

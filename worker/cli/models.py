@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow
+from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow, UnknownModel
 from trading_system.ml_refinement.storage.tables.models import ROLLED_BACK
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
@@ -154,11 +154,11 @@ def activate(
     with ExitStack() as stack:
         _, registry = _open(stack)
         try:
-            done = registry.activate(model_id, reason=reason)
+            registry.promote(model_id, reason=reason)
+        except UnknownModel as error:
+            raise _unknown(model_id) from error
         except ModelFileRefused as error:
             raise RefineryError(f"{model_id} was not activated: {error}") from error
-    if not done:
-        raise _unknown(model_id)
     output.line(f"{model_id} serves from the next batch on")
 
 

@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from loguru import logger
 
 from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.models.model_registry import model_before, roll_back
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
 from worker.console.pages import console_queries, letter_filter, letter_or_404, model_or_404, model_type
@@ -174,7 +175,7 @@ def activate(model_id: str) -> ResponseReturnValue:
     """Let a model serve, if the one that serves is still the one the operator saw.
 
     Raises:
-        RefineryError: the registry did not activate it.
+        RefineryError: its file is refused.
     """
     settings = console_queries().settings
     why = _why()
@@ -182,8 +183,10 @@ def activate(model_id: str) -> ResponseReturnValue:
     model_or_404(model_id)
     with _store() as store:
         registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
-        if not registry.activate(model_id, reason=f"by hand, {actor()}: {why}", expected_active=seen):
-            raise RefineryError(f"{model_id} was not activated: the console's log says why")
+        try:
+            registry.promote(model_id, reason=f"by hand, {actor()}: {why}", expected_active=seen)
+        except ModelFileRefused as error:
+            raise RefineryError(f"{model_id} was not activated: {error}") from error
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)
     flash(f"{model_id} serves from the next batch on.")
     return redirect(url_for("pages.models"))

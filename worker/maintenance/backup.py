@@ -33,7 +33,7 @@ from worker.streams.errors import translated
 MANIFEST = "manifest.json"
 _STAGED = "restore-staged"
 _FORMAT = 1
-_NAME = re.compile(r"features\.db|events\.db|models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.skops")
+_NAME = re.compile(r"features\.db|events\.db|models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.(?:skops|pkl)")
 _TOP = ("features.db", "events.db", "models")
 
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from trading_system.lazy_names import attach
 
 if TYPE_CHECKING:
-    from trading_system.ml_refinement.models.model import BaseModel as BaseModel
+    from trading_system.ml_refinement.models.base_model import BaseModel as BaseModel
+    from trading_system.ml_refinement.models.model import ArtefactModel as ArtefactModel
     from trading_system.ml_refinement.models.model_registry import ModelRegistry as ModelRegistry
     from trading_system.ml_refinement.models.regime_classifier import RegimeClassifier as RegimeClassifier
     from trading_system.ml_refinement.models.return_predictor import ReturnPredictor as ReturnPredictor
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "model": ("BaseModel",),
+        "base_model": ("BaseModel",),
+        "model": ("ArtefactModel",),
         "model_registry": ("ModelRegistry",),
         "regime_classifier": ("RegimeClassifier",),
         "return_predictor": ("ReturnPredictor",),

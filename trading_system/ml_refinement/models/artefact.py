@@ -44,8 +44,8 @@ def decode(data: bytes, *, sha256: str | None = None) -> dict[str, Any]:
     Raises:
         ModelFileRefused: another hash, too large, not an archive, or of types outside `TRUSTED_TYPES`.
     """
-    if sha256 is not None and not hmac.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
-        raise ModelFileRefused("the file's SHA-256 is not the one in the store")
+    if sha256 is not None:
+        check_hash(data, sha256)
     _check_sizes(data)
     try:
         state = skops.io.loads(data, trusted=list(TRUSTED_TYPES))
@@ -54,6 +54,16 @@ def decode(data: bytes, *, sha256: str | None = None) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ModelFileRefused(f"not a model file: it holds a {type(state).__name__}")
     return state
+
+
+def check_hash(data: bytes, sha256: str) -> None:
+    """Refuse a file that is not the one that was registered.
+
+    Raises:
+        ModelFileRefused: it hashes to something else.
+    """
+    if not hmac.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
+        raise ModelFileRefused("the file's SHA-256 is not the one in the store")
 
 
 def _check_sizes(data: bytes) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from trading_system.ml_refinement.models.calibration import Calibration, base_rate_only, fit_calibration
+from trading_system.ml_refinement.models.calibration import (
+    MIN_PER_CLASS,
+    MIN_ROWS,
+    Calibration,
+    base_rate_only,
+    fit_calibration,
+)
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
 from trading_system.ml_refinement.models.estimators import (
     RECIPES,
@@ -64,7 +70,7 @@ class FitSettings:
     """How to fit. `parameters` is complete for the recipe; `scaling` None leaves features as they are."""
 
     recipe: str
-    parameters: Mapping[str, Any]
+    parameters: dict[str, Any]
     scaling: str | None = "standard"
     selection: SelectionRule = field(default_factory=SelectionRule)
     #: With fewer rows the base rate is served.
@@ -84,6 +90,19 @@ class FitSettings:
         if settings.scaling is not None and settings.scaling not in SCALERS:
             raise UnknownParameter(f"there is no scaling {settings.scaling!r}; there are {', '.join(SCALERS)}")
         return settings
+
+    def with_parameters(self, parameters: Mapping[str, Any], *, recipe: str | None) -> FitSettings:
+        """These settings with other parameters; where they are another recipe's and `recipe` is None, with that one.
+
+        Raises:
+            UnknownParameter: no recipe knows them all, or not the one that was asked for.
+        """
+        own = RECIPES[self.recipe].defaults
+        if set(parameters) <= set(own):
+            return replace(self, parameters={**own, **parameters})
+        changed = {name: value for name, value in parameters.items() if name not in own or value != own[name]}
+        name, complete = resolve_recipe(recipe, changed)
+        return replace(self, recipe=name, parameters=complete)
 
 
 class Opinion(NamedTuple):
@@ -118,6 +137,14 @@ class FittedClassifier:
     def proba(self, X: FloatArray) -> FloatArray:
         """P(win), shape (n,)."""
         return self.opinion(X).p
+
+    def shortfall(self, settings: FitSettings) -> str:
+        """Why only the base rate is served, in words; empty where something was learned and calibrated."""
+        if self.estimator is None:
+            return f"{self.rows} of {settings.min_samples} samples"
+        if not self.calibration.rows:
+            return f"too few held-out samples to calibrate on: {MIN_ROWS}, {MIN_PER_CLASS} of each outcome, are needed"
+        return ""
 
     def importance(self, n_features: int) -> FloatArray:
         """Shares of all features, shape (n_features,): 0 for those not selected."""

@@ -1,9 +1,8 @@
-"""What every model is: fitted on rows in time order, asked, saved and loaded."""
+"""What every model of ours is: fitted on rows in time order, asked, and kept in a file that can be trusted."""
 
 from __future__ import annotations
 
-import uuid
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -11,14 +10,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from loguru import logger
 from numpy.typing import ArrayLike
 from sklearn.exceptions import NotFittedError
 
-from trading_system.ml_refinement.config import ModelMetadata, ModelType
+from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
+from trading_system.ml_refinement.models.base_model import BaseModel
 from trading_system.ml_refinement.models.errors import BadData, FeatureContractError, ModelFileRefused
 from trading_system.ml_refinement.models.fitting import FitPlan
-from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
+from trading_system.ml_refinement.storage.times import Clock, utc_now
 from trading_system.ml_refinement.typing import AnyArray, FloatArray
 
 _FORMAT = 1
@@ -27,27 +28,21 @@ _GOLDEN_TOLERANCE = 1e-9
 _LIBRARIES = ("numpy", "scikit-learn", "skops")
 
 
-class BaseModel(ABC):
-    """A model that can be fitted, asked, saved and loaded.
+class ArtefactModel(BaseModel):
+    """A model whose file is an artefact: plain values, verified by hash and by golden rows, that executes nothing.
 
     Features are an array of shape (n, n_features) in the order of `feature_names`, or a DataFrame, whose columns are
     then taken by name. NaN means missing; infinity is refused.
     """
 
     def __init__(self, model_type: ModelType, version: str = "1.0", *, clock: Clock = utc_now) -> None:
-        self.model_type = model_type
-        self.version = version
-        self.model_id = f"{model_type.value}_{version}_{uuid.uuid4().hex[:8]}"
-        self.is_fitted = False
-        #: Version of the feature extraction it was fitted on; empty where that was not told.
-        self.feature_version = ""
-        self.feature_names: tuple[str, ...] = ()
-        self.created_at = utc_text(clock())
-        self._period = ("", "")
-        self._samples = {"train": 0, "validation": 0}
-        self._metrics: dict[str, dict[str, float]] = {"train": {}, "validation": {}}
-        self._importance: dict[str, float] = {}
+        super().__init__(model_type, version, clock=clock)
         self._golden: dict[str, FloatArray] = {}
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features it was fitted on, in the order of the columns."""
+        return tuple(self._feature_names)
 
     @abstractmethod
     def fit(
@@ -60,18 +55,15 @@ class BaseModel(ABC):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """Fit on rows in time order.
+        """See `BaseModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
         Args:
-            X_train: features, shape (n, n_features), NaN where missing.
-            y_train: R-multiples, shape (n,); above 0 is a win.
-            X_val: rows to report on, shape (n_val, n_features); nothing is fitted on them.
-            y_val: their R-multiples, shape (n_val,).
+            X_train: features, NaN where missing.
+            y_train: R-multiples.
+            X_val: rows to report on.
+            y_val: their R-multiples.
             feature_names: names of the columns; `f0`, `f1`, ... where not given.
             plan: which rows are held out inside; without it, blocks of rows with nothing purged.
-
-        Returns:
-            Metrics on the training rows.
 
         Raises:
             BadData: shapes disagree, or a value is not finite.
@@ -104,22 +96,26 @@ class BaseModel(ABC):
         """The inverse of `_learned`; `feature_names` are set already."""
 
     def save(self, path: str) -> bool:
-        """Write the model file, whole or not at all; True.
-
-        Raises:
-            NotFittedError: not fitted.
-            OSError: as the system says it.
-        """
-        artefact.write_file(Path(path), self.to_bytes())
+        """Write the model file, whole or not at all. False: that failed, and the log says why."""
+        try:
+            artefact.write_file(Path(path), self.to_bytes())
+        except (OSError, ValueError, TypeError) as error:  # an unfitted model is a ValueError
+            logger.error("model {} was not saved to {}: {}", self.model_id, path, error)
+            return False
         return True
 
     def load(self, path: str, *, sha256: str | None = None) -> bool:
-        """Become the model in a file; True. On failure this model is as it was.
+        """Become the model in a file. False: it was refused, the log says why, and this model is as it was.
 
-        Raises:
-            ModelFileRefused: altered (`sha256` is what it must hash to), malformed, or of other library versions.
+        Args:
+            path: the file.
+            sha256: what it must hash to; without it that is not checked.
         """
-        self.from_bytes(artefact.read_file(Path(path)), sha256=sha256)
+        try:
+            self.from_bytes(artefact.read_file(Path(path)), sha256=sha256)
+        except ModelFileRefused as error:
+            logger.error("no model was loaded from {}: {}", path, error)
+            return False
         return True
 
     def to_bytes(self) -> bytes:
@@ -137,12 +133,16 @@ class BaseModel(ABC):
                     "model_id": self.model_id,
                     "version": self.version,
                     "created_at": self.created_at,
-                    "period": list(self._period),
+                    "period": [self._train_start_date or "", self._train_end_date or ""],
                 },
                 "libraries": {name: installed_version(name) for name in _LIBRARIES},
                 "features": {"version": self.feature_version, "names": list(self.feature_names)},
                 "learned": self._learned(),
-                "report": {"samples": self._samples, "metrics": self._metrics, "importance": self._importance},
+                "report": {
+                    "samples": {"train": self._train_samples, "validation": self._validation_samples},
+                    "metrics": {"train": self._train_metrics, "validation": self._validation_metrics},
+                    "importance": self._feature_importance,
+                },
                 "golden": self._golden,
             }
         )
@@ -171,10 +171,12 @@ class BaseModel(ABC):
                 raise ModelFileRefused(f"written with {name} {saved}; here is {installed_version(name)}")
         identity, report = state["identity"], state["report"]
         self.model_id, self.version = identity["model_id"], identity["version"]
-        self.created_at, self._period = identity["created_at"], tuple(identity["period"])
-        self.feature_version, self.feature_names = state["features"]["version"], tuple(state["features"]["names"])
-        self._samples, self._metrics = report["samples"], report["metrics"]
-        self._importance, self._golden = report["importance"], state["golden"]
+        self.created_at, (self._train_start_date, self._train_end_date) = identity["created_at"], identity["period"]
+        self.feature_version, self._feature_names = state["features"]["version"], list(state["features"]["names"])
+        self._train_samples, self._train_metrics = report["samples"]["train"], report["metrics"]["train"]
+        self._validation_samples = report["samples"]["validation"]
+        self._validation_metrics = report["metrics"]["validation"]
+        self._feature_importance, self._golden = report["importance"], state["golden"]
         self._restore(state["learned"])
         self.is_fitted = True
         replayed = self._answers(self._golden["features"])
@@ -186,31 +188,9 @@ class BaseModel(ABC):
         self._require_fitted()
         return artefact.digest({"learned": self._learned(), "names": self.feature_names, "type": self.model_type.value})
 
-    def get_metadata(self) -> ModelMetadata:
-        """What the registry keeps about this model."""
-        return ModelMetadata(
-            model_id=self.model_id,
-            model_type=self.model_type,
-            version=self.version,
-            created_at=self.created_at,
-            train_start_date=self._period[0],
-            train_end_date=self._period[1],
-            train_samples=self._samples["train"],
-            validation_samples=self._samples["validation"],
-            train_metrics=dict(self._metrics["train"]),
-            validation_metrics=dict(self._metrics["validation"]),
-            feature_names=list(self.feature_names),
-            feature_importance=dict(self._importance),
-        )
-
-    def set_training_period(self, start_date: str, end_date: str) -> None:
-        """The first and last signal time trained on."""
-        self._period = (start_date, end_date)
-
     def set_validation(self, samples: int, metrics: Mapping[str, float]) -> None:
         """What a validation outside this model found, for the registry."""
-        self._samples["validation"] = samples
-        self._metrics["validation"] = dict(metrics)
+        self._validation_samples, self._validation_metrics = samples, dict(metrics)
 
     def check_features(self, names: Sequence[str], feature_version: str) -> None:
         """Refuse features other than those fitted on.
@@ -226,10 +206,6 @@ class BaseModel(ABC):
             differing = sorted(set(names) ^ set(self.feature_names)) or ["the order"]
             raise FeatureContractError(f"{self.model_id}: features differ in {', '.join(differing[:5])}")
 
-    def get_top_features(self, n: int = 10) -> list[tuple[str, float]]:
-        """The n features of largest importance, largest first."""
-        return sorted(self._importance.items(), key=lambda item: -item[1])[:n]
-
     def _begin(self, X: ArrayLike, y: ArrayLike, names: Sequence[str] | None) -> tuple[FloatArray, FloatArray]:
         """Checked training arrays; takes over the names."""
         if names is None and isinstance(X, pd.DataFrame):
@@ -240,13 +216,13 @@ class BaseModel(ABC):
             raise BadData(f"features {values.shape}, targets {target.shape}, {len(set(names))} different names")
         if not len(target) or not np.isfinite(target).all():
             raise BadData("there are no rows" if not len(target) else "a target is not finite")
-        self.feature_names = names
+        self._feature_names = list(names)
         return values, target
 
     def _finish(self, X: FloatArray, importance: FloatArray) -> None:
         """Golden rows and importance, once the model answers."""
         self.is_fitted = True
-        self._importance = dict(zip(self.feature_names, importance.tolist(), strict=True))
+        self._feature_importance = dict(zip(self.feature_names, importance.tolist(), strict=True))
         chosen = X[np.linspace(0, len(X) - 1, min(_GOLDEN_ROWS, len(X))).astype(int)]
         self._golden = {"features": chosen, "answers": self._answers(chosen)}
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from loguru import logger
+from sklearn.exceptions import NotFittedError
 
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.models import artefact
+from trading_system.ml_refinement.models.base_model import BaseModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.models.regime_classifier import RegimeClassifier
 from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
 from trading_system.ml_refinement.models.risk_predictor import RiskPredictor
@@ -22,8 +26,10 @@ from trading_system.ml_refinement.storage.errors import UnknownModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import ANY, ROLLED_BACK, Promotion, RegistryRow, Unconditional
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,133}")
 _SUFFIX = ".skops"
+#: What a class of one's own writes, in whatever form it likes.
+_FOREIGN_SUFFIX = ".pkl"
 #: So many of the ledger's newest entries are looked at for the model before.
 _LEDGER = 10_000
 
@@ -32,7 +38,8 @@ class ModelRegistry:
     """Model files in one directory, their rows in the store.
 
     A file is complete on disk before its row exists, and is read only if it hashes to what its row says. Without a
-    store the registry remembers for as long as it lives.
+    store the registry remembers for as long as it lives. `register`, `activate` and `get_active` answer, and log what
+    went wrong; `enter`, `promote`, `serving` and `load` raise it.
 
     Example:
         registry = ModelRegistry("models/", db)
@@ -41,7 +48,8 @@ class ModelRegistry:
         serving = registry.get_active(ModelType.SIGNAL_QUALITY)
     """
 
-    MODEL_CLASSES: ClassVar[Mapping[ModelType, Callable[[], BaseModel]]] = {
+    #: The class that a file of each type is loaded with. A model of one's own is entered here, or in a subclass.
+    MODEL_CLASSES: ClassVar[dict[ModelType, Callable[[], BaseModel]]] = {
         ModelType.SIGNAL_QUALITY: SignalQualityModel,
         ModelType.RETURN_PREDICTOR: ReturnPredictor,
         ModelType.REGIME_CLASSIFIER: RegimeClassifier,
@@ -53,38 +61,64 @@ class ModelRegistry:
         self.model_dir = Path(model_dir)
         self.model_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.db = db
-        self._serving: dict[ModelType, BaseModel] = {}
-        self._unstored: dict[str, tuple[ModelMetadata, str]] = {}
+        self._active_models: dict[ModelType, BaseModel] = {}
+        self._unstored: dict[str, tuple[ModelMetadata, str, str]] = {}
+        self._own_classes: dict[str, Callable[[], BaseModel]] = {}
 
-    def register(self, model: BaseModel, *, recipe: str | None = None, run_id: str | None = None) -> bool:
-        """Write the model's file and enter it, not serving. False: it is not fitted.
+    def register(self, model: BaseModel) -> bool:
+        """Write the model's file and enter it, not serving. False: it is not, and the log says why."""
+        try:
+            self.enter(model)
+        except (NotFittedError, ModelFileRefused, OSError) as error:
+            logger.error("model {} was not registered: {}", model.model_id, error)
+            return False
+        return True
+
+    def activate(self, model_id: str, *, reason: str = "activated by hand") -> bool:
+        """Let a model serve. False: it does not, what served goes on serving, and the log says why."""
+        try:
+            self.promote(model_id, reason=reason)
+        except (UnknownModel, ModelFileRefused) as error:
+            logger.error("model {} was not activated: {}", model_id, error)
+            return False
+        return True
+
+    def get_active(self, model_type: ModelType) -> BaseModel | None:
+        """The model that serves now; None where none does, or where its file is refused: then the log says why."""
+        try:
+            return self.serving(model_type)
+        except ModelFileRefused as error:
+            logger.error("the active {} cannot be loaded: {}", model_type.value, error)
+            return None
+
+    def enter(self, model: BaseModel, *, recipe: str | None = None, run_id: str | None = None) -> None:
+        """`register` for callers that have to know what went wrong.
 
         Raises:
+            NotFittedError: the model is not fitted.
             OSError: the file could not be written; nothing was entered.
-            ModelFileRefused: the model's id cannot be a file name.
+            ModelFileRefused: the model's id cannot be a file name, or its own `save` wrote no file.
         """
         if not model.is_fitted:
-            logger.error("model {} is not fitted and was not registered", model.model_id)
-            return False
-        path = self._path(model.model_id)
-        data = model.to_bytes()
-        artefact.write_file(path, data)
-        sha256 = hashlib.sha256(data).hexdigest()
+            raise NotFittedError(f"{model.model_id} is not fitted")
+        path, sha256 = self._write(model)
+        metadata = _finite_metadata(model.get_metadata())
+        self._own_classes[model.model_id] = type(model)
         if self.db is None:
-            self._unstored[model.model_id] = (model.get_metadata(), sha256)
+            self._unstored[model.model_id] = (metadata, sha256, path.name)
         else:
+            own_recipe = getattr(model, "recipe", None) or _foreign_name(model)
             self.db.models.register(
-                model.get_metadata(),
+                metadata,
                 model_path=path.name,
                 artefact_sha256=sha256,
                 feature_version=model.feature_version or None,
-                recipe=recipe if recipe is not None else getattr(model, "recipe", None),
+                recipe=recipe if recipe is not None else own_recipe,
                 run_id=run_id,
             )
         logger.info("registered model {}", model.model_id)
-        return True
 
-    def activate(
+    def promote(
         self,
         model_id: str,
         *,
@@ -94,19 +128,19 @@ class ModelRegistry:
         run_id: str | None = None,
         expected_active: str | Unconditional | None = ANY,
         fence: int | None = None,
-    ) -> bool:
-        """Let a model serve, once its file was read and verified. False: there is no such model.
+    ) -> None:
+        """`activate` for callers that have to know what went wrong. Its file is read and verified first.
 
         `proven` None leaves it as it was. `expected_active` and `fence` are those of `Models.activate`.
 
         Raises:
+            UnknownModel: it is not registered.
             ModelFileRefused: its file is missing, altered or malformed; what served goes on serving.
             StaleActivation: another model is active than expected, or a newer training run has begun.
         """
         row = self._row(model_id)
         if row is None and model_id not in self._unstored:
-            logger.error("there is no model {!r} to activate", model_id)
-            return False
+            raise UnknownModel(f"there is no model {model_id!r}")
         model = self.load(model_id)
         if self.db is not None and row is not None:
             self.db.models.activate(
@@ -118,47 +152,54 @@ class ModelRegistry:
                 expected_active=expected_active,
                 fence=fence,
             )
-        self._serving[model.model_type] = model
+        self._active_models[model.model_type] = model
         logger.info("model {} serves: {}", model_id, reason)
-        return True
 
-    def get_active(self, model_type: ModelType) -> BaseModel | None:
+    def serving(self, model_type: ModelType) -> BaseModel | None:
         """The model of that type that serves now, as the store says at this moment; None where none does.
 
         Raises:
             ModelFileRefused: the serving model's file cannot be trusted.
         """
-        cached = self._serving.get(model_type)
+        cached = self._active_models.get(model_type)
         if self.db is None:
             return cached
         active_id = self.db.models.active_id(model_type.value)
         if active_id is None:
-            self._serving.pop(model_type, None)
+            self._active_models.pop(model_type, None)
             return None
         if cached is None or cached.model_id != active_id:
-            self._serving[model_type] = cached = self.load(active_id)
+            self._active_models[model_type] = cached = self.load(active_id)
         return cached
 
     def load(self, model_id: str) -> BaseModel:
         """Any registered model, its file verified against the hash in the store before a byte of it is parsed.
 
         Raises:
-            ModelFileRefused: unknown, no hash, or a file that is missing, altered or malformed.
+            ModelFileRefused: unknown, no hash, a file that is missing, altered or malformed, or no class to read it.
         """
         row = self._row(model_id)
         if row is not None:
             metadata, sha256, name = row.metadata, row.artefact_sha256, row.model_path
         elif model_id in self._unstored:
-            (metadata, sha256), name = self._unstored[model_id], model_id + _SUFFIX
+            metadata, sha256, name = self._unstored[model_id]
         else:
             raise ModelFileRefused(f"there is no model {model_id!r}")
-        if sha256 is None or name != model_id + _SUFFIX:
+        if sha256 is None or name not in (model_id + _SUFFIX, model_id + _FOREIGN_SUFFIX):
             raise ModelFileRefused(f"{model_id}: the store knows no file of ours for it")
-        model_class = self.MODEL_CLASSES.get(metadata.model_type)
+        model_class = self._own_classes.get(model_id) or self.MODEL_CLASSES.get(metadata.model_type)
         if model_class is None:
             raise ModelFileRefused(f"{model_id}: there is no class for {metadata.model_type.value}")
         model = model_class()
-        model.load(str(self._path(model_id)), sha256=sha256)
+        if isinstance(model, ArtefactModel) != name.endswith(_SUFFIX):
+            wrote = f", {row.recipe}," if row is not None and row.recipe else ""
+            raise ModelFileRefused(
+                f"{model_id}: {type(model).__name__} does not read {name}: the class that wrote it{wrote} has to be "
+                f"the one that MODEL_CLASSES names for {metadata.model_type.value}"
+            )
+        self._read(model, self._path(name), sha256)
+        if not isinstance(model, ArtefactModel):
+            model.model_id = model_id  # the file of someone else's class need not hold it; the hash says whose it is
         if model.model_id != model_id:
             raise ModelFileRefused(f"{model_id}: the file holds {model.model_id}")
         return model
@@ -167,7 +208,7 @@ class ModelRegistry:
         """Registered models of a type, newest first."""
         if self.db is not None:
             return self.db.get_model_history(model_type.value, limit)
-        known = [metadata for metadata, _ in self._unstored.values() if metadata.model_type == model_type]
+        known = [metadata for metadata, *_ in self._unstored.values() if metadata.model_type == model_type]
         return known[::-1][:limit]
 
     def compare_models(self, model_type: ModelType, metric: str = "auc") -> list[dict[str, Any]]:
@@ -190,11 +231,66 @@ class ModelRegistry:
     def _row(self, model_id: str) -> RegistryRow | None:
         return self.db.models.get(model_id) if self.db is not None else None
 
-    def _path(self, model_id: str) -> Path:
-        """The model's file. The id is checked before it becomes part of a path."""
-        if not _SAFE_ID.fullmatch(model_id):
-            raise ModelFileRefused(f"{model_id!r} cannot name a model file")
-        return self.model_dir / (model_id + _SUFFIX)
+    def _load_model(self, model_id: str, model_type: ModelType) -> BaseModel | None:
+        """A model by its id, served as the active one of its type from now on; None: refused, and the log says why."""
+        try:
+            self._active_models[model_type] = model = self.load(model_id)
+        except ModelFileRefused as error:
+            logger.error("model {} cannot be loaded: {}", model_id, error)
+            return None
+        return model
+
+    def _read(self, model: BaseModel, path: Path, sha256: str) -> None:
+        data = artefact.read_file(path)
+        if isinstance(model, ArtefactModel):
+            model.from_bytes(data, sha256=sha256)
+        else:
+            artefact.check_hash(data, sha256)
+            _own(model, "load", path)
+
+    def _write(self, model: BaseModel) -> tuple[Path, str]:
+        """The model's file, written for good, and its hash."""
+        if isinstance(model, ArtefactModel):
+            path, data = self._path(model.model_id + _SUFFIX), model.to_bytes()
+            artefact.write_file(path, data)
+            return path, hashlib.sha256(data).hexdigest()
+        path = self._path(model.model_id + _FOREIGN_SUFFIX)
+        _own(model, "save", path)
+        return path, hashlib.sha256(artefact.read_file(path)).hexdigest()
+
+    def _path(self, name: str) -> Path:
+        """A model's file. The name is checked before it becomes part of a path."""
+        if not _SAFE_NAME.fullmatch(name):
+            raise ModelFileRefused(f"{name!r} cannot name a model file")
+        return self.model_dir / name
+
+
+def _own(model: BaseModel, method: Literal["save", "load"], path: Path) -> None:
+    """Ask a class of someone else's to read or write its file."""
+    called = f"{type(model).__name__}.{method}"
+    try:
+        done = getattr(model, method)(str(path))
+    except Exception as error:  # whatever it raises, the file was not read or written
+        raise ModelFileRefused(f"{called}: {type(error).__name__}: {error}") from error
+    if not done:
+        raise ModelFileRefused(f"{called} answered {done!r} for {path.name}")
+
+
+def _foreign_name(model: BaseModel) -> str | None:
+    """The class that wrote a file which is none of ours."""
+    return None if isinstance(model, ArtefactModel) else type(model).__name__
+
+
+def _finite_metadata(metadata: ModelMetadata) -> ModelMetadata:
+    """Without what is no number: an AUC of one class, say. The store holds finite figures only."""
+    figures = ("train_metrics", "validation_metrics", "feature_importance")
+    kept: dict[str, Any] = {
+        name: {k: v for k, v in getattr(metadata, name).items() if math.isfinite(v)} for name in figures
+    }
+    dropped = [key for name in figures for key in getattr(metadata, name) if key not in kept[name]]
+    if dropped:
+        logger.warning("model {}: left out, since not finite: {}", metadata.model_id, ", ".join(dropped))
+    return replace(metadata, **kept)
 
 
 def predecessors(ledger: Iterable[Promotion]) -> list[str]:
@@ -237,5 +333,5 @@ def roll_back(db: FeatureDatabase, registry: ModelRegistry, model_type: ModelTyp
     earlier = model_before(db, model_type)
     if earlier is None:
         raise UnknownModel(f"no model served before {active}")
-    registry.activate(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active)
+    registry.promote(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active)
     return active, earlier

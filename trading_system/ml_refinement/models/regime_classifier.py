@@ -14,7 +14,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsableFeatures, OneClass
 from trading_system.ml_refinement.models.estimators import column_medians, threads
 from trading_system.ml_refinement.models.fitting import FitPlan
-from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, utc_now
 from trading_system.ml_refinement.typing import FloatArray, IntArray, StringArray, TimeArray
 
@@ -45,7 +45,7 @@ _NEEDED = 3
 _TIE = 1e-9
 
 
-class RegimeClassifier(BaseModel):
+class RegimeClassifier(ArtefactModel):
     """Bull or bear, quiet or volatile: probabilities that the smoothed market is in each state.
 
     In hindsight the market's state is plain: its direction and its volatility, averaged over the days around. That is
@@ -66,7 +66,9 @@ class RegimeClassifier(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`. R-multiples, shape (n,), are not read; without `plan.entered_us` there is one row a day.
+        """See `ArtefactModel.fit`. R-multiples, shape (n,), are not read.
+
+        Without `plan.entered_us` there is one row a day.
 
         Raises:
             NoUsableFeatures: no source is among the features, or one of its features is always missing.
@@ -88,12 +90,12 @@ class RegimeClassifier(BaseModel):
         importance = np.zeros(X.shape[1])
         importance[self._columns] = np.abs(self._weight).sum(axis=0) / max(np.abs(self._weight).sum(), 1e-12)
         self._finish(X, importance)
-        self._samples["train"] = len(X)
-        self._metrics["train"] = self._report(X, label)
+        self._train_samples = len(X)
+        self._train_metrics = self._report(X, label)
         if X_val is not None:
             validation = self._matrix(X_val)
             self.set_validation(len(validation), self._report(validation, self.hindsight(validation)))
-        return dict(self._metrics["train"])
+        return dict(self._train_metrics)
 
     def hindsight(self, X: ArrayLike, entered_us: TimeArray | None = None) -> IntArray:
         """Numbers of the regimes (places in `REGIMES`) that rows turned out to lie in, given the rows around them.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from loguru import logger
 from numpy.typing import ArrayLike
 from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -13,7 +14,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsableFeatures, UnknownParameter
 from trading_system.ml_refinement.models.estimators import threads
 from trading_system.ml_refinement.models.fitting import FitPlan
-from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.models.trees import Forest, from_histogram_boosting
 from trading_system.ml_refinement.storage.times import Clock, utc_now
@@ -27,7 +28,7 @@ _WEIGHTS = np.linspace(0.1, 1.0, 10)
 _EVIDENCE = 1.64
 
 
-class RiskPredictor(BaseModel):
+class RiskPredictor(ArtefactModel):
     """The 10th percentile of R: one such signal in ten ends lower.
 
     A small histogram boosting on the pinball loss. How much of what it says beyond the training rows' own percentile
@@ -79,7 +80,7 @@ class RiskPredictor(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
+        """See `ArtefactModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
         Raises:
             NoUsableFeatures: every feature is constant or missing.
@@ -96,12 +97,20 @@ class RiskPredictor(BaseModel):
         if self._forest is not None:
             gains[columns] = self._forest.gain_by_feature(len(columns))
         self._finish(X, gains / gains.sum() if gains.sum() > 0 else gains)
-        self._samples["train"] = len(X)
-        self._metrics["train"] = self._report(X, r) | {"weight": self._weight, "held_out_rows": float(self._rows)}
+        self._train_samples = len(X)
+        figures = {
+            "weight": self._weight,
+            "held_out_rows": float(self._rows),
+            "base_percentile_served": float(self._weight == 0.0),
+        }
+        self._train_metrics = self._report(X, r) | figures
+        if self._rows < _MIN_OUT_OF_FOLD and plan is None:  # a training brings a plan, and says so in its verdict
+            told = "model {} answers with the percentile {:.3f} of all rows, whatever it is asked: {} of {} held out"
+            logger.warning(told, self.model_id, self._base, self._rows, _MIN_OUT_OF_FOLD)
         if X_val is not None and y_val is not None:
             validation = self._matrix(X_val)
             self.set_validation(len(validation), self._report(validation, np.asarray(y_val, dtype=np.float64)))
-        return dict(self._metrics["train"])
+        return dict(self._train_metrics)
 
     def predict(self, X: ArrayLike) -> FloatArray:
         """The 10th percentile of R, shape (n,)."""

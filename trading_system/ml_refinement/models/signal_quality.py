@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from loguru import logger
 from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
@@ -13,7 +14,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import OneClass
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, FittedClassifier, fit_classifier
-from trading_system.ml_refinement.models.model import BaseModel
+from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.models.novelty import Novelty, fit_novelty
 from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.storage.times import Clock, utc_now
@@ -29,12 +30,12 @@ class Assessment(NamedTuple):
     novelty: FloatArray
 
 
-class SignalQualityModel(BaseModel):
+class SignalQualityModel(ArtefactModel):
     """The calibrated probability that a signal's trade wins, and the R-multiple expected of it.
 
     Recipe `ensemble` is logistic regression beside a small histogram boosting; `gradient_boosting` is the
     specification's. Both are calibrated on held-out rows by a sigmoid that can only shrink. With fewer than
-    `min_samples` rows the base rate is served.
+    `min_samples` rows the base rate is served, and `base_rate_served` among the metrics of `fit` is 1.
     """
 
     _TYPE: ClassVar[ModelType] = ModelType.SIGNAL_QUALITY
@@ -67,6 +68,8 @@ class SignalQualityModel(BaseModel):
             UnknownParameter: a recipe, scaling or hyperparameter that does not exist.
         """
         super().__init__(self._TYPE, version, clock=clock)
+        #: None: `params` choose.
+        self._named_recipe = recipe
         self.settings = FitSettings.resolve(
             recipe,
             hyperparameters,
@@ -78,8 +81,12 @@ class SignalQualityModel(BaseModel):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The recipe's parameters."""
-        return dict(self.settings.parameters)
+        """The recipe's parameters; what is changed here is what the next `fit` goes by."""
+        return self.settings.parameters
+
+    @params.setter
+    def params(self, parameters: Mapping[str, Any]) -> None:
+        self.settings = self.settings.with_parameters(parameters, recipe=self._named_recipe)
 
     @property
     def recipe(self) -> str:
@@ -112,13 +119,14 @@ class SignalQualityModel(BaseModel):
         *,
         plan: FitPlan | None = None,
     ) -> dict[str, float]:
-        """See `BaseModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
+        """See `ArtefactModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
         Raises:
             OneClass: all rows won, or all lost.
             NoUsableFeatures: every feature is constant or missing.
         """
         X, r = self._begin(X_train, y_train, feature_names)
+        self.settings = self.settings.with_parameters(self.params, recipe=self._named_recipe)
         won = r > 0
         if not 0 < won.sum() < len(won):
             raise OneClass(f"all {len(won)} trades {'won' if won.any() else 'lost'}")
@@ -126,12 +134,16 @@ class SignalQualityModel(BaseModel):
         self._mean_r = tuple(_winsorised_mean(part) for part in (r[won], r[~won]))
         self._novelty = fit_novelty(X)
         self._finish(X, self._classifier.importance(X.shape[1]))
-        self._samples["train"] = len(X)
-        self._metrics["train"] = self._report(X, won) | {"calibration_slope": self.calibration_slope}
+        self._train_samples = len(X)
+        self._train_metrics = self._report(X, won) | self._learned_figures()
+        missing = self._classifier.shortfall(self.settings)
+        if missing and plan is None:  # a training brings a plan, and says what is missing in its verdict
+            told = "model {} answers with the base rate {:.3f}, whatever it is asked: {}"
+            logger.warning(told, self.model_id, self.base_rate, missing)
         if X_val is not None and y_val is not None:
             validation = self._matrix(X_val)
             self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0))
-        return dict(self._metrics["train"])
+        return dict(self._train_metrics)
 
     def predict(self, X: ArrayLike) -> AnyArray:
         """1 where a win is more likely than not, else 0; shape (n,)."""
@@ -172,6 +184,14 @@ class SignalQualityModel(BaseModel):
         self._require_fitted()
         return artefact.digest({"classifier": self._classifier.state(), "names": self.feature_names})
 
+    def _learned_figures(self) -> dict[str, float]:
+        """Whether anything is served beyond the base rate, and how many samples that would take."""
+        return {
+            "calibration_slope": self.calibration_slope,
+            "base_rate_served": float(self.calibration_slope == 0.0),
+            "min_samples": float(self.settings.min_samples),
+        }
+
     def _expected_r(self, p: FloatArray) -> FloatArray:
         return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
 
@@ -201,6 +221,7 @@ class SignalQualityModel(BaseModel):
         }
 
     def _restore(self, learned: Mapping[str, Any]) -> None:
+        self._named_recipe = learned["recipe"]
         self.settings = FitSettings.resolve(
             learned["recipe"],
             learned["parameters"],

@@ -19,7 +19,7 @@ from loguru import logger
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import (
-    BaseModel,
+    ArtefactModel,
     ModelRegistry,
     RegimeClassifier,
     ReturnPredictor,
@@ -53,7 +53,7 @@ _NEGLIGIBLE = 0.01
 class AuxiliaryModel:
     """A fitted model, and what was found about it; None: it shares the quality model's verdict."""
 
-    model: BaseModel
+    model: ArtefactModel
     verdict: Verdict | None
 
 
@@ -86,7 +86,7 @@ def train_auxiliary_models(
     """
     found, missing = [AuxiliaryModel(ReturnPredictor.beside(quality), None)], {}
     wide = replace(walk, test_days=LONGEST_STEP_DAYS, step_days=LONGEST_STEP_DAYS)
-    recipes: tuple[tuple[Callable[[], BaseModel], Judge], ...] = (
+    recipes: tuple[tuple[Callable[[], ArtefactModel], Judge], ...] = (
         (lambda: RiskPredictor(clock=clock), judge_risk),
         (lambda: RegimeClassifier(clock=clock), judge_regime),
     )
@@ -129,7 +129,7 @@ def settle_auxiliary_models(
             action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
             models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.figures, run_id=run_id)
         else:
-            registry.activate(
+            registry.promote(
                 model.model_id,
                 reason=verdict.reason,
                 figures=verdict.figures,
@@ -159,7 +159,7 @@ class Window:
     and `block` (the block of shared luck each row lies in) are (n,).
     """
 
-    model: BaseModel
+    model: ArtefactModel
     train_X: FloatArray
     train_us: TimeArray
     train_r: FloatArray
@@ -251,7 +251,7 @@ def _too_little(rule: str, figures: Mapping[str, float], proven: bool) -> Verdic
     return Verdict(Decision.HOLD, serve, rule, (reason,), dict(figures))
 
 
-def _forward(data: Dataset, walk: PurgedWalkForward, make: Callable[[], BaseModel]) -> list[Window]:
+def _forward(data: Dataset, walk: PurgedWalkForward, make: Callable[[], ArtefactModel]) -> list[Window]:
     windows = []
     for fold in walk.split(data.entered_us, data.known_us):
         model = make()
@@ -276,6 +276,6 @@ def _forward(data: Dataset, walk: PurgedWalkForward, make: Callable[[], BaseMode
     return windows
 
 
-def _fit(model: BaseModel, data: Dataset, rows: IndexArray, max_hold_us: int) -> None:
+def _fit(model: ArtefactModel, data: Dataset, rows: IndexArray, max_hold_us: int) -> None:
     plan = fit_plan(data.entered_us[rows], data.known_us[rows], max_hold_us)
     model.fit(data.X[rows], data.r[rows], feature_names=data.names, plan=plan)

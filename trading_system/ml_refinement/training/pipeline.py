@@ -146,9 +146,9 @@ class _Run:
             min_rows=self.config.training.min_validation_samples,
         )
         self.progress("register", 0, 1)
-        self.registry.register(model, recipe=recipe, run_id=self.run_id)
+        self.registry.enter(model, recipe=recipe, run_id=self.run_id)
         for each in auxiliary.models:
-            self.registry.register(each.model, run_id=self.run_id)
+            self.registry.enter(each.model, run_id=self.run_id)
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
         return self._settle(model, auxiliary, data, verdict, figures | verdict.figures, expected)
@@ -226,7 +226,7 @@ class _Run:
                     action, model.model_id, reason=verdict.reason, figures=figures, run_id=self.run_id
                 )
             else:
-                self.registry.activate(
+                self.registry.promote(
                     model.model_id,
                     reason=verdict.reason,
                     figures=figures,
