@@ -150,7 +150,7 @@ def test_the_configuration_chooses_the_windows_unless_the_constructor_did() -> N
     assert VolatilityFeatures().configured(config).window == 11
     assert MarketRegimeFeatures().configured(config).window == 9
     assert NewsFeatures().configured(FeatureConfig(news_lookback_hours=6)).lookback_hours == 6
-    assert TrendFeatures([3]).configured(config).lookbacks == (3,)
+    assert TrendFeatures([3]).configured(config).lookbacks == [3]
 
 
 @pytest.mark.parametrize("lookbacks", [[], [0], [-5], [5, 5], [2.5], [True]])

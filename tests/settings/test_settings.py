@@ -64,7 +64,11 @@ def test_without_anything_set_the_defaults_are_the_contracts(tmp_path: Path, mon
             "REFINERY_ML__FEATURES__TECHNICAL_LOOKBACKS='0': must",
         ),
         ("REFINERY_ML__FEATURES__TECHNICAL_LOOKBACKS", "5,9", "REFINERY_ML__FEATURES__TECHNICAL_LOOKBACKS='5,9': must"),
-        ("REFINERY_ML__FEATURES__FEATURE_SET", "custom", "REFINERY_ML__FEATURES: must name custom_features"),
+        (
+            "REFINERY_ML__FEATURES__FEATURE_SET",
+            "custom",
+            "REFINERY_ML: must name features in REFINERY_ML__",
+        ),
         ("REFINERY_BENCHMARK_SYMBOLS", "SPX", "REFINERY_BENCHMARK_SYMBOLS='SPX': must be JSON"),
         ("REFINERY_MARKET_DATA_DIR", "/nowhere", "REFINERY_MARKET_DATA_DIR='/nowhere': must be an existing directory"),
         ("REFINERY_STREAMS__TRADES_CLOSED", "signals.created", "REFINERY_STREAMS: must name three different streams"),

@@ -204,6 +204,18 @@ def _is_sound(timestamp: TimeArray, matrix: FloatArray) -> bool:
     )
 
 
+def frame_at(frame: pd.DataFrame, us: int) -> pd.DataFrame:
+    """The rows of a frame whose bars had closed at `us`; all of them where it has no times.
+
+    Raises:
+        BarsError: its times cannot be read.
+    """
+    times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
+    if times.dtype.kind in "iu":
+        return frame
+    return frame.iloc[: int(_frame_times(times).searchsorted(us, side="right"))]
+
+
 def _refuse(code: BarsFault, broken: BoolArray, what: str) -> None:
     if broken.any():
         raise BarsError(code, f"{what} bar {int(broken.argmax())}")

@@ -49,7 +49,7 @@ class FeatureConfig:
     feature_set: FeatureSet = FeatureSet.STANDARD
     """Which extractors run."""
     custom_features: list[str] = field(default_factory=list)
-    """Names of extractors or of single features; read when `feature_set` is `custom`. JSON list."""
+    """Names of extractors or of single features, at least one, when `feature_set` is `custom`. JSON list."""
     technical_lookbacks: Annotated[list[Count], Field(min_length=1)] = field(
         default_factory=lambda: [5, 10, 20, 50, 200]
     )
@@ -67,12 +67,6 @@ class FeatureConfig:
     # Scaling is fitted on training rows and stored with the model; the store keeps unscaled values.
     scaling_method: Literal["standard", "minmax", "robust"] = "standard"
     """How features are scaled."""
-
-    @model_validator(mode="after")
-    def _custom_names(self) -> FeatureConfig:
-        if self.feature_set is FeatureSet.CUSTOM and not self.custom_features:
-            raise ValueError("must name custom_features when feature_set is custom")
-        return self
 
 
 @validated(config=_STRICT)

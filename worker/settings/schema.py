@@ -28,7 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from trading_system.ml_refinement.config import Count, MLConfig
+from trading_system.ml_refinement.config import Count, FeatureSet, MLConfig
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
     CONFIG_VARIABLE,
@@ -157,6 +157,14 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("ml")
+    @classmethod
+    def _named(cls, value: MLConfig) -> MLConfig:
+        # The library lets the names be assigned later; settings stand as they are.
+        if value.features.feature_set == FeatureSet.CUSTOM and not value.features.custom_features:
+            raise ValueError("must name features in REFINERY_ML__FEATURES__CUSTOM_FEATURES when the set is custom")
+        return value
 
     @field_validator("redis_url")
     @classmethod

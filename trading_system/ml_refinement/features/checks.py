@@ -41,11 +41,11 @@ def check_extractor(extractor: BaseFeatureExtractor) -> None:
 
 def check_definitions(extractor: BaseFeatureExtractor) -> None:
     """Definitions are sound: distinct names, a meaning, neutral within the range, lookback not below `min_bars`."""
-    names = [definition.name for definition in extractor.definitions]
+    names = [definition.name for definition in extractor.column_definitions]
     _hold(bool(extractor.name), "the extractor has no name")
     _hold(bool(names) and len(set(names)) == len(names), f"{extractor.name}: names are missing or given twice")
     _hold(names == list(extractor.feature_names), f"{extractor.name}: feature_names are not those of the definitions")
-    for one in extractor.definitions:
+    for one in extractor.column_definitions:
         _hold(bool(one.name and one.meaning and one.category), f"{one.name}: has no meaning or no category")
         _hold(one.low <= one.neutral <= one.high, f"{one.name}: neutral {one.neutral} is outside its range")
         covered = one.lookback_bars is None or one.lookback_bars >= one.min_bars
@@ -77,10 +77,10 @@ def check_alone_equals_batch(extractor: BaseFeatureExtractor) -> None:
 def check_live_equals_backfilled(extractor: BaseFeatureExtractor) -> None:
     """The declared lookback suffices: the bars an event carries give what the whole history gives."""
     history = _signals(sample_bars(4), sample_bars(5))[150:]
-    finite = [at for at, one in enumerate(extractor.definitions) if one.lookback_bars is not None]
-    reach = max((one.lookback_bars or 0 for one in extractor.definitions), default=0)
+    finite = [at for at, one in enumerate(extractor.column_definitions) if one.lookback_bars is not None]
+    reach = max((one.lookback_bars or 0 for one in extractor.column_definitions), default=0)
     live = [_cut(request, reach) for request in history]
-    names = [extractor.definitions[at].name for at in finite]
+    names = [extractor.column_definitions[at].name for at in finite]
     values, expected = _evaluate(extractor, live)[:, finite], _evaluate(extractor, history)[:, finite]
     _agree_columns(names, values, expected, f"from the newest {reach} bars alone")
 
@@ -101,7 +101,7 @@ def check_input_untouched(extractor: BaseFeatureExtractor) -> None:
 
 def check_short_histories(extractor: BaseFeatureExtractor) -> None:
     """Histories of 0, 1, 2, ... bars give finite values, and the neutral ones below `min_bars`."""
-    longest = max(one.min_bars for one in extractor.definitions) + 2
+    longest = max(one.min_bars for one in extractor.column_definitions) + 2
     bars, benchmark = sample_bars(6, longest), sample_bars(7, longest)
     requests = [
         FeatureRequest(f"of {count} bars", int(bars.timestamp[-1]), SignalMetadata(), bars.first(count), market)
@@ -110,7 +110,7 @@ def check_short_histories(extractor: BaseFeatureExtractor) -> None:
     ]
     values = _evaluate(extractor, requests)
     _in_range(extractor, values, requests)
-    for at, one in enumerate(extractor.definitions):
+    for at, one in enumerate(extractor.column_definitions):
         short = values[[len(request.bars) < one.min_bars for request in requests], at]
         _hold(bool((short == one.neutral).all()), f"{one.name}: not neutral with fewer than {one.min_bars} bars")
 
@@ -263,7 +263,7 @@ def _evaluate(extractor: BaseFeatureExtractor, requests: Sequence[FeatureRequest
 
 
 def _in_range(extractor: BaseFeatureExtractor, values: FloatArray, requests: Sequence[FeatureRequest]) -> None:
-    for at, one in enumerate(extractor.definitions):
+    for at, one in enumerate(extractor.column_definitions):
         for row in np.flatnonzero((values[:, at] < one.low) | (values[:, at] > one.high)).tolist():
             away = max(one.low - values[row, at], values[row, at] - one.high)
             rounding = AGREEMENT * max(abs(values[row, at]), 1.0)

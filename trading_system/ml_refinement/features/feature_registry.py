@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import ClassVar
 
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor
 from trading_system.ml_refinement.features.extractors.market_features import MarketRegimeFeatures
@@ -31,17 +32,20 @@ class UnknownFeatureError(KeyError):
 class FeatureRegistry:
     """Extractors by name, in the order of their registration; the product's own are there from the start."""
 
-    DEFAULT_EXTRACTORS: tuple[type[BaseFeatureExtractor], ...] = (
+    DEFAULT_EXTRACTORS: ClassVar[list[type[BaseFeatureExtractor]]] = [
         TrendFeatures,
         MomentumFeatures,
         VolatilityFeatures,
         MarketRegimeFeatures,
         SignalMetadataFeatures,
         NewsFeatures,
-    )
+    ]
 
     def __init__(self) -> None:
         self._extractors: dict[str, BaseFeatureExtractor] = {}
+        self._register_defaults()
+
+    def _register_defaults(self) -> None:
         for extractor in self.DEFAULT_EXTRACTORS:
             self.register(extractor())
 

@@ -16,7 +16,7 @@ from loguru import logger
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
-from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, Given, SignalBatch
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
@@ -61,7 +61,7 @@ class _Part:
 
     @property
     def definitions(self) -> list[FeatureDefinition]:
-        definitions = self.extractor.definitions
+        definitions = self.extractor.column_definitions
         return [definitions[column] for column in self.columns]
 
 
@@ -89,12 +89,27 @@ class FeaturePipeline:
         self.config = config or FeatureConfig()
         self.registry = registry or FeatureRegistry()
         self._clock = clock
-        self._parts = _chosen(self.config, self.registry)
+        self._extractors = [extractor.configured(self.config) for extractor in self._get_extractors_for_set()]
+        self._parts = [_part(extractor, self.config) for extractor in self._extractors]
         self.names: tuple[str, ...] = tuple(d.name for part in self._parts for d in part.definitions)
         self.feature_version = _version(self.config, self._parts)
         self.lookback_bars = max(self._widths.values(), default=0)
         # A definition has one lookback for all its columns; what is truly read of each, the first batch shows.
         self._expected = self._widths
+
+    def _get_extractors_for_set(self) -> list[BaseFeatureExtractor]:
+        """The extractors of the configured set; a subclass may choose otherwise.
+
+        Raises:
+            UnknownFeatureError: one that is named is not registered.
+            ValueError: a custom set is empty.
+        """
+        config, registry = self.config, self.registry
+        if config.feature_set in _SETS:
+            return [registry.get(name) for name in _SETS[config.feature_set]]
+        if config.feature_set == FeatureSet.EXTENDED:
+            return [one for one in registry.get_all() if config.include_news_features or one.category != "news"]
+        return _custom(config, registry)
 
     def get_feature_names(self) -> list[str]:
         """The features in the order of the columns."""
@@ -157,8 +172,8 @@ class FeaturePipeline:
 
         Args:
             signal_id: for messages.
-            ohlcv_data: bars of the symbol, as `Bars.from_frame` takes them.
-            signal_metadata: fields of `SignalMetadata`, any of them missing.
+            ohlcv_data: bars of the symbol, as `Bars.from_frame` takes them; other columns are for one's own extractors.
+            signal_metadata: fields of `SignalMetadata`, any of them missing, and whatever extractors of one's own read.
             benchmark_data: bars of the benchmark.
             as_of: the signal's time, naive means UTC; without it the close of the last bar.
             news: items about the symbol.
@@ -170,7 +185,9 @@ class FeaturePipeline:
         bars = Bars.from_frame(ohlcv_data)
         benchmark = None if benchmark_data is None else Bars.from_frame(benchmark_data)
         metadata = SignalMetadata.from_mapping(signal_metadata)
-        request = FeatureRequest(signal_id, _instant(as_of, bars, benchmark), metadata, bars, benchmark, tuple(news))
+        given = Given(signal_metadata, ohlcv_data, benchmark_data)
+        instant = _instant(as_of, bars, benchmark)
+        request = FeatureRequest(signal_id, instant, metadata, bars, benchmark, tuple(news), given)
         batch = self.extract_batch([request])
         for extractor, failure in batch.failures.items():
             logger.warning("features of {} are neutral: {}", extractor, failure)
@@ -193,43 +210,43 @@ class FeaturePipeline:
         return widths
 
 
-def _chosen(config: FeatureConfig, registry: FeatureRegistry) -> list[_Part]:
-    if config.feature_set in _SETS:
-        wanted = [registry.get(name) for name in _SETS[config.feature_set]]
-    elif config.feature_set == FeatureSet.EXTENDED:
-        wanted = [one for one in registry.get_all() if config.include_news_features or one.category != "news"]
-    else:
-        return _custom(config, registry)
-    shaped = [extractor.configured(config) for extractor in wanted]
-    return [_Part(extractor, list(range(len(extractor.feature_names)))) for extractor in shaped]
-
-
-def _custom(config: FeatureConfig, registry: FeatureRegistry) -> list[_Part]:
-    """The named extractors whole, and of the others the named features; in the registry's order."""
+def _custom(config: FeatureConfig, registry: FeatureRegistry) -> list[BaseFeatureExtractor]:
+    """The extractors that are named, and those of single features that are; in the registry's order."""
     shaped = [extractor.configured(config) for extractor in registry.get_all()]
     known = [name for extractor in shaped for name in (extractor.name, *extractor.feature_names)]
     for name in config.custom_features:
         if name not in known:
             raise UnknownFeatureError(name, known)
-    parts = []
-    for extractor in shaped:
-        whole = extractor.name in config.custom_features
-        names = extractor.feature_names
-        columns = [at for at, name in enumerate(names) if whole or name in config.custom_features]
-        if columns and extractor.category == "news" and not config.include_news_features:
-            raise ValueError(f"custom_features: {names[columns[0]]} is asked for and include_news_features is off")
-        if columns:
-            parts.append(_Part(extractor, columns))
-    if not parts:
-        raise ValueError("custom_features: names no extractor and no feature")
-    return parts
+    chosen = [one for one in shaped if not {one.name, *one.feature_names}.isdisjoint(config.custom_features)]
+    news = next((one for one in chosen if one.category == "news" and not config.include_news_features), None)
+    if news is not None:
+        asked = _part(news, config).definitions[0].name
+        raise ValueError(f"custom_features: {asked} is asked for and include_news_features is off")
+    if not chosen:
+        raise ValueError("custom_features: names no extractor and no feature, and feature_set is custom")
+    return chosen
+
+
+def _part(extractor: BaseFeatureExtractor, config: FeatureConfig) -> _Part:
+    """The columns of an extractor: all of them, or the named ones where a custom set names some and not the whole."""
+    names = extractor.feature_names
+    every = list(range(len(names)))
+    if config.feature_set != FeatureSet.CUSTOM or extractor.name in config.custom_features:
+        return _Part(extractor, every)
+    return _Part(extractor, [at for at in every if names[at] in config.custom_features] or every)
 
 
 def _version(config: FeatureConfig, parts: list[_Part]) -> str:
     shape = {name: value for name, value in asdict(config).items() if name not in _NOT_SHAPING}
-    extractors = [[part.extractor.name, part.extractor.version, [d.name for d in part.definitions]] for part in parts]
+    extractors = [[*_identity(part.extractor), [d.name for d in part.definitions]] for part in parts]
     digest = sha256(json.dumps([shape, extractors], sort_keys=True).encode()).hexdigest()
-    return f"{config.feature_set.value}-{digest[:8]}"
+    return f"{FeatureSet(config.feature_set).value}-{digest[:8]}"
+
+
+def _identity(extractor: BaseFeatureExtractor) -> list[Any]:
+    """What tells values of an extractor from those of another one; those written by hand are seldom numbered."""
+    own = type(extractor)
+    return [extractor.name, extractor.version, *([f"{own.__module__}.{own.__qualname__}"] if extractor.by_hand else [])]
 
 
 def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[FloatArray, dict[int, str]]:

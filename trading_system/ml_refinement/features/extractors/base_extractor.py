@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.bars import Bars, frame_at
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
@@ -19,6 +21,10 @@ from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_Limits = tuple[FloatArray, IntArray, int]
+_PAIR = "extract", "compute"
 
 
 class FeatureError(ValueError):
@@ -49,7 +55,8 @@ class BaseFeatureExtractor(ABC):
     """A family of features.
 
     A subclass has a `name` and either `definitions` and `compute` (whole batches, fast) or `feature_names` and
-    `extract` (one signal, as plain as can be): each pair is derived from the other. Raise `version` when values change:
+    `extract` (one signal, as plain as can be): each pair is derived from the other. A subclass of a family that has a
+    `compute` may have an `extract` or `feature_names` of its own, and these count. Raise `version` when values change:
     it is part of the feature version, so that old and new values are never mixed.
     """
 
@@ -74,16 +81,31 @@ class BaseFeatureExtractor(ABC):
         """
         if type(self).feature_names is BaseFeatureExtractor.feature_names:
             raise TypeError(f"{type(self).__name__} declares neither definitions nor feature_names")
-        return tuple(FeatureDefinition(n, n, self.category, lookback_bars=None) for n in self.feature_names)
+        return tuple(map(self._plain, self.feature_names))
 
     @property
     def feature_names(self) -> list[str]:
         """Names in the order of the columns."""
         return [definition.name for definition in self.definitions]
 
+    @cached_property
+    def column_definitions(self) -> tuple[FeatureDefinition, ...]:
+        """The definitions of `feature_names` in their order: the declared ones, and plain ones for other names."""
+        declared = {definition.name: definition for definition in self.definitions}
+        return tuple(declared.get(name) or self._plain(name) for name in self.feature_names)
+
     def configured(self, config: FeatureConfig) -> Self:  # noqa: ARG002  for those that have windows
         """This extractor with the windows of `config`, where its constructor was not given any."""
         return self
+
+    def _reshaped(self, **windows: Any) -> Self:
+        """A copy with other windows; what was derived of the old ones is forgotten."""
+        other = copy.copy(self)
+        for name in [name for name in vars(other) if isinstance(getattr(type(other), name, None), cached_property)]:
+            del other.__dict__[name]
+        for name, window in windows.items():
+            setattr(other, name, window)
+        return other
 
     @abstractmethod
     def extract(self, data: Any) -> dict[str, float]:
@@ -102,7 +124,7 @@ class BaseFeatureExtractor(ABC):
         Raises:
             FeatureError: `extract`, from which this is derived, gave other names than `feature_names`.
         """
-        return self._by_extract(batch, [metadata._asdict() for metadata in batch.metadata])
+        return self._by_extract(batch)
 
     def history_lengths(self, batch: SignalBatch) -> IntArray:
         """How many bars each signal has of those that `min_bars` counts, shape (n_signals,)."""
@@ -120,9 +142,16 @@ class BaseFeatureExtractor(ABC):
         Raises:
             FeatureError: the result has another shape than (n_signals, n_features).
         """
+        if self.by_hand:
+            return self._with_neutral(batch, self._by_extract, self._limits)
+        return self._with_neutral(batch, self.compute, self._limits)
+
+    def _with_neutral(
+        self, batch: SignalBatch, compute: Callable[[SignalBatch], FloatArray], limits: _Limits
+    ) -> FloatArray:
         with np.errstate(all="ignore"):  # what is not finite is found by looking at the result
-            values = np.asarray(self.compute(batch), dtype=np.float64)
-        neutral, min_bars, longest = self._limits
+            values = np.asarray(compute(batch), dtype=np.float64)
+        neutral, min_bars, longest = limits
         if values.shape != (len(batch), neutral.size):
             raise FeatureError(f"{self.name} gave shape {values.shape}, not {(len(batch), neutral.size)}")
         if longest and self.shortest_history(batch) < longest:
@@ -140,24 +169,37 @@ class BaseFeatureExtractor(ABC):
         return self._limits[0]
 
     @cached_property
-    def _limits(self) -> tuple[FloatArray, IntArray, int]:
-        definitions = self.definitions
-        neutral = np.array([definition.neutral for definition in definitions], dtype=np.float64)
-        min_bars = np.array([definition.min_bars for definition in definitions], dtype=np.int64)
-        return neutral, min_bars, int(min_bars.max(initial=0))
+    def _limits(self) -> _Limits:
+        return _limits(self.column_definitions)
+
+    @cached_property
+    def by_hand(self) -> bool:
+        """Is it `extract` that counts: does it come from a class nearer to this one than `compute` does?"""
+        classes = type(self).__mro__
+        extract, compute = (next(at for at, one in enumerate(classes) if name in vars(one)) for name in _PAIR)
+        return extract < compute
+
+    def _plain(self, name: str) -> FeatureDefinition:
+        return FeatureDefinition(name, name, self.category, lookback_bars=None)
 
     def _one(self, request: FeatureRequest) -> dict[str, float]:
-        row = self.evaluate(SignalBatch([request]))[0]
+        """What the family computes of one signal: also where a subclass has an `extract` that asks for it."""
+        definitions = self.definitions
+        row = self._with_neutral(SignalBatch([request]), self.compute, _limits(definitions))[0]
+        names = [definition.name for definition in definitions]
         if not np.isfinite(row).all():
-            bad = self.feature_names[int(np.isfinite(row).argmin())]
-            raise FeatureError(f"{self.name} gave a value that is not finite: {bad}")
-        return dict(zip(self.feature_names, row.tolist(), strict=True))
+            raise FeatureError(f"{self.name} gave a value that is not finite: {names[int(np.isfinite(row).argmin())]}")
+        return dict(zip(names, row.tolist(), strict=True))
 
-    def _by_extract(self, batch: SignalBatch, rows: list[Any]) -> FloatArray:
+    def _extracted(self, batch: SignalBatch, index: int) -> dict[str, float]:
+        """`extract` of one signal of a batch."""
+        return self.extract(batch.requests[index].signal())
+
+    def _by_extract(self, batch: SignalBatch) -> FloatArray:
         names = self.feature_names
         values = np.empty((len(batch), len(names)))
-        for out, data in zip(values, rows, strict=True):
-            features = self.extract(data)
+        for index, out in enumerate(values):
+            features = self._extracted(batch, index)
             if set(features) != set(names):
                 raise FeatureError(f"{self.name} gave {sorted(features)}, not {sorted(names)}")
             out[:] = [features[name] for name in names]
@@ -191,7 +233,51 @@ class OHLCVExtractor(BaseFeatureExtractor):
         """
         if type(self).extract is OHLCVExtractor.extract:
             raise TypeError(f"{type(self).__name__} has neither compute nor extract")
-        return self._by_extract(batch, [batch.bars.row(index).to_frame() for index in range(len(batch))])
+        return self._by_extract(batch)
+
+    def _extracted(self, batch: SignalBatch, index: int) -> dict[str, float]:
+        """`extract` of the frame that was given, with all of its columns, or of one made of the bars, as of the signal.
+
+        An extractor of the category `market` that takes `benchmark_data` gets the benchmark's, where there is one.
+        """
+        request = batch.requests[index]
+        ohlcv = _frame(request, "ohlcv")
+        frame = batch.bars.row(index).to_frame() if ohlcv is None else ohlcv
+        if request.benchmark is None or self.category != "market" or not _takes_benchmark(type(self)):
+            return self.extract(frame)
+        benchmark = _frame(request, "benchmark")
+        if benchmark is None:
+            benchmark = request.benchmark.as_of(request.timestamp_us).to_frame()
+        return self.extract(frame, benchmark_data=benchmark)  # type: ignore[call-arg]
+
+    def _safe_get(self, series: pd.Series[Any], idx: int, default: float = 0.0) -> float:
+        """The value at a position as a float; `default` where there is none or it is missing."""
+        import pandas as pd  # whoever has a series has loaded it
+
+        try:
+            value = series.iloc[idx]
+        except (IndexError, KeyError):
+            return default
+        return default if pd.isna(value) else float(value)
+
+
+def _frame(request: FeatureRequest, name: Literal["ohlcv", "benchmark"]) -> pd.DataFrame | None:
+    """The frame that was given, without what came after the signal."""
+    frame: pd.DataFrame | None = None if request.given is None else getattr(request.given, name)
+    return None if frame is None else frame_at(frame, request.timestamp_us)
+
+
+@cache
+def _takes_benchmark(extractor: type[OHLCVExtractor]) -> bool:
+    taken = inspect.signature(extractor.extract).parameters
+    return "benchmark_data" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
+
+
+def _limits(definitions: tuple[FeatureDefinition, ...]) -> _Limits:
+    """Neutral values and bars needed, shape (n_features,) each, and the most bars that are needed."""
+    neutral = np.array([definition.neutral for definition in definitions], dtype=np.float64)
+    min_bars = np.array([definition.min_bars for definition in definitions], dtype=np.int64)
+    return neutral, min_bars, int(min_bars.max(initial=0))
 
 
 def request_at(ohlcv: pd.DataFrame, current_idx: int, benchmark: pd.DataFrame | None = None) -> FeatureRequest:

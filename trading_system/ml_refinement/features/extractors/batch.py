@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,11 +13,26 @@ from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Given(NamedTuple):
+    """What a caller handed over, as it was: extractors that are written for one signal read it.
+
+    A frame may hold what came after the signal: `frame_at` cuts it off.
+    """
+
+    metadata: Mapping[str, Any]
+    ohlcv: pd.DataFrame | None = None
+    benchmark: pd.DataFrame | None = None
+
 
 class FeatureRequest(NamedTuple):
     """One signal and all that may be known of it.
 
-    `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off.
+    `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off. `given` is what
+    these were made from, with what they have no place for: keys of the signal's, columns of the bars'.
     """
 
     signal_id: str
@@ -26,6 +41,13 @@ class FeatureRequest(NamedTuple):
     bars: Bars
     benchmark: Bars | None = None
     news: tuple[NewsItem, ...] = ()
+    given: Given | None = None
+
+    def signal(self) -> dict[str, Any]:
+        """The signal as a dictionary of its own: all that was given, or else of its metadata what is not missing."""
+        if self.given is not None:
+            return dict(self.given.metadata)
+        return {name: value for name, value in self.metadata._asdict().items() if value is not None}
 
 
 class BarsBatch:

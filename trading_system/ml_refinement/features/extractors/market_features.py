@@ -41,7 +41,8 @@ class MarketRegimeFeatures(OHLCVExtractor):
 
     name = "market_regime"
     category = "market"
-    default_window = 20
+    default_window = window = 20
+    _by_default = True
     trend_bars = 50
     year_bars = 252
 
@@ -52,7 +53,10 @@ class MarketRegimeFeatures(OHLCVExtractor):
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `market_regime_window`, where none was given."""
-        return type(self)(config.market_regime_window) if self._by_default else self
+        if not self._by_default:
+            return self
+        (window,) = checked_windows("market_regime_window", [config.market_regime_window], 2)
+        return self._reshaped(window=window, _by_default=False)
 
     @property
     def calendar_bars(self) -> int:

@@ -32,7 +32,8 @@ class NewsFeatures(BaseFeatureExtractor):
 
     name = "news_features"
     category = "news"
-    default_lookback_hours = 48
+    default_lookback_hours = lookback_hours = 48
+    _by_default = True
     half_life_hours = 12.0
 
     def __init__(self, lookback_hours: int | None = None) -> None:
@@ -43,7 +44,10 @@ class NewsFeatures(BaseFeatureExtractor):
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `news_lookback_hours`, where none was given."""
-        return type(self)(config.news_lookback_hours) if self._by_default else self
+        if not self._by_default:
+            return self
+        (hours,) = checked_windows("news_lookback_hours", [config.news_lookback_hours], 1)
+        return self._reshaped(lookback_hours=hours, _by_default=False)
 
     @cached_property
     def definitions(self) -> tuple[FeatureDefinition, ...]:
@@ -76,6 +80,10 @@ class NewsFeatures(BaseFeatureExtractor):
             FeatureError: an item that counts is not finite.
         """
         return self._one(FeatureRequest("", timestamp_us, SignalMetadata(), Bars.empty(), news=tuple(news)))
+
+    def _extracted(self, batch: SignalBatch, index: int) -> dict[str, float]:
+        request = batch.requests[index]
+        return self.extract(request.news, request.timestamp_us)
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 8)."""

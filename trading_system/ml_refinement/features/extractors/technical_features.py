@@ -30,7 +30,7 @@ ROUNDING_SHARE = 1e-6
 _define = partial(FeatureDefinition, category="technical", dependencies=("close",))
 
 
-def checked_windows(name: str, windows: Sequence[int], least: int) -> tuple[int, ...]:
+def checked_windows(name: str, windows: Sequence[int], least: int) -> list[int]:
     """The windows, when they are distinct whole numbers of at least `least` bars.
 
     Raises:
@@ -41,7 +41,7 @@ def checked_windows(name: str, windows: Sequence[int], least: int) -> tuple[int,
             raise ValueError(f"{name}: {window!r} is not a whole number of at least {least} bars")
     if len(set(windows)) < len(windows):
         raise ValueError(f"{name}: a window is given twice in {list(windows)}")
-    return tuple(windows)
+    return list(windows)
 
 
 class TrendFeatures(OHLCVExtractor):
@@ -51,6 +51,7 @@ class TrendFeatures(OHLCVExtractor):
     category = "technical"
     default_lookbacks = (5, 10, 20, 50, 200)
     slope_bars = 5
+    _by_default = False
     fast_bars, slow_bars = 10, 50
     line_bars = 14
     count_bars = 10
@@ -65,7 +66,10 @@ class TrendFeatures(OHLCVExtractor):
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `technical_lookbacks`, where none were given."""
-        return type(self)(config.technical_lookbacks) if self._by_default else self
+        if not self._by_default:
+            return self
+        windows = checked_windows("technical_lookbacks", config.technical_lookbacks, 1)
+        return self._reshaped(lookbacks=windows, _by_default=False)
 
     @cached_property
     def definitions(self) -> tuple[FeatureDefinition, ...]:
@@ -148,6 +152,7 @@ class MomentumFeatures(OHLCVExtractor):
     category = "technical"
     default_lookbacks = (5, 10, 20, 50)
     longest_lookback = 50
+    _by_default = False
     rsi_bars = 14
     divergence_bars = 14
     acceleration_bars = 10
@@ -162,7 +167,9 @@ class MomentumFeatures(OHLCVExtractor):
     def configured(self, config: FeatureConfig) -> Self:
         """With those of the configuration's `technical_lookbacks` that are 50 bars or less, where none were given."""
         within = [n for n in config.technical_lookbacks if n <= self.longest_lookback]
-        return type(self)(within) if self._by_default else self
+        if not self._by_default:
+            return self
+        return self._reshaped(lookbacks=checked_windows("technical_lookbacks", within, 1), _by_default=False)
 
     @cached_property
     def definitions(self) -> tuple[FeatureDefinition, ...]:
@@ -204,8 +211,9 @@ class VolatilityFeatures(OHLCVExtractor):
 
     name = "volatility_features"
     category = "technical"
-    default_window = 20
+    default_window = window = 20
     year_bars = 252
+    _by_default = True
 
     def __init__(self, window: int | None = None) -> None:
         """Volatility over `window` bars; None leaves the choice to the configuration."""
@@ -214,7 +222,10 @@ class VolatilityFeatures(OHLCVExtractor):
 
     def configured(self, config: FeatureConfig) -> Self:
         """With the configuration's `volatility_window`, where none was given."""
-        return type(self)(config.volatility_window) if self._by_default else self
+        if not self._by_default:
+            return self
+        (window,) = checked_windows("volatility_window", [config.volatility_window], 2)
+        return self._reshaped(window=window, _by_default=False)
 
     @cached_property
     def definitions(self) -> tuple[FeatureDefinition, ...]:
