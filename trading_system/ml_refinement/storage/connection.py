@@ -138,7 +138,7 @@ class Connection:
     def _frame(self, begin: str) -> Iterator[Connection]:
         outermost = self._depth == 0
         if outermost:
-            self.run(begin)
+            self._begin(begin)
             self._writing, self._failed = begin != "BEGIN", False
         self._depth += 1
         try:
@@ -153,6 +153,9 @@ class Connection:
             if outermost:
                 self._writing = False
                 self._undo()
+
+    def _begin(self, begin: str) -> None:
+        self.run(begin)
 
     def _undo(self) -> None:
         """Roll back what was not committed; SQLite has done so by itself when the disk is full."""

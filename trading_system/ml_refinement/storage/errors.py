@@ -1,17 +1,18 @@
-"""What can go wrong with the store, cut by what the caller does about it."""
+"""What can go wrong with the store, cut by what the caller does about it; and the standard library's kinds as well."""
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import apsw
 
 
-class StoreError(Exception):
+class StoreError(sqlite3.DatabaseError):
     """The store could not do what was asked; nothing of the unit of work was kept."""
 
 
-class StoreUnavailable(StoreError):
+class StoreUnavailable(StoreError, sqlite3.OperationalError):
     """Locked, full, unreadable or unwritable just now: pause and try the same work again."""
 
 
@@ -19,7 +20,7 @@ class StoreDamaged(StoreError):
     """The file is not a database, or is corrupt: stop, and restore a copy."""
 
 
-class ConstraintRefused(StoreError):
+class ConstraintRefused(StoreError, sqlite3.IntegrityError):
     """A rule of the schema refused the row, e.g. a prediction of a model that is not registered."""
 
 

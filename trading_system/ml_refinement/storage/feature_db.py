@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
-from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.sql_connection import SqlConnection
 from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
@@ -55,7 +55,7 @@ class FeatureDatabase:
     def __init__(self, db_path: str | Path = "features.db", *, clock: Clock = utc_now, read_only: bool = False) -> None:
         self.db_path = Path(db_path)
         self._clock = clock
-        self._connection = Connection(db_path, read_only=read_only)
+        self._connection = SqlConnection(db_path, read_only=read_only)
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetterTable(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
@@ -91,8 +91,8 @@ class FeatureDatabase:
         return PredictionLog(self._connection)
 
     @property
-    def connection(self) -> Connection:
-        """The one connection, as the specification has it; opened at first use. Our own code asks the tables."""
+    def connection(self) -> SqlConnection:
+        """The one connection, for SQL of one's own as with `sqlite3`. Our own code asks the tables."""
         return self._connection
 
     def initialize(self) -> None:
@@ -125,10 +125,10 @@ class FeatureDatabase:
             yield
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[SqlConnection]:
         """The specification's name of `atomic()`, with the connection."""
-        with self._connection.atomic() as connection:
-            yield connection
+        with self._connection.atomic():
+            yield self._connection
 
     def damage(self) -> str | None:
         """The first damage that SQLite's quick check finds; None for a sound file."""
@@ -153,7 +153,8 @@ class FeatureDatabase:
         """Store a vector, or renew a stored one's time and features. True.
 
         Storing again keeps the target, the time of creation, and what is not given. An outcome that came before its
-        signal is applied. A target given with the vector counts as an outcome known from now on.
+        signal is applied. A target given with the vector counts as an outcome known from now on; a `target_binary`
+        alone is kept, and is no outcome.
 
         Raises:
             ValueError: a value is not a finite number, the time cannot be read, or the two targets disagree.
@@ -162,6 +163,8 @@ class FeatureDatabase:
 
         if fv.target is not None and fv.target_binary not in (None, int(fv.target > 0)):
             raise ValueError(f"{fv.signal_id}: target {fv.target} and target_binary {fv.target_binary} disagree")
+        if fv.target_binary not in (None, 0, 1):
+            raise ValueError(f"{fv.signal_id}: target_binary {fv.target_binary} is neither 1 nor 0")
         now = utc_text(self._clock())
         params = (
             fv.signal_id,
@@ -174,6 +177,7 @@ class FeatureDatabase:
             signal_type,
             conviction,
             complete,
+            fv.target_binary if fv.target is None else None,
         )
         with self._connection.atomic() as connection:
             is_new = connection.one("SELECT 1 FROM feature_vectors WHERE signal_id = ?", (fv.signal_id,)) is None
@@ -309,10 +313,11 @@ class FeatureDatabase:
 # The literals are ours alone; every value is bound.
 STORE = """
     INSERT INTO feature_vectors (signal_id, timestamp, features, feature_version, created_at, symbol, asset_class,
-        signal_type, conviction, complete)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        signal_type, conviction, complete, target_binary)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (signal_id) DO UPDATE SET
         timestamp = excluded.timestamp, features = excluded.features, feature_version = excluded.feature_version,
+        target_binary = iif(target_r_multiple IS NULL, coalesce(excluded.target_binary, target_binary), target_binary),
         list_id = NULL, packed = NULL, complete = excluded.complete, updated_at = excluded.created_at,
         symbol = coalesce(nullif(excluded.symbol, ''), symbol),
         asset_class = coalesce(nullif(excluded.asset_class, ''), asset_class),
