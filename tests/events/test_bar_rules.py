@@ -31,6 +31,10 @@ def with_cell(name: str, row: int, value: Any) -> Columns:
     return columns
 
 
+class Incomplete(Exception):
+    """A vector that will not be trained on."""
+
+
 def from_columns(columns: Columns, _: Path) -> Bars:
     return Bars.from_columns({**columns, "timestamp": column_us(columns["timestamp"])})
 
@@ -42,7 +46,8 @@ def from_frame(columns: Columns, _: Path) -> Bars:
 def from_pipeline(columns: Columns, _: Path) -> Bars:
     """What a notebook computes the vectors of a training from."""
     frame = pd.DataFrame(columns)
-    FeaturePipeline().extract_features("sig-1", frame, {})
+    if why := FeaturePipeline().extract_features("sig-1", frame, {"technical_score": 5}).incomplete:
+        raise Incomplete(why)
     return Bars.from_frame(frame)
 
 
@@ -71,7 +76,7 @@ WAYS_IN: tuple[Callable[[Columns, Path], Bars], ...] = (
     from_csv,
     from_parquet,
 )
-REFUSALS = (BarsError, DecodeError, BadFileError)
+REFUSALS = (BarsError, DecodeError, BadFileError, Incomplete)
 
 #: The columns, the library's code and the event's reason.
 FAULTS: dict[str, tuple[Columns, str, Reason]] = {
@@ -94,10 +99,12 @@ FAULTS: dict[str, tuple[Columns, str, Reason]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_bar_that_breaks_a_rule_is_refused_by_library_events_and_files_alike(name: str, tmp_path: Path) -> None:
     columns, code, reason = FAULTS[name]
-    for way in (from_columns, from_frame, from_pipeline):
+    for way in (from_columns, from_frame):
         with pytest.raises(BarsError) as by_library:
             way(columns, tmp_path)
         assert by_library.value.code == code
+    with pytest.raises(Incomplete, match=f"bars: {code}: "):
+        from_pipeline(columns, tmp_path)
     with pytest.raises(DecodeError) as by_door:
         from_event(columns, tmp_path)
     assert by_door.value.reason is reason

@@ -10,7 +10,6 @@ from trading_system.ml_refinement import FeatureConfig
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.extractors import (
-    FeatureError,
     FeatureRequest,
     MarketRegimeFeatures,
     MomentumFeatures,
@@ -176,15 +175,14 @@ def test_metadata_that_is_missing_is_neutral() -> None:
     assert set(SignalMetadataFeatures().extract({}).values()) == {0.0}
 
 
-@pytest.mark.parametrize("bad", [{"technical_score": "8"}, {"conviction": 3}, {"entry_price": True}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"technical_score": "8"}, {"conviction": 3}, {"entry_price": True}, {"technical_score": float("nan")}],
+)
 def test_metadata_is_not_coerced(bad: dict[str, object]) -> None:
-    with pytest.raises(TypeError, match=next(iter(bad))):
-        SignalMetadataFeatures().extract(bad)
-
-
-def test_metadata_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(FeatureError, match="technical_score"):
-        SignalMetadataFeatures().extract({"technical_score": float("nan")})
+    features = SignalMetadataFeatures().extract({**bad, "news_score": 5})
+    assert features == {**SignalMetadataFeatures().extract({}), "news_score": 0.5}
+    assert next(iter(bad)) in features.incomplete
 
 
 HOUR = 3_600_000_000
@@ -220,6 +218,7 @@ def test_news_by_hand() -> None:
     assert features["news_dispersion"] == pytest.approx(np.sqrt((0.3333333**2 + 0.5 * 0.6666667**2) / 1.5), rel=1e-6)
 
 
-def test_news_that_is_no_number_is_an_error() -> None:
-    with pytest.raises(FeatureError, match="news_sentiment"):
-        NewsFeatures().extract([NewsItem(NOW, float("nan"))], NOW)
+def test_news_that_is_no_number_is_neutral_and_said() -> None:
+    features = NewsFeatures().extract([NewsItem(NOW - HOUR, 0.5), NewsItem(NOW, float("nan"))], NOW)
+    assert features == NewsFeatures().extract([], NOW)
+    assert features.incomplete == "news: sentiment of item 1 is nan, not from -1 to 1"

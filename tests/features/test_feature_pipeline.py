@@ -15,7 +15,7 @@ import pytest
 from loguru import logger
 
 from trading_system.ml_refinement import FeatureConfig, FeatureSet
-from trading_system.ml_refinement.bars import Bars, BarsError
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features import (
     FeaturePipeline,
     FeatureRegistry,
@@ -33,6 +33,7 @@ from trading_system.ml_refinement.features.extractors import (
 from trading_system.ml_refinement.features.pipeline import NewsItem, SignalMetadata
 from trading_system.ml_refinement.storage.times import DAY_US
 
+SAID = {"technical_score": 5.0}
 EXTENDED = FeatureConfig(feature_set=FeatureSet.EXTENDED)
 
 
@@ -245,19 +246,20 @@ def test_ten_thousand_bars_and_none_at_all_go_through_one_batch() -> None:
         ("missing_column", lambda frame: frame.drop(columns="high")),
     ],
 )
-def test_frames_that_break_a_rule_are_refused_with_its_code(code: str, spoil: object) -> None:
-    frame = spoil(sample_bars(1).to_frame())
-    for arguments in ((frame, {}), (sample_bars(1).to_frame(), {}, frame)):
-        with pytest.raises(BarsError) as caught:
-            FeaturePipeline(EXTENDED).extract_features("s", *arguments)
-        assert caught.value.code == code
+def test_frames_that_break_a_rule_make_the_vector_incomplete_and_say_which(code: str, spoil: object) -> None:
+    pipeline, sound = FeaturePipeline(EXTENDED), sample_bars(1).to_frame()
+    frame = spoil(sound)
+    for what, arguments in {"bars": (frame, SAID), "benchmark": (sound, SAID, frame)}.items():
+        features = pipeline.extract_features("s", *arguments)
+        assert features.incomplete.startswith(f"{what}: {code}: ")
+        assert pipeline.create_feature_vector("s", features).incomplete == features.incomplete
+    assert pipeline.extract_features("s", sound, SAID).incomplete == ""
 
 
 def test_a_failure_of_a_single_signal_is_said(warnings: pytest.LogCaptureFixture) -> None:
     features = FeaturePipeline().extract_features("s-1", sample_bars(1).to_frame(), {"technical_score": math.inf})
     assert features["technical_score"] == 0.0
-    assert "signal_metadata" in warnings.text
-    assert "s-1" in warnings.text
+    assert "features of s-1 are incomplete: metadata: technical_score is inf" in warnings.text
 
 
 def test_values_are_neither_scaled_nor_clipped() -> None:

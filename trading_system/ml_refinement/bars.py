@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -48,6 +48,18 @@ class BarsError(ValueError):
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+
+
+class BrokenRule(NamedTuple):
+    """A rule that some bars break, in which columns, and where: `rows` has shape (n,), True for those bars."""
+
+    code: BarsFault
+    columns: tuple[str, ...]
+    rows: BoolArray
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what} bar {int(self.rows.argmax())}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,8 +123,9 @@ class Bars:
     def from_frame(cls, frame: pd.DataFrame, *, enclosed: bool = True) -> Bars:
         """Checked bars from a frame with the columns open, high, low, close, volume.
 
-        The times are a `timestamp` column or else the index: datetimes or text, where naive means UTC, or increasing
-        integers, which count as they are (a frame without times then still has an order).
+        The times are a `timestamp` column or else the index: datetimes or text, where naive means UTC, or in the column
+        whole microseconds. An index of increasing integers is no time, only an order: the newest bar is then at 0 and
+        the others count back from it, so that two such frames meet at their newest rows.
 
         Args:
             frame: one row a bar, oldest first.
@@ -122,8 +135,8 @@ class Bars:
             BarsError: a column is missing or a rule is broken.
         """
         given = {str(name): frame[name].to_numpy() for name in frame.columns if name != "timestamp"}
-        times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
-        return cls._from_columns({**given, "timestamp": _frame_times(times)}, enclosed)
+        times, _ = frame_times(frame)
+        return cls._from_columns({**given, "timestamp": times}, enclosed)
 
     def to_frame(self) -> pd.DataFrame:
         """A frame with the five columns and the close times (UTC) as its index."""
@@ -157,23 +170,35 @@ class Bars:
         lengths = {name: getattr(self, name).size for name in COLUMNS}
         if len(set(lengths.values())) > 1:
             raise BarsError("unequal_lengths", ", ".join(f"{name} {size}" for name, size in lengths.items()))
-        _refuse("unsorted", np.diff(self.timestamp, prepend=self.timestamp[:1] - 1) <= 0, "timestamp of")
+        for broken in self.broken_rules(enclosed=enclosed):
+            raise BarsError(broken.code, str(broken))
+        return self
+
+    def broken_rules(self, *, enclosed: bool = True) -> Iterator[BrokenRule]:
+        """The rules of `check` that columns of equal length break, in its order; those of a bar's values by column."""
+        for rule in self._rules(enclosed):
+            if rule.rows.any():
+                yield rule
+
+    def _rules(self, enclosed: bool) -> Iterator[BrokenRule]:
+        yield BrokenRule(
+            "unsorted", ("timestamp",), np.diff(self.timestamp, prepend=self.timestamp[:1] - 1) <= 0, "timestamp of"
+        )
         for name in (*PRICES, "volume"):
-            _refuse("not_a_number", ~np.isfinite(getattr(self, name)), f"{name} of")
+            yield BrokenRule("not_a_number", (name,), ~np.isfinite(getattr(self, name)), f"{name} of")
         for name in PRICES:
-            _refuse("price_not_positive", getattr(self, name) <= 0, f"{name} of")
-        _refuse("negative_volume", self.volume < 0, "volume of")
-        _refuse("high_below_low", self.high < self.low, "high of")
+            yield BrokenRule("price_not_positive", (name,), getattr(self, name) <= 0, f"{name} of")
+        yield BrokenRule("negative_volume", ("volume",), self.volume < 0, "volume of")
+        yield BrokenRule("high_below_low", ("high", "low"), self.high < self.low, "high of")
         for name in PRICES:
             price = getattr(self, name)
-            _refuse("absurd_price", (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd,")
-        _refuse("absurd_volume", self.volume > VOLUME_MAX, "volume is absurd,")
+            yield BrokenRule("absurd_price", (name,), (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd,")
+        yield BrokenRule("absurd_volume", ("volume",), self.volume > VOLUME_MAX, "volume is absurd,")
         slack = self.high * _ROUNDING
         for name in ("open", "close") if enclosed else ():
             price = getattr(self, name)
             outside = (price < self.low - slack) | (price > self.high + slack)
-            _refuse("not_enclosed", outside, f"{name} is not between low and high,")
-        return self
+            yield BrokenRule("not_enclosed", (), outside, f"{name} is not between low and high,")
 
     def _cut(self, rows: slice) -> Bars:
         return Bars(
@@ -210,15 +235,8 @@ def frame_at(frame: pd.DataFrame, us: int) -> pd.DataFrame:
     Raises:
         BarsError: its times cannot be read.
     """
-    times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
-    if times.dtype.kind in "iu":
-        return frame
-    return frame.iloc[: int(_frame_times(times).searchsorted(us, side="right"))]
-
-
-def _refuse(code: BarsFault, broken: BoolArray, what: str) -> None:
-    if broken.any():
-        raise BarsError(code, f"{what} bar {int(broken.argmax())}")
+    times, dated = frame_times(frame)
+    return frame.iloc[: int(times.searchsorted(us, side="right"))] if dated else frame
 
 
 def _numbers(name: str, values: ArrayLike) -> FloatArray:
@@ -235,15 +253,27 @@ def _instants(values: ArrayLike) -> TimeArray:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _frame_times(times: pd.Series[Any]) -> TimeArray:
+def frame_times(frame: pd.DataFrame) -> tuple[TimeArray, bool]:
+    """The times of a frame's rows, shape (n,), as `Bars.from_frame` takes them, and whether they are times at all.
+
+    Raises:
+        BarsError: they cannot be read, or one is missing.
+    """
     import pandas as pd  # takes long to load, and the worker has no frames
 
-    if times.dtype.kind in "iu":
-        return times.to_numpy(dtype=np.int64)
+    times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
+    if times.ndim != 1 or times.dtype.kind in "fcbm":
+        raise BarsError(
+            "bad_timestamp", "no times but several columns" if times.ndim != 1 else f"no times but {times.dtype}"
+        )
     try:
+        if times.dtype.kind in "iu":
+            whole = times.to_numpy(dtype=np.int64)
+            dated = times.name == "timestamp"
+            return (whole if dated else whole - whole[-1:]), dated
         stamps = pd.DatetimeIndex(pd.to_datetime(times, utc=True, format="ISO8601"))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise BarsError("bad_timestamp", str(error)) from error
     if stamps.hasnans:
         raise BarsError("bad_timestamp", "a time is missing")
-    return stamps.as_unit("us").asi8
+    return stamps.as_unit("us").asi8, True

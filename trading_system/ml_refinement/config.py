@@ -155,20 +155,27 @@ class FeatureVector:
     target: float | None = None
     #: 1 for a win (R > 0), 0 for a loss.
     target_binary: int | None = None
+    #: What was wrong with the data it was made from, which neutral values stand for: never trained on. Empty: nothing.
+    incomplete: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values, as `from_dict` takes it."""
-        return asdict(self)
+        """A dictionary of plain values, as `from_dict` takes it; `incomplete` is there where something was wrong."""
+        told = {**asdict(self), "features": dict(self.features)}
+        if not self.incomplete:
+            del told["incomplete"]
+        return told
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FeatureVector:
-        """The inverse of `to_dict`; `target` and `target_binary` may be missing.
+        """The inverse of `to_dict`; `target`, `target_binary` and `incomplete` may be missing.
 
         Raises:
             KeyError: `signal_id`, `timestamp` or `features` is missing.
         """
         required = {name: data[name] for name in ("signal_id", "timestamp", "features")}
-        return cls(**required, target=data.get("target"), target_binary=data.get("target_binary"))
+        optional = {name: data.get(name) for name in ("target", "target_binary")}
+        told: dict[str, Any] = {**required, **optional, "incomplete": data.get("incomplete", "")}
+        return cls(**told)
 
 
 @dataclass

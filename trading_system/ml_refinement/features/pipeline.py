@@ -13,15 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from loguru import logger
 
-from trading_system.ml_refinement.bars import Bars
+from trading_system.ml_refinement.bar_limits import PRICES
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
-from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
-from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, Given, SignalBatch
+from trading_system.ml_refinement.features.extractors.base_extractor import (
+    BaseFeatureExtractor,
+    ExtractedFeatures,
+    FeatureDefinition,
+)
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.inputs import request_from
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
 from trading_system.ml_refinement.features.scaling import FeatureScaler
-from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
+from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
 from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
 if TYPE_CHECKING:
@@ -35,6 +40,7 @@ _SETS = {
 }
 #: Arrays of more rows than this fall out of the processor's cache between two operations.
 _ROWS_AT_ONCE = 64
+_COLUMNS = frozenset({*PRICES, "volume"})
 _NOT_SHAPING = ("scale_features", "scaling_method")
 
 
@@ -43,8 +49,9 @@ class FeatureBatch:
     """Rows of features.
 
     `values` has shape (n_signals, n_features), all finite, columns as `FeaturePipeline.names`. Where `complete` is
-    False an extractor failed and its features are neutral: fit to be scored, not to be trained on. `failures` says, by
-    extractor, on how many signals it failed, and how on the first.
+    False an extractor failed, or something is wrong with what the signal was made from (`FeatureRequest.flaws`), and
+    features are neutral: fit to be scored, not to be trained on. `failures` says, by extractor, on how many signals it
+    failed, and how on the first; and the same by input ("bars", "benchmark", "metadata", "news").
     """
 
     values: FloatArray
@@ -63,6 +70,9 @@ class _Part:
     def definitions(self) -> list[FeatureDefinition]:
         definitions = self.extractor.column_definitions
         return [definitions[column] for column in self.columns]
+
+    def inputs(self, one: FeatureDefinition) -> tuple[str, ...]:
+        return self.extractor.inputs(one)
 
 
 class FeaturePipeline:
@@ -93,6 +103,7 @@ class FeaturePipeline:
         self._parts = [_part(extractor, self.config) for extractor in self._extractors]
         self.names: tuple[str, ...] = tuple(d.name for part in self._parts for d in part.definitions)
         self.feature_version = _version(self.config, self._parts)
+        self._inputs = {_kind(name) for part in self._parts for one in part.definitions for name in part.inputs(one)}
         self.lookback_bars = max(self._widths.values(), default=0)
         # A definition has one lookback for all its columns; what is truly read of each, the first batch shows.
         self._expected = self._widths
@@ -129,23 +140,32 @@ class FeaturePipeline:
         An extractor that raises, or gives a value that is not finite, makes that signal's row incomplete and nothing
         else.
         """
-        values = np.empty((len(requests), len(self.names)))
+        values, errors = self._extracted(requests)
         complete = np.ones(len(requests), dtype=bool)
+        for failed in errors.values():
+            complete[list(failed)] = False
+        return FeatureBatch(values, complete, {name: _told(failed, requests) for name, failed in errors.items()})
+
+    def _extracted(self, requests: Sequence[FeatureRequest]) -> tuple[FloatArray, dict[str, dict[int, str]]]:
+        """The rows, and by extractor or input, on which row it failed and how."""
+        values = np.empty((len(requests), len(self.names)))
         errors: dict[str, dict[int, str]] = {}
         for start in range(0, len(requests), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             for name, failed in self._fill(values[rows], requests[rows]).items():
                 errors.setdefault(name, {}).update({start + row: error for row, error in failed.items()})
-        for failed in errors.values():
-            complete[list(failed)] = False
-        return FeatureBatch(values, complete, {name: _told(failed, requests) for name, failed in errors.items()})
+        return values, errors
 
     def _fill(self, out: FloatArray, requests: Sequence[FeatureRequest]) -> dict[str, dict[int, str]]:
         """Write the rows of these signals, and say which extractor failed on which row, and how."""
         batch = SignalBatch(requests)
         for column, width in self._expected.items():
             batch.bars.expect(column, width)
-        failures = {}
+        failures: dict[str, dict[int, str]] = {}
+        for row, flaws in batch.flawed:
+            for what, said in flaws.said.items():
+                if what in self._inputs:
+                    failures.setdefault(what, {})[row] = said
         place = 0
         for part in self._parts:
             block, errors = _evaluated(part.extractor, batch)
@@ -166,46 +186,45 @@ class FeaturePipeline:
         benchmark_data: pd.DataFrame | None = None,
         *,
         as_of: datetime | None = None,
-        news: Sequence[NewsItem] = (),
-    ) -> dict[str, float]:
+        news: Sequence[NewsItem] | None = (),
+    ) -> ExtractedFeatures:
         """The features of one signal: `extract_batch` of one, as a dictionary of finite Python floats, unscaled.
+
+        What cannot be used of them is taken out, the features made from it are neutral, and `incomplete` of the result
+        says why: where the door for events would refuse. Nothing is trained on such a vector.
 
         Args:
             signal_id: for messages.
             ohlcv_data: bars of the symbol, as `Bars.from_frame` takes them; other columns are for one's own extractors.
             signal_metadata: fields of `SignalMetadata`, any of them missing, and whatever extractors of one's own read.
-            benchmark_data: bars of the benchmark.
+            benchmark_data: bars of the benchmark. Frames that have no times meet at their newest rows.
             as_of: the signal's time, naive means UTC; without it the close of the last bar.
             news: items about the symbol.
 
         Raises:
-            BarsError: the bars break a rule.
-            TypeError: the metadata holds text where a number belongs, or the reverse.
+            BarsError: one of the frames has times and the other has none.
         """
-        bars = Bars.from_frame(ohlcv_data)
-        benchmark = None if benchmark_data is None else Bars.from_frame(benchmark_data)
-        metadata = SignalMetadata.from_mapping(signal_metadata)
-        given = Given(signal_metadata, ohlcv_data, benchmark_data)
-        instant = _instant(as_of, bars, benchmark)
-        request = FeatureRequest(signal_id, instant, metadata, bars, benchmark, tuple(news), given)
-        batch = self.extract_batch([request])
-        for extractor, failure in batch.failures.items():
-            logger.warning("features of {} are neutral: {}", extractor, failure)
-        return dict(zip(self.names, batch.values[0].tolist(), strict=True))  # noqa: PD011  an array
+        request = request_from(signal_id, ohlcv_data, signal_metadata, benchmark_data, as_of=as_of, news=news)
+        values, errors = self._extracted([request])
+        reasons = "; ".join(f"{what}: {failed[0]}" for what, failed in errors.items())
+        if reasons:
+            logger.warning("features of {} are incomplete: {}", signal_id, reasons)
+        return ExtractedFeatures(zip(self.names, values[0].tolist(), strict=True), incomplete=reasons)
 
     def create_feature_vector(
         self, signal_id: str, features: dict[str, float], target: float | None = None, timestamp: str | None = None
     ) -> FeatureVector:
-        """A vector for the store; without a timestamp it is of now."""
+        """A vector for the store, as complete as what `extract_features` gave; without a timestamp it is of now."""
         won = None if target is None else int(target > 0)
-        return FeatureVector(signal_id, timestamp or utc_text(self._clock()), features, target, won)
+        incomplete = features.incomplete if isinstance(features, ExtractedFeatures) else ""
+        return FeatureVector(signal_id, timestamp or utc_text(self._clock()), features, target, won, incomplete)
 
     @cached_property
     def _widths(self) -> dict[str, int]:
         """How many bars of each column are read at most, so that each is gathered once."""
         widths: dict[str, int] = {}
         for definition in self.definitions():
-            for column in {"open", "high", "low", "close", "volume"}.intersection(definition.dependencies):
+            for column in _COLUMNS.intersection(definition.dependencies):
                 widths[column] = max(widths.get(column, 0), definition.lookback_bars or 0)
         return widths
 
@@ -275,14 +294,13 @@ def _one_by_one(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Fl
     return np.concatenate([block for block, _ in single]), errors
 
 
+def _kind(name: str) -> str:
+    """Which of a request's inputs a feature that reads this depends on."""
+    if name in _COLUMNS:
+        return "bars"
+    return name if name in ("benchmark", "news") else "metadata"
+
+
 def _told(errors: Mapping[int, str], requests: Sequence[FeatureRequest]) -> str:
     first = min(errors)
     return f"{len(errors)} of {len(requests)} signals, first {requests[first].signal_id}: {errors[first]}"
-
-
-def _instant(as_of: datetime | None, bars: Bars, benchmark: Bars | None) -> int:
-    if as_of is not None:
-        return us_from_text(utc_text(as_of))
-    if len(bars):
-        return int(bars.timestamp[-1])
-    return int(benchmark.timestamp[-1]) if benchmark is not None and len(benchmark) else 0

@@ -152,6 +152,7 @@ class FeatureDatabase:
     ) -> bool:
         """Store a vector, or renew a stored one's time and features. True.
 
+        It is complete unless `complete` or its own `incomplete` says otherwise; an incomplete one is never trained on.
         Storing again keeps the target, the time of creation, and what is not given. An outcome that came before its
         signal is applied. A target given with the vector counts as an outcome known from now on; a `target_binary`
         alone is kept, and is no outcome.
@@ -176,7 +177,7 @@ class FeatureDatabase:
             asset_class,
             signal_type,
             conviction,
-            complete,
+            complete and not fv.incomplete,
             fv.target_binary if fv.target is None else None,
         )
         with self._connection.atomic() as connection:
@@ -199,9 +200,12 @@ class FeatureDatabase:
         return self.outcomes.correct(signal_id, float(r_multiple), return_pct, closed)
 
     def get_feature_vector(self, signal_id: str) -> FeatureVector | None:
-        """One vector, or None."""
+        """One vector, or None. Of an incomplete one the store does not know the cause, only that there was one."""
         row = self._connection.one(GET, (signal_id,))
-        return None if row is None else FeatureVector(row[0], row[1], orjson.loads(row[2]), row[3], row[4])
+        if row is None:
+            return None
+        incomplete = "" if row[5] else "stored as incomplete"
+        return FeatureVector(row[0], row[1], orjson.loads(row[2]), row[3], row[4], incomplete)
 
     def get_training_data(
         self,
@@ -324,7 +328,7 @@ STORE = """
         signal_type = coalesce(nullif(excluded.signal_type, ''), signal_type),
         conviction = coalesce(nullif(excluded.conviction, ''), conviction)"""
 GET = """
-    SELECT signal_id, timestamp, features, target_r_multiple, target_binary
+    SELECT signal_id, timestamp, features, target_r_multiple, target_binary, complete
     FROM feature_vectors WHERE signal_id = ?"""
 NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
 TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"

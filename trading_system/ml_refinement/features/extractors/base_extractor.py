@@ -6,17 +6,18 @@ import copy
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars, frame_at
+from trading_system.ml_refinement.bar_limits import PRICES
+from trading_system.ml_refinement.bars import frame_at
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
-from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
+from trading_system.ml_refinement.features.extractors.inputs import request_at
 from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -49,6 +50,19 @@ class FeatureDefinition:
     min_bars: int = 0
     lookback_bars: int | None = 0
     dependencies: tuple[str, ...] = ()
+
+
+class ExtractedFeatures(dict[str, float]):
+    """The features of one signal by name.
+
+    Attributes:
+        incomplete: what was wrong with the data they were made from, where neutral values stand for it; empty where
+            nothing was. Such a vector may be scored, and is not to be trained on.
+    """
+
+    def __init__(self, values: Iterable[tuple[str, float]] = (), *, incomplete: str = "") -> None:
+        super().__init__(values)
+        self.incomplete = incomplete
 
 
 class BaseFeatureExtractor(ABC):
@@ -109,11 +123,7 @@ class BaseFeatureExtractor(ABC):
 
     @abstractmethod
     def extract(self, data: Any) -> dict[str, float]:
-        """The features of one signal.
-
-        Raises:
-            FeatureError: a value is not finite.
-        """
+        """The features of one signal; neutral where what was given cannot be used (see `ExtractedFeatures`)."""
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features), each row from its own signal only.
@@ -143,11 +153,15 @@ class BaseFeatureExtractor(ABC):
             FeatureError: the result has another shape than (n_signals, n_features).
         """
         if self.by_hand:
-            return self._with_neutral(batch, self._by_extract, self._limits)
-        return self._with_neutral(batch, self.compute, self._limits)
+            return self._with_neutral(batch, self._by_extract, self.column_definitions, self._limits)
+        return self._with_neutral(batch, self.compute, self.column_definitions, self._limits)
 
     def _with_neutral(
-        self, batch: SignalBatch, compute: Callable[[SignalBatch], FloatArray], limits: _Limits
+        self,
+        batch: SignalBatch,
+        compute: Callable[[SignalBatch], FloatArray],
+        definitions: tuple[FeatureDefinition, ...],
+        limits: _Limits,
     ) -> FloatArray:
         with np.errstate(all="ignore"):  # what is not finite is found by looking at the result
             values = np.asarray(compute(batch), dtype=np.float64)
@@ -157,7 +171,21 @@ class BaseFeatureExtractor(ABC):
         if longest and self.shortest_history(batch) < longest:
             lengths = self.history_lengths(batch)
             values = np.where(lengths[:, None] < min_bars, neutral, values)
+        if batch.flawed:
+            values = values.copy()
+            for row, flaws in batch.flawed:
+                made_of = [flaws.reach(self.inputs(one), one.lookback_bars) for one in definitions]
+                values[row] = np.where(made_of, neutral, values[row])
         return values
+
+    def inputs(self, one: FeatureDefinition) -> tuple[str, ...]:
+        """What a feature reads: bar columns, "benchmark", "news", fields of the signal; all it may, if it is silent."""
+        return one.dependencies or self._undeclared
+
+    @property
+    def _undeclared(self) -> tuple[str, ...]:
+        by_extract = self.by_hand or type(self).compute is BaseFeatureExtractor.compute
+        return ("metadata",) if by_extract else (*PRICES, "volume", "benchmark", "metadata", "news")
 
     def validate_output(self, features: Mapping[str, float]) -> bool:
         """Are these exactly this extractor's features, and all finite?"""
@@ -182,14 +210,17 @@ class BaseFeatureExtractor(ABC):
     def _plain(self, name: str) -> FeatureDefinition:
         return FeatureDefinition(name, name, self.category, lookback_bars=None)
 
-    def _one(self, request: FeatureRequest) -> dict[str, float]:
+    def _one(self, request: FeatureRequest) -> ExtractedFeatures:
         """What the family computes of one signal: also where a subclass has an `extract` that asks for it."""
         definitions = self.definitions
-        row = self._with_neutral(SignalBatch([request]), self.compute, _limits(definitions))[0]
+        limits = _limits(definitions)
+        row = self._with_neutral(SignalBatch([request]), self.compute, definitions, limits)[0]
         names = [definition.name for definition in definitions]
+        wrong = [f"{name}: {said}" for name, said in request.flaws.said.items()] if request.flaws else []
         if not np.isfinite(row).all():
-            raise FeatureError(f"{self.name} gave a value that is not finite: {names[int(np.isfinite(row).argmin())]}")
-        return dict(zip(names, row.tolist(), strict=True))
+            wrong.append(f"{names[int(np.isfinite(row).argmin())]} is not finite")
+            row = limits[0]
+        return ExtractedFeatures(zip(names, row.tolist(), strict=True), incomplete="; ".join(wrong))
 
     def _extracted(self, batch: SignalBatch, index: int) -> dict[str, float]:
         """`extract` of one signal of a batch."""
@@ -214,15 +245,17 @@ class OHLCVExtractor(BaseFeatureExtractor):
 
         Args:
             ohlcv: columns open, high, low, close, volume, where open and close may lie outside low and high; times as
-                `Bars.from_frame` takes them.
+                `Bars.from_frame` takes them. What cannot be used of it, or all of it, gives neutral values.
             current_idx: position of the current bar, negative from the end.
 
         Raises:
-            BarsError: the bars break a rule.
-            IndexError: there is no such bar.
-            FeatureError: a value is not finite.
+            IndexError: there is no such bar in a frame that has bars.
         """
         return self._one(request_at(ohlcv, current_idx))
+
+    @property
+    def _undeclared(self) -> tuple[str, ...]:
+        return (*PRICES, "volume", *(["benchmark"] if self.category == "market" else []))
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features).
@@ -278,20 +311,3 @@ def _limits(definitions: tuple[FeatureDefinition, ...]) -> _Limits:
     neutral = np.array([definition.neutral for definition in definitions], dtype=np.float64)
     min_bars = np.array([definition.min_bars for definition in definitions], dtype=np.int64)
     return neutral, min_bars, int(min_bars.max(initial=0))
-
-
-def request_at(ohlcv: pd.DataFrame, current_idx: int, benchmark: pd.DataFrame | None = None) -> FeatureRequest:
-    """A request without metadata, as of the bar at a position of a frame.
-
-    Raises:
-        BarsError: the bars break a rule.
-        IndexError: there is no such bar (-1 of an empty frame is allowed: a history of no bars).
-    """
-    # A single family is looked at with frames that no market gives: the specification's closes at 349, its high is 101.
-    bars = Bars.from_frame(ohlcv, enclosed=False)
-    position = current_idx + len(bars) if current_idx < 0 else current_idx
-    if not 0 <= position < len(bars) and (len(bars) or current_idx != -1):
-        raise IndexError(f"bar {current_idx} of {len(bars)}")
-    market = None if benchmark is None else Bars.from_frame(benchmark, enclosed=False)
-    cut = bars.first(position + 1)
-    return FeatureRequest("", int(cut.timestamp[-1]) if len(cut) else 0, SignalMetadata(), cut, market)

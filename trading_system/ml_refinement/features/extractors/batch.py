@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,11 +30,31 @@ class Given(NamedTuple):
     benchmark: pd.DataFrame | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Flaws:
+    """What is wrong with what a request was made from.
+
+    `said` has words by input: "bars", "benchmark", "metadata", "news". `bars` and `benchmark` say by column how many
+    bars back the newest value lies that cannot be meant, 1 being the newest bar; in the bars it is NaN.
+    """
+
+    said: Mapping[str, str]
+    bars: Mapping[str, int] = field(default_factory=dict)
+    benchmark: Mapping[str, int] = field(default_factory=dict)
+
+    def reach(self, inputs: Sequence[str], lookback_bars: int | None) -> bool:
+        """Whether a feature of these inputs, over so many bars, would have been made from such a value."""
+        sides = (self.bars, self.benchmark) if "benchmark" in inputs else (self.bars,)
+        backs = [side[name] for side in sides for name in inputs if name in side]
+        return bool(backs) and (lookback_bars is None or min(backs) <= lookback_bars)
+
+
 class FeatureRequest(NamedTuple):
     """One signal and all that may be known of it.
 
     `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off. `given` is what
-    these were made from, with what they have no place for: keys of the signal's, columns of the bars'.
+    these were made from, with what they have no place for: keys of the signal's, columns of the bars'. `flaws` is None
+    where nothing is wrong with it.
     """
 
     signal_id: str
@@ -42,6 +64,7 @@ class FeatureRequest(NamedTuple):
     benchmark: Bars | None = None
     news: tuple[NewsItem, ...] = ()
     given: Given | None = None
+    flaws: Flaws | None = None
 
     def signal(self) -> dict[str, Any]:
         """The signal as a dictionary of its own: all that was given, or else of its metadata what is not missing."""
@@ -164,6 +187,11 @@ class SignalBatch:
 
     def __len__(self) -> int:
         return len(self.requests)
+
+    @cached_property
+    def flawed(self) -> list[tuple[int, Flaws]]:
+        """The signals made from something that is wrong, by row, with what is."""
+        return [(row, request.flaws) for row, request in enumerate(self.requests) if request.flaws is not None]
 
     @property
     def timestamp_us(self) -> TimeArray:

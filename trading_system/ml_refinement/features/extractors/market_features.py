@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from trading_system.ml_refinement.config import FeatureConfig
-from trading_system.ml_refinement.features.extractors.base_extractor import (
-    FeatureDefinition,
-    OHLCVExtractor,
-    request_at,
-)
+from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition, OHLCVExtractor
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch, SignalBatch
+from trading_system.ml_refinement.features.extractors.inputs import request_at
 from trading_system.ml_refinement.features.extractors.technical_features import checked_windows
 from trading_system.ml_refinement.features.extractors.windows import (
     changes,
@@ -121,7 +118,14 @@ class MarketRegimeFeatures(OHLCVExtractor):
     def extract(
         self, ohlcv: pd.DataFrame, current_idx: int = -1, benchmark_data: pd.DataFrame | None = None
     ) -> dict[str, float]:
-        """As `OHLCVExtractor.extract`; the benchmark is cut to the time of the current bar."""
+        """As `OHLCVExtractor.extract`; the benchmark is cut to the time of the current bar.
+
+        Frames that have no times meet at their newest rows.
+
+        Raises:
+            BarsError: one of the frames has times and the other has none.
+            IndexError: there is no such bar in a frame that has bars.
+        """
         return self._one(request_at(ohlcv, current_idx, benchmark_data))
 
     def history_lengths(self, batch: SignalBatch) -> IntArray:

@@ -8,12 +8,11 @@ from typing import Self, cast
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
-from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.batch import SignalBatch
+from trading_system.ml_refinement.features.extractors.inputs import request_of_news
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
-from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.extractors.technical_features import checked_windows
 from trading_system.ml_refinement.features.extractors.windows import ratio
 from trading_system.ml_refinement.typing import FloatArray, IntArray
@@ -73,13 +72,12 @@ class NewsFeatures(BaseFeatureExtractor):
             ),
         )
 
-    def extract(self, news: Sequence[NewsItem], timestamp_us: int) -> dict[str, float]:  # type: ignore[override]
+    def extract(self, news: Sequence[NewsItem] | None, timestamp_us: int) -> dict[str, float]:  # type: ignore[override]
         """The features of the news as of an instant; items from later or too long ago do not count.
 
-        Raises:
-            FeatureError: an item that counts is not finite.
+        Neutral where an item of before cannot be used.
         """
-        return self._one(FeatureRequest("", timestamp_us, SignalMetadata(), Bars.empty(), news=tuple(news)))
+        return self._one(request_of_news(news, timestamp_us))
 
     def _extracted(self, batch: SignalBatch, index: int) -> dict[str, float]:
         request = batch.requests[index]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor, FeatureDefinition
-from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
+from trading_system.ml_refinement.features.extractors.batch import SignalBatch
+from trading_system.ml_refinement.features.extractors.inputs import request_of_metadata
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.extractors.windows import ratio
 from trading_system.ml_refinement.typing import FloatArray
@@ -56,13 +56,10 @@ class SignalMetadataFeatures(BaseFeatureExtractor):
         """The features of one signal's metadata.
 
         Args:
-            signal_data: the fields of `SignalMetadata`; missing ones and None are allowed.
-
-        Raises:
-            TypeError: text where a number belongs, or the reverse.
-            FeatureError: a value is not finite.
+            signal_data: the fields of `SignalMetadata`; missing ones and None are allowed. One that cannot be meant
+                (text where a number belongs, a score of 11) counts as missing.
         """
-        return self._one(FeatureRequest("", 0, SignalMetadata.from_mapping(signal_data), Bars.empty()))
+        return self._one(request_of_metadata(signal_data))
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 12)."""

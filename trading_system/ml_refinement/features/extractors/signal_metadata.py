@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
-_TEXT = frozenset({"conviction", "asset_class", "signal_type", "direction"})
+TEXT_FIELDS = frozenset({"conviction", "asset_class", "signal_type", "direction"})
 
 
 class SignalMetadata(NamedTuple):
@@ -33,7 +33,7 @@ class SignalMetadata(NamedTuple):
         """
         known = {name: data[name] for name in cls._fields if data.get(name) is not None}
         for name, value in known.items():
-            wanted: type = str if name in _TEXT else Real
+            wanted: type = str if name in TEXT_FIELDS else Real
             if not isinstance(value, wanted) or isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}, not {'text' if name in _TEXT else 'a number'}")
+                raise TypeError(f"{name} is {value!r}, not {'text' if name in TEXT_FIELDS else 'a number'}")
         return cls(**known)
