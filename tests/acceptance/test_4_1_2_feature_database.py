@@ -173,6 +173,35 @@ def test_a_closed_database_opens_again_when_it_is_asked(db: FeatureDatabase) -> 
     assert db.get_feature_vector("s-1") is not None
 
 
+def test_the_connection_answers_sql(db: FeatureDatabase) -> None:
+    db.store_feature_vector(vector(1), symbol="AAPL")
+    row = db.connection.execute("SELECT signal_id, symbol FROM feature_vectors WHERE symbol = ?", ("AAPL",)).fetchone()
+    assert (row["signal_id"], row["symbol"]) == ("s-1", "AAPL")
+    assert tuple(row) == ("s-1", "AAPL")
+    everything = db.connection.execute("SELECT signal_id FROM feature_vectors").fetchall()
+    assert [row[0] for row in everything] == ["s-1"]
+    assert db.connection.execute("SELECT 1 FROM feature_vectors WHERE symbol = 'X'").fetchone() is None
+
+
+def test_a_transaction_is_kept_whole_or_not_at_all(db: FeatureDatabase, path: Path) -> None:
+    db.store_feature_vector(vector(1))
+    db.store_feature_vector(vector(2))
+    with db.transaction() as connection:
+        changed = connection.execute("UPDATE feature_vectors SET symbol = ? WHERE signal_id = ?", ("AAPL", "s-1"))
+        assert changed.rowcount == 1
+
+    def interrupted() -> None:
+        with db.transaction() as connection:
+            connection.execute("UPDATE feature_vectors SET symbol = 'MSFT'")
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        interrupted()
+    symbols = rows(path, "SELECT signal_id, symbol FROM feature_vectors ORDER BY signal_id")
+    assert symbols[0] == ("s-1", "AAPL")
+    assert symbols[1][1] != "MSFT"
+
+
 # -- Feature vector CRUD operations work ----------------------------------------------------------------------------
 
 
@@ -215,6 +244,13 @@ def test_a_vector_that_brings_its_outcome_keeps_it(db: FeatureDatabase) -> None:
     assert second is not None
     assert (first.target, first.target_binary) == (2.0, 1)
     assert (second.target, second.target_binary) == (-1.0, 0)
+
+
+def test_a_win_or_loss_without_an_r_multiple_is_kept(db: FeatureDatabase) -> None:
+    db.store_feature_vector(vector(1, target_binary=1))
+    stored = db.get_feature_vector("s-1")
+    assert stored is not None
+    assert (stored.target, stored.target_binary) == (None, 1)
 
 
 def test_c4_storing_a_vector_again_renews_its_features_and_keeps_its_outcome(db: FeatureDatabase, path: Path) -> None:

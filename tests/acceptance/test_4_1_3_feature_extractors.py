@@ -357,6 +357,25 @@ def test_c17_a_benchmark_is_aligned_by_its_times() -> None:
     assert shifted["correlation_regime"] == pytest.approx(expected["correlation_regime"])
 
 
+def test_frames_without_times_are_aligned_at_their_newest_rows() -> None:
+    frame = create_sample_ohlcv(100, start=None)
+    spy = create_sample_ohlcv(400, seed=9, start=None)
+    features = MarketRegimeFeatures().extract(frame, benchmark_data=spy)
+    assert features == pytest.approx(market_by_hand(frame, spy), rel=1e-9, abs=1e-12)
+    short = MarketRegimeFeatures().extract(spy, benchmark_data=frame)
+    assert short == pytest.approx(market_by_hand(spy, frame), rel=1e-9, abs=1e-12)
+    before = MarketRegimeFeatures().extract(frame, -11, benchmark_data=spy)
+    assert before == pytest.approx(market_by_hand(frame.iloc[:-10], spy.iloc[:-10]), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_one_frame_with_times_and_one_without_is_an_error_that_says_so(dated: bool) -> None:
+    frame = create_sample_ohlcv(100, start="2023-01-02" if dated else None)
+    spy = create_sample_ohlcv(100, seed=1, start=None if dated else "2023-01-02")
+    with pytest.raises(ValueError, match=r"(?i)time"):
+        MarketRegimeFeatures().extract(frame, benchmark_data=spy)
+
+
 def test_c25_days_from_high_are_counted_by_position() -> None:
     closes = [100.0] * 40 + [150.0] + [100.0] * 19
     frame = ohlcv_of(closes)
@@ -439,6 +458,23 @@ def test_c16_a_field_that_is_none_is_missing(field: str) -> None:
 def test_a_ratio_of_reward_to_risk_that_means_nothing_is_zero(changes: dict[str, Any]) -> None:
     signal_data = {"entry_price": 100, "target_price": 110, "stop_price": 95} | changes
     assert SignalMetadataFeatures().extract(signal_data)["risk_reward_ratio"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"technical_score": "strong"},
+        {"technical_score": float("nan")},
+        {"news_score": "n/a"},
+        {"entry_price": "100 USD", "target_price": 110, "stop_price": 95},
+        {"position_size_pct": "large"},
+        {"conviction": 3},
+        {"asset_class": 7},
+    ],
+)
+def test_a_field_that_is_something_else_is_neutral_and_the_others_stand(wrong: dict[str, Any]) -> None:
+    features = SignalMetadataFeatures().extract({"combined_score": 6.0, **wrong})
+    assert features == NOTHING | {"combined_score": 0.6}
 
 
 # -- All features normalized appropriately --------------------------------------------------------------------------
@@ -533,6 +569,20 @@ BROKEN: dict[str, pd.DataFrame | None] = {
     "no close": create_sample_ohlcv(300).drop(columns="close"),
     "no frame": None,
 }
+
+
+@pytest.mark.parametrize("kind", OHLCV)
+@pytest.mark.parametrize("case", BROKEN)
+def test_bars_that_are_missing_or_broken_give_numbers_and_no_error(kind: type[OHLCVExtractor], case: str) -> None:
+    features = kind().extract(BROKEN[case])  # type: ignore[arg-type]
+    assert list(features) == kind().feature_names
+    assert all(type(value) is float and math.isfinite(value) for value in features.values())
+
+
+@pytest.mark.parametrize("kind", OHLCV)
+def test_bars_without_volume_give_the_same_features_where_none_needs_it(kind: type[OHLCVExtractor]) -> None:
+    frame = create_sample_ohlcv(300)
+    assert kind().extract(frame.drop(columns="volume")) == kind().extract(frame)
 
 
 @pytest.mark.parametrize("kind", OHLCV)

@@ -438,6 +438,19 @@ BROKEN: dict[str, pd.DataFrame | None] = {
 }
 
 
+@pytest.mark.parametrize("feature_set", [FeatureSet.MINIMAL, FeatureSet.STANDARD, FeatureSet.EXTENDED])
+@pytest.mark.parametrize("case", BROKEN)
+def test_c15_bars_that_are_broken_give_numbers_and_a_vector_that_is_never_trained_on(
+    db: FeatureDatabase, case: str, feature_set: FeatureSet
+) -> None:
+    pipeline = FeaturePipeline(FeatureConfig(feature_set=feature_set))
+    features = pipeline.extract_features("sig-1", BROKEN[case], SIGNAL)  # type: ignore[arg-type]
+    assert list(features) == pipeline.get_feature_names()
+    assert all(type(value) is float and math.isfinite(value) for value in features.values())
+    assert features["technical_score"] == 0.75
+    assert not trained_on(db, pipeline, features)
+
+
 def test_sound_features_are_trained_on(db: FeatureDatabase) -> None:
     pipeline = FeaturePipeline()
     assert trained_on(db, pipeline, pipeline.extract_features("sig-1", create_sample_ohlcv(300), SIGNAL))
@@ -450,12 +463,53 @@ def test_a_short_history_is_neutral_where_it_is_too_short_and_sound(db: FeatureD
     assert features["price_vs_ma20"] != 0.0
 
 
-@pytest.mark.parametrize("metadata", [{}, {"technical_score": None, "conviction": None, "signal_type": None}])
-def test_a_signal_that_says_little_is_no_fault(db: FeatureDatabase, metadata: dict[str, Any]) -> None:
+def test_bars_without_volume_are_as_good_as_any_where_no_feature_needs_it() -> None:
+    frame = create_sample_ohlcv(300)
+    assert extracted(frame=frame.drop(columns="volume")) == extracted(frame=frame)
+
+
+@pytest.mark.parametrize("score", ["strong", float("nan"), [7.5]])
+def test_c15_a_score_that_is_no_number_is_neutral_and_the_vector_never_trained_on(
+    db: FeatureDatabase, score: Any
+) -> None:
     pipeline = FeaturePipeline()
+    features = pipeline.extract_features("sig-1", create_sample_ohlcv(300), {**SIGNAL, "technical_score": score})
+    assert features["technical_score"] == 0.0
+    assert features["price_vs_ma20"] != 0.0
+    assert not trained_on(db, pipeline, features)
+
+
+def test_c16_fields_that_are_none_are_no_fault(db: FeatureDatabase) -> None:
+    pipeline = FeaturePipeline()
+    metadata = {"technical_score": None, "conviction": None, "signal_type": None}
     features = pipeline.extract_features("sig-1", create_sample_ohlcv(300), metadata)
     assert features["technical_score"] == features["conviction_high"] == 0.0
     assert trained_on(db, pipeline, features)
+
+
+def test_c15_an_extractor_that_fails_is_neutral_told_about_and_the_vector_never_trained_on(
+    db: FeatureDatabase, warnings_logged: list[str]
+) -> None:
+    config = FeatureConfig(feature_set=FeatureSet.CUSTOM, custom_features=["broken", "trend_features"])
+    pipeline = FeaturePipeline(config, registry_with(Broken()))
+    features = pipeline.extract_features("sig-1", create_sample_ohlcv(300), SIGNAL)
+    assert (features["one"], features["two"]) == (0.0, 0.0)
+    assert features["price_vs_ma20"] != 0.0
+    assert any("broken" in line for line in warnings_logged)
+    assert not trained_on(db, pipeline, features)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "text"])
+def test_c11_an_extractor_that_gives_no_number_has_failed(db: FeatureDatabase, value: Any) -> None:
+    class Wrong(DeskScore):
+        def extract(self, signal_data: dict[str, Any]) -> dict[str, float]:
+            return {"desk_score": value, "desk_mood": 1.0}
+
+    config = FeatureConfig(feature_set=FeatureSet.CUSTOM, custom_features=["desk_score"])
+    pipeline = FeaturePipeline(config, registry_with(Wrong()))
+    features = pipeline.extract_features("sig-1", create_sample_ohlcv(60), SIGNAL)
+    assert features == {"desk_score": 0.0, "desk_mood": 0.0}
+    assert not trained_on(db, pipeline, features)
 
 
 @pytest.mark.parametrize("given", [7, np.float32(7), np.int64(7), True])

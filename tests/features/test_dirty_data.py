@@ -349,6 +349,7 @@ class Spread(OHLCVExtractor):
     """Written for one signal, and for sound frames alone."""
 
     name = "spread"
+
     @property
     def feature_names(self) -> list[str]:
         return ["spread"]
