@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.rows import metadata, vector
-from trading_system.ml_refinement.storage import FeatureDatabase, counters
+from trading_system.ml_refinement.storage import FeatureDatabase, counters, feature_db
 from trading_system.ml_refinement.storage.tables import (
     dead_letters,
     duplicates,
@@ -47,6 +47,7 @@ HOT = {
     "duplicate entries": (entries.DUPLICATES, 1),
     "entries of signals": (entries.SIGNALS, 1),
     "entries of outcomes": (entries.OUTCOMES, 1),
+    "came first": (outcomes.CAME_FIRST, 1),
     "counts": (counters.COUNTERS, 0),
     "newest label": (counters.NEWEST_LABEL, 0),
 }
@@ -70,6 +71,32 @@ def test_training_reads_one_version_through_its_index_in_order(db: FeatureDataba
     steps = plan(db, vectors.TRAINING.format(where=where), len(params))
     assert len(steps) == 1
     assert "USING INDEX idx_fv_training (feature_version=? AND timestamp>? AND timestamp<?)" in steps[0]
+
+
+FEW_LARGE_GROUPS = ("idx_fv_asset_class", "idx_fv_has_target", "idx_pred_model", "idx_fv_version")
+
+
+@pytest.mark.parametrize("fixed", [(), ("complete = 1", vectors.LABELLED)])
+@pytest.mark.parametrize("version", [None, "v"])
+@pytest.mark.parametrize("sql", [feature_db.COUNT, feature_db.NEWEST_VERSION, feature_db.TRAINING])
+def test_a_selection_by_asset_class_and_time_reads_no_index_of_a_few_large_groups(
+    db: FeatureDatabase, sql: str, version: str | None, fixed: tuple[str, ...]
+) -> None:
+    if version is not None and not fixed:
+        fixed = (vectors.LABELLED,)
+    where, params = vectors.Selection("2024-01-01", "2024-12-31", "equity", "breakout", version).where(*fixed)
+    steps = plan(db, sql.format(where=where), len(params))
+    assert not [step for step in steps for index in FEW_LARGE_GROUPS if index in step]
+
+
+def test_what_models_said_of_signals_is_read_signal_by_signal(db: FeatureDatabase) -> None:
+    steps = plan(db, scores.HISTORY.format(by_model=scores.BY_MODEL), 4)
+    assert any("SEARCH p USING INDEX idx_pred_signal (signal_id=?)" in step for step in steps)
+    once = db.connection.query("SELECT sql FROM sqlite_schema WHERE name = 'prediction_once'")[0][0]
+    asked = (
+        once[once.index("SELECT 1") : once.index(") BEGIN")].replace("NEW.signal_id", "?").replace("NEW.model_id", "?")
+    )
+    assert plan(db, asked, 2) == ["SEARCH prediction_log USING INDEX idx_pred_signal (signal_id=?)"]
 
 
 def work_of_one_batch(db: FeatureDatabase, first: int) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.storage.conftest import SteppingClock
-from tests.support.rows import plain
+from tests.support.rows import metadata, plain
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
+from trading_system.ml_refinement.storage.copies import copy_database
 from trading_system.ml_refinement.storage.schema import migrate, steps, version
 
 # Column: type, with "!" for NOT NULL and "#" for the primary key.
@@ -49,8 +50,11 @@ INDEXES = {
     "idx_pred_model": "prediction_log model_id",
 }
 
-#: Step 7: what a unique constraint answers too, or what tells only a few large groups of rows apart.
-DROPPED = {"idx_fv_signal_id", "idx_pred_signal", "idx_fv_asset_class", "idx_fv_has_target", "idx_pred_model"}
+#: What the two indexes that are not of plain columns say.
+CONDITIONS = {"idx_fv_has_target": "(target_r_multipleISNOTNULL)", "idx_model_type_active": "is_active=1"}
+
+#: Step 7 dropped five of them, and later ones brought them back: a store may come from any step.
+STEPS = range(1, max(steps()))
 
 
 def columns(connection: Connection, table: str) -> list[str]:
@@ -82,12 +86,74 @@ def test_step_one_is_the_specifications_schema_and_nothing_else(path: Path, cloc
     ]
 
 
-def test_later_steps_change_no_column_and_drop_only_indexes_that_nothing_asks_for(db: FeatureDatabase) -> None:
+def specified(connection: Connection) -> dict[str, str]:
+    """The specification's indexes as they are in a store."""
+    return {name: index for name, index in indexes(connection).items() if name in INDEXES}
+
+
+def conditions(connection: Connection) -> dict[str, str]:
+    """What the specification's indexes of expressions and of a part of a table say, without their blanks."""
+    sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+    texts = {name: "".join(text.split()) for name, text in connection.query(sql)}
+    return {
+        name: texts[name].partition("feature_vectors")[2] or texts[name].partition("WHERE")[2] for name in CONDITIONS
+    }
+
+
+def test_every_step_since_the_first_leaves_the_columns_and_indexes_of_the_specification(db: FeatureDatabase) -> None:
     for table, expected in TABLES.items():
         wanted = re.split(r",\s+", expected)
         assert columns(db.connection, table)[: len(wanted)] == wanted
-    now = indexes(db.connection)
-    assert {name for name in INDEXES if now.get(name) != INDEXES[name]} == DROPPED
+    assert specified(db.connection) == INDEXES
+    assert conditions(db.connection) == CONDITIONS
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_store_of_any_older_step_has_all_indexes_once_it_was_opened(
+    path: Path, clock: SteppingClock, step: int
+) -> None:
+    older = Connection(path)
+    migrate(older, {number: sql for number, sql in steps().items() if number <= step}, clock)
+    older.close()
+    with FeatureDatabase(path) as db:
+        assert specified(db.connection) == INDEXES
+        assert conditions(db.connection) == CONDITIONS
+        assert db.store_feature_vector(plain("s1"))
+
+
+def test_a_store_whose_indexes_were_dropped_by_hand_before_a_step_gets_them_back(
+    path: Path, clock: SteppingClock
+) -> None:
+    older = Connection(path)
+    migrate(older, {number: sql for number, sql in steps().items() if number <= 7}, clock)
+    assert set(INDEXES) - set(specified(older)) == {
+        "idx_fv_signal_id", "idx_pred_signal", "idx_fv_asset_class", "idx_fv_has_target", "idx_pred_model",
+    }  # fmt: skip
+    older.close()
+    with FeatureDatabase(path) as db:
+        assert specified(db.connection) == INDEXES
+
+
+def test_a_copy_has_all_indexes_and_one_of_an_older_store_once_it_was_opened(
+    tmp_path: Path, clock: SteppingClock
+) -> None:
+    for name, newest in (("new", max(steps())), ("old", 7)):
+        source = Connection(tmp_path / f"{name}.db")
+        migrate(source, {number: sql for number, sql in steps().items() if number <= newest}, clock)
+        source.close()
+        copy_database(source.path, tmp_path / f"{name}-copy.db")
+        with FeatureDatabase(tmp_path / f"{name}-copy.db") as db:
+            assert specified(db.connection) == INDEXES
+
+
+def test_a_prediction_of_a_signal_and_a_model_is_stored_once_whoever_stores_it(db: FeatureDatabase) -> None:
+    db.register_model(metadata("m1"))
+    db.register_model(metadata("m2"))
+    sql = "INSERT INTO prediction_log (signal_id, model_id, predicted_at, quality_score) VALUES (?, ?, '', ?)"
+    for row in (("s1", "m1", 0.1), ("s1", "m2", 0.2), ("s1", "m1", 0.3), ("s2", "m1", 0.4)):
+        db.connection.run(sql, row)
+    stored = db.connection.query("SELECT signal_id, model_id, quality_score FROM prediction_log ORDER BY id")
+    assert stored == [("s1", "m1", 0.1), ("s1", "m2", 0.2), ("s2", "m1", 0.4)]
 
 
 def test_every_step_is_recorded_once(db: FeatureDatabase) -> None:
@@ -140,7 +206,7 @@ def test_a_store_from_before_step_two_keeps_its_rows_and_gets_their_counts(path:
             ('b', '2024-01-05T10:00:00+02:00', '{"rsi": 2.0}', NULL, NULL, '1.0', '2024-01-05T10:00:01', NULL);
         INSERT INTO model_registry (model_id, model_type, version, created_at) VALUES ('m', 'signal_quality', '1', '');
         INSERT INTO prediction_log (signal_id, model_id, predicted_at, quality_score)
-            VALUES ('a', 'm', '', 0.6), ('a', 'm', '', 0.6)""")
+            VALUES ('a', 'm', '2024-01-05', 0.6), ('a', 'm', '2024-01-05', 0.6)""")
     connection.close()
     with FeatureDatabase(path) as db:
         counts = db.counts()

@@ -107,8 +107,11 @@ class FeatureStore:
             values = captured.features.values  # noqa: PD011  an array
             new = self._db.vectors.insert_new(captured.rows, self._pipeline.names, values)
             ids = [row.signal_id for row, fresh in zip(captured.rows, new, strict=True) if fresh]
-            refused = self._db.outcomes.take_before_signal(ids)
-            return Stored(new, self._db.outcomes.apply_waiting(ids), refused)
+            awaited = self._db.outcomes.came_first(ids)
+            if not awaited:
+                return Stored(new, [], [])
+            refused = self._db.outcomes.take_before_signal(awaited)
+            return Stored(new, self._db.outcomes.apply_waiting(awaited), refused)
 
     def replace(self, before: Sequence[StoredVector], values: FloatArray) -> list[ReplaceResult]:
         """Put complete features of this pipeline, (len(before), f), in the place of those that were read.

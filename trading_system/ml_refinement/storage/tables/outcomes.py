@@ -71,6 +71,12 @@ class Outcomes:
             self._label(known.labels.values(), now)
         return results
 
+    def came_first(self, signal_ids: Sequence[str]) -> list[str]:
+        """Those of the signals that have an outcome; asked right after they were stored, it came first."""
+        if not signal_ids:
+            return []
+        return [signal_id for (signal_id,) in self._connection.query(CAME_FIRST, (id_list(signal_ids),))]
+
     def apply_waiting(self, signal_ids: Sequence[str]) -> list[str]:
         """Label those of the signals whose outcome came first; their ids. Belongs after `vectors.insert_new`."""
         with self._connection.atomic():
@@ -183,6 +189,9 @@ TIMESTAMPS = """
     FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
 KEPT = f"""
     SELECT {_COLUMNS} FROM json_each(?) AS wanted CROSS JOIN trade_outcomes AS o ON o.signal_id = wanted.value"""  # noqa: S608
+CAME_FIRST = """
+    SELECT wanted.value FROM json_each(?) AS wanted
+    WHERE EXISTS (SELECT 1 FROM trade_outcomes AS o WHERE o.signal_id = wanted.value)"""
 WAITING = f"""
     SELECT {_COLUMNS} FROM json_each(?) AS wanted
     CROSS JOIN trade_outcomes AS o ON o.signal_id = wanted.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -73,10 +74,15 @@ class PredictionLog:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def log_predictions(self, rows: Sequence[PredictionRow]) -> None:
+    def log_predictions(self, rows: Sequence[PredictionRow], *, labelled: Collection[str] | None = None) -> None:
         """Log predictions, the first of each (signal, model) for ever.
 
         A prediction of a signal that is labelled already gets its actual at once.
+
+        Args:
+            rows: any number, each signal's in the order they are to be listed.
+            labelled: the signals of the batch that may have an outcome, from whoever stored them in this transaction;
+                None: any of them may.
 
         Raises:
             ValueError: a figure is not finite; nothing was stored.
@@ -84,11 +90,12 @@ class PredictionLog:
         """
         _check(rows)
         with self._connection.atomic():
-            actual: dict[str, float] = dict(
-                self._connection.query(LABELLED, (id_list({row.signal_id for row in rows}),))
-            )
+            ids = {row.signal_id for row in rows} if labelled is None else labelled
+            actual: dict[str, float] = dict(self._connection.query(LABELLED, (id_list(ids),))) if ids else {}
             last = self._connection.query(LAST_PREDICTION)[0][0]
-            self._connection.run_many(LOG, [(*row, actual.get(row.signal_id)) for row in rows])
+            # By signal: neighbours in the index are written one after the other.
+            in_order = sorted(rows, key=_signal_id)
+            self._connection.run_many(LOG, [(*row, actual.get(row.signal_id)) for row in in_order])
             count_inserted(self._connection, "predictions", self._connection.query(PREDICTIONS_SINCE, (last,))[0][0])
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
@@ -202,8 +209,7 @@ LABELLED = """
 LOG = """
     INSERT OR FAIL INTO prediction_log
         (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8 - ?5)
-    ON CONFLICT (signal_id, model_id) DO NOTHING"""
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8 - ?5)"""
 LAST_PREDICTION = "SELECT coalesce(max(id), 0) FROM prediction_log"
 PREDICTIONS_SINCE = "SELECT count(*) FROM prediction_log WHERE id > ?"
 UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
@@ -218,7 +224,8 @@ SERVED = """
     SELECT v.signal_id, s.payload FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
     CROSS JOIN served_scores AS s ON s.vector_id = v.id"""
-BY_MODEL = "AND p.model_id IN (SELECT value FROM json_each(?))"
+# `+`: a signal has a handful of predictions, a model one for each signal.
+BY_MODEL = "AND +p.model_id IN (SELECT value FROM json_each(?))"
 HISTORY = """
     SELECT v.signal_id, v.timestamp, v.label_time, p.quality_score, v.target_r_multiple, p.model_id
     FROM feature_vectors AS v CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
@@ -234,6 +241,9 @@ NOT_NEEDED = """
     FROM prediction_log WHERE id > ? AND id <= ? AND predicted_at < ? AND actual_r IS NOT NULL
         AND model_id NOT IN (SELECT model_id FROM model_registry WHERE is_active = 1)"""
 NEWEST_PAYLOADS = "SELECT payload FROM served_scores ORDER BY vector_id DESC LIMIT ?"
+
+
+_signal_id = itemgetter(0)
 
 
 def _check(rows: Sequence[PredictionRow]) -> None:

@@ -90,7 +90,8 @@ class Selection:
             ("feature_version = ?", self.feature_version),
             ("timestamp >= ?", self.start and parse_bound(self.start, end=False)),
             ("timestamp <= ?", self.end and parse_bound(self.end, end=True)),
-            ("asset_class = ?", self.asset_class),
+            # `+`: an asset class is a large part of the table, and its index a detour to all of it.
+            ("+asset_class = ?", self.asset_class),
             ("signal_type = ?", self.signal_type),
         ):
             if value:
