@@ -66,6 +66,8 @@ def _show_status(state: Status) -> None:
             "monitoring": _monitoring(state.monitoring),
         }
     )
+    if state.quarantined:
+        output.out().print(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
         output.out().print(f"[yellow]![/] {escape(alarm['name'].replace('_', ' '))}: {escape(alarm['why'])}")
 

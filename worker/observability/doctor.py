@@ -16,7 +16,8 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.storage import StoreError
+from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
+from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
 from worker.errors import RefineryError
 from worker.installation import open_store
 from worker.market_data.files import BadFileError, file_stem, read_bars
@@ -30,6 +31,8 @@ from worker.streams.state import stream_states
 Verdict = Literal["ok", "warn", "bad"]
 
 _REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
+_ASIDE_ADVICE = "docs/operations.md says how to read them"
+_SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a newer one needs a newer release"
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
@@ -112,6 +115,10 @@ def _store(settings: Settings) -> Iterator[Finding]:
             store.initialize()
             damage = store.damage()
             counts = store.counts()
+            groups = store.quarantine.groups()
+    except SchemaMismatch as error:
+        yield Finding("store", "bad", str(error), _SCHEMA_ADVICE)
+        return
     except StoreError as error:
         yield Finding("store", "bad", str(error), "refinery restore a backup")
         return
@@ -122,8 +129,19 @@ def _store(settings: Settings) -> Iterator[Finding]:
     mode = path.stat().st_mode & 0o077
     if mode or path.parent.stat().st_mode & 0o077:
         yield Finding("store", "warn", f"{path} or its directory is open to others", f"chmod 700 {path.parent}")
+    if counts.quarantined:
+        yield _kept_aside(groups)
     if counts.dead_letters_open:
         yield Finding("store", "warn", f"{counts.dead_letters_open:,} dead letters wait", "refinery dead-letters list")
+
+
+def _kept_aside(groups: Sequence[QuarantineGroup]) -> Finding:
+    """Rows of another program: what was taken out is worth a look, what was put right in its place is only told."""
+    removed = [group for group in groups if group.action == "removed"]
+    shown = removed or list(groups)
+    says = "; ".join(f"{group.rows:,} of {group.table} {group.action}: {group.reason}" for group in shown)
+    verdict: Verdict = "warn" if removed else "ok"
+    return Finding("store", verdict, f"rows of another program are kept in the table quarantine: {says}", _ASIDE_ADVICE)
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
@@ -131,6 +149,10 @@ def _models(settings: Settings) -> Iterator[Finding]:
         yield Finding("models", "ok", "none yet")
         return
     with closing(open_store(settings, read_only=True)) as store:
+        try:
+            store.initialize()
+        except SchemaMismatch:
+            return  # the store's own finding says so
         row = store.models.active(ModelType.SIGNAL_QUALITY)
         if row is None:
             yield Finding("models", "ok", "none serves yet; scores say cold_start")

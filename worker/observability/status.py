@@ -72,6 +72,8 @@ class Status:
     monitoring: Monitoring | None = None
     #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
     champion_fits: bool = True
+    #: Rows of another program that the store keeps aside.
+    quarantined: int = 0
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""
@@ -117,6 +119,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.error_message,
         ),
         monitoring=read_monitoring(store),
+        quarantined=counts.quarantined,
         champion_fits=champion is None or champion.feature_version == _feature_version(settings),
     )
 

@@ -185,6 +185,8 @@ class ModelRegistry:
             metadata, sha256, name = self._unstored[model_id]
         else:
             raise ModelFileRefused(f"there is no model {model_id!r}")
+        if row is not None and row.is_pickled:
+            raise ModelFileRefused(f"{model_id}: its file {name} is a pickle, which is never loaded")
         if sha256 is None or name not in (model_id + _SUFFIX, model_id + _FOREIGN_SUFFIX):
             raise ModelFileRefused(f"{model_id}: the store knows no file of ours for it")
         model_class = self._own_classes.get(model_id) or self.MODEL_CLASSES.get(metadata.model_type)

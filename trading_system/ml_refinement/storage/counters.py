@@ -12,7 +12,8 @@ class StoreCounts:
     """Kept by triggers and by what inserts in batches, so that reading them costs the same in a store of any size.
 
     `labels_total` counts labelled and complete vectors, each at its first label, and never falls: a training run's
-    watermark is taken from it. `newest_label` is when the last trade closed, as the store's text.
+    watermark is taken from it. `newest_label` is when the last trade closed, as the store's text;
+    `quarantined` counts the rows of another program that were kept aside.
     """
 
     signals: int
@@ -25,6 +26,7 @@ class StoreCounts:
     duplicates: int
     dead_letters: int
     dead_letters_open: int
+    quarantined: int
     newest_label: str | None
 
 

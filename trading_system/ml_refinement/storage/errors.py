@@ -36,6 +36,10 @@ class UnknownModel(StoreError, LookupError):
     """No such model in the registry."""
 
 
+class PickledModel(StoreError):
+    """The model's file is a pickle, which executes what it holds: it is never loaded, and the model cannot serve."""
+
+
 _TRANSIENT = (
     apsw.BusyError,
     apsw.LockedError,

@@ -12,6 +12,14 @@ import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
+from trading_system.ml_refinement.storage.errors import PickledModel
+from trading_system.ml_refinement.storage.json_text import read_features
+from trading_system.ml_refinement.storage.quarantine import (
+    CHECKED_BEFORE,
+    QUARANTINE_STEP,
+    Quarantine,
+    QuarantineGroup,
+)
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.sql_connection import SqlConnection
 from trading_system.ml_refinement.storage.tables.attempts import Attempts
@@ -65,6 +73,7 @@ class FeatureDatabase:
         self.definitions = Definitions(self._connection, clock)
         self.entries = Entries(self._connection)
         self.outcomes = Outcomes(self._connection, clock)
+        self.quarantine = Quarantine(self._connection)
         self.signals = Signals(self._connection)
         self.monitoring = MonitoringReports(self._connection)
         self.tuning = TuningTrials(self._connection)
@@ -101,11 +110,29 @@ class FeatureDatabase:
         Raises:
             SchemaMismatch: the file was made by a newer release, or is read-only and not up to date.
         """
-        applied = migrate(self._connection, steps(), self._clock)
+        scripts = steps()
+        found: list[QuarantineGroup] = []
+
+        def prepare(step: int) -> None:
+            from trading_system.ml_refinement.storage.adoption import adopt  # only an older store needs it
+
+            now = utc_text(self._clock())
+            found.extend(adopt(self._connection, now, step=step, quarantine_sql=scripts[QUARANTINE_STEP]))
+
+        applied = migrate(self._connection, scripts, self._clock, prepared=CHECKED_BEFORE, prepare=prepare)
         if applied:
             from loguru import logger  # only now: an up-to-date store is opened by many a short command
 
             logger.info("store {}: schema steps applied: {}", self.db_path, applied)
+            for table, action, reason, rows in found:
+                logger.warning(
+                    "store {}: {} rows of {} {}: {}; kept as they were in the table quarantine",
+                    self.db_path,
+                    rows,
+                    table,
+                    action,
+                    reason,
+                )
 
     def close(self) -> None:
         """Close the file."""
@@ -205,7 +232,7 @@ class FeatureDatabase:
         if row is None:
             return None
         incomplete = "" if row[5] else "stored as incomplete"
-        return FeatureVector(row[0], row[1], orjson.loads(row[2]), row[3], row[4], incomplete)
+        return FeatureVector(row[0], row[1], read_features(row[2]), row[3], row[4], incomplete)
 
     def get_training_data(
         self,
@@ -272,12 +299,21 @@ class FeatureDatabase:
         return True
 
     def activate_model(self, model_id: str) -> bool:
-        """Let a model serve, unconditionally, as proven as it was; the one before is retired. False: unknown id."""
-        with self.atomic():
-            row = self.models.get(model_id)
-            if row is not None:
-                self.models.activate(model_id, reason="activated by hand", proven=row.proven)
-        return row is not None
+        """Let a model serve, unconditionally, as proven as it was; the one before is retired.
+
+        False: unknown id, or a model that can never be loaded, which the log says.
+        """
+        row = self.models.get(model_id)
+        if row is None:
+            return False
+        try:
+            self.models.activate(model_id, reason="activated by hand", proven=row.proven)
+        except PickledModel as error:
+            from loguru import logger  # only now, as above
+
+            logger.error("{}", error)
+            return False
+        return True
 
     def get_active_model(self, model_type: str) -> ModelMetadata | None:
         """The model of that type that serves, or None."""

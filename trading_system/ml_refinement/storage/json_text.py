@@ -24,6 +24,11 @@ def finite_json(value: Any) -> str:
     return text.decode()
 
 
+def read_features(text: str) -> dict[str, float]:
+    """Stored features as Python floats; one that is null is missing."""
+    return {name: float(value) for name, value in orjson.loads(text).items() if value is not None}
+
+
 def _refuse_non_finite(value: Any) -> None:
     """The serialiser writes NaN and infinity as null: look for the number that became one."""
     if isinstance(value, Mapping):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection
 from importlib.resources import files
 
 from trading_system.ml_refinement.storage.connection import Connection
@@ -27,8 +28,22 @@ def version(connection: Connection) -> int:
     return int(rows[0][0] or 0)
 
 
-def migrate(connection: Connection, scripts: dict[int, str], clock: Clock) -> list[int]:
+def migrate(
+    connection: Connection,
+    scripts: dict[int, str],
+    clock: Clock,
+    *,
+    prepared: Collection[int] = (),
+    prepare: Callable[[int], None] | None = None,
+) -> list[int]:
     """Apply what is missing; the steps applied by this call. Two processes may start at once.
+
+    Args:
+        connection: the file's.
+        scripts: the SQL of each step.
+        clock: for the record.
+        prepared: steps before which `prepare` is called with the step's number, in the step's transaction.
+        prepare: what these steps need beside SQL.
 
     Raises:
         SchemaMismatch: the file was made by a newer release, or is read-only and not up to date.
@@ -38,17 +53,25 @@ def migrate(connection: Connection, scripts: dict[int, str], clock: Clock) -> li
     while (at := version(connection)) != newest:
         if at > newest or connection.read_only:
             raise SchemaMismatch(f"{connection.path}: the schema is at step {at}, this release reads {newest}")
-        if (step := _apply_next(connection, scripts, clock)) is not None:
+        if (step := _apply_next(connection, scripts, clock, prepared, prepare)) is not None:
             applied.append(step)
     return applied
 
 
-def _apply_next(connection: Connection, scripts: dict[int, str], clock: Clock) -> int | None:
+def _apply_next(
+    connection: Connection,
+    scripts: dict[int, str],
+    clock: Clock,
+    prepared: Collection[int],
+    prepare: Callable[[int], None] | None,
+) -> int | None:
     """One step, chosen under the write lock: another process may have been faster."""
     with connection.atomic():
         done = version(connection)
         step = min((number for number in scripts if number > done), default=None)
         if step is not None:
+            if prepare is not None and step in prepared:
+                prepare(step)
             connection.query(scripts[step])
             connection.run(
                 "INSERT INTO ml_schema_migrations (version, applied_at) VALUES (?, ?)", (step, utc_text(clock()))

@@ -104,6 +104,8 @@ def parse_bound(text: str, *, end: bool) -> str:
 
 def _read_time(text: str) -> datetime:
     try:
+        if not any(separator in text for separator in "Tt "):  # Python takes any: 1612010100000 were a time of 1612
+            raise ValueError("no T or blank between date and time")
         return datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"neither a date nor a time: {text!r} ({error})") from error

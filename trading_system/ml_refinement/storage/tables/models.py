@@ -11,7 +11,7 @@ import orjson
 
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.errors import StaleActivation, UnknownModel
+from trading_system.ml_refinement.storage.errors import PickledModel, StaleActivation, UnknownModel
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
@@ -26,6 +26,9 @@ class Unconditional(Enum):
 
 #: `expected_active=ANY`: whichever model is active now may be replaced.
 ANY: Final = Unconditional.ANY
+
+#: How the name of a model file ends that needs no class of somebody else's.
+OUR_FILES: Final = ".skops"
 
 #: The figure in a ledger entry that tells a rollback from any other activation.
 ROLLED_BACK = "rolled_back_from"
@@ -47,6 +50,11 @@ class RegistryRow:
     @property
     def model_id(self) -> str:
         return self.metadata.model_id
+
+    @property
+    def is_pickled(self) -> bool:
+        """Whether another program made and entered its file, as the specification's own code does."""
+        return self.artefact_sha256 is None and not self.model_path.endswith(OUR_FILES)
 
     @property
     def is_active(self) -> bool:
@@ -114,7 +122,7 @@ class Models:
         """
         plain = [getattr(metadata, name) for name in PLAIN_FIELDS]
         documents = [finite_json(getattr(metadata, name)) for name in JSON_FIELDS]
-        artefact = model_path or f"{metadata.model_id}.skops", artefact_sha256, feature_version, recipe, run_id
+        artefact = model_path or metadata.model_id + OUR_FILES, artefact_sha256, feature_version, recipe, run_id
         params = (metadata.model_id, ModelType(metadata.model_type).value, *plain, *documents, *artefact)
         with self._connection.atomic():
             self._connection.run(REGISTER, params)
@@ -180,12 +188,17 @@ class Models:
 
         Raises:
             UnknownModel: the model is not registered.
+            PickledModel: its file is not one of ours.
             StaleActivation: another model is active than `expected_active`, or the fence is passed.
         """
         with self._connection.atomic():
             row = self.get(model_id)
             if row is None:
                 raise UnknownModel(f"no model {model_id!r} in the registry")
+            if row.is_pickled:
+                raise PickledModel(
+                    f"{model_id}: its file {row.model_path} is a pickle, which is never loaded; train anew"
+                )
             model_type = row.metadata.model_type.value
             before = self.active_id(model_type)
             if expected_active is not ANY and before != expected_active:
@@ -310,7 +323,8 @@ SERVING = """
     SELECT model_id, model_type, proven, 0 FROM model_registry WHERE is_active = 1
     UNION ALL
     SELECT model_id, model_type, proven, 1 FROM model_registry
-    WHERE id = (SELECT max(id) FROM model_registry WHERE model_type = ?) AND is_active = 0 AND deployed_at IS NULL"""
+    WHERE id = (SELECT max(id) FROM model_registry WHERE model_type = ?) AND is_active = 0 AND deployed_at IS NULL
+        AND retired_at IS NULL"""
 BASE_RATES = """
     SELECT m.model_id, json_extract(m.train_metrics, '$.base_rate') AS rate
     FROM json_each(?) AS wanted CROSS JOIN model_registry AS m ON m.model_id = wanted.value WHERE rate IS NOT NULL"""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import orjson
-
 from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.json_text import read_features
 from trading_system.ml_refinement.storage.times import parse_bound
 
 
@@ -140,7 +139,7 @@ KINDS = """
 
 def _stored(row: Row) -> StoredSignal:
     fields = list(row)
-    fields[6:8] = bool(row[6]), orjson.loads(row[7])
+    fields[6:8] = bool(row[6]), read_features(row[7])
     return StoredSignal(*fields)
 
 
