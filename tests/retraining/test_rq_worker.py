@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import redis
-from rq import Queue
+from rq import Queue, Repeat, Retry
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -61,7 +61,10 @@ def keep():
 
 rq_worker._WORKER_TTL_S = 10**6  # RQ's look into its queue ends by itself never, so that what ends it is the signal
 settings = load_settings(shutdown_grace_s=int(sys.argv[3]))
-functions = {f.__name__: f for f in (done, waits_for, swallows)}
+def fails():
+    raise ValueError("no good")
+
+functions = {f.__name__: f for f in (done, waits_for, swallows, fails)}
 work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep)
 note("stopped")
 """
@@ -168,6 +171,21 @@ def test_a_killed_child_fails_the_job_and_is_looked_after_at_once(
         assert len(list(tmp_path.glob("kept-*"))) > before
         after = put(client, "done", "yes")
         wait_until(lambda: ended(after))
+
+
+def test_what_fails_is_not_run_again_by_rq_and_what_is_done_is_not_repeated(
+    client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    job, killed = put(client, "fails", retry=Retry(max=3)), put(client, "waits_for", NEVER, retry=Retry(max=3))
+    repeated = put(client, "done", "yes", repeat=Repeat(times=3))
+    with trainer(valkey_url, tmp_path):
+        wait_until((tmp_path / "began").exists)
+        os.kill(int((tmp_path / "began").read_text()), signal.SIGKILL)
+        wait_until(lambda: ended(repeated) and pending_job(client) is None)
+    assert [each.get_status() for each in (job, killed, repeated)] == ["failed", "failed", "finished"]
+    assert [len(each.results()) for each in (job, killed, repeated)] == [1, 1, 1]
+    assert RetrainQueue(client, timeout_s=60).failure(job.id) == "ValueError: no good"
+    assert RetrainQueue(client, timeout_s=60).failure(repeated.id) is None
 
 
 def test_the_child_dies_with_a_killed_trainer(client: redis.Redis, valkey_url: str, tmp_path: Path) -> None:

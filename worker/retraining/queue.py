@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import redis
-import rq.serializers
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from rq import Queue
@@ -19,6 +18,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from worker.retraining.json_only import forbid_pickle
 from worker.retraining.policy import RetrainReason
 
 QUEUE_NAME = "refinery-retrain"
@@ -31,20 +31,6 @@ _OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobS
 #: A job that was over before its training began is followed by another one after these pauses, then by none.
 _RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120))
 
-
-def forbid_pickle() -> None:
-    """Make JSON the only serializer that RQ has in this process; idempotent.
-
-    RQ unpickles wherever no serializer is handed on: executions, `Worker.all`, its dashboard, its cron.
-    """
-    plain: Any = rq.serializers
-    plain.DefaultSerializer.dumps = staticmethod(JSONSerializer.dumps)
-    plain.DefaultSerializer.loads = staticmethod(JSONSerializer.loads)
-    plain.DefaultSerializer = plain.PickleSerializer = JSONSerializer
-    plain.SERIALIZER_ALIASES["pickle"] = JSONSerializer
-
-
-# At import, because a process that can reach RQ through us must not be able to forget it.
 forbid_pickle()
 
 
@@ -138,6 +124,21 @@ class RetrainQueue:
             return None
         value = job.return_value()
         return value if isinstance(value, dict) else None
+
+    def failure(self, job_id: str) -> str | None:
+        """What made the job fail, in a line; None when it did not, or is forgotten."""
+        try:
+            job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
+        except NoSuchJobError:
+            return None
+        last = job.latest_result()
+        lines = ((last.exc_string if last else None) or "").strip().splitlines()
+        return lines[-1] if lines else None
+
+    def newest_failed(self) -> str | None:
+        """Id of the job that failed last, of those RQ remembers. No registry is cleaned up in this process."""
+        ids = self._queue.failed_job_registry.get_job_ids(-1, -1, cleanup=False)
+        return ids[0] if ids else None
 
     def _added(self, job_id: str, arguments: Mapping[str, Any]) -> bool:
         try:

@@ -39,6 +39,10 @@ class ForbiddenJob(RefineryError):
     """A job asks for a function that trainers do not run."""
 
 
+class TrainingFailed(RefineryError):
+    """A training failed, and its run says so: RQ has a failed job then, with the reason as its last line."""
+
+
 class TrainingTimedOut(BaseException):
     """The training took longer than allowed. Not an `Exception`, so that no broad handler in between goes on."""
 
@@ -50,9 +54,17 @@ class _Deadline(UnixSignalDeathPenalty):
 
 
 class TrainerJob(Job):
-    """A job whose function is looked up in `functions`, and never imported; it has no callbacks and no webhooks."""
+    """A job whose function is looked up in `functions`, and never imported.
+
+    It has no callbacks and no webhooks, and RQ does not run it again: when the next training is due, the store says.
+    """
 
     functions: Mapping[str, JobFunction] = {}
+
+    def restore(self, raw_data: Any) -> None:
+        """What Redis holds of the job, without what would have RQ run it again."""
+        super().restore(raw_data)
+        self.retries_left = self.repeats_left = None
 
     @property
     def func(self) -> JobFunction:
@@ -133,6 +145,14 @@ class TrainerWorker(Worker):
         """In the child: tie it to this process, then do the work."""
         die_with_parent(self.pid or 0)
         super().main_work_horse(job, queue)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """A failure that has a name is a line in the log, and only what has none a traceback."""
+        error = exc_info[1]
+        if not isinstance(error, RefineryError):
+            super().handle_exception(job, *exc_info)
+        elif not isinstance(error, TrainingFailed):  # that one the training has told of
+            logger.error("job {} failed: {}", job.id, error)
 
     def run_maintenance_tasks(self) -> None:
         """RQ's own, then ours.
