@@ -18,8 +18,11 @@ import redis
 
 from tests.support.desk import scored
 from tests.support.events import SIGNALS, outcome, signal
+from tests.support.labels import label
 from tests.support.real_processes import QUIET, REFINERY, Installation
 from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
+from worker.installation import open_store
+from worker.settings.schema import load_settings
 
 
 def lines(events: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
@@ -67,16 +70,35 @@ def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
     assert again["replay_of"] == letter["id"]
 
 
-def test_asking_for_a_training_that_cannot_succeed_says_why_and_exits_with_1(
+def test_asking_for_a_training_says_what_is_missing_or_why_it_failed_and_then_exits_with_1(
     installation: Installation, running: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
     running("trainer")
     done = installation.run("retrain", "--wait", "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["status"], answer["verdict"], answer["reason"]) == ("completed", "hold", "0 of 100 samples")
+    shown = installation.run("status").stdout.decode()
+    assert "hold, 0 of 100 samples" in shown
+    assert "0 of 20 new labels until the next job; 0 of 100 samples until the first model" in shown
+
+    settings = load_settings(state_dir=installation.state_dir)
+    with open_store(settings) as store:
+        label(store, settings, 19, win_rate=1.0)
+    status = installation.document("status")
+    assert {name: status[name] for name in ("new_labels", "samples", "min_samples", "due")} == {
+        "new_labels": 19,
+        "samples": 19,
+        "min_samples": 100,
+        "due": None,
+    }
+    with open_store(settings) as store:
+        label(store, settings, 101, first=19, win_rate=1.0)
+    done = installation.run("retrain", "--wait", "--json")
     assert done.returncode == 1
     answer = json.loads(done.stdout)
-    assert answer["status"] == "failed"
-    assert answer["reason"]
-    assert installation.document("status")["last_training"]["status"] == "failed"
+    assert (answer["status"], answer["reason"]) == ("failed", "one_class: all 120 trades won")
+    assert installation.document("status")["last_training"]["reason"] == answer["reason"]
 
 
 @pytest.mark.parametrize(

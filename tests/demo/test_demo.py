@@ -18,12 +18,13 @@ from worker.demo.summary import Summary
 from worker.settings.schema import Settings, load_settings
 
 UNTIL = "2001-06-29"
-PACE = 25
+#: The first job comes with fewer samples than a training needs.
+PACE, SAMPLES = 25, 40
 ENVIRONMENT = {
     "REFINERY_METRICS_PORT": "0",
     "REFINERY_TRAINER_METRICS_PORT": "0",
     "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(PACE),
-    "REFINERY_ML__TRAINING__MIN_TRAINING_SAMPLES": str(PACE),
+    "REFINERY_ML__TRAINING__MIN_TRAINING_SAMPLES": str(SAMPLES),
 }
 
 
@@ -89,8 +90,11 @@ def test_nothing_is_lost_and_nothing_doubled(shown: Shown) -> None:
 def test_every_training_that_was_due_came_at_its_moment(shown: Shown, store: FeatureDatabase) -> None:
     runs = [run for run in reversed(store.runs.recent()) if run.model_type == ModelType.SIGNAL_QUALITY]
     assert [run.label_watermark for run in runs] == due_watermarks(shown.timeline)
-    assert shown.summary.retrainings == len(runs) >= 2
-    assert shown.summary.promotions + shown.summary.rejections + shown.summary.failures == len(runs)
+    summary = shown.summary
+    assert [run.reason for run in runs if run.model_id is None] == [f"{runs[0].label_watermark} of {SAMPLES} samples"]
+    assert (summary.retrainings, summary.too_few_samples) == (len(runs) - 1, 1)
+    assert summary.retrainings >= 2
+    assert summary.promotions + summary.rejections + summary.failures == summary.retrainings
 
 
 def test_every_score_comes_from_a_model_that_knew_only_the_past(shown: Shown, store: FeatureDatabase) -> None:

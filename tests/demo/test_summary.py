@@ -25,7 +25,7 @@ from worker.demo.summary import (
 )
 
 DAYS = ("2001-01-02", "2001-01-03", "2001-01-04", "2001-01-05", "2001-01-08")
-LEARNED = Learned(retrainings=3, promotions=1, proven=1, rejections=1, failures=1)
+LEARNED = Learned(retrainings=3, promotions=1, proven=1, rejections=1, failures=1, too_few_samples=2)
 
 
 def signal(number: int, day: str) -> SignalEvent:
@@ -105,6 +105,7 @@ def test_a_replay_by_hand(played: Played) -> None:
         "proven": 1,
         "rejections": 1,
         "failures": 1,
+        "too_few_samples": 2,
         "dead_letters": 0,
         "lost": 0,
         "duplicated": 0,
@@ -135,7 +136,7 @@ def test_the_summary_is_one_json_document(played: Played) -> None:
 
 
 def test_a_replay_of_nothing_has_a_summary() -> None:
-    summary = summarise(Played([], [], [], 0.0), Learned(0, 0, 0, 0, 0), holding(0, 0))
+    summary = summarise(Played([], [], [], 0.0), Learned(0, 0, 0, 0, 0, 0), holding(0, 0))
     assert (summary.lost, summary.duplicated, summary.out_of_sample.n, summary.out_of_sample.auc) == (0, 0, 0, None)
     assert "nothing can be said" in summary.verdict
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from trading_system.ml_refinement.config import FeatureConfig, FeatureSet
+from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig
 from trading_system.ml_refinement.features import FeaturePipeline
 from worker.cli.main import cli
 from worker.errors import Reason
@@ -70,6 +70,15 @@ def in_code(path: Path) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_says_in_its_help_what_it_does(name: str) -> None:
     assert len((COMMANDS[name].help or "").strip()) > 20
+
+
+def test_the_figures_of_learning_in_the_readme_are_the_defaults() -> None:
+    text = re.sub(r"\s+", " ", (ROOT / "README.md").read_text())
+    ml = MLConfig()
+    assert f"Every {ml.min_new_samples_for_retrain} new labels, " in text
+    assert f"the first one after {ml.retrain_frequency_days} days, " in text
+    assert f"With fewer than {ml.training.min_training_samples} samples it trains nothing" in text
+    assert f"of {ml.training.min_training_samples} samples" in text
 
 
 def test_the_page_of_settings_is_made_from_the_settings() -> None:

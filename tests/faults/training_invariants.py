@@ -15,7 +15,8 @@ from worker.settings.schema import Settings
 #: How a training may fail under a schedule: killed, or outdated by another. Anything else is a finding.
 _FAIR = ("killed", "stale_activation")
 _VERDICTS = """
-    SELECT r.run_id, r.status, r.model_id, (SELECT count(*) FROM promotions AS p
+    SELECT r.run_id, r.status = 'completed' AND NOT (r.verdict = 'hold' AND r.metrics ->> 'samples' IS NOT NULL),
+        r.model_id, (SELECT count(*) FROM promotions AS p
         WHERE p.run_id = r.run_id AND p.model_type = r.model_type AND p.action IN ('activate', 'hold', 'reject'))
     FROM training_runs AS r"""
 _ACTIVATIONS = """
@@ -59,11 +60,11 @@ def judge_trainings(settings: Settings) -> list[str]:
 
 
 def _ledger(store: FeatureDatabase) -> list[str]:
-    """The ledger told from its beginning must lead to what serves; each run has a say once, and in its turn."""
+    """The ledger told from its beginning must lead to what serves; a run that had enough samples has a say once."""
     found = []
-    for run_id, status, model_id, verdicts in store.connection.query(_VERDICTS):
-        if verdicts != (status == "completed") or (model_id is not None) != (status == "completed"):
-            found.append(f"{run_id} is {status} with model {model_id} and {verdicts} verdicts in the ledger")
+    for run_id, judged, model_id, verdicts in store.connection.query(_VERDICTS):
+        if verdicts != judged or (model_id is not None) != judged:
+            found.append(f"{run_id} was {'' if judged else 'not '}judged: model {model_id}, {verdicts} in the ledger")
     serving: dict[str, str | None] = {}
     newest: Counter[str] = Counter()
     for kind, model_id, previous, action, noted, entered, token, status in store.connection.query(_ACTIVATIONS):

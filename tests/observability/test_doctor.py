@@ -16,6 +16,7 @@ import redis
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, bars, signal
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
+from worker.installation import open_store
 from worker.observability import doctor
 from worker.observability.doctor import Finding
 
@@ -58,7 +59,32 @@ def bad(findings: list[Finding]) -> list[str]:
 def test_nothing_is_wrong_with_a_healthy_set_up(set_up: Any) -> None:
     findings = doctor.examine(set_up)
     assert {finding.verdict for finding in findings} == {"ok"}, findings
-    assert {"settings", "redis", "disk", "store", "models", "market data", "console"} == {f.part for f in findings}
+    parts = {"settings", "redis", "disk", "store", "models", "trainings", "market data", "console"}
+    assert parts == {finding.part for finding in findings}
+
+
+def told_of_trainings(settings: Any) -> Finding:
+    [finding] = [finding for finding in doctor.examine(settings) if finding.part == "trainings"]
+    return finding
+
+
+def test_trainings_that_failed_are_counted_and_the_last_one_says_why(set_up: Any) -> None:
+    assert told_of_trainings(set_up).says == (
+        "none yet; 0 of 20 new labels until the next job, 0 of 100 samples until the next model"
+    )
+    with open_store(set_up) as store:
+        for number, why in enumerate(("one_class: all 120 trades lost", "disk_full: no space")):
+            store.runs.start(f"run-{number}", "signal_quality", {}, label_watermark=0)
+            store.runs.finish(f"run-{number}", "failed", error_message=why)
+        failed = told_of_trainings(set_up)
+        store.runs.start("run-2", "signal_quality", {}, label_watermark=0)
+        store.runs.finish("run-2", "completed", verdict="hold", metrics={"samples": 40, "reason": "40 of 100 samples"})
+        since = told_of_trainings(set_up)
+    assert (failed.verdict, since.verdict) == ("warn", "ok")
+    assert failed.says.startswith("2 looked at, 2 failed, the last at ")
+    assert failed.says.endswith(": disk_full: no space")
+    assert since.says.startswith("3 looked at, 2 failed, the last at ")
+    assert since.says.endswith("; those since have not")
 
 
 def test_redis_that_is_away_or_may_forget_is_named(set_up: Any, valkey: redis.Redis) -> None:

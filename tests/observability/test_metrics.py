@@ -8,6 +8,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.labels import label
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
@@ -25,6 +27,7 @@ from worker.installation import open_store
 from worker.observability import metrics
 from worker.observability.metrics import LoopMetrics, MetricsServer, ObservedHandler
 from worker.redis_server.connection import connect
+from worker.settings.schema import Settings
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "refinery.rules.yml"
@@ -109,7 +112,67 @@ def test_a_scrape_says_what_was_handled_and_what_waits(small_world) -> None:  # 
     assert found["refinery_stream_lag", SIGNALS] == 0
     assert found["refinery_signals_stored",] == 2
     assert found["refinery_labels_since_training",] == 1
+    assert (found["refinery_samples",], found["refinery_samples_for_model",]) == (1, 100)
+    assert found["refinery_training_due",] == 0
     assert found["refinery_champion_proven",] == 0
+
+
+def test_a_training_is_overdue_while_its_job_does_not_come_and_not_while_none_can_come(
+    tmp_path: Path, valkey_url: str
+) -> None:
+    settings = settings_for(tmp_path / "var", valkey_url)
+    off = settings.model_copy(update={"ml": replace(settings.ml, enabled=False)})
+    rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    [rule] = [rule["expr"] for rule in rules if rule["alert"] == "RefineryTrainingOverdue"]
+    name, number = rule.split(" == ")
+
+    def fires(settings: Settings = settings) -> bool:
+        registry = CollectorRegistry()
+        server = MetricsServer(settings, valkey_url, port=0, registry=registry, loop=None)
+        value = registry.get_sample_value(name)
+        server.stop()
+        return value == float(number)
+
+    with open_store(settings) as store:
+        label(store, settings, 19)
+        assert not fires()
+        label(store, settings, 1, first=19)
+        assert fires()  # no trainer takes it
+        assert not fires(off)
+        store.runs.start("retrain-signal_quality-0", "signal_quality", {}, label_watermark=20)
+        store.runs.finish("retrain-signal_quality-0", "completed", verdict="hold", metrics={"samples": 18})
+        assert not fires()
+        label(store, settings, 10, first=20)
+        store.runs.start("retrain-signal_quality-1", "signal_quality", {}, label_watermark=30)
+        label(store, settings, 90, first=30)
+        assert not fires()  # a training runs, and the next job waits for its end
+        store.connection.run("UPDATE training_runs SET started_at = '2026-01-01T00:00:00.000000Z'")
+        assert fires()  # it runs no more, and no trainer has noticed
+        store.runs.finish("retrain-signal_quality-1", "failed", error_message="one_class: all 30 trades won")
+        assert fires()
+        store.runs.start("retrain-signal_quality-2", "signal_quality", {}, label_watermark=120)
+        store.runs.finish("retrain-signal_quality-2", "completed", model_id="m", verdict="reject")
+        assert not fires()
+        store.connection.run("UPDATE training_runs SET started_at = '2026-01-01T00:00:00.000000Z'")
+        assert not fires()  # time alone makes nothing due
+        label(store, settings, 1, first=120)
+        assert fires()
+
+
+def test_trainings_that_found_too_few_samples_are_told_apart(tmp_path: Path, valkey_url: str) -> None:
+    settings = settings_for(tmp_path / "var", valkey_url)
+    with open_store(settings) as store:
+        label(store, settings, 45)
+        store.runs.start("r1", "signal_quality", {}, label_watermark=40)
+        store.runs.finish("r1", "completed", verdict="hold", metrics={"samples": 38})
+        store.runs.start("r2", "signal_quality", {}, label_watermark=40)
+        store.runs.finish("r2", "failed", error_message="killed: the process that trained it ended without a word")
+    registry = CollectorRegistry()
+    server = MetricsServer(settings, valkey_url, port=0, registry=registry, loop=None)
+    assert registry.get_sample_value("refinery_trainings", {"verdict": "too_few_samples"}) == 1
+    assert registry.get_sample_value("refinery_trainings", {"verdict": "hold"}) is None
+    assert registry.get_sample_value("refinery_samples") == 38 + 5
+    server.stop()
 
 
 def test_health_and_readiness_are_200_while_the_loop_goes_round(small_world) -> None:  # type: ignore[no-untyped-def]

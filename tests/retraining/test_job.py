@@ -8,39 +8,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import redis
 from rq import Queue
 from rq.job import Job
+from rq.registry import FailedJobRegistry
 from rq.serializers import JSONSerializer
 
+from tests.support.labels import label
 from tests.support.waiting import HANGS_AFTER_S, runs, wait_until
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
-from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.errors import RefineryError
 from worker.installation import open_store
 from worker.retraining import job
 from worker.retraining.history import training_history
 from worker.retraining.job import housekeeping, retrain
 from worker.retraining.policy import RetrainReason
-from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue, pending_job
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
 from worker.retraining.requests import enqueue, enqueue_if_due, reason_if_due, wait_for
 from worker.settings.schema import Settings, load_settings
 
 TYPE = ModelType.SIGNAL_QUALITY.value
 JOB = "retrain-signal_quality-{}"
-#: A trainer whose trainings, once they are entered, go no further while a file is there.
+#: A trainer whose trainings, once they are entered, go no further while a file is there, and then do as they are told.
 TRAINER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from trading_system.ml_refinement.training import pipeline
 from worker.retraining.job import run_trainer
@@ -51,6 +48,7 @@ read_dataset, held = pipeline.read_dataset, Path(sys.argv[2])
 def read_when_let_go(*arguments, **named):
     while held.exists():
         time.sleep(0.01)
+    exec(sys.argv[3])
     return read_dataset(*arguments, **named)
 
 pipeline.read_dataset = read_when_let_go
@@ -66,6 +64,13 @@ def settings(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 @pytest.fixture
+def defaults(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings as they are when nobody sets any."""
+    monkeypatch.delenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN")
+    return load_settings()
+
+
+@pytest.fixture
 def store(settings: Settings) -> Iterator[FeatureDatabase]:
     with open_store(settings) as store:
         yield store
@@ -77,38 +82,9 @@ def client(valkey_url: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def label(store: FeatureDatabase, settings: Settings, count: int, *, first: int = 0) -> None:
-    """Stores `count` signals of noise, one every six hours, each closed two days later."""
-    pipeline = FeaturePipeline(settings.to_ml_config().features)
-    rng = np.random.default_rng(first)
-    start = datetime(2025, 1, 1, tzinfo=UTC)
-    rows, outcomes = [], []
-    for number in range(first, first + count):
-        at = start + timedelta(hours=6 * number)
-        rows.append(
-            VectorRow(
-                signal_id=f"s{number}",
-                timestamp=utc_text(at),
-                symbol="A",
-                asset_class="equity",
-                signal_type="breakout",
-                conviction=None,
-                feature_version=pipeline.feature_version,
-                complete=True,
-                event_hash=number.to_bytes(16, "big"),
-                entry_id=f"{number}-0",
-            )
-        )
-        closed_at = utc_text(at + timedelta(days=2))
-        outcomes.append(OutcomeRow(f"s{number}", 0, closed_at, 1.5 if rng.random() < 0.45 else -1.0))
-    with store.atomic():
-        store.vectors.insert_new(rows, pipeline.names, rng.normal(size=(count, len(pipeline.names))))
-        store.outcomes.record(outcomes)
-
-
 @contextmanager
-def trainer(url: str, held: Path = Path("/nowhere")) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-c", TRAINER, url, str(held)])
+def trainer(url: str, held: Path = Path("/nowhere"), *, does: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", TRAINER, url, str(held), does])
     try:
         yield process
     finally:
@@ -132,55 +108,139 @@ def waiting(client: redis.Redis) -> list[bytes]:
 def test_nothing_is_asked_for_before_there_are_enough_labels(
     settings: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
-    label(store, settings, 99)
+    label(store, settings, 49)
     assert enqueue_if_due(settings, store, client) is None
-    label(store, settings, 1, first=99)
+    label(store, settings, 1, first=49)
     assert enqueue_if_due(settings, store, client) == JOB.format(0)
     assert pending_job(client) == "queued"
 
 
-def test_eight_workers_that_notice_make_one_job(
-    settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
+def test_each_twenty_labels_make_one_job_and_those_with_too_few_samples_train_nothing(
+    defaults: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
 ) -> None:
-    label(store, settings, 100)
+    jobs = []
+    with trainer(valkey_url):
+        for labels in range(0, 100, 10):
+            label(store, defaults, 9, first=labels)
+            before = enqueue_if_due(defaults, store, client)
+            label(store, defaults, 1, first=labels + 9)
+            job_id = enqueue_if_due(defaults, store, client)
+            assert before is None
+            assert (job_id is None) == (labels % 20 == 0)
+            if job_id is not None:
+                jobs.append(job_id)
+                assert wait_for(defaults, store, client, job_id, untaken_s=HANGS_AFTER_S) is not None
+                wait_until(lambda: pending_job(client) is None)
+    queue = RetrainQueue(client, timeout_s=60)
+    said = [queue.result(job_id) or {} for job_id in jobs]
+    held, last = said[:4], said[4:]
+    words = [f"{samples} of 100 samples" for samples in (20, 40, 60, 80)]
+    assert held == [
+        {"run_id": job_id, "status": "completed", "verdict": "hold", "model_id": None, "reason": reason}
+        for job_id, reason in zip(jobs, words, strict=False)
+    ]
+    assert [each["model_id"] is not None for each in last] == [True]
+    found = store.runs.recent()[::-1]
+    assert [run.label_watermark for run in found] == [20, 40, 60, 80, 100]
+    assert [(run.status, run.verdict, run.reason) for run in found[:4]] == [("completed", "hold", w) for w in words]
+    looked_after = [report.figures["labelled"] for report in store.monitoring.recent(10) if report.cause == "training"]
+    assert looked_after == [100]
+    # By one who read the store before the first of them.
+    late = queue.enqueue(model_type=TYPE, after=0, reason=RetrainReason.NEW_LABELS)
+    assert (late.job_id, late.new, waiting(client)) == (jobs[0], False, [])
 
-    def notice(_: int) -> str | None:
-        with open_store(settings) as own, connect_queue(valkey_url) as client:
-            return [enqueue_if_due(settings, own, client) for _ in range(5)][-1]
 
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(notice, range(8))) == {JOB.format(0)}
-    assert waiting(client) == [JOB.format(0).encode()]
-
-
-def test_a_server_that_is_away_is_no_error_for_the_one_who_notices(settings: Settings, store: FeatureDatabase) -> None:
-    label(store, settings, 100)
-    with connect_queue("unix:///nowhere/valkey.sock") as away:
-        assert enqueue_if_due(settings, store, away) is None
-
-
-def test_a_training_is_done_once_and_the_next_waits_for_new_labels(
-    settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str
+def test_the_first_label_after_the_days_makes_a_job_also_before_any_training(
+    defaults: Settings, store: FeatureDatabase, client: redis.Redis
 ) -> None:
-    label(store, settings, 200)
-    job_id = enqueue_if_due(settings, store, client)
-    assert job_id is not None
-    with trainer(valkey_url), trainer(valkey_url):
-        run = wait_for(settings, store, client, job_id, untaken_s=HANGS_AFTER_S)
-        assert run is not None
-        assert (run.status, run.label_watermark, run.run_id) == ("completed", 200, job_id)
-        assert store.models.get(run.model_id or "") is not None
-        told = Job.fetch(job_id, connection=client, serializer=JSONSerializer).get_meta()
-        assert told["progress"] == {"stage": "register", "done": 0, "total": 1}
-        assert enqueue_if_due(settings, store, client) is None
-        label(store, settings, 50, first=200)
-        second = enqueue_if_due(settings, store, client)
-        assert second == JOB.format(run.token)
-        again = wait_for(settings, store, client, second, untaken_s=HANGS_AFTER_S)
-        assert again is not None
-        assert again.label_watermark == 250
-        wait_until(lambda: pending_job(client) is None)
-    assert len(store.runs.recent()) == 2
+    label(store, defaults, 1)
+    assert enqueue_if_due(defaults, store, client) is None
+    store.connection.run("UPDATE ml_schema_migrations SET applied_at = '2026-01-01T00:00:00.000000Z'")
+    assert reason_if_due(defaults, store) is RetrainReason.SCHEDULE
+    assert enqueue_if_due(defaults, store, client) == JOB.format(0)
+    retrain(defaults, model_type=TYPE, after=0, reason="schedule")
+    assert store.runs.get(JOB.format(0)).reason == "1 of 100 samples"  # type: ignore[union-attr]
+    label(store, defaults, 1, first=1)
+    assert reason_if_due(defaults, store) is None
+    store.connection.run("UPDATE training_runs SET started_at = '2026-01-01T00:00:00.000000Z'")
+    assert reason_if_due(defaults, store) is RetrainReason.SCHEDULE
+
+
+def test_a_store_whose_age_nobody_can_read_waits_for_its_labels(settings: Settings, store: FeatureDatabase) -> None:
+    label(store, settings, 49)
+    store.connection.run("UPDATE ml_schema_migrations SET applied_at = 'a while ago'")
+    assert reason_if_due(settings, store) is None
+    label(store, settings, 1, first=49)
+    assert reason_if_due(settings, store) is RetrainReason.NEW_LABELS
+
+
+def test_a_backlog_makes_one_job_at_a_time(
+    defaults: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    with trainer(valkey_url, held):
+        for batch in range(4):
+            label(store, defaults, 24, first=24 * batch)
+            enqueue_if_due(defaults, store, client)
+            assert len(waiting(client)) <= 1
+            wait_until(lambda: running(store))
+        assert waiting(client) == [JOB.format(store.runs.last(TYPE).token).encode()]  # type: ignore[union-attr]
+        held.unlink()
+        wait_until(lambda: len(store.runs.recent()) == 2 and not running(store) and pending_job(client) is None)
+        assert enqueue_if_due(defaults, store, client) is None
+    assert [run.label_watermark for run in store.runs.recent()] == [96, 24]
+
+
+FENCED = """
+from worker.installation import open_store
+open_store(load_settings()).runs.start("newer", "signal_quality", {}, label_watermark=150)
+"""
+
+
+#: What a training does, how its run's message begins, and what the last line of the failed job has.
+WAYS_TO_FAIL = (
+    ("", "one_class: all 120 trades won", "TrainingFailed: one_class: all 120 trades won"),
+    (FENCED, "stale_activation: ", "TrainingFailed: stale_activation: "),
+    ("raise OSError(28, 'no space')", "disk_full: ", "TrainingFailed: disk_full: "),
+    ("raise MemoryError('no memory')", "unexpected: no memory", "MemoryError: no memory"),
+    ("while True: time.sleep(0.01)", "unexpected: Task exceeded", "TrainingTimedOut: Task exceeded"),
+    ("os.kill(os.getpid(), 9)", "killed: ", "Work-horse terminated unexpectedly; waitpid returned 9"),
+    ("os._exit(3)", "killed: ", "Work-horse terminated unexpectedly; waitpid returned 768"),
+)
+
+
+def test_a_failed_training_is_a_failed_job_with_its_reason_and_does_not_block_the_next(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    hasty, told = load_settings(training_timeout_s=10), tmp_path / "told"
+    label(store, settings, 120, win_rate=1.0)
+    queue = RetrainQueue(client, timeout_s=60)
+    registry = FailedJobRegistry(QUEUE_NAME, connection=client, serializer=JSONSerializer)
+    failed = []
+    with trainer(valkey_url, does=f"exec(Path({str(told)!r}).read_text())"):
+        for does, reason, told_by_rq in WAYS_TO_FAIL:
+            told.write_text(does)
+            job_id = enqueue(hasty if "while" in does else settings, store, client)
+            run = wait_for(settings, store, client, job_id, untaken_s=HANGS_AFTER_S)
+            wait_until(lambda job_id=job_id: job_id in registry.get_job_ids(cleanup=False))
+            assert run is not None
+            assert (run.status, (run.error_message or "")[: len(reason)]) == ("failed", reason)
+            assert told_by_rq in (queue.failure(job_id) or "")
+            failed.append(job_id)
+            if len(failed) == 1:
+                label(store, settings, 30, first=120)
+        told.write_text("")
+        label(store, settings, 50, first=150)
+        due = enqueue_if_due(settings, store, client)
+        assert due is not None
+        assert due not in failed
+        following = wait_for(settings, store, client, due, untaken_s=HANGS_AFTER_S)
+        assert following is not None
+        assert following.status == "completed"
+    for job_id in failed:
+        job = Job.fetch(job_id, connection=client, serializer=JSONSerializer)
+        assert (job.get_status(), job.retries_left, len(job.results())) == ("failed", None, 1)
 
 
 def test_a_job_that_rq_runs_twice_trains_once(
@@ -235,8 +295,13 @@ def test_a_training_whose_trainer_was_killed_is_given_up_by_the_next_one(
         process.kill()
     wait_until(lambda: not runs(child))
     assert running(store)
+    [execution] = client.zrange(f"rq:wip:{QUEUE_NAME}", 0, -1)
+    client.zadd(f"rq:wip:{QUEUE_NAME}", {execution: 1})  # as when its heartbeat has lapsed
+    queue = RetrainQueue(client, timeout_s=60)
     with trainer(valkey_url):
         wait_until(lambda: len(store.runs.recent()) == 2 and not running(store))
+        wait_until(lambda: queue.state(job_id) == "failed")
+    assert "AbandonedJobError" in (queue.failure(job_id) or "")
     killed, last = store.runs.get(job_id), store.runs.last(TYPE)
     assert killed is not None
     assert killed.status == "failed"

@@ -30,7 +30,7 @@ from worker.retraining.policy import RetrainReason, RetrainRule, due
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-RULE = RetrainRule(enabled=True, min_training_samples=100, min_new_labels=20, frequency_days=7)
+RULE = RetrainRule(enabled=True, min_new_labels=20, frequency_days=7)
 
 ASK = """
 import sys
@@ -56,8 +56,11 @@ class Bomb:
 @pytest.mark.parametrize(
     ("labels", "history", "now", "expected"),
     [
-        (99, TrainingHistory(), NOW, None),
-        (100, TrainingHistory(), NOW, RetrainReason.NEW_LABELS),
+        (19, TrainingHistory(), NOW, None),
+        (20, TrainingHistory(), NOW, RetrainReason.NEW_LABELS),
+        (39, TrainingHistory(1, 20, NOW, samples_found=20), NOW, None),
+        (40, TrainingHistory(1, 20, NOW, samples_found=20), NOW, RetrainReason.NEW_LABELS),
+        (21, TrainingHistory(1, 20, NOW, samples_found=20), NOW + timedelta(days=7), RetrainReason.SCHEDULE),
         (119, TrainingHistory(1, 100, NOW), NOW, None),
         (120, TrainingHistory(1, 100, NOW), NOW, RetrainReason.NEW_LABELS),
         (101, TrainingHistory(1, 100, NOW), NOW + timedelta(days=7), RetrainReason.SCHEDULE),
@@ -65,18 +68,21 @@ class Bomb:
         (100, TrainingHistory(1, 100, NOW), NOW + timedelta(days=700), None),
         (101, TrainingHistory(1, 100, NOW), NOW - timedelta(days=700), None),
         (101, TrainingHistory(1, 100, None), NOW, None),
-        (90, TrainingHistory(1, 0, NOW), NOW + timedelta(days=8), None),
+        (1, TrainingHistory(store_made_at=NOW), NOW + timedelta(days=7), RetrainReason.SCHEDULE),
+        (1, TrainingHistory(store_made_at=NOW), NOW + timedelta(days=7, microseconds=-1), None),
+        (0, TrainingHistory(store_made_at=NOW), NOW + timedelta(days=700), None),
+        (21, TrainingHistory(1, 20, NOW, store_made_at=NOW - timedelta(days=700)), NOW, None),
         (120, TrainingHistory(3, 0, None), NOW, RetrainReason.NEW_LABELS),
     ],
 )
-def test_a_training_is_due_by_new_labels_or_by_time_and_never_without_enough(
+def test_a_training_is_due_by_new_labels_or_by_time_and_never_without_a_new_one(
     labels: int, history: TrainingHistory, now: datetime, expected: RetrainReason | None
 ) -> None:
     assert due(RULE, replace(history, labels_total=labels), now=now) is expected
 
 
 def test_nothing_is_due_where_learning_is_off() -> None:
-    off = RetrainRule(enabled=False, min_training_samples=1, min_new_labels=1, frequency_days=1)
+    off = RetrainRule(enabled=False, min_new_labels=1, frequency_days=1)
     assert due(off, TrainingHistory(labels_total=1000), now=NOW) is None
 
 

@@ -215,8 +215,8 @@ def test_a_run_ends_once(db: FeatureDatabase) -> None:
 
 
 def test_runs_are_counted_by_verdict_and_without_one_by_status(db: FeatureDatabase) -> None:
-    for run_id, ended in (("r1", {"verdict": "hold"}), ("r2", {"verdict": "hold"}), ("r3", {})):
+    for run_id, ended in (("r1", {"verdict": "hold"}), ("r2", {"verdict": "hold", "model_id": "m"}), ("r3", {})):
         db.runs.start(run_id, QUALITY, {}, label_watermark=0)
         db.runs.finish(run_id, "completed", **ended)  # type: ignore[arg-type]
     db.runs.start("r4", QUALITY, {}, label_watermark=0)
-    assert db.runs.count_by_verdict() == {"hold": 2, "completed": 1, "running": 1}
+    assert db.runs.count_by_verdict() == {"too_few_samples": 1, "hold": 1, "completed": 1, "running": 1}

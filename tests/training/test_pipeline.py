@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -199,14 +200,10 @@ def failing_worlds() -> dict[str, World]:
     constant[:] = 1.0
     missing[:] = 7.0
     label[:, 4] = world.r + 0.1 * label[:, 4]
-    future = world.known_us + np.where(np.arange(150) < 80, 20_000 * DAY_US, 0)
     return {
-        "too_few_samples: 20 ": cut(world, np.arange(20)),
         "one_class": World(world.X, np.abs(world.r), world.truth, world.entered_us, world.known_us),
         "no_usable_features": World(constant, world.r, world.truth, world.entered_us, world.known_us),
         "label_among_features: x04": World(label, world.r, world.truth, world.entered_us, world.known_us),
-        "80 outcome_in_the_future": World(world.X, world.r, world.truth, world.entered_us, future),
-        "100 repeated": cut(world, np.arange(150) % 50),
     }
 
 
@@ -224,10 +221,58 @@ def test_bad_data_fails_the_run_by_name_and_leaves_the_champion_serving(tmp_path
     assert installation.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == serving.model_id
 
 
+def small_worlds() -> dict[str, World]:
+    world = null(150)
+    future = world.known_us + np.where(np.arange(150) < 80, 20_000 * DAY_US, 0)
+    return {
+        "40 of 100 samples": cut(world, np.arange(40)),
+        "99 of 100 samples": cut(world, np.arange(99)),
+        "70 of 100 samples; left out: 80 outcome_in_the_future": replace(world, known_us=future),
+        "50 of 100 samples; left out: 100 repeated": cut(world, np.arange(150) % 50),
+    }
+
+
+@pytest.mark.parametrize("words", small_worlds())
+def test_with_too_few_samples_nothing_is_trained_and_the_run_is_held(tmp_path: Path, words: str) -> None:
+    installation = learning_installation(tmp_path / "installation", small_worlds()[words])
+    serving = fitted()
+    installation.registry.register(serving)
+    installation.registry.promote(serving.model_id, proven=True)
+    ledger = installation.db.models.promotions()
+    result = installation.train()
+    assert (result.status, result.model_id, result.reason) == ("completed", None, words)
+    assert result.verdict is not None
+    assert result.verdict.decision is Decision.HOLD
+    run = installation.db.runs.get("run-1")
+    assert (run.status, run.verdict, run.model_id, run.error_message) == ("completed", "hold", None, None)
+    assert (run.reason, run.samples_found) == (words, int(words.split()[0]))
+    assert installation.db.models.promotions() == ledger
+    assert [row.model_id for row in installation.db.models.history()] == [serving.model_id]
+    assert installation.registry.get_active(ModelType.SIGNAL_QUALITY).model_id == serving.model_id
+
+
+def test_a_run_that_found_too_few_samples_holds_nothing_that_a_newer_run_has_outdated(tmp_path: Path) -> None:
+    installation = learning_installation(tmp_path / "installation", cut(null(150), np.arange(40)))
+
+    def outdate(stage: str, done: int, total: int) -> None:
+        installation.db.runs.start("newer", QUALITY, {}, label_watermark=0)
+
+    assert installation.train(progress=outdate).reason.startswith("stale_activation")
+    assert installation.db.runs.get("run-1").status == "failed"
+
+
 def test_no_labels_and_rows_of_another_feature_version_are_too_few_samples(tmp_path: Path) -> None:
-    assert learning_installation(tmp_path / "empty").train().reason.startswith("too_few_samples: 0 ")
+    assert learning_installation(tmp_path / "empty").train().reason == "0 of 100 samples"
     installation = learning_installation(tmp_path / "installation", null(150))
-    assert installation.train(feature_version="another").reason.startswith("too_few_samples: 0 ")
+    assert installation.train(feature_version="another").reason == "0 of 100 samples"
+
+
+def test_a_run_tells_the_words_of_its_verdict(tmp_path: Path) -> None:
+    installation = learning_installation(tmp_path / "installation", null(150))
+    result = installation.train()
+    assert result.verdict is not None
+    assert installation.db.runs.get("run-1").reason == result.verdict.reason
+    assert installation.db.runs.get("run-1").samples_found is None
 
 
 def test_features_that_no_vector_has_are_no_usable_features(tmp_path: Path) -> None:
@@ -246,7 +291,7 @@ def test_of_two_feature_versions_one_is_trained_on(tmp_path: Path) -> None:
     assert (one.status, one.figures) == ("completed", other.figures)
     mixed.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2' WHERE id % 8 <> 1")
     serving = mixed.db.models.active_id(QUALITY)
-    assert mixed.train().reason.startswith("too_few_samples: 50 ")
+    assert mixed.train().reason.startswith("50 of 100 samples")
     assert mixed.db.models.active_id(QUALITY) == serving
 
 

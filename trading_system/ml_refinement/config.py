@@ -84,7 +84,7 @@ class TrainingConfig:
     step_size_days: Count = 21
     """Step of the walk-forward in calendar days."""
     min_training_samples: Annotated[int, Field(ge=10)] = 100
-    """Fewer labelled samples than this, and no training is started."""
+    """Fewer labelled samples than this, and a retraining job trains nothing: it is held until there are more."""
     min_validation_samples: Count = 20
     """Fewer samples in the validation window than this, and it is not reported."""
     model_type: Literal["ensemble", "gradient_boosting"] = "ensemble"
@@ -125,9 +125,9 @@ class MLConfig:
     model_dir: str = "models/"
     feature_db_path: str = "features.db"
     retrain_frequency_days: Count = 7
-    """Retrain after this many days when at least one label is new."""
+    """A retraining job is enqueued so many days after the last one, when at least one label is new."""
     min_new_samples_for_retrain: Count = 20
-    """Retrain when this many labels are new since the last training."""
+    """A retraining job is enqueued when this many labels are new since the last one."""
     quality_threshold_high: Share = 0.7
     """From this P(win) on the quality band is `high`."""
     quality_threshold_low: Share = 0.3

@@ -20,7 +20,7 @@ from worker.settings.schema import load_settings
 
 if TYPE_CHECKING:
     from worker.observability.doctor import Finding
-    from worker.observability.status import Monitoring, Status
+    from worker.observability.status import Monitoring, Status, Training
 
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
@@ -44,24 +44,23 @@ def status(json: Json = False) -> None:
 def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
     output.out().print(_sentence(state))
+    from worker.observability.status import training_waits_for  # a status alone needs it
+
     streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
     for stream in state.streams:
         lag = "unknown" if stream.lag is None else f"{stream.lag:,}"
         streams.add_row(stream.name, f"{stream.length:,}", f"{stream.pending:,}", lag)
     if state.streams:
         output.out().print(streams)
-    last = state.last_training
     output.pairs(
         {
             "redis": state.redis,
             "signals": f"{state.signals:,} stored, {state.predictions:,} predictions, {state.incomplete:,} incomplete",
             "outcomes": f"{state.outcomes:,} stored, {state.waiting_outcomes:,} wait for their signal",
             "labels": f"{state.labelled:,}, newest {state.newest_label_at or 'none yet'}",
-            "new labels": f"{state.new_labels:,} of {state.min_new_labels:,} for the next training",
+            "waits for": "; ".join(training_waits_for(state)),
             "champion": _champion(state),
-            "last training": "none yet"
-            if last is None
-            else f"{last.status} at {last.completed_at or last.started_at}: {last.reason or last.verdict or 'in hand'}",
+            "last training": _training(state.last_training),
             "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
             "monitoring": _monitoring(state.monitoring),
         }
@@ -70,6 +69,13 @@ def _show_status(state: Status) -> None:
         output.out().print(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
         output.out().print(f"[yellow]![/] {escape(alarm['name'].replace('_', ' '))}: {escape(alarm['why'])}")
+
+
+def _training(last: Training | None) -> str:
+    if last is None:
+        return "none yet"
+    ended = ", ".join(words for words in (last.verdict, last.reason) if words)
+    return f"{last.status} at {last.completed_at or last.started_at}: {ended or 'in hand'}"
 
 
 def _monitoring(found: Monitoring | None) -> str:
@@ -86,7 +92,7 @@ def _sentence(state: Status) -> str:
     if state.dead_letters:
         return f"[bold yellow]{state.dead_letters} events wait in the dead letters.[/] `refinery dead-letters list`"
     if state.champion is None:
-        return "[bold]No model serves yet:[/] scores say cold_start until the first training."
+        return "[bold]No model serves yet:[/] scores say cold_start until the first one."
     if not state.champion_fits:
         changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
         return f"{changed} `refinery features rebuild`, then `refinery retrain`."
@@ -100,7 +106,7 @@ def _champion(state: Status) -> str:
 
 
 def doctor(json: Json = False) -> None:
-    """Check settings, Redis, disk, store, models and market data, and say what is wrong. Changes nothing.
+    """Check settings, Redis, disk, store, models, trainings and market data, and say what is wrong. Changes nothing.
 
     Exit code 1 when something is bad, 0 when there are warnings only.
 

@@ -18,7 +18,9 @@ from rq.serializers import JSONSerializer
 
 from worker.console.pages import console_queries
 from worker.console.security import require_operator
-from worker.retraining.queue import QUEUE_NAME, connect_queue, forbid_pickle
+from worker.observability.status import training_waits_for
+from worker.retraining.json_only import forbid_pickle
+from worker.retraining.queue import QUEUE_NAME, connect_queue
 
 forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
 
@@ -36,9 +38,11 @@ _MOST_PER_PAGE = 200
 def overview() -> ResponseReturnValue:
     """Trainings that wait, run and are over, with the dashboard below."""
     queries = console_queries()
+    seen = queries.overview()
     return render_template(
         "jobs.html",
-        seen=queries.overview(),
+        seen=seen,
+        waits=training_waits_for(seen.status),
         runs=queries.runs(20),
         address=f"{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worker.console.filters import age_s, span
-from worker.observability.status import Monitoring, Status
+from worker.observability.status import Monitoring, Status, training_waits_for
 
 #: A worker or trainer that has not been heard of for this long is not counted as alive.
 SILENT_S = 60.0
@@ -89,14 +89,16 @@ def _champion_words(status: Status) -> str:
 
 
 def _training_words(seen: Overview) -> str:
-    last, status = seen.status.last_training, seen.status
+    last, waits = seen.status.last_training, f"{', '.join(training_waits_for(seen.status))}."
+    waits = waits[0].upper() + waits[1:]
     if seen.training == "started":
         return "A training is running."
     if last is None:
-        missing = status.min_new_labels - status.new_labels
-        return f"{missing:,} more labels until the first training." if missing > 0 else "The first training is due."
+        return waits
     if last.status == "failed":
-        return f"The last training failed: {last.reason}."
+        return f"The last training failed: {last.reason}. {waits}"
+    if last.too_few_samples:
+        return f"The last job found too few samples to train on. {waits}"
     return {"promote": "The last candidate was promoted.", "hold": "The last candidate was held."}.get(
         last.verdict or "", "The last candidate was rejected."
     )

@@ -20,6 +20,7 @@ from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, ConsoleQueries
 from worker.dead_letters import whole_letter
 from worker.errors import Reason, RefineryError
+from worker.observability.status import training_waits_for
 
 blueprint = Blueprint("pages", __name__)
 
@@ -69,6 +70,7 @@ def overview() -> ResponseReturnValue:
         seen=seen,
         status=seen.status,
         verdict=verdict(seen),
+        waits=training_waits_for(seen.status),
         champion=queries.champion(),
         expires=queries.expires_days(),
         runs=queries.runs(5),

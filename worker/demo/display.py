@@ -16,6 +16,7 @@ from rich.table import Table
 
 from worker.demo.replay import Progress
 from worker.demo.summary import Group as Band, OutOfSample, Summary
+from worker.observability.status import Status
 
 #: Events per second are counted over this long, trainings included.
 _RATE_WINDOW_S = 5.0
@@ -53,7 +54,7 @@ class _Picture:
 
     @property
     def retrainings(self) -> int:
-        """Trainings that were seen to begin."""
+        """Trainings that were seen to begin, and not seen to end for want of samples."""
         return len(self._runs)
 
     def show(self, progress: Progress) -> None:
@@ -62,8 +63,9 @@ class _Picture:
         self._seen.append((now, progress.published))
         while now - self._seen[0][0] > _RATE_WINDOW_S and len(self._seen) > 2:
             self._seen.popleft()
-        if progress.status.last_training is not None:
-            self._runs.add(progress.status.last_training.run_id)
+        last = progress.status.last_training
+        if last is not None:
+            (self._runs.discard if last.too_few_samples else self._runs.add)(last.run_id)
 
     def events_per_s(self) -> float:
         (since, before), (now, after) = self._seen[0], self._seen[-1]
@@ -85,7 +87,7 @@ class _Picture:
             "[dim]retrainings[/]",
             f"{self.retrainings}",
             "[dim]next after[/]",
-            f"{status.new_labels} of {status.min_new_labels} new labels",
+            f"{status.new_labels} of {status.min_new_labels} new labels{_samples(status)}",
         )
         letters = f"[bold red]{status.dead_letters}[/]" if status.dead_letters else "0"
         grid.add_row("[dim]dead letters[/]", letters, "[dim]champion[/]", escape(champion))
@@ -111,6 +113,8 @@ def _facts(summary: Summary) -> Table:
     served = f"{summary.promotions} promoted ({summary.proven} of them proven)"
     ends = f"{served}, {summary.rejections} rejected, {summary.failures} failed"
     grid.add_row("[dim]retrainings[/]", f"{summary.retrainings}: {ends}")
+    if summary.too_few_samples:
+        grid.add_row("", f"and {summary.too_few_samples} jobs that found too few samples and trained nothing")
     wrong = summary.lost or summary.duplicated or summary.dead_letters
     kept = f"{summary.lost} lost, {summary.duplicated} duplicated, {summary.dead_letters} dead letters"
     grid.add_row("[dim]kept[/]", f"[bold red]{kept}[/]" if wrong else kept)
@@ -152,6 +156,10 @@ def _line(console: Console, picture: _Picture) -> None:
         highlight=False,
         markup=False,
     )
+
+
+def _samples(status: Status) -> str:
+    return f", {status.samples} of {status.min_samples} samples" if status.samples < status.min_samples else ""
 
 
 def _phase(progress: Progress) -> str:

@@ -166,7 +166,8 @@ def learned(store: FeatureDatabase) -> Learned:
     """How the trainings ended: promoted is what the ledger let serve."""
     kind = ModelType.SIGNAL_QUALITY
     served = {e.run_id: e.proven for e in store.models.promotions(_ALL, kind) if e.action == "activate"}
-    ended = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
+    over = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
+    ended = [run for run in over if run.samples_found is None]
     promoted = [run for run in ended if run.run_id in served]
     failed = sum(run.status == "failed" for run in ended)
     return Learned(
@@ -175,6 +176,7 @@ def learned(store: FeatureDatabase) -> Learned:
         proven=sum(served[run.run_id] for run in promoted),
         rejections=len(ended) - len(promoted) - failed,
         failures=failed,
+        too_few_samples=len(over) - len(ended),
     )
 
 

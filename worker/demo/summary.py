@@ -52,13 +52,17 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How the retrainings ended: promoted to serve (`proven` of them with proven skill), rejected, or failed."""
+    """How the retrainings ended: promoted to serve (`proven` of them with proven skill), rejected, or failed.
+
+    Beside them `too_few_samples`: jobs that trained nothing, for want of samples.
+    """
 
     retrainings: int
     promotions: int
     proven: int
     rejections: int
     failures: int
+    too_few_samples: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ class Summary:
     """What a replay came to.
 
     `promotions` are candidates that began to serve, `proven` those of them that passed the gate's skill test; the
-    others serve provisionally. `rejections` are candidates that did not begin to serve.
+    others serve provisionally. `rejections` are candidates that did not begin to serve. `too_few_samples` are jobs that
+    found too few samples and trained nothing; they are no `retrainings`.
     `lost`: published signals without a score, or not in the store, and published outcomes not in the store.
     `duplicated`: signals with two different scores, and rows in the store beyond what was published.
     """
@@ -122,6 +127,7 @@ class Summary:
     proven: int
     rejections: int
     failures: int
+    too_few_samples: int
     dead_letters: int
     lost: int
     duplicated: int
@@ -153,6 +159,7 @@ def summarise(played: Played, learned: Learned, held: Held) -> Summary:
         proven=learned.proven,
         rejections=learned.rejections,
         failures=learned.failures,
+        too_few_samples=learned.too_few_samples,
         dead_letters=held.dead_letters,
         lost=_lost(played, payloads.keys(), held),
         duplicated=sum(len(different) - 1 for different in payloads.values())

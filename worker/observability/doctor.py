@@ -21,6 +21,7 @@ from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
 from worker.errors import RefineryError
 from worker.installation import open_store
 from worker.market_data.files import BadFileError, file_stem, read_bars
+from worker.observability.status import read_status, training_waits_for
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import answers, socket_path
@@ -36,6 +37,8 @@ _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a 
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
+#: So many of the newest trainings are looked at.
+_TRAININGS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("disk", _disk),
         ("store", _store),
         ("models", _models),
+        ("trainings", _trainings),
         ("market data", _market_data),
         ("console", _console),
     )
@@ -169,6 +173,26 @@ def _models(settings: Settings) -> Iterator[Finding]:
         return
     role = "proven" if row.proven else "provisional"
     yield Finding("models", "ok", f"{row.model_id} serves, {role}; its file is sound")
+
+
+def _trainings(settings: Settings) -> Iterator[Finding]:
+    if not settings.store_path.exists():
+        yield Finding("trainings", "ok", "none yet")
+        return
+    with closing(open_store(settings, read_only=True)) as store:
+        waits = ", ".join(training_waits_for(read_status(settings, store, None)))
+        over = [run for run in store.runs.recent(_TRAININGS) if run.status != "running"]
+    failed = [run for run in over if run.status == "failed"]
+    says = f"{len(over)} looked at, {len(failed)} failed" if over else "none yet"
+    if not failed:
+        yield Finding("trainings", "ok", f"{says}; {waits}")
+        return
+    last = failed[0]
+    told = f"{says}, the last at {(last.completed_at or last.started_at)[:19]}: {last.reason or 'without a word'}"
+    if over[0].status != "failed":
+        yield Finding("trainings", "ok", f"{told}; those since have not")
+        return
+    yield Finding("trainings", "warn", told, "what served before serves on; docs/operations.md, No promotion for weeks")
 
 
 def _market_data(settings: Settings) -> Iterator[Finding]:

@@ -90,6 +90,7 @@ class StateCollector(Collector):
         status = read_status(self._settings, self._store, client)
         yield from _streams(status)
         yield from _amounts(status)
+        yield from _learning(status, self._settings.training_timeout_s)
         for path, name in ((self._settings.store_path, "store"), (f"{self._settings.store_path}-wal", "store_wal")):
             size = os.stat(path).st_size if os.path.exists(path) else 0
             yield _gauge(f"refinery_{name}_bytes", "Size of the file on disk.", size)
@@ -155,11 +156,21 @@ def _amounts(status: Status) -> Iterator[Metric]:
     yield _gauge("refinery_signals_incomplete", "Signals some of whose features failed.", status.incomplete)
     yield _gauge("refinery_outcomes_waiting", "Outcomes whose signal has not come.", status.waiting_outcomes)
     yield _gauge("refinery_duplicates_stored", "Entries that said again what was known.", status.duplicates)
+    age = _age_s(status.newest_label_at)
+    yield _gauge("refinery_newest_label_age_seconds", "Since the trade that was labelled last closed.", age)
+
+
+def _learning(status: Status, training_timeout_s: float) -> Iterator[Metric]:
+    """What the next training waits for."""
     yield _gauge("refinery_labels_since_training", "New labels since the last training.", status.new_labels)
     help_text = "New labels that make a training due."
     yield _gauge("refinery_labels_for_training", help_text, status.min_new_labels)
-    age = _age_s(status.newest_label_at)
-    yield _gauge("refinery_newest_label_age_seconds", "Since the trade that was labelled last closed.", age)
+    yield _gauge("refinery_samples", "Samples that the next training will find, as far as is known.", status.samples)
+    yield _gauge("refinery_samples_for_model", "With fewer samples a job trains nothing.", status.min_samples)
+    last = status.last_training
+    # One that has outlived its time limit is dead, and no trainer has noticed.
+    running = last is not None and last.status == "running" and (_age_s(last.started_at) or 0) < training_timeout_s
+    yield _gauge("refinery_training_due", "1 when a training is due and none runs.", bool(status.due) and not running)
 
 
 def _alarms(status: Status) -> Iterator[Metric]:

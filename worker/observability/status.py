@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.times import utc_now
 from worker.errors import TransientError
 from worker.retraining.history import training_history
+from worker.retraining.policy import due, retrain_rule
 from worker.settings.schema import Settings
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ class Training:
     model_id: str | None
     verdict: str | None
     reason: str | None
+
+    @property
+    def too_few_samples(self) -> bool:
+        """Whether it found too few samples and trained nothing."""
+        return self.status == "completed" and self.verdict == "hold" and self.model_id is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +79,35 @@ class Status:
     monitoring: Monitoring | None = None
     #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
     champion_fits: bool = True
+<<<<<<< HEAD
     #: Rows of another program that the store keeps aside.
     quarantined: int = 0
+=======
+    #: Samples that the next training will find, as far as is known; with fewer than the second it trains nothing.
+    samples: int = 0
+    min_samples: int = 0
+    #: Why a training is due; None when none is.
+    due: str | None = None
+    #: False where the settings turn retraining off, and nothing is ever due.
+    retraining: bool = True
+>>>>>>> d32766a (A job comes with each twenty labels and says when it is too early; a failed training is a failed job)
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""
         fields = asdict(self)
         return {("labels_for_retraining" if name == "min_new_labels" else name): fields[name] for name in fields}
+
+
+def training_waits_for(state: Status) -> tuple[str, ...]:
+    """What has to come before the next job, and before there can be a model, in words."""
+    if not state.retraining:
+        return ("retraining is turned off",)
+    labels = f"{state.new_labels:,} of {state.min_new_labels:,} new labels"
+    words = [f"the next job is due, with {labels}" if state.due else f"{labels} until the next job"]
+    if state.samples < state.min_samples:
+        which = "first" if state.champion is None else "next"
+        words.append(f"{state.samples:,} of {state.min_samples:,} samples until the {which} model")
+    return tuple(words)
 
 
 def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
@@ -87,6 +116,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
     counts = store.counts()
     champion = store.models.active(ModelType.SIGNAL_QUALITY)
     last = store.runs.last(ModelType.SIGNAL_QUALITY)
+    history = training_history(store, ModelType.SIGNAL_QUALITY)
     lags = [state.lag for state in states or ()]
     return Status(
         redis=settings.masked_redis_url if states is not None else f"{settings.masked_redis_url} (does not answer)",
@@ -101,7 +131,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         incomplete=counts.incomplete,
         duplicates=counts.duplicates,
         dead_letters=counts.dead_letters_open,
-        new_labels=training_history(store, ModelType.SIGNAL_QUALITY).new_labels,
+        new_labels=history.new_labels,
         min_new_labels=settings.ml.min_new_samples_for_retrain,
         newest_label_at=counts.newest_label,
         champion=champion.model_id if champion else None,
@@ -116,11 +146,15 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.completed_at,
             last.model_id,
             last.verdict,
-            last.error_message,
+            last.reason,
         ),
         monitoring=read_monitoring(store),
         quarantined=counts.quarantined,
         champion_fits=champion is None or champion.feature_version == _feature_version(settings),
+        samples=history.samples,
+        min_samples=settings.ml.training.min_training_samples,
+        due=due(retrain_rule(settings), history, now=utc_now()),
+        retraining=settings.ml.enabled,
     )
 
 

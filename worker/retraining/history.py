@@ -20,7 +20,8 @@ class TrainingHistory:
     """What the store knows about past trainings of one model type.
 
     A training that was killed has tried nothing: it counts in `newest` and not in the other two, so that what made it
-    due still makes the next one due. One that failed has counted, or it would be tried again with the same labels.
+    due still makes the next one due. One that failed has counted, or it would be tried again with the same labels, and
+    so has one that found too few samples.
     """
 
     #: Token of the newest training ever begun, 0 before the first: the same for all who look before the next begins.
@@ -31,11 +32,20 @@ class TrainingHistory:
     last_started_at: datetime | None = None
     #: `labels_total` now.
     labels_total: int = 0
+    #: What the last training that counts found, where that was too few to train on; None when it had enough.
+    samples_found: int | None = None
+    #: When the store was made, while no training counts: what its age is reckoned from.
+    store_made_at: datetime | None = None
 
     @property
     def new_labels(self) -> int:
         """Labels since the last training that counts."""
         return self.labels_total - self.label_watermark
+
+    @property
+    def samples(self) -> int:
+        """Samples that the next training will find, as far as is known: not all labels need be of use to it."""
+        return self.labels_total if self.samples_found is None else self.samples_found + self.new_labels
 
 
 def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory:
@@ -43,11 +53,12 @@ def training_history(store: FeatureDatabase, model_type: str) -> TrainingHistory
     labels_total = store.counts().labels_total
     newest = store.runs.last(model_type)
     if newest is None:
-        return TrainingHistory(labels_total=labels_total)
+        return TrainingHistory(labels_total=labels_total, store_made_at=_made_at(store))
     counts = newest if not _was_killed(newest) else _last_that_counts(store, model_type)
     if counts is None:
-        return TrainingHistory(newest=newest.token, labels_total=labels_total)
-    return TrainingHistory(newest.token, counts.label_watermark, _instant(counts.started_at), labels_total)
+        return TrainingHistory(newest=newest.token, labels_total=labels_total, store_made_at=_made_at(store))
+    started_at = _instant(counts.started_at)
+    return TrainingHistory(newest.token, counts.label_watermark, started_at, labels_total, counts.samples_found)
 
 
 def _was_killed(run: TrainingRun) -> bool:
@@ -60,6 +71,13 @@ def _last_that_counts(store: FeatureDatabase, model_type: str) -> TrainingRun | 
     if alive >= KILLED_IN_A_ROW:
         return runs[0]
     return runs[alive] if alive < len(runs) else None
+
+
+def _made_at(store: FeatureDatabase) -> datetime | None:
+    try:
+        return _instant(store.made_at() or "")
+    except ValueError:
+        return None  # the first step of a store may have been written by somebody else's code
 
 
 def _instant(text: str) -> datetime:

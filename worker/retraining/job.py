@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 from loguru import logger
@@ -23,9 +23,12 @@ from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
 from worker.retraining.requests import enqueue_if_due
-from worker.retraining.rq_worker import ForbiddenJob, work_until_stopped
+from worker.retraining.rq_worker import ForbiddenJob, TrainingFailed, work_until_stopped
 from worker.settings.schema import Settings
 from worker.state_dir import take_lock
+
+if TYPE_CHECKING:
+    from trading_system.ml_refinement.training.pipeline import TrainingResult
 
 _LEARNING = "trading_system.ml_refinement.training.pipeline"
 _RECENT = 50
@@ -51,6 +54,8 @@ def run_trainer(settings: Settings, url: str) -> None:
 def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> Mapping[str, Any]:
     """Train once, and let the gate decide. The job function: arguments and result are plain JSON values.
 
+    With too few samples nothing is trained: the result is `completed`, its verdict `hold`, its reason says how few.
+
     Holds the training lock of the state directory from beginning to end, so that there is one training at a time
     however many trainers there are, and a training whose lock is free is known to be dead.
 
@@ -62,6 +67,7 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         reason: why it was asked for.
 
     Raises:
+        TrainingFailed: the training failed in a way that is known by name; what is not, is raised as it is.
         ForbiddenJob: this release trains no such model.
         ConfigurationError: a restore was interrupted.
     """
@@ -75,8 +81,17 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         run_id = job_id_of(model_type, after)
         logger.info("training {} begins ({})", run_id, reason)
         result = _train(settings, store, run_id)
-        _monitor_after_training(settings, store)
-        return result
+        if result.status == "failed" or result.model_id is not None:
+            _monitor_after_training(settings, store)
+    if result.status == "failed":
+        raise TrainingFailed(result.reason)
+    return {
+        "run_id": run_id,
+        "status": result.status,
+        "verdict": None if result.verdict is None else result.verdict.decision.value,
+        "model_id": result.model_id,
+        "reason": result.reason,
+    }
 
 
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
@@ -129,7 +144,7 @@ def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
         os.close(lock)
 
 
-def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[str, Any]:
+def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> TrainingResult:
     # Here, because it takes seconds to load, and of all who ask for trainings only the trainer needs it.
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
     from trading_system.ml_refinement.models.model_registry import ModelRegistry
@@ -137,7 +152,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
 
     ml = settings.to_ml_config()
     pipeline = FeaturePipeline(ml.features)
-    result = train(
+    return train(
         store,
         ModelRegistry(model_dir=str(settings.models_dir), db=store),
         ml,
@@ -148,13 +163,6 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> Mapping[s
         label_watermark=store.counts().labels_total,
         progress=JobProgress(),
     )
-    return {
-        "run_id": run_id,
-        "status": result.status,
-        "verdict": None if result.verdict is None else result.verdict.decision.value,
-        "model_id": result.model_id,
-        "reason": result.reason,
-    }
 
 
 def _monitor_after_training(settings: Settings, store: FeatureDatabase) -> None:

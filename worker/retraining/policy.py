@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from worker.retraining.history import TrainingHistory
+from worker.settings.schema import Settings
 
 
 class RetrainReason(StrEnum):
@@ -23,22 +24,30 @@ class RetrainRule:
     """The settings that decide when a training is due."""
 
     enabled: bool
-    min_training_samples: int
     min_new_labels: int
     frequency_days: int
+
+
+def retrain_rule(settings: Settings) -> RetrainRule:
+    """The rule that the settings make."""
+    ml = settings.ml
+    return RetrainRule(
+        enabled=ml.enabled, min_new_labels=ml.min_new_samples_for_retrain, frequency_days=ml.retrain_frequency_days
+    )
 
 
 def due(rule: RetrainRule, history: TrainingHistory, *, now: datetime) -> RetrainReason | None:
     """Whether a training is due, and why.
 
-    It needs `min_training_samples` labels in all, and beyond that either `min_new_labels` labels since the last
-    training, or one new label and `frequency_days` since the last training. A clock that runs back makes nothing due.
+    It needs `min_new_labels` labels since the last training, or one label and `frequency_days` since the last training;
+    before the first, since the store was made. Whether there are enough samples to train on is for the training to
+    see. A clock that runs back makes nothing due.
     """
-    if not rule.enabled or history.labels_total < rule.min_training_samples or history.new_labels < 1:
+    if not rule.enabled or history.new_labels < 1:
         return None
     if history.new_labels >= rule.min_new_labels:
         return RetrainReason.NEW_LABELS
-    last = history.last_started_at
-    if last is not None and now - last >= timedelta(days=rule.frequency_days):
+    since = history.last_started_at or history.store_made_at
+    if since is not None and now - since >= timedelta(days=rule.frequency_days):
         return RetrainReason.SCHEDULE
     return None

@@ -135,11 +135,6 @@ class RetrainQueue:
         lines = ((last.exc_string if last else None) or "").strip().splitlines()
         return lines[-1] if lines else None
 
-    def newest_failed(self) -> str | None:
-        """Id of the job that failed last, of those RQ remembers. No registry is cleaned up in this process."""
-        ids = self._queue.failed_job_registry.get_job_ids(-1, -1, cleanup=False)
-        return ids[0] if ids else None
-
     def _added(self, job_id: str, arguments: Mapping[str, Any]) -> bool:
         try:
             self._queue.enqueue_call(

@@ -15,7 +15,7 @@ from worker.errors import RefineryError, TransientError
 from worker.installation import open_store
 from worker.redis_server.connection import server_url
 from worker.retraining.history import training_history
-from worker.retraining.policy import RetrainReason, RetrainRule, due
+from worker.retraining.policy import RetrainReason, due, retrain_rule
 from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of
 from worker.settings.schema import Settings
 
@@ -24,17 +24,20 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
     """Enqueue a retraining, due or not; with `wait`, its run's status, verdict and reason when it has ended.
 
     Raises:
-        RefineryError: no trainer took the job in time.
+        RefineryError: no trainer took the job in time, or it failed before its training began.
     """
     with server_url(settings) as url, open_store(settings) as store:
         client = connect_queue(url)
         try:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None
+            failure = RetrainQueue(client, timeout_s=settings.training_timeout_s).failure(job_id)
         except redis.RedisError as error:
             raise TransientError(f"Redis does not answer: {error}") from error
         if not wait:
             return {"job_id": job_id}
+        if run is None and failure is not None:
+            raise RefineryError(f"{job_id} failed: {failure}")
         if run is None:
             raise RefineryError(f"{job_id} was not run: is a trainer running? `refinery trainer`")
         return {
@@ -43,21 +46,13 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
             "status": run.status,
             "verdict": run.verdict,
             "model_id": run.model_id,
-            "reason": run.error_message,
+            "reason": run.reason,
         }
 
 
 def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason | None:
     """Why a training is due now, by the settings and what the store holds; None when it is not."""
-    ml = settings.ml
-    rule = RetrainRule(
-        enabled=ml.enabled,
-        min_training_samples=ml.training.min_training_samples,
-        min_new_labels=ml.min_new_samples_for_retrain,
-        frequency_days=ml.retrain_frequency_days,
-    )
-    history = training_history(store, ModelType.SIGNAL_QUALITY)
-    return due(rule, history, now=utc_now())
+    return due(retrain_rule(settings), training_history(store, ModelType.SIGNAL_QUALITY), now=utc_now())
 
 
 def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:

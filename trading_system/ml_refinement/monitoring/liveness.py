@@ -14,7 +14,7 @@ from trading_system.ml_refinement.storage.times import DAY_US, us_from_text
 _TYPE = ModelType.SIGNAL_QUALITY.value
 #: So many outcomes in a row without one new label, and labels do not arrive.
 OUTCOMES_WITHOUT_LABEL = 20
-#: So many times the labels that make a training due, and none has succeeded.
+#: So many times the labels that make a training due, and none has made a model.
 TRAININGS_MISSED = 5
 FAILED_IN_A_ROW = 3
 #: Signals go on, and no trade has closed for so many times the longest holding, and never under this many days.
@@ -29,7 +29,7 @@ class LearningHealth:
     outcomes_grown: int
     labels_grown: bool
     waiting_outcomes: int
-    #: Labels since the last training that succeeded, and how many make one due.
+    #: Labels since the last training that made a model, beyond those that a first one needs; how many make a job due.
     labels_unlearned: int
     min_new_labels: int
     failed_in_a_row: int
@@ -37,7 +37,7 @@ class LearningHealth:
     quiet_days: float | None
     #: The longest time a trade was held, in days.
     longest_hold_days: float
-    #: Days since a training succeeded by the clock, and how often one is due by age. None: there was none.
+    #: Days since a training made a model by the clock, and how often one is due by age. None: there was none.
     days_since_training: float | None
     frequency_days: int
 
@@ -58,7 +58,7 @@ def learning_alarms(health: LearningHealth) -> list[tuple[str, str]]:
     late = health.days_since_training is not None and health.days_since_training > 4.0 * health.frequency_days
     if missed or (late and health.labels_unlearned > 0):
         since = "ever" if health.days_since_training is None else f"for {health.days_since_training:.1f} days"
-        found.append(("nothing_is_learned", f"no training succeeded {since}; {health.labels_unlearned} labels wait"))
+        found.append(("nothing_is_learned", f"no training made a model {since}; {health.labels_unlearned} labels wait"))
     return found
 
 
@@ -74,7 +74,7 @@ def read_learning_health(
         longest_hold_days: of the trades whose signals were served.
         now: the time.
     """
-    done = db.runs.last(_TYPE, "completed")
+    done = db.runs.last_with_model(_TYPE)
     begun = done.label_watermark if done else config.training.min_training_samples
     waiting, same = _stuck(db, counts)
     newest = db.signals.newest()

@@ -85,6 +85,14 @@ def read_dataset(
     )
 
 
+def shortage(data: Dataset, *, min_samples: int) -> str | None:
+    """How many rows there are of how many, and what was left out, where they are too few; else None."""
+    if len(data.r) >= min_samples:
+        return None
+    left_out = ", ".join(f"{count} {what}" for what, count in data.left_out.items() if count)
+    return f"{len(data.r)} of {min_samples} samples" + (f"; left out: {left_out}" if left_out else "")
+
+
 def check_dataset(data: Dataset, *, min_samples: int) -> None:
     """Refuse what nothing honest can be learned from.
 
@@ -92,9 +100,8 @@ def check_dataset(data: Dataset, *, min_samples: int) -> None:
         TooFewSamples, OneClass, NoUsableFeatures, LabelAmongFeatures: as named.
         BadData: a value is infinite, or an outcome was known before its signal.
     """
-    if len(data.r) < min_samples:
-        left_out = ", ".join(f"{count} {what}" for what, count in data.left_out.items() if count)
-        raise TooFewSamples(f"{len(data.r)} labelled rows of {min_samples}; left out: {left_out or 'none'}")
+    if missing := shortage(data, min_samples=min_samples):
+        raise TooFewSamples(missing)
     if not np.isfinite(data.r).all() or np.isinf(data.X).any() or (data.known_us < data.entered_us).any():
         raise BadData("a value is not finite, or an outcome was known before its signal")
     wins = int(data.won.sum())

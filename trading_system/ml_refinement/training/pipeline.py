@@ -30,7 +30,7 @@ from trading_system.ml_refinement.training.auxiliary_models import (
     train_auxiliary_models,
 )
 from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing
-from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
+from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset, shortage
 from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
@@ -44,7 +44,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a run ended. `reason` is the verdict's words, or the code and words of what made it fail."""
+    """How a run ended. `reason` is the verdict's words, or the code and words of what made it fail.
+
+    A run that found too few samples is completed with the verdict HOLD, and has no model.
+    """
 
     run_id: str
     status: Literal["completed", "failed"]
@@ -69,7 +72,8 @@ def train(
     """Train a candidate on what is known, judge it, and let it serve if the gate says so.
 
     The run's row in `training_runs` ends completed or failed whatever happens here, short of a kill. A run that fails
-    leaves what serves as it was. Unexpected errors are recorded and raised again.
+    leaves what serves as it was. Unexpected errors are recorded and raised again. With fewer than
+    `min_training_samples` rows nothing is trained: the run is held until there are more.
 
     Args:
         db: the store.
@@ -121,7 +125,10 @@ class _Run:
         now_us = us_from_text(utc_text(self.clock()))
         start = backtest.first_needed(self.db, self.config, feature_version=feature_version, now_us=now_us)
         data = read_dataset(self.db, names=names, feature_version=feature_version, now_us=now_us, start=start)
-        check_dataset(data, min_samples=self.config.training.min_training_samples)
+        min_samples = self.config.training.min_training_samples
+        if missing := shortage(data, min_samples=min_samples):
+            return self._hold(data, missing)
+        check_dataset(data, min_samples=min_samples)
         pooled = backtest.walk_forward(
             data, self.config, clock=self.clock, progress=lambda done, total: self.progress("folds", done, total)
         )
@@ -152,6 +159,22 @@ class _Run:
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
         return self._settle(model, auxiliary, data, verdict, figures | verdict.figures, expected)
+
+    def _hold(self, data: Dataset, missing: str) -> TrainingResult:
+        """Nothing to train on yet. The ledger is about models, and has no entry of it."""
+        figures = {"samples": len(data.r), "samples_needed": self.config.training.min_training_samples}
+        verdict = Verdict(Decision.HOLD, Serve.NO, "samples", (missing,))
+        with self.db.atomic():
+            self._still_ours()
+            self.db.runs.finish(
+                self.run_id,
+                "completed",
+                metrics={**figures, "left_out": data.left_out, "reason": missing},
+                verdict=verdict.decision.value,
+                seconds=time.perf_counter() - self.started,
+            )
+        logger.info("run {}: {}, nothing was trained; {}", self.run_id, verdict.decision, missing)
+        return TrainingResult(self.run_id, "completed", verdict, None, {**figures, "left_out": data.left_out}, missing)
 
     def _candidates(
         self, data: Dataset, feature_version: str, serving: Mapping[ModelType, RegistryRow | None]
@@ -242,7 +265,7 @@ class _Run:
                 train_samples=metadata.train_samples,
                 validation_samples=metadata.validation_samples,
                 best_iteration=model.iterations,
-                metrics=figures,
+                metrics={**figures, "reason": verdict.reason},
                 model_id=model.model_id,
                 verdict=verdict.decision.value,
                 data_digest=data.digest(),

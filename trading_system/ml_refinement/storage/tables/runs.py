@@ -37,6 +37,17 @@ class TrainingRun:
     data_digest: str | None
     seconds: float | None
 
+    @property
+    def reason(self) -> str | None:
+        """The words of the verdict, or of what made the run fail; None while it runs."""
+        return self.error_message or self.metrics.get("reason")
+
+    @property
+    def samples_found(self) -> int | None:
+        """How many samples there were, where they were too few and nothing was trained; else None."""
+        held = self.status == "completed" and self.model_id is None
+        return self.metrics.get("samples") if held else None
+
 
 class Runs:
     """The table `training_runs`."""
@@ -98,12 +109,19 @@ class Runs:
         sql = f"{SELECT} WHERE model_type = ? {condition} ORDER BY id DESC LIMIT 1"
         return _first(self._connection.query(sql, params))
 
+    def last_with_model(self, model_type: str) -> TrainingRun | None:
+        """The newest run of a model type that trained a model, whether it serves or not."""
+        return _first(self._connection.query(LAST_WITH_MODEL, (model_type,)))
+
     def recent(self, limit: int = 50) -> list[TrainingRun]:
         """Runs of all model types, newest first."""
         return [_run(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
 
     def count_by_verdict(self) -> dict[str, int]:
-        """How many runs there are by what the gate said; by their status where it said nothing."""
+        """How many runs there are by what the gate said; by their status where it said nothing.
+
+        Those that found too few samples and trained nothing are `too_few_samples`: `hold` is of candidates.
+        """
         return dict(self._connection.query(COUNT_BY_VERDICT))
 
 
@@ -117,11 +135,14 @@ FINISH = """
         model_id = ?, verdict = ?, error_message = ?, data_digest = ?, seconds = ?
     WHERE run_id = ? AND status = 'running'"""
 COUNT_BY_VERDICT = """
-    SELECT coalesce(verdict, status), count(*) FROM training_runs GROUP BY coalesce(verdict, status)"""
+    SELECT iif(verdict = 'hold' AND model_id IS NULL, 'too_few_samples', coalesce(verdict, status)) AS ended, count(*)
+    FROM training_runs GROUP BY ended"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
         validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds
     FROM training_runs"""
+LAST_WITH_MODEL = f"""{SELECT}
+    WHERE model_type = ? AND status = 'completed' AND model_id IS NOT NULL ORDER BY id DESC LIMIT 1"""
 
 
 def _first(rows: list[Row]) -> TrainingRun | None:
