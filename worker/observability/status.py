@@ -79,10 +79,8 @@ class Status:
     monitoring: Monitoring | None = None
     #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
     champion_fits: bool = True
-<<<<<<< HEAD
     #: Rows of another program that the store keeps aside.
     quarantined: int = 0
-=======
     #: Samples that the next training will find, as far as is known; with fewer than the second it trains nothing.
     samples: int = 0
     min_samples: int = 0
@@ -90,7 +88,6 @@ class Status:
     due: str | None = None
     #: False where the settings turn retraining off, and nothing is ever due.
     retraining: bool = True
->>>>>>> d32766a (A job comes with each twenty labels and says when it is too early; a failed training is a failed job)
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""

@@ -12,7 +12,6 @@ import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
-<<<<<<< HEAD
 from trading_system.ml_refinement.storage.errors import PickledModel
 from trading_system.ml_refinement.storage.json_text import read_features
 from trading_system.ml_refinement.storage.quarantine import (
@@ -21,10 +20,7 @@ from trading_system.ml_refinement.storage.quarantine import (
     Quarantine,
     QuarantineGroup,
 )
-from trading_system.ml_refinement.storage.schema import migrate, steps
-=======
 from trading_system.ml_refinement.storage.schema import made_at, migrate, steps
->>>>>>> d32766a (A job comes with each twenty labels and says when it is too early; a failed training is a failed job)
 from trading_system.ml_refinement.storage.sql_connection import SqlConnection
 from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable

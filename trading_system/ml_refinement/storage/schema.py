@@ -28,7 +28,12 @@ def version(connection: Connection) -> int:
     return int(rows[0][0] or 0)
 
 
-<<<<<<< HEAD
+def made_at(connection: Connection) -> str | None:
+    """When the first step was applied, as it was written then; None for an empty file."""
+    rows = connection.query("SELECT min(applied_at) FROM ml_schema_migrations")
+    return None if rows[0][0] is None else str(rows[0][0])
+
+
 def migrate(
     connection: Connection,
     scripts: dict[int, str],
@@ -37,15 +42,6 @@ def migrate(
     prepared: Collection[int] = (),
     prepare: Callable[[int], None] | None = None,
 ) -> list[int]:
-=======
-def made_at(connection: Connection) -> str | None:
-    """When the first step was applied, as it was written then; None for an empty file."""
-    rows = connection.query("SELECT min(applied_at) FROM ml_schema_migrations")
-    return None if rows[0][0] is None else str(rows[0][0])
-
-
-def migrate(connection: Connection, scripts: dict[int, str], clock: Clock) -> list[int]:
->>>>>>> d32766a (A job comes with each twenty labels and says when it is too early; a failed training is a failed job)
     """Apply what is missing; the steps applied by this call. Two processes may start at once.
 
     Args:
