@@ -12,6 +12,7 @@ import pytest
 from tests.support.specification_store import SpecificationStore, filled
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage.adoption import REPEATS
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.times import utc_now
 
@@ -257,3 +258,11 @@ def test_a_store_that_was_taken_over_unchecked_is_checked_now(path: Path) -> Non
         ]
         assert db.counts().signals == 60
         assert db.get_active_model("signal_quality") is None
+
+
+@pytest.mark.parametrize("step", [1, 8])
+def test_repeats_are_looked_for_signal_by_signal(path: Path, step: int) -> None:
+    older = Connection(path)
+    migrate(older, {number: sql for number, sql in steps().items() if number <= step}, utc_now)
+    plan = older.query("EXPLAIN QUERY PLAN SELECT id FROM prediction_log AS t WHERE " + REPEATS)  # noqa: S608 - ours
+    assert any("INDEX idx_pred_signal (signal_id=?" in row[3] for row in plan), plan

@@ -109,8 +109,9 @@ class _Adoption:
 #: A text as its bytes, since it need not be Unicode.
 CELL = """iif(typeof("{name}") = 'text', CAST("{name}" AS BLOB), "{name}"), typeof("{name}")"""
 ORPHANS = "NOT EXISTS (SELECT 1 FROM model_registry AS m WHERE m.model_id = t.model_id)"
+#: `+`: through the signal's few predictions, not through all of the model's.
 REPEATS = """EXISTS (SELECT 1 FROM prediction_log AS p
-    WHERE p.signal_id = t.signal_id AND p.model_id = t.model_id AND p.id < t.id)"""
+    WHERE p.signal_id = t.signal_id AND +p.model_id = t.model_id AND p.id < t.id)"""
 WRONG_ERROR = "prediction_error IS NOT actual_r - predicted_r"
 OWN_ERROR = f"UPDATE prediction_log SET prediction_error = actual_r - predicted_r WHERE {WRONG_ERROR}"  # noqa: S608
 FILL_ACTUAL = """
