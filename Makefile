@@ -48,7 +48,7 @@ bench-quick: $(VENV)/.bench
 bench-guard: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.guard
 
-# What learning is worth, on worlds with known truth; hours, resumed where it was stopped. QUICK=--quick for a minute.
+# What learning is worth, on worlds with known truth; days, resumed where it was stopped. QUICK=--quick for some minutes.
 bench-learning: $(STAMP)
 	$(BIN)/python -m benchmarks.learning $(QUICK)
 

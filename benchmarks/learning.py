@@ -1,8 +1,9 @@
 """What learning is worth, on worlds with known truth, beside the figures it has to reach.
 
-python -m benchmarks.learning           everything; hours of processor time, resumed where it was stopped
-python -m benchmarks.learning --quick   a few worlds of each part, in a minute or two of processor time; nothing is kept
-python -m benchmarks.learning --table   only the table, from what is kept in benchmarks/tables/
+python -m benchmarks.learning             everything; days of processor time, resumed where it was stopped
+python -m benchmarks.learning --quick     a few worlds of each part, in minutes of processor time; nothing is kept
+python -m benchmarks.learning --table     only the table, from what is kept in benchmarks/tables/
+python -m benchmarks.learning --choosing  on other worlds, those that decisions are made on; kept apart from the tables
 """
 
 from __future__ import annotations
@@ -14,21 +15,38 @@ import math
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from loguru import logger
 
-from benchmarks.learning_table import WORLDS, markdown, summary
+from benchmarks import desks
+from benchmarks.learning_table import WORLDS, summary
 from benchmarks.results import Results, until
+from benchmarks.table_rows import markdown
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 from trading_system.simulation import learning_experiments as parts
 from trading_system.simulation.learning_experiments import CELLS, SIZES, Experiment
-from trading_system.simulation.seeds import generator
+from trading_system.simulation.seeds import Seeds, generator
 
 RESULTS = Path(__file__).parent / "tables"
 #: Cases of each part in a quick run: each cell once.
-QUICK = {"schedules": 1, "drift": 10, "canary": 1, "null": 12, "cells": 16, "power": 2, "years": 4}
+QUICK = {
+    "schedules": 1,
+    "drift": 10,
+    "canary": 1,
+    "null": 12,
+    "cells": 16,
+    "power": 2,
+    "years": 4,
+    "anew": 16,
+    "clustered proof": 1,
+    "small desk": 1,
+    "desk": 0,
+    "noise": 0,
+}
 
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
 _REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
@@ -62,33 +80,48 @@ def behaviour() -> str:
     return hashlib.sha256(words.encode()).hexdigest()[:12]
 
 
-def run(results: Results, *, only: list[str], quick: bool, minutes: float) -> None:
-    """Measure what is missing, a line each."""
-    deadline = time.monotonic() + 60.0 * minutes
-    for part in plan():
-        if only and part.name not in only:
-            continue
-        cases = part.cases[: QUICK[part.name]] if quick else part.cases
-        for case in until(deadline, results.missing(part.name, cases)):
-            started = time.process_time()
-            figures = part.measure(case, generator(part.name, case))
-            results.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
-            print(part.name, *case, file=sys.stderr)
+@dataclass(frozen=True)
+class Book:
+    """Parts of which a result counts as long as the code behaves alike, and their results."""
+
+    parts: list[Experiment]
+    results: Results
+
+    def measure(self, seeds: Seeds, *, only: list[str], quick: bool, deadline: float) -> None:
+        """Measure what is missing, a line each."""
+        for part in self.parts:
+            if only and part.name not in only:
+                continue
+            cases = part.cases[: QUICK[part.name]] if quick else part.cases
+            for case in until(deadline, self.results.missing(part.name, cases)):
+                started = time.process_time()
+                figures = part.measure(case, generator(part.name, case, seeds))
+                self.results.add(part.name, case, {**figures, "cpu_s": time.process_time() - started})
+                print(part.name, *case, file=sys.stderr)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few cases of each part, nothing kept")
     parser.add_argument("--table", action="store_true", help="measure nothing")
+    parser.add_argument("--choosing", action="store_true", help="on the worlds that decisions are made on")
     parser.add_argument("--only", action="append", default=[], help="a part by name; may be repeated")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no case after this long")
     told = parser.parse_args()
+    logger.remove()
+    seeds = Seeds.CHOOSING if told.choosing else Seeds.REPORTING
+    deadline = time.monotonic() + 60.0 * told.minutes
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) if told.quick else RESULTS
-        results = Results(folder / "learning.jsonl", behaviour())
-        if not told.table:
-            run(results, only=told.only, quick=told.quick, minutes=told.minutes)
-        rows = summary(list(results.lines()))
+        folder = Path(scratch) if told.quick or told.choosing else RESULTS
+        kept = (RESULTS / "choosing.jsonl") if told.choosing and not told.quick else folder / "learning.jsonl"
+        books = [Book(plan(), Results(kept, behaviour())), Book(desks.plan(), Results(kept, desks.behaviour()))]
+        for book in books if not told.table else ():
+            book.measure(seeds, only=told.only, quick=told.quick, deadline=deadline)
+        names = [{part.name for part in book.parts} for book in books]
+        lines = [
+            line for book, own in zip(books, names, strict=True) for line in book.results.lines() if line["part"] in own
+        ]
+        rows = summary(lines)
         (folder / "learning.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     print(markdown(rows))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.learning_table import markdown, share_interval, summary
+from benchmarks.learning_table import summary
 from benchmarks.results import Results
+from benchmarks.table_rows import markdown, share_interval
 
 
 def test_results_are_kept_case_by_case_and_only_those_of_the_same_behaviour_count(tmp_path: Path) -> None:
@@ -37,3 +38,48 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons() -> None:
     assert share_interval(0, 100) == (0.0, pytest.approx(0.0362, abs=1e-4))
     low, high = share_interval(5, 100)
     assert (low, high) == (pytest.approx(0.0164, abs=1e-4), pytest.approx(0.1128, abs=1e-4))
+
+
+def desk(first_proof: float | None, share: float, **ended: object) -> dict[str, object]:
+    """A line of a desk."""
+    named = ("share", "share_on_outcomes", "auc", "truth_auc", "uplift", "truth_uplift", "proven_before")
+    line: dict[str, object] = {"part": "desk", "case": [share], **dict.fromkeys(named, share), "lost": [], **ended}
+    calibration = {
+        "error_quarter": [0.0, 6.0, 7.0, 20.0],
+        "error": [0.01, 9.0, 0.03, 0.05],
+        "slope_quarter": [7.0, 8.0],
+        "slope": [1.0, 0.0],
+        "slope_information": [30.0, 10.0],
+    }
+    return line | calibration | ({} if first_proof is None else {"first_proof": first_proof})
+
+
+def test_the_table_of_desks_counts_what_was_never_proven_and_does_not_judge_what_cannot_end() -> None:
+    rows = {row["figure"]: row for row in summary([desk(200.0, 0.7), desk(None, 0.5), desk(400.0, 0.6)])}
+    share = rows["desk: share of attainable AUC, as served, while the edge lives"]
+    assert (share["measured"], share["evidence"], share["reached"]) == ("0.60", "3 worlds, s.e. 0.058", "NO")
+    assert rows["desk: proven within 12 months of the edge's beginning"]["measured"] == "33.3 %"
+    ended = rows["desk: proof ended within 180 days of death"]
+    assert (ended["measured"], ended["reached"]) == ("not known", "NO")
+    error = rows["desk: true calibration error by quarter"]["measured"]
+    assert error == "0.010 before, 0.030 while alive, 0.050 after"
+    assert rows["desk: calibration slope by quarter"]["measured"] == "0.75 while alive"
+
+
+def test_the_table_of_desks_tells_of_proofs_that_ended() -> None:
+    lines = [desk(200.0, 0.7, ended_in_time=1.0, lost=[0.0, 1.0]), desk(200.0, 0.7, ended_in_time=0.0, lost=[0.0] * 18)]
+    rows = {row["figure"]: row for row in summary(lines)}
+    assert rows["desk: proof ended within 180 days of death"]["measured"] == "50.0 %"
+    false = rows["desk: ended falsely while alive, per look"]
+    assert (false["measured"], false["reached"]) == ("0.050", "yes")
+
+
+def test_the_table_of_noise_counts_looks_by_world_and_years_by_year() -> None:
+    def world(step: int, promoted: list[float], years: list[float]) -> dict[str, object]:
+        return {"part": "noise", "case": ["clustered", step, 0], "promoted": promoted, "false_years": years}
+
+    rows = summary([world(7, [0.0] * 9 + [1.0], [1.0, 0.0]), world(21, [0.0] * 4, [0.0])])
+    weekly = {row["figure"]: (row["measured"], row["reached"]) for row in rows}
+    assert weekly["false proofs per retraining, weekly, clustered"] == ("10.0 %", "NO")
+    assert weekly["years with any false proof, looks weekly, clustered"] == ("50.0 %", "NO")
+    assert weekly["years with any false proof, looks every 21 days, clustered"] == ("0.0 %", "")

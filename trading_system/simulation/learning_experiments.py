@@ -29,7 +29,7 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_blocks,
     purged_tail,
 )
-from trading_system.simulation import worlds
+from trading_system.simulation import families, worlds
 from trading_system.simulation.seeds import Case
 
 SIZES = (150, 400, 1000, 3000)
@@ -64,6 +64,18 @@ def of_one_fit(case: Case, rng: np.random.Generator) -> Figures:
     scale, offset = worlds.calibrated_scale(kind, auc)
     X = worlds.features(n + _TEST_ROWS, rng)
     truth = expit(scale * worlds.opinion(X, kind) + offset)
+    return _one_fit(X, truth, n, rng, ranks=kind != "null")
+
+
+def of_one_anew(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, Bayes AUC, n, repetition): the same on a family that is drawn anew for each case."""
+    kind, auc, n = str(case[0]), float(case[1]), int(case[2])
+    drawn = families.family(kind, auc, rng)
+    X = drawn.features(n + _TEST_ROWS, rng)
+    return _one_fit(X, drawn.truth(X), n, rng, ranks=True)
+
+
+def _one_fit(X: np.ndarray, truth: np.ndarray, n: int, rng: np.random.Generator, *, ranks: bool) -> Figures:
     r = worlds.outcomes(rng.random(len(truth)) < truth, rng)
     model = SignalQualityModel()
     model.fit(X[:n], r[:n])
@@ -74,7 +86,7 @@ def of_one_fit(case: Case, rng: np.random.Generator) -> Figures:
         "log_loss_excess": float(_expected_log_loss(true, p) - _expected_log_loss(true, np.full(len(true), 0.45))),
         "slope": model.calibration_slope,
     }
-    if kind != "null":
+    if ranks:
         figures |= _shares(X[:n], r[:n] > 0, asked, true, p)
     return figures
 

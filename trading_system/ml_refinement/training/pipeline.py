@@ -68,6 +68,8 @@ def train(
     run_id: str,
     label_watermark: int,
     progress: Progress | None = None,
+    fit: backtest.Fit = backtest.fit_on,
+    auxiliary: bool = True,
 ) -> TrainingResult:
     """Train a candidate on what is known, judge it, and let it serve if the gate says so.
 
@@ -85,11 +87,13 @@ def train(
         run_id: new, unique.
         label_watermark: `db.counts().labels_total` when the run was decided on.
         progress: told where the training is.
+        fit: what fits the quality models; whoever repeats many trainings of the same rows may remember what it gave.
+        auxiliary: whether the models beside it are trained too; without them those that serve go on serving.
     """
     started = time.perf_counter()
     told = {**asdict(config), "feature_version": feature_version, "feature_names": list(pipeline_names)}
     fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark)
-    run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent)
+    run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent, fit, auxiliary)
     try:
         return run.train(pipeline_names, feature_version)
     except LearningError as error:
@@ -119,6 +123,8 @@ class _Run:
     fence: int
     started: float
     progress: Progress
+    fit: backtest.Fit
+    auxiliary: bool
 
     def train(self, names: Sequence[str], feature_version: str) -> TrainingResult:
         self.progress("data", 0, 1)
@@ -130,7 +136,11 @@ class _Run:
             return self._hold(data, missing)
         check_dataset(data, min_samples=min_samples)
         pooled = backtest.walk_forward(
-            data, self.config, clock=self.clock, progress=lambda done, total: self.progress("folds", done, total)
+            data,
+            self.config,
+            clock=self.clock,
+            progress=lambda done, total: self.progress("folds", done, total),
+            fit=self.fit,
         )
         self.progress("fit", 0, 1)
         serving = {kind: self.db.models.active(kind.value) for kind in TYPES}
@@ -182,7 +192,7 @@ class _Run:
         """The model of signal quality, the longest holding, and the models beside it."""
         walk = backtest.splitter(data, self.config)
         rows = walk.training_rows(data.entered_us, data.known_us, at_us=int(data.known_us.max()) + 1)
-        model = backtest.fit_on(
+        model = self.fit(
             data,
             rows,
             self.config,
@@ -194,8 +204,10 @@ class _Run:
         entered = data.entered_us[rows]
         model.set_training_period(text_from_us(int(entered.min())), text_from_us(int(entered.max())))
         proven = {kind: row is not None and row.proven for kind, row in serving.items()}
-        auxiliary = train_auxiliary_models(data, rows, walk, model, proven=proven, clock=self.clock)
-        return model, walk.max_hold_us, auxiliary
+        beside = AuxiliaryModels((), {})
+        if self.auxiliary:
+            beside = train_auxiliary_models(data, rows, walk, model, proven=proven, clock=self.clock)
+        return model, walk.max_hold_us, beside
 
     def _figures(
         self, data: Dataset, pooled: backtest.Pooled, evidence: Evidence, model: SignalQualityModel
