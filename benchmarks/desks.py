@@ -19,7 +19,7 @@ from benchmarks.desk_figures import of_a_life, of_noise
 from benchmarks.lockstep import Life, lived
 from trading_system.simulation import worlds
 from trading_system.simulation.desks import PLANS, SMALL_DESK, DeskWorld, Edge, drawn
-from trading_system.simulation.learning_experiments import CELLS, SIZES, Experiment, Figures, noise_or_edge, of_one_anew
+from trading_system.simulation.learning_experiments import Experiment, Figures, noise_or_edge
 from trading_system.simulation.seeds import Case
 
 NOISES = ("independent", "clustered", "trend noise")
@@ -32,15 +32,11 @@ CLUSTERED_LOOKS = 42
 CLUSTERED_FIRST = 63
 CLUSTERED_DAY = 273
 
-_ANEW_REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
-
 
 def plan() -> list[Experiment]:
     """Every part with its cases, repetitions outermost."""
     noise = [(kind, step, k) for k in range(100) for step in STEPS for kind in NOISES]
-    anew = [(*cell, n, k) for k in range(16) for n in SIZES if k < _ANEW_REPETITIONS[n] for cell in CELLS]
     return [
-        Experiment("anew", anew, of_one_anew),
         Experiment("clustered proof", [(k,) for k in range(20)], of_a_clustered_proof),
         Experiment("small desk", [(k,) for k in range(20)], of_a_small_desk),
         Experiment("desk", [(k,) for k in range(20)], of_a_desk),

@@ -1,6 +1,6 @@
 """What learning is worth, on worlds with known truth, beside the figures it has to reach.
 
-python -m benchmarks.learning             everything; days of processor time, resumed where it was stopped
+python -m benchmarks.learning             everything; a day of processor time, resumed where it was stopped
 python -m benchmarks.learning --quick     a few worlds of each part, in minutes of processor time; nothing is kept
 python -m benchmarks.learning --table     only the table, from what is kept in benchmarks/tables/
 python -m benchmarks.learning --choosing  on other worlds, those that decisions are made on; kept apart from the tables
@@ -66,6 +66,7 @@ def plan() -> list[Experiment]:
         Experiment("canary", [(k,) for k in range(10)], parts.of_the_canary),
         Experiment("null", null, parts.of_one_fit),
         Experiment("cells", cells, parts.of_one_fit),
+        Experiment("anew", cells, parts.of_one_anew),
         Experiment("power", power, parts.of_one_retraining),
         Experiment("years", years, parts.of_a_year),
     ]

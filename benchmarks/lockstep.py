@@ -7,10 +7,8 @@ or gate is measured by changing the product.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-from collections import OrderedDict
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLCon
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
+from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.scoring import Scorer, Scores
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
@@ -29,15 +27,12 @@ from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 from trading_system.ml_refinement.storage.tables.vectors import VectorRow
 from trading_system.ml_refinement.storage.times import DAY_US, texts_from_us, us_from_text, utc_text
-from trading_system.ml_refinement.training import backtest
-from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.pipeline import train
 from trading_system.simulation.desks import DeskWorld
+from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.worlds import START_US
 
 _QUALITY = ModelType.SIGNAL_QUALITY.value
-#: Fits that are kept: those of the folds of one pool, with room to spare.
-_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -81,35 +76,6 @@ class ToldFeatures(BaseFeatureExtractor):
 
     def extract(self, data: Any) -> dict[str, float]:
         raise NotImplementedError(f"{self.name} are told, not extracted: {data!r}")
-
-
-class RememberedFits:
-    """`fit_on` that does not repeat itself: trainings of one desk share most of their folds.
-
-    The key is the content of everything a fit sees, field by field of the dataset, so that what is remembered is what
-    would be fitted, to the bit, whatever a dataset comes to hold.
-    """
-
-    def __init__(self) -> None:
-        self._models: OrderedDict[bytes, SignalQualityModel] = OrderedDict()
-        self.asked = self.fitted = 0
-
-    def __call__(self, data: Dataset, rows: np.ndarray, config: MLConfig, **arguments: Any) -> SignalQualityModel:
-        told = {name: value for name, value in arguments.items() if name != "clock"}
-        hasher = hashlib.blake2b(repr((len(rows), config, data.names, sorted(told.items()))).encode(), digest_size=16)
-        for item in fields(data):
-            value = getattr(data, item.name)
-            if isinstance(value, np.ndarray):
-                hasher.update(np.ascontiguousarray(value[rows]).tobytes())
-        key = hasher.digest()
-        self.asked += 1
-        if key not in self._models:
-            self.fitted += 1
-            self._models[key] = backtest.fit_on(data, rows, config, **arguments)
-        self._models.move_to_end(key)
-        while len(self._models) > _KEPT:
-            self._models.popitem(last=False)
-        return self._models[key]
 
 
 def lived(

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.desk_figures import auc_within, of_calibration, of_noise, of_proof, of_ranking, slope, upper_half
-from benchmarks.lockstep import Life, Look, RememberedFits, lived
+from benchmarks.lockstep import Life, Look, lived
 from trading_system.ml_refinement.config import MLConfig, TrainingConfig
 from trading_system.ml_refinement.models.calibration import to_logit
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training import backtest
 from trading_system.simulation.desks import DESK, SMALL_DESK, DeskWorld, drawn
+from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.worlds import START_US
 
 BRIEF = replace(SMALL_DESK, days=170, holds=(1, 5), market_features=2, symbol_features=2, own_features=4)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.learning import Book
 from benchmarks.learning_table import summary
 from benchmarks.results import Results
 from benchmarks.table_rows import markdown, share_interval
+from trading_system.simulation.learning_experiments import Experiment
+from trading_system.simulation.seeds import Case, Seeds, generator
 
 
 def test_results_are_kept_case_by_case_and_only_those_of_the_same_behaviour_count(tmp_path: Path) -> None:
@@ -38,6 +43,21 @@ def test_the_interval_of_a_share_is_clopper_and_pearsons() -> None:
     assert share_interval(0, 100) == (0.0, pytest.approx(0.0362, abs=1e-4))
     low, high = share_interval(5, 100)
     assert (low, high) == (pytest.approx(0.0164, abs=1e-4), pytest.approx(0.1128, abs=1e-4))
+
+
+def test_a_book_measures_what_is_missing_with_the_randomness_of_what_it_is_drawn_for(tmp_path: Path) -> None:
+    def drawn(case: Case, rng: np.random.Generator) -> dict[str, float]:
+        return {"drawn": float(rng.random()) + case[0]}
+
+    book = Book([Experiment("canary", [(0,), (1,), (2,)], drawn)], Results(tmp_path / "learning.jsonl", "now"))
+    book.measure(Seeds.REPORTING, only=[], quick=True, deadline=math.inf)
+    book.measure(Seeds.REPORTING, only=["desk"], quick=False, deadline=math.inf)
+    assert [line["case"] for line in book.results.lines()] == [[0]]
+    book.measure(Seeds.CHOOSING, only=["canary"], quick=False, deadline=math.inf)
+    reported, chosen = generator("canary", (0,)), generator("canary", (1,), Seeds.CHOOSING)
+    drawn_for = [line["drawn"] for line in book.results.lines()]
+    assert drawn_for[:2] == pytest.approx([reported.random(), chosen.random() + 1], abs=1e-6)
+    assert len(drawn_for) == 3
 
 
 def desk(first_proof: float | None, share: float, **ended: object) -> dict[str, object]:

@@ -12,6 +12,7 @@ from tests.support.learning_installation import learning_installation
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
 from trading_system.simulation import learning_experiments as parts, worlds
+from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.seeds import Case, generator
 
 AS_FIRST = {"recipe": "ensemble", "champion": None}
@@ -45,12 +46,12 @@ def test_a_year_of_retrainings_on_noise_promotes_nothing() -> None:
 
 def test_what_is_measured_is_what_a_training_in_a_store_puts_before_the_gate(tmp_path: Path) -> None:
     world = parts.noise_or_edge("independent 252", 340, np.random.default_rng(3))
-    fit, config = parts.RememberedFits(), MLConfig()
+    fit, config = RememberedFits(), MLConfig()
     last = int(world.known_us.max())
     for ago in (0, 21):
         now_us = last - ago * worlds.DAY_US
         told = judge(parts.evidence(parts.dataset(world, known_by_us=now_us), config, fit), **AS_FIRST)
-    assert fit.asked > len(fit.models)
+    assert fit.asked > fit.fitted
     installation = learning_installation(tmp_path / "installation", world)
     trained = installation.train(config, clock=lambda: datetime.fromtimestamp(now_us / 1e6, UTC)).verdict
     assert (trained.decision, trained.figures) == (told.decision, pytest.approx(told.figures))

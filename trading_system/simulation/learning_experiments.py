@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -30,6 +29,7 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_tail,
 )
 from trading_system.simulation import families, worlds
+from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.seeds import Case
 
 SIZES = (150, 400, 1000, 3000)
@@ -122,25 +122,6 @@ def evidence(data: Dataset, config: MLConfig, fit: backtest.Fit = backtest.fit_o
     return pooled.evidence(data, backtest.splitter(data, config).max_hold_us)
 
 
-class RememberedFits:
-    """`fit_on` that does not repeat itself: retrainings of one world share most of their folds.
-
-    The key is the content of everything a fit depends on, so that what is remembered is what would be fitted.
-    """
-
-    def __init__(self) -> None:
-        self.models: dict[int, SignalQualityModel] = {}
-        self.asked = 0
-
-    def __call__(self, data: Dataset, rows: np.ndarray, config: MLConfig, **arguments: Any) -> SignalQualityModel:
-        content = b"".join(a[rows].tobytes() for a in (data.X, data.r, data.entered_us, data.known_us))
-        key = hash((content, arguments["max_hold_us"], arguments["min_samples"]))
-        self.asked += 1
-        if key not in self.models:
-            self.models[key] = backtest.fit_on(data, rows, config, **arguments)
-        return self.models[key]
-
-
 def noise_or_edge(kind: str, days: int, rng: np.random.Generator) -> worlds.World:
     """The worlds the gate is tried on: four signals a day, one a day where the name says so."""
     if kind == "clustered":
@@ -168,7 +149,7 @@ def of_a_year(case: Case, rng: np.random.Generator) -> Figures:
         verdict = judge(evidence(data, config, fit), recipe="ensemble", champion=None)
         verdicts.append(float(verdict.decision is Decision.PROMOTE))
         t.append(verdict.figures["auc_t"])
-    return {"promoted": verdicts, "auc_t": t, "fits": float(len(fit.models)), "folds": float(fit.asked)}
+    return {"promoted": verdicts, "auc_t": t, "fits": float(fit.fitted), "folds": float(fit.asked)}
 
 
 def of_one_retraining(case: Case, rng: np.random.Generator) -> Figures:
