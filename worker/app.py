@@ -95,7 +95,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
     ml = settings.to_ml_config()
     pipeline = feature_pipeline(settings)
     _describe(store, pipeline)
-    registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+    registry = ModelRegistry.from_config(settings.to_ml_config(), store)
     return BatchHandler(
         store=store,
         archive=archive,

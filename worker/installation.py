@@ -9,9 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trading_system.ml_refinement.config_effects import EFFECTS, idle
+from trading_system.ml_refinement.recipe_parameters import wrong_parameters
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from worker.errors import ConfigurationError
-from worker.settings.schema import Settings
+from worker.settings.messages import variable
+from worker.settings.schema import Settings, is_given
 from worker.state_dir import refuse_half_restored
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
         ConfigurationError: a restore of it was interrupted.
     """
     refuse_half_restored(settings)
-    store = FeatureDatabase(settings.store_path, read_only=read_only)
+    store = FeatureDatabase.from_config(settings.to_ml_config(), read_only=read_only)
     if not read_only:
         store.initialize()
     return store
@@ -51,6 +54,27 @@ def open_archive(settings: Settings, *, read_only: bool = False) -> EventArchive
         StoreDamaged: it is no archive, or a damaged one.
     """
     return EventArchive(settings.archive_path, read_only=read_only)
+
+
+def check_recipe(settings: Settings) -> None:
+    """Refuse hyperparameters that every training would fail with.
+
+    Raises:
+        ConfigurationError: the recipe does not know one, or cannot use its value.
+    """
+    training = settings.ml.training
+    wrong = wrong_parameters(training.model_type, training.hyperparameters)
+    if wrong:
+        raise ConfigurationError(f"{variable(('ml', 'training', 'hyperparameters'))}: {wrong}")
+
+
+def idle_settings(settings: Settings) -> list[str]:
+    """The settings of learning that were given a value and do nothing beside the others, each with where it would."""
+    given = [name for name in EFFECTS if is_given("ml", *name.split("."))]
+    return [
+        f"{variable(('ml', *name.split('.')))} does nothing here; it acts: {acts}"
+        for name, acts in idle(settings.ml, given).items()
+    ]
 
 
 def feature_pipeline(settings: Settings) -> FeaturePipeline:

@@ -25,6 +25,7 @@ from trading_system.ml_refinement.models.errors import (
 from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
 from trading_system.ml_refinement.models.selection import SelectionRule, select_columns
 from trading_system.ml_refinement.models.trees import from_gradient_boosting, from_histogram_boosting
+from trading_system.ml_refinement.recipe_parameters import PARAMETERS, defaults, wrong_parameters
 
 RECIPES = ["ensemble", "gradient_boosting"]
 
@@ -65,10 +66,45 @@ def test_the_specifications_parameters_choose_the_specifications_recipe() -> Non
     assert SignalQualityModel(recipe="gradient_boosting").params["max_depth"] == 5
     with pytest.raises(UnknownParameter, match="n_trees"):
         SignalQualityModel(n_trees=5)
+    with pytest.raises(UnknownParameter, match="gradient_boosting knows all that was given"):
+        SignalQualityModel(recipe="ensemble", n_estimators=5)
     with pytest.raises(UnknownParameter, match="forest"):
         SignalQualityModel(recipe="forest")
     with pytest.raises(UnknownParameter, match="log"):
         SignalQualityModel(scaling="log")
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed"),
+    [
+        ({"max_iter": 2.5}, "a valid integer"),
+        ({"max_iter": 0}, "greater than or equal to 1"),
+        ({"max_iter": True}, "a valid integer"),
+        ({"C": "much"}, "a valid number"),
+        ({"C": float("inf")}, "a finite number"),
+        ({"max_bins": 256}, "less than or equal to 255"),
+        ({"subsample": 1.5}, "less than or equal to 1"),
+        ({"max_depth": -1}, "greater than or equal to 1"),
+        ({"random_state": "42"}, "a valid integer"),
+    ],
+)
+def test_a_hyperparameter_that_cannot_be_used_is_named_with_what_it_may_be(
+    given: dict[str, object], allowed: str
+) -> None:
+    (name, value), *_ = given.items()
+    with pytest.raises(UnknownParameter, match=allowed) as caught:
+        SignalQualityModel(**given)  # type: ignore[arg-type]
+    assert f"cannot use {name}={value!r}" in str(caught.value)
+
+
+def test_every_parameter_can_be_what_it_is_by_default_and_what_its_recipe_takes() -> None:
+    for recipe in PARAMETERS:
+        assert wrong_parameters(recipe, defaults(recipe)) == ""
+        assert SignalQualityModel(recipe=recipe).params == defaults(recipe)
+    assert (
+        wrong_parameters("gradient_boosting", {"max_depth": None, "min_samples_leaf": 0.1, "random_state": None}) == ""
+    )
+    assert wrong_parameters("ensemble", {"max_iter": np.int64(7), "C": 1, "max_leaf_nodes": None}) == ""
 
 
 def test_the_forest_of_arrays_answers_as_scikit_learn_does() -> None:
@@ -224,12 +260,12 @@ def test_selection_keeps_at_most_so_many_and_only_what_matters() -> None:
     X = rng.standard_normal((500, 30))
     X[:, 7] = 4.0
     won = X[:, 5] + np.abs(X[:, 9]) + 0.5 * rng.standard_normal(500) > 0.8
-    kept = select_columns(X, won, SelectionRule(max_features=3))
+    kept = select_columns(X, won, SelectionRule(max_features=3)).columns
     assert {5, 9} <= set(kept.tolist())
     assert len(kept) == 3
-    assert set(select_columns(X, won, SelectionRule(threshold=0.1)).tolist()) == {5, 9}
-    assert 7 not in select_columns(X, won, SelectionRule(enabled=False))
-    assert len(select_columns(X, won, SelectionRule(enabled=False))) == 29
+    assert set(select_columns(X, won, SelectionRule(threshold=0.1)).columns.tolist()) == {5, 9}
+    assert 7 not in select_columns(X, won, SelectionRule(enabled=False)).columns
+    assert len(select_columns(X, won, SelectionRule(enabled=False)).columns) == 29
 
 
 def test_selection_settings_reach_the_fit() -> None:

@@ -19,6 +19,7 @@ from trading_system.ml_refinement.models import ModelRegistry, SignalQualityMode
 from worker.installation import open_store
 from worker.observability import doctor
 from worker.observability.doctor import Finding
+from worker.settings.schema import load_settings
 
 
 @pytest.fixture
@@ -50,6 +51,38 @@ def set_up(tmp_path: Path, valkey: redis.Redis, valkey_url: str) -> Any:
         registry.register(model)
         registry.activate(model.model_id)
     return settings
+
+
+def test_settings_that_no_training_could_use_or_that_do_nothing_are_told(
+    tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFINERY_ML__TRAINING__HYPERPARAMETERS", '{"n_trees": 5}')
+    monkeypatch.setenv("REFINERY_ML__TRAINING__EARLY_STOPPING", "true")
+    settings = load_settings(state_dir=tmp_path / "var", redis_url=valkey_url)
+    told = [one for one in doctor.examine(settings) if one.part == "settings"]
+    assert [one.verdict for one in told] == ["ok", "bad", "warn"]
+    assert "REFINERY_ML__TRAINING__HYPERPARAMETERS: unknown parameters n_trees of ensemble" in told[1].says
+    assert told[2].says.startswith("REFINERY_ML__TRAINING__EARLY_STOPPING does nothing here")
+
+
+@pytest.mark.parametrize("role", ["worker", "trainer", "up"])
+def test_no_process_starts_with_hyperparameters_that_no_training_could_use(
+    tmp_path: Path, valkey_url: str, role: str
+) -> None:
+    settings = {
+        "REFINERY_STATE_DIR": str(tmp_path / "var"),
+        "REFINERY_REDIS_URL": valkey_url,
+        "REFINERY_ML__TRAINING__HYPERPARAMETERS": '{"max_iter": "many"}',
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", role],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert "REFINERY_ML__TRAINING__HYPERPARAMETERS: ensemble cannot use max_iter='many'" in ended.stderr
 
 
 def bad(findings: list[Finding]) -> list[str]:

@@ -233,9 +233,15 @@ def test_the_paths_of_the_library_cannot_be_set(monkeypatch: pytest.MonkeyPatch,
     file = tmp_path / "refinery.toml"
     file.write_text("[ml]\nmodel_dir = 'elsewhere'\n")
     monkeypatch.setenv("REFINERY_CONFIG", str(file))
-    assert refused(monkeypatch).startswith("REFINERY_ML__MODEL_DIR: no such setting")
+    answer = "REFINERY_ML__MODEL_DIR: no setting of its own; REFINERY_STATE_DIR replaces it: model files lie in its"
+    assert refused(monkeypatch).startswith(answer)
     monkeypatch.delenv("REFINERY_CONFIG")
-    assert refused(monkeypatch, REFINERY_ML__MODEL_DIR="x").startswith("REFINERY_ML__MODEL_DIR: no such setting")
+    assert refused(monkeypatch, REFINERY_ML__MODEL_DIR="x").startswith(answer)
+    monkeypatch.delenv("REFINERY_ML__MODEL_DIR")
+    line = refused(monkeypatch, REFINERY_ML__FEATURE_DB_PATH="x")
+    assert line.startswith(
+        "REFINERY_ML__FEATURE_DB_PATH: no setting of its own; REFINERY_STATE_DIR replaces it: the store"
+    )
 
 
 def test_the_defaults_are_the_librarys_and_its_paths_are_ours(tmp_path: Path) -> None:

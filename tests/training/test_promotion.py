@@ -65,6 +65,16 @@ def test_a_forecast_worse_than_the_base_rate_does_not_serve_at_all() -> None:
     assert "worse than the base rate" in verdict.reason
 
 
+@pytest.mark.parametrize("before", [None, "ensemble", "other"])
+def test_fewer_validation_samples_than_were_asked_for_are_held_whatever_they_show(before: str | None) -> None:
+    seen = evidence(np.random.default_rng(0), edge=0.8)
+    served = None if before is None else champion(np.full(len(seen.won), 0.45), before)
+    verdict = decide(seen, champion=served, min_rows=10_000)
+    assert (verdict.decision, verdict.serve) == (Decision.HOLD, Serve.NO)
+    assert "504 of 10,000 validation samples" in verdict.reason
+    assert decide(seen, champion=served, min_rows=504).decision is not Decision.HOLD
+
+
 @pytest.mark.parametrize(("days", "per_day", "word"), [(40, 4, "blocks"), (90, 1, "rows"), (252, 2, "rarer outcome")])
 def test_too_little_evidence_is_held(days: int, per_day: int, word: str) -> None:
     seen = evidence(np.random.default_rng(3), edge=2.0, days=days, per_day=per_day)

@@ -63,10 +63,10 @@ class FeatureConfig:
     include_news_features: bool = True
     """Whether the extended set has news features."""
     scale_features: bool = True
-    """Whether features are scaled in training."""
+    """Whether features are scaled in training; recipe `ensemble` only."""
     # Scaling is fitted on training rows and stored with the model; the store keeps unscaled values.
     scaling_method: Literal["standard", "minmax", "robust"] = "standard"
-    """How features are scaled."""
+    """How features are scaled; recipe `ensemble` only."""
 
 
 @validated(config=_STRICT)
@@ -86,21 +86,21 @@ class TrainingConfig:
     min_training_samples: Annotated[int, Field(ge=10)] = 100
     """Fewer labelled samples than this, and a retraining job trains nothing: it is held until there are more."""
     min_validation_samples: Count = 20
-    """Fewer samples in the validation window than this, and it is not reported."""
+    """With fewer out-of-sample rows than this a candidate is held, and does not serve."""
     model_type: Literal["ensemble", "gradient_boosting"] = "ensemble"
     """Recipe of the model."""
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     """Parameters of the recipe. JSON object."""
     early_stopping: bool = True
-    """Whether boosting stops early, on the purged tail of the training window."""
+    """Whether boosting stops early, on the purged tail of the training window; recipe `gradient_boosting` only."""
     early_stopping_rounds: Count = 50
-    """Rounds without progress after which boosting stops."""
+    """Rounds without progress after which boosting stops; recipe `gradient_boosting` only."""
     max_features: Count = 50
-    """At most this many features enter a model."""
+    """At most this many features enter a model, with `feature_selection` or without."""
     feature_selection: bool = True
     """Whether unimportant features are left out, inside each training fold."""
     feature_importance_threshold: Share = 0.01
-    """Features below this share of the total importance are left out."""
+    """Features below this share of the total importance are left out; the strongest never is."""
 
     @property
     def expiry_days(self) -> float:
@@ -123,7 +123,9 @@ class MLConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """How models are trained."""
     model_dir: str = "models/"
+    """Where `ModelRegistry.from_config` keeps model files; the worker's are in `REFINERY_STATE_DIR`."""
     feature_db_path: str = "features.db"
+    """Which store `FeatureDatabase.from_config` opens; the worker's is in `REFINERY_STATE_DIR`."""
     retrain_frequency_days: Count = 7
     """A retraining job is enqueued so many days after the last one, when at least one label is new."""
     min_new_samples_for_retrain: Count = 20
@@ -131,7 +133,7 @@ class MLConfig:
     quality_threshold_high: Share = 0.7
     """From this P(win) on the quality band is `high`."""
     quality_threshold_low: Share = 0.3
-    """Below this P(win) the quality band is `low`."""
+    """Up to this P(win) the quality band is `low`."""
     use_ml_scores: bool = True
     """Whether a proven model moves the combined score."""
     ml_score_weight: Share = 0.3

@@ -75,7 +75,7 @@ def explain(
 
     settings = load_settings()
     with _learning() as (store, _, _, _):
-        found = explained(store, ModelRegistry(model_dir=str(settings.models_dir), db=store), signal_id)
+        found = explained(store, ModelRegistry.from_config(settings.to_ml_config(), store), signal_id)
     if json:
         output.document(asdict(found))
         return

@@ -41,7 +41,7 @@ def _open(stack: ExitStack) -> tuple[FeatureDatabase, ModelRegistry]:
 
     settings = settings_and_log()
     store = stack.enter_context(open_store(settings))
-    return store, ModelRegistry(model_dir=str(settings.models_dir), db=store)
+    return store, ModelRegistry.from_config(settings.to_ml_config(), store)
 
 
 @models.command("list")

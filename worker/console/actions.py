@@ -160,7 +160,7 @@ def rollback() -> ResponseReturnValue:
     with _store() as store:
         if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
-        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+        registry = ModelRegistry.from_config(settings.to_ml_config(), store)
         _, now = roll_back(store, registry, kind, reason=f"by hand, {actor()}: {_why()}")
     flash(f"{now} serves from the next batch on.")
     return redirect(url_for("pages.models"))
@@ -182,7 +182,7 @@ def activate(model_id: str) -> ResponseReturnValue:
     seen: Any = request.form.get("active") or None
     model_or_404(model_id)
     with _store() as store:
-        registry = ModelRegistry(model_dir=str(settings.models_dir), db=store)
+        registry = ModelRegistry.from_config(settings.to_ml_config(), store)
         try:
             registry.promote(model_id, reason=f"by hand, {actor()}: {why}", expected_active=seen)
         except ModelFileRefused as error:

@@ -19,7 +19,7 @@ from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
 from worker.errors import RefineryError
-from worker.installation import open_store
+from worker.installation import check_recipe, idle_settings, open_store
 from worker.market_data.files import BadFileError, file_stem, read_bars
 from worker.observability.status import read_status, training_waits_for
 from worker.redis_server.binary import find_server
@@ -55,6 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
     """Look at everything; what fails unexpectedly is itself a finding."""
     findings = [Finding("settings", "ok", f"state in {settings.state_dir}, Redis {settings.masked_redis_url}")]
     checks: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]] = (
+        ("settings", _learning),
         ("redis", _redis),
         ("disk", _disk),
         ("store", _store),
@@ -69,6 +70,15 @@ def examine(settings: Settings) -> list[Finding]:
         except (RefineryError, StoreError, redis.RedisError, OSError) as error:
             findings.append(Finding(part, "bad", str(error), "the line says what does not work"))
     return findings
+
+
+def _learning(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_recipe(settings)
+    except RefineryError as error:
+        yield Finding("settings", "bad", str(error), "worker and trainer do not start: correct it")
+    for line in idle_settings(settings):
+        yield Finding("settings", "warn", line, "unset it, or choose what it acts for")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -162,7 +172,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
             yield Finding("models", "ok", "none serves yet; scores say cold_start")
             return
         try:
-            ModelRegistry(model_dir=str(settings.models_dir), db=store).load(row.model_id)
+            ModelRegistry.from_config(settings.to_ml_config(), store).load(row.model_id)
         except (OSError, ModelFileRefused) as error:
             yield Finding("models", "bad", f"{row.model_id}: {error}", "refinery models rollback, or restore its file")
             return

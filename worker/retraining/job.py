@@ -154,7 +154,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> TrainingR
     pipeline = FeaturePipeline(ml.features)
     return train(
         store,
-        ModelRegistry(model_dir=str(settings.models_dir), db=store),
+        ModelRegistry.from_config(settings.to_ml_config(), store),
         ml,
         pipeline_names=pipeline.names,
         feature_version=pipeline.feature_version,

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from loguru import logger
 
+from worker.installation import check_recipe
 from worker.redis_server.connection import server_url
 from worker.settings.schema import Settings
 from worker.supervision.children import Children
@@ -15,7 +16,12 @@ from worker.supervision.signals import stop_on_signals
 
 
 def run_workers(settings: Settings, processes: int) -> None:
-    """Run so many workers, each a process of its own in the slots from 0, until SIGTERM or SIGINT."""
+    """Run so many workers, each a process of its own in the slots from 0, until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: no training could be made with these settings.
+    """
+    check_recipe(settings)
     stop = stop_on_signals()
     with server_url(settings) as url:
         children = _children(settings, url)
@@ -51,7 +57,12 @@ def up_roles(settings: Settings) -> tuple[str, ...]:
 
 
 def run_up(settings: Settings) -> None:
-    """Run everything until SIGTERM or SIGINT."""
+    """Run everything until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: no training could be made with these settings.
+    """
+    check_recipe(settings)
     stop = stop_on_signals()
     with server_url(settings) as url, running(_children(settings, url), *up_roles(settings)) as children:
         logger.info(

@@ -13,6 +13,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.consumer.batch_result import BatchResult
 from worker.errors import StopRequested
+from worker.installation import check_recipe, idle_settings
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.retraining.queue import connect_queue
@@ -35,9 +36,12 @@ def run_worker(settings: Settings) -> None:
 
     Raises:
         ServerBusy: another worker has the slot that was asked for.
-        ConfigurationError: the server or the state directory is not as it must be.
+        ConfigurationError: the server or the state directory is not as it must be, or no training could be made.
         StoreUnusable: the store is damaged.
     """
+    check_recipe(settings)
+    for line in idle_settings(settings):
+        logger.warning(line)
     stop = stop_on_signals()
     retry = StartRetry(stop)
     with ExitStack() as stack, suppress(StopRequested):

@@ -20,8 +20,11 @@ from worker.settings.redis_url import mask_url
 PREFIX = "REFINERY_"
 CONFIG_VARIABLE = "REFINERY_CONFIG"
 
-#: Fields of the library's configuration that are no settings: its paths follow from `state_dir`.
-_DERIVED = ("model_dir", "feature_db_path")
+#: Fields of the library's configuration that are no settings, with what the paths follow from.
+_DERIVED = {
+    "model_dir": f"{PREFIX}STATE_DIR replaces it: model files lie in its directory models",
+    "feature_db_path": f"{PREFIX}STATE_DIR replaces it: the store is its file features.db",
+}
 
 
 def setting_types(model: type[BaseModel]) -> dict[str, Any]:
@@ -115,5 +118,8 @@ def _leaves(group: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 
 def _no_such(name: str, types: Mapping[str, Any]) -> str:
+    for field, replaced in _DERIVED.items():
+        if name == variable(("ml", field)):
+            return f"{name}: no setting of its own; {replaced}"
     near = difflib.get_close_matches(name, types, n=3, cutoff=0.75)
     return f"{name}: no such setting" + (f"; near names: {', '.join(near)}" if near else "")

@@ -14,8 +14,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 from pydantic import SecretStr
+from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
+from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.config_effects import EFFECTS
 from worker.settings.messages import CONFIG_VARIABLE, fields_of, variable
 from worker.settings.schema import Settings
 
@@ -28,6 +31,13 @@ A wrong or unknown one stops the start with a line that names it, its value and 
 This page is generated: `python -m worker.settings.reference > docs/settings.md`.
 """
 
+_EFFECTS_HEAD = """## What the settings of learning change
+
+`training.max_features` is `REFINERY_ML__TRAINING__MAX_FEATURES` here and `MLConfig().training.max_features` in the
+library. Worker and trainer log at their start, and `refinery doctor` tells, which of those that were given a value do
+nothing beside the others. Every setting of features but the two on scaling is part of the feature version.
+"""
+
 
 def page() -> str:
     """The page."""
@@ -36,7 +46,22 @@ def page() -> str:
         head = (f"## {heading}\n", "| variable | default | allowed | meaning |", "|---|---|---|---|")
         lines = [f"| `{variable(path)}` | {_default(f)} | {_allowed(f)} | {text} |" for path, f, text in rows]
         parts.append("\n".join([*head, *lines]))
+    parts += [_EFFECTS_HEAD, effects_table()]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def effects_table() -> str:
+    """What each field of the library's configuration changes, as Markdown."""
+    lines = ["| field of `MLConfig` | default | changes | acts |", "|---|---|---|---|"]
+    for name, effect in EFFECTS.items():
+        group: Any = MLConfig
+        *above, field = name.split(".")
+        for part in above:
+            group = group.__pydantic_fields__[part].annotation
+        info = group.__pydantic_fields__[field]
+        default = "" if is_pydantic_dataclass(info.annotation) else _default(info)
+        lines.append(f"| `{name}` | {default} | {effect.changes} | {effect.acts} |")
+    return "\n".join(lines)
 
 
 def _groups(

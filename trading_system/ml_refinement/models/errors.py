@@ -42,7 +42,7 @@ class BadData(LearningError):
 
 
 class UnknownParameter(LearningError):
-    """A recipe, scaling method or hyperparameter that does not exist."""
+    """A recipe, scaling method or hyperparameter that does not exist, or a value that a hyperparameter cannot have."""
 
     reason = "unknown_parameter"
 

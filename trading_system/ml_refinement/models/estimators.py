@@ -17,6 +17,7 @@ from threadpoolctl import ThreadpoolController
 
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
 from trading_system.ml_refinement.models.trees import Forest, from_gradient_boosting, from_histogram_boosting
+from trading_system.ml_refinement.recipe_parameters import defaults, wrong_parameters
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray
 
 SCALERS: Mapping[str, type[StandardScaler | MinMaxScaler | RobustScaler]] = {
@@ -228,34 +229,8 @@ class Recipe(NamedTuple):
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "ensemble": Recipe(
-        fit_ensemble,
-        {
-            "C": 0.01,
-            "z_clip": 5.0,
-            "learning_rate": 0.09,
-            "max_iter": 40,
-            "max_leaf_nodes": 4,
-            "min_samples_leaf": 20,
-            "l2_regularization": 20.0,
-            "max_features": 0.3,
-            "max_bins": 64,
-            "random_state": 42,
-        },
-        stops_early=False,
-    ),
-    "gradient_boosting": Recipe(
-        fit_gradient_boosting,
-        {
-            "n_estimators": 100,
-            "max_depth": 5,
-            "learning_rate": 0.1,
-            "min_samples_leaf": 20,
-            "subsample": 0.8,
-            "random_state": 42,
-        },
-        stops_early=True,
-    ),
+    "ensemble": Recipe(fit_ensemble, defaults("ensemble"), stops_early=False),
+    "gradient_boosting": Recipe(fit_gradient_boosting, defaults("gradient_boosting"), stops_early=True),
 }
 
 
@@ -263,13 +238,21 @@ def resolve_recipe(name: str | None, hyperparameters: Mapping[str, Any]) -> tupl
     """The recipe and its full parameters. Without a name: the first recipe that knows all the parameters given.
 
     Raises:
-        UnknownParameter: no such recipe, or it does not know a parameter.
+        UnknownParameter: no such recipe, or it does not know a parameter or cannot use its value.
     """
     if name is not None and name not in RECIPES:
         raise UnknownParameter(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     for candidate in [name] if name is not None else list(RECIPES):
         if set(hyperparameters) <= set(RECIPES[candidate].defaults):
+            _refuse(wrong_parameters(candidate, hyperparameters))
             return candidate, {**RECIPES[candidate].defaults, **hyperparameters}
-    known = sorted(set().union(*(RECIPES[n].defaults for n in ([name] if name is not None else RECIPES))))
+    if name is not None:
+        _refuse(wrong_parameters(name, hyperparameters))
+    known = sorted(set().union(*(recipe.defaults for recipe in RECIPES.values())))
     unknown = sorted(set(hyperparameters) - set(known)) or sorted(hyperparameters)
     raise UnknownParameter(f"unknown parameters {', '.join(unknown)}; known: {', '.join(known)}")
+
+
+def _refuse(wrong: str) -> None:
+    if wrong:
+        raise UnknownParameter(wrong)

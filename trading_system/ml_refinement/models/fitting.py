@@ -24,7 +24,7 @@ from trading_system.ml_refinement.models.estimators import (
     resolve_recipe,
     threads,
 )
-from trading_system.ml_refinement.models.selection import SelectionRule, select_columns, usable_columns
+from trading_system.ml_refinement.models.selection import Selected, SelectionRule, select_columns, usable_columns
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, TimeArray
 
 _FOLDS_BY_ROWS = 4
@@ -125,6 +125,8 @@ class FittedClassifier:
     calibration: Calibration
     base_rate: float
     rows: int
+    #: What whoever chose the threshold of selection should know of this fit; not kept with it.
+    selection_note: str = ""
 
     def opinion(self, X: FloatArray) -> Opinion:
         """What it says of rows, shape (n, n_features), from one evaluation of its members."""
@@ -201,10 +203,20 @@ def fit_classifier(X: FloatArray, won: BoolArray, settings: FitSettings, plan: F
         return FittedClassifier(None, np.arange(0), base, wins / rows, rows)
     with threads().limit(limits=1):
         raw, target = _out_of_fold(X, won, settings, plan)
-        columns = select_columns(X, won, settings.selection)
+        selected = select_columns(X, won, settings.selection)
+        columns = selected.columns
         estimator = _fit(X[:, columns], won, settings, plan.stopping[0] if plan.stopping else None)
     calibration = fit_calibration(raw, target, all_won=won)
-    return FittedClassifier(estimator, columns, calibration, wins / rows, rows)
+    return FittedClassifier(estimator, columns, calibration, wins / rows, rows, _note(selected, settings.selection))
+
+
+def _note(selected: Selected, rule: SelectionRule) -> str:
+    if not selected.all_below:
+        return ""
+    return (
+        f"every feature lies below feature_importance_threshold {rule.threshold:g}: the strongest alone is used, "
+        f"with a share of {selected.strongest:.3g}"
+    )
 
 
 def _out_of_fold(X: FloatArray, won: BoolArray, settings: FitSettings, plan: FitPlan) -> tuple[FloatArray, BoolArray]:
@@ -214,7 +226,7 @@ def _out_of_fold(X: FloatArray, won: BoolArray, settings: FitSettings, plan: Fit
         fold_X, fold_won = X[inside], won[inside]
         if not len(outside) or not 0 < fold_won.sum() < len(fold_won) or not len(usable_columns(fold_X)):
             continue
-        columns = select_columns(fold_X, fold_won, settings.selection)
+        columns = select_columns(fold_X, fold_won, settings.selection).columns
         stopping = plan.stopping[number] if number < len(plan.stopping) else None
         estimator = _fit(fold_X[:, columns], fold_won, settings, stopping)
         raw.append(estimator.member_probabilities(X[np.ix_(outside, columns)]).mean(axis=1))

@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from loguru import logger
 from sklearn.exceptions import NotFittedError
 
-from trading_system.ml_refinement.config import ModelMetadata, ModelType
+from trading_system.ml_refinement.config import MLConfig, ModelMetadata, ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.base_model import BaseModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
@@ -64,6 +64,14 @@ class ModelRegistry:
         self._active_models: dict[ModelType, BaseModel] = {}
         self._unstored: dict[str, tuple[ModelMetadata, str, str]] = {}
         self._own_classes: dict[str, Callable[[], BaseModel]] = {}
+
+    @classmethod
+    def from_config(cls, config: MLConfig, db: FeatureDatabase | None = None) -> Self:
+        """The registry of the configuration's `model_dir`, on this store or else on that at `feature_db_path`."""
+        if db is None:
+            db = FeatureDatabase.from_config(config)
+            db.initialize()
+        return cls(config.model_dir, db)
 
     def register(self, model: BaseModel) -> bool:
         """Write the model's file and enter it, not serving. False: it is not, and the log says why."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,13 +33,25 @@ def usable_columns(X: FloatArray) -> IndexArray:
     return np.flatnonzero(low < high)
 
 
-def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> IndexArray:
-    """Indices of the columns to fit on, ascending, shape (k,), k at least 1.
+class Selected(NamedTuple):
+    """Indices of the columns to fit on, ascending, shape (k,), k at least 1; and whether none reached the threshold.
+
+    `strongest` is the share of the column that matters most, NaN where nobody asked.
+    """
+
+    columns: IndexArray
+    strongest: float = math.nan
+    all_below: bool = False
+
+
+def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> Selected:
+    """The columns to fit on. A higher threshold never keeps more of them.
 
     Args:
         X: features of the rows fitted on, shape (n, n_features), NaN where missing.
         won: their outcomes, shape (n,).
-        rule: how many, and from which importance on; where all lie below it, the strongest.
+        rule: how many, and from which importance on; where all lie below it, the strongest alone. Where selection is
+            off the threshold is not asked, and the strongest `max_features` stay.
 
     Raises:
         NoUsableFeatures: every column is constant or missing.
@@ -45,14 +59,13 @@ def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> IndexA
     usable = usable_columns(X)
     if not len(usable):
         raise NoUsableFeatures(f"all {X.shape[1]} features are constant or missing in {len(X)} rows")
-    if not rule.enabled:
-        return usable
+    if not rule.enabled and len(usable) <= rule.max_features:
+        return Selected(usable)
     share = marginal_importance(X[:, usable], won)
-    kept = np.flatnonzero(share >= rule.threshold)
-    strongest = kept[np.argsort(-share[kept], kind="stable")][: rule.max_features]
-    if not len(strongest):
-        strongest = np.argsort(-share, kind="stable")[: rule.max_features]
-    return usable[np.sort(strongest)]
+    order = np.argsort(-share, kind="stable")
+    reached = int((share >= rule.threshold).sum()) if rule.enabled else len(order)
+    kept = order[: min(max(reached, 1), rule.max_features)]
+    return Selected(usable[np.sort(kept)], float(share[order[0]]), reached == 0)
 
 
 def marginal_importance(X: FloatArray, won: BoolArray) -> FloatArray:

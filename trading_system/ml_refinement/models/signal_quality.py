@@ -104,6 +104,16 @@ class SignalQualityModel(ArtefactModel):
         return self._classifier.calibration.slope
 
     @property
+    def used_features(self) -> list[str]:
+        """Those that it reads, of all that it was given; none where the base rate is served."""
+        return [self.feature_names[at] for at in self._classifier.columns]
+
+    @property
+    def selection_note(self) -> str:
+        """Of a fit just made: that the threshold of selection lay above every feature; else empty."""
+        return self._classifier.selection_note
+
+    @property
     def iterations(self) -> int:
         """Number of trees; 0 where the base rate is served."""
         estimator = self._classifier.estimator

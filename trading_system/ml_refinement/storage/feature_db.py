@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from trading_system.ml_refinement.config import FeatureVector, ModelMetadata
+from trading_system.ml_refinement.config import FeatureVector, MLConfig, ModelMetadata
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.errors import PickledModel
 from trading_system.ml_refinement.storage.json_text import read_features
@@ -77,6 +77,11 @@ class FeatureDatabase:
         self.signals = Signals(self._connection)
         self.monitoring = MonitoringReports(self._connection)
         self.tuning = TuningTrials(self._connection)
+
+    @classmethod
+    def from_config(cls, config: MLConfig, *, clock: Clock = utc_now, read_only: bool = False) -> Self:
+        """The store at the configuration's `feature_db_path`, not yet opened."""
+        return cls(config.feature_db_path, clock=clock, read_only=read_only)
 
     @cached_property
     def vectors(self) -> Vectors:

@@ -145,6 +145,8 @@ class _Run:
         self.progress("fit", 0, 1)
         serving = {kind: self.db.models.active(kind.value) for kind in TYPES}
         model, max_hold_us, auxiliary = self._candidates(data, feature_version, serving)
+        if model.selection_note:
+            logger.warning("run {}: {}", self.run_id, model.selection_note)
         evidence = pooled.evidence(data, max_hold_us)
         figures = self._figures(data, pooled, evidence, model)
         model.set_validation(len(pooled.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
@@ -230,6 +232,8 @@ class _Run:
             "folds": len(set(pooled.window.tolist())),
             "fold_figures": pooled.by_fold(data),
             "calibration_slope": model.calibration_slope,
+            "used_features": len(model.used_features),
+            **({"selection_note": model.selection_note} if model.selection_note else {}),
             "left_out": data.left_out,
             "model_digest": model.digest(),
         }

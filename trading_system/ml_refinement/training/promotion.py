@@ -77,13 +77,16 @@ def judge(
         recipe: what the candidate was made by.
         champion: the model that serves, `served` aligned with the evidence's rows; None where none does.
         recipes_tried: how many recipes and parameter settings were tried; a new one pays for all of them.
-        min_rows: fewer out-of-sample rows than this, and the candidate does not even serve provisionally.
+        min_rows: with fewer out-of-sample rows than this the candidate is held, and does not even serve provisionally.
     """
     rule = "skill"
     if champion is not None and champion.proven:
         rule = "refresh" if champion.recipe == recipe else "new_recipe"
     figures = evidence_figures(evidence)
     shortfall = evidence.shortfall()
+    if len(evidence.won) < min_rows:
+        wanted = f"{len(evidence.won):,} of {min_rows:,} validation samples"
+        shortfall = f"{wanted}, {shortfall}" if shortfall else wanted
     if shortfall:
         decision, reasons = Decision.HOLD, [f"too little evidence: {shortfall}"]
     else:
