@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = "trading_system.ml_refinement"
-OFFERING = (LIBRARY, *(f"{LIBRARY}.{name}" for name in ("features", "features.extractors", "models", "storage")))
+OFFERING = (
+    LIBRARY,
+    *(f"{LIBRARY}.{name}" for name in ("features", "features.extractors", "models", "storage", "validation")),
+)
 HEAVY = ("numpy", "pandas", "scipy", "sklearn", "skops", "apsw", "loguru")
 #: What the specification imports from packages.
 SPECIFIED = {

@@ -209,7 +209,17 @@ class FeaturePipeline:
         reasons = "; ".join(f"{what}: {failed[0]}" for what, failed in errors.items())
         if reasons:
             logger.warning("features of {} are incomplete: {}", signal_id, reasons)
-        return ExtractedFeatures(zip(self.names, values[0].tolist(), strict=True), incomplete=reasons)
+        features = dict(zip(self.names, values[0].tolist(), strict=True))
+        if self.config.scale_features:
+            features = self._scale_features(features)
+        return ExtractedFeatures(features.items(), incomplete=reasons)
+
+    def _scale_features(self, features: dict[str, float]) -> dict[str, float]:
+        """For a subclass to scale what `extract_features` gives; here nothing is.
+
+        Scaling is fitted on training rows and belongs to the model; the store holds what was measured.
+        """
+        return features
 
     def create_feature_vector(
         self, signal_id: str, features: dict[str, float], target: float | None = None, timestamp: str | None = None

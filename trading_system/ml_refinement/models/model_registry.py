@@ -38,8 +38,9 @@ class ModelRegistry:
     """Model files in one directory, their rows in the store.
 
     A file is complete on disk before its row exists, and is read only if it hashes to what its row says. Without a
-    store the registry remembers for as long as it lives. `register`, `activate` and `get_active` answer, and log what
-    went wrong; `enter`, `promote`, `serving` and `load` raise it.
+    store the registry remembers the hashes for as long as it lives, and takes other files of the directory as they are.
+    `register`, `activate` and `get_active` answer, and log what went wrong; `enter`, `promote`, `serving` and `load`
+    raise it.
 
     Example:
         registry = ModelRegistry("models/", db)
@@ -147,7 +148,7 @@ class ModelRegistry:
             StaleActivation: another model is active than expected, or a newer training run has begun.
         """
         row = self._row(model_id)
-        if row is None and model_id not in self._unstored:
+        if self._filed(model_id, row) is None:
             raise UnknownModel(f"there is no model {model_id!r}")
         model = self.load(model_id)
         if self.db is not None and row is not None:
@@ -187,25 +188,24 @@ class ModelRegistry:
             ModelFileRefused: unknown, no hash, a file that is missing, altered or malformed, or no class to read it.
         """
         row = self._row(model_id)
-        if row is not None:
-            metadata, sha256, name = row.metadata, row.artefact_sha256, row.model_path
-        elif model_id in self._unstored:
-            metadata, sha256, name = self._unstored[model_id]
-        else:
+        filed = self._filed(model_id, row)
+        if filed is None:
             raise ModelFileRefused(f"there is no model {model_id!r}")
+        model_type, sha256, name = filed
         if row is not None and row.is_pickled:
             raise ModelFileRefused(f"{model_id}: its file {name} is a pickle, which is never loaded")
-        if sha256 is None or name not in (model_id + _SUFFIX, model_id + _FOREIGN_SUFFIX):
+        hashed = sha256 is not None or self.db is None
+        if not hashed or name not in (model_id + _SUFFIX, model_id + _FOREIGN_SUFFIX):
             raise ModelFileRefused(f"{model_id}: the store knows no file of ours for it")
-        model_class = self._own_classes.get(model_id) or self.MODEL_CLASSES.get(metadata.model_type)
+        model_class = self._own_classes.get(model_id) or self.MODEL_CLASSES.get(model_type)
         if model_class is None:
-            raise ModelFileRefused(f"{model_id}: there is no class for {metadata.model_type.value}")
+            raise ModelFileRefused(f"{model_id}: there is no class for {model_type.value}")
         model = model_class()
         if isinstance(model, ArtefactModel) != name.endswith(_SUFFIX):
             wrote = f", {row.recipe}," if row is not None and row.recipe else ""
             raise ModelFileRefused(
                 f"{model_id}: {type(model).__name__} does not read {name}: the class that wrote it{wrote} has to be "
-                f"the one that MODEL_CLASSES names for {metadata.model_type.value}"
+                f"the one that MODEL_CLASSES names for {model_type.value}"
             )
         self._read(model, self._path(name), sha256)
         if not isinstance(model, ArtefactModel):
@@ -250,12 +250,27 @@ class ModelRegistry:
             return None
         return model
 
-    def _read(self, model: BaseModel, path: Path, sha256: str) -> None:
+    def _filed(self, model_id: str, row: RegistryRow | None) -> tuple[ModelType, str | None, str] | None:
+        """Type, hash and file name of a registered model; without a store, of one whose file lies in the directory."""
+        if row is not None:
+            return row.metadata.model_type, row.artefact_sha256, row.model_path or ""
+        if model_id in self._unstored:
+            metadata, sha256, name = self._unstored[model_id]
+            return metadata.model_type, sha256, name
+        of_type = next((one for one in ModelType if model_id.startswith(one.value)), None)
+        if self.db is not None or of_type is None:
+            return None
+        names = (model_id + suffix for suffix in (_SUFFIX, _FOREIGN_SUFFIX))
+        found = next((name for name in names if _SAFE_NAME.fullmatch(name) and (self.model_dir / name).is_file()), None)
+        return None if found is None else (of_type, None, found)
+
+    def _read(self, model: BaseModel, path: Path, sha256: str | None) -> None:
         data = artefact.read_file(path)
         if isinstance(model, ArtefactModel):
             model.from_bytes(data, sha256=sha256)
         else:
-            artefact.check_hash(data, sha256)
+            if sha256 is not None:
+                artefact.check_hash(data, sha256)
             _own(model, "load", path)
 
     def _write(self, model: BaseModel) -> tuple[Path, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,13 +22,13 @@ from trading_system.ml_refinement.storage.quarantine import (
     QuarantineGroup,
 )
 from trading_system.ml_refinement.storage.schema import made_at, migrate, steps
-from trading_system.ml_refinement.storage.sql_connection import SqlConnection
+from trading_system.ml_refinement.storage.sql_connection import SqlConnection, SqlRow
 from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
 from trading_system.ml_refinement.storage.tables.entries import Entries
-from trading_system.ml_refinement.storage.tables.models import Models
+from trading_system.ml_refinement.storage.tables.models import Models, metadata_of
 from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.replays import Replays
@@ -332,6 +333,10 @@ class FeatureDatabase:
     def get_model_history(self, model_type: str, limit: int = 10) -> list[ModelMetadata]:
         """Registered models of a type, newest first."""
         return [row.metadata for row in self.models.history(model_type, limit)]
+
+    def _row_to_metadata(self, row: SqlRow) -> ModelMetadata:
+        """The metadata in a row of `model_registry`."""
+        return metadata_of([row[field.name] for field in fields(ModelMetadata)])
 
     def log_prediction(
         self,

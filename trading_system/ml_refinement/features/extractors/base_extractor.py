@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from trading_system.ml_refinement.bar_limits import PRICES
-from trading_system.ml_refinement.bars import frame_at
+from trading_system.ml_refinement.bars import Bars, frame_at
 from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.inputs import request_at
+from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -282,6 +283,15 @@ class OHLCVExtractor(BaseFeatureExtractor):
         if benchmark is None:
             benchmark = request.benchmark.as_of(request.timestamp_us).to_frame()
         return self.extract(frame, benchmark_data=benchmark)  # type: ignore[call-arg]
+
+    def _figure(self, name: str, bars: Bars, market: Bars | None = None, **windows: Any) -> float:
+        """A declared feature as of the newest bar, with these windows; its neutral value where it has none."""
+        shaped = self._reshaped(**windows)
+        definitions = shaped.definitions
+        batch = SignalBatch([FeatureRequest("", 0, SignalMetadata(), bars, market)])
+        values = shaped._with_neutral(batch, shaped.compute, definitions, _limits(definitions))[0]
+        at = next(at for at, definition in enumerate(definitions) if definition.name == name)
+        return float(values[at]) if math.isfinite(values[at]) else definitions[at].neutral
 
     def _safe_get(self, series: pd.Series[Any], idx: int, default: float = 0.0) -> float:
         """The value at a position as a float; `default` where there is none or it is missing."""

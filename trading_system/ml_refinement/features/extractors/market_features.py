@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from trading_system.ml_refinement.config import FeatureConfig
-from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition, OHLCVExtractor
+from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch, SignalBatch
 from trading_system.ml_refinement.features.extractors.inputs import request_at
+from trading_system.ml_refinement.features.extractors.of_series import MarketOfSeries
 from trading_system.ml_refinement.features.extractors.technical_features import checked_windows
 from trading_system.ml_refinement.features.extractors.windows import (
     changes,
@@ -30,7 +31,7 @@ UNCORRELATED = 0.5  # what the specification calls neutral
 _define = partial(FeatureDefinition, category="market", dependencies=("close", "benchmark"))
 
 
-class MarketRegimeFeatures(OHLCVExtractor):
+class MarketRegimeFeatures(MarketOfSeries):
     """Trend, breadth, volatility and drawdown of the market, and how the symbol goes with it.
 
     Everything but the correlation is a matter of the market alone and computed once for each distinct market history.

@@ -10,8 +10,13 @@ from typing import Self
 import numpy as np
 
 from trading_system.ml_refinement.config import FeatureConfig
-from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition, OHLCVExtractor
+from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
 from trading_system.ml_refinement.features.extractors.batch import BarsBatch, SignalBatch
+from trading_system.ml_refinement.features.extractors.of_series import (
+    MomentumOfSeries,
+    TrendOfSeries,
+    VolatilityOfSeries,
+)
 from trading_system.ml_refinement.features.extractors.windows import (
     average_true_range,
     deviations,
@@ -44,7 +49,7 @@ def checked_windows(name: str, windows: Sequence[int], least: int) -> list[int]:
     return list(windows)
 
 
-class TrendFeatures(OHLCVExtractor):
+class TrendFeatures(TrendOfSeries):
     """Where the price stands against its moving averages, and how straight it came there."""
 
     name = "trend_features"
@@ -145,7 +150,7 @@ class TrendFeatures(OHLCVExtractor):
         )
 
 
-class MomentumFeatures(OHLCVExtractor):
+class MomentumFeatures(MomentumOfSeries):
     """How far and how evenly the price has moved."""
 
     name = "momentum_features"
@@ -182,16 +187,21 @@ class MomentumFeatures(OHLCVExtractor):
 
         return (
             *(over(n + 1, f"roc_{n}", f"change of the close over {n} bars, relative", low=-1) for n in self.lookbacks),
-            over(15, "rsi_14", "RSI over 14 changes with simple means (Cutler's), as 0 to 1", 0, 1, 0.5),
-            over(15, "rsi_deviation", "RSI's distance from 50, in 50", -1, 1),
-            over(28, "momentum_divergence", "change of the 14-bar rate over 13 bars, where it contradicts the price's"),
-            over(21, "acceleration", "change of the 10-bar rate of change over 10 bars"),
+            over(self.rsi_bars + 1, "rsi_14", "RSI over 14 changes with simple means (Cutler's), as 0 to 1", 0, 1, 0.5),
+            over(self.rsi_bars + 1, "rsi_deviation", "RSI's distance from 50, in 50", -1, 1),
+            over(
+                2 * self.divergence_bars,
+                "momentum_divergence",
+                "change of the 14-bar rate over 13 bars, where it contradicts the price's",
+            ),
+            over(2 * self.acceleration_bars + 1, "acceleration", "change of the 10-bar rate of change over 10 bars"),
         )
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, n_features)."""
         rates = len(self.lookbacks)
-        close = batch.bars.tail("close", max(*self.lookbacks, 0, 27) + 1)
+        reach = (self.rsi_bars, 2 * self.divergence_bars - 1, 2 * self.acceleration_bars)
+        close = batch.bars.tail("close", max(*self.lookbacks, *reach) + 1)
         numerator, denominator = np.empty((2, len(batch), rates + 4))
         denominator[:, :rates] = close.take([close.shape[1] - 1 - n for n in self.lookbacks], axis=1)
         np.subtract(close[:, -1:], denominator[:, :rates], out=numerator[:, :rates])
@@ -206,7 +216,7 @@ class MomentumFeatures(OHLCVExtractor):
         return ratio(numerator, denominator, self.neutral_values)
 
 
-class VolatilityFeatures(OHLCVExtractor):
+class VolatilityFeatures(VolatilityOfSeries):
     """How much the price moves, against its own past."""
 
     name = "volatility_features"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, NamedTuple
@@ -345,14 +345,20 @@ LEDGER = """
     FROM promotions"""
 
 
-def _registry_row(row: Row) -> RegistryRow:
+def metadata_of(row: Sequence[Any]) -> ModelMetadata:
+    """The metadata in the first columns of `SELECT`."""
     fields = list(row)
-    fields[1] = ModelType(row[1])
+    fields[1], fields[12] = ModelType(row[1]), bool(row[12])
     fields[8:12] = [
         orjson.loads(text or empty) for text, empty in zip(row[8:12], ("{}", "{}", "[]", "{}"), strict=True)
     ]
-    fields[12], fields[19] = bool(row[12]), bool(row[19])
-    return RegistryRow(ModelMetadata(*fields[:14]), *fields[14:])
+    return ModelMetadata(*fields)
+
+
+def _registry_row(row: Row) -> RegistryRow:
+    others = list(row[14:])
+    others[5] = bool(row[19])
+    return RegistryRow(metadata_of(row[:14]), *others)
 
 
 def _promotion(row: Row) -> Promotion:
