@@ -102,7 +102,7 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
     """Against a proven champion of another recipe the level is .05 over all that was tried."""
     installation = learning_installation(tmp_path, world)
     champion = fitted(columns=len(installation.feature_names))
-    installation.registry.register(champion, recipe="gradient_boosting")
+    installation.registry.enter(champion, recipe="gradient_boosting")
     installation.registry.promote(champion.model_id, proven=True)
     with installation.db.atomic():
         installation.db.scores.log_predictions(_served(installation, champion.model_id))
