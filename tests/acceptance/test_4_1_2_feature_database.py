@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -124,6 +125,13 @@ def test_every_table_has_the_columns_of_the_specification_first_and_in_order(
     ]
     wanted = TABLES[table].split(", ")
     assert found[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("index", INDEXES)
+def test_every_index_of_the_specification_exists(db: FeatureDatabase, path: Path, index: str) -> None:
+    table, unique = INDEXES[index]
+    there = {name: bool(is_unique) for _, name, is_unique, *_ in rows(path, f"PRAGMA index_list({table})")}
+    assert there.get(index) is unique
 
 
 @pytest.mark.parametrize(("table", "column"), UNIQUE.items())
@@ -606,9 +614,8 @@ def test_a_store_of_the_specifications_own_code_opens_and_trains(path: Path) -> 
     db.initialize()
     X, y, feature_names = db.get_training_data("2023-01-01", "2023-12-31")
     assert (X.shape, y.tolist(), feature_names) == ((6, 1), [-2.0, -1.0, 0.0, 1.0, 2.0, 3.0], ["rsi"])
-    active = db.get_active_model("signal_quality")
-    assert active is not None
-    assert active.model_id == "m-1"
+    assert [kept.model_id for kept in db.get_model_history("signal_quality")] == ["m-1"]
+    assert db.get_active_model("signal_quality") is None, "C21: its file is a pickle, and those are never loaded"
     db.close()
 
 
@@ -616,3 +623,26 @@ def whole(path: Path) -> list[str]:
     """Every row of every table as text."""
     tables = [name for (name,) in rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'")]
     return [str(row) for table in tables for row in rows(path, f"SELECT * FROM {table}")]  # noqa: S608  names of tables
+
+
+def test_rows_of_such_a_store_that_cannot_be_read_are_kept_aside_and_the_rest_opens(
+    path: Path, warnings_logged: list[str]
+) -> None:
+    good = ("s-1", "2023-03-01T10:00:00", '{"rsi": 1.5}', 1.0)
+    bad = [
+        ("s-2", "yesterday", '{"rsi": 1.5}', 1.0),
+        ("s-3", "2023-03-03T10:00:00", '{"rsi": NaN}', 1.0),
+        ("s-4", "2023-03-04T10:00:00", '{"rsi": Infinity}', 1.0),
+        ("s-5", "2023-03-05T10:00:00", "not json", 1.0),
+    ]
+    old_store(path, [good, *bad])
+    db = FeatureDatabase(str(path))
+    db.initialize()
+    assert db.get_training_data("2023-01-01", "2023-12-31")[0].tolist() == [[1.5]]
+    assert db.get_feature_vector("s-1") is not None
+    db.close()
+    counted = [int(count) for line in warnings_logged for count in re.findall(r"(\d+) rows of feature_vectors", line)]
+    assert sum(counted) == 4, warnings_logged
+    kept = [line.replace("\\", "") for line in whole(path)]
+    lost = [row for row in bad if not any(all(text in line for text in row[:3]) for line in kept)]
+    assert lost == []

@@ -193,6 +193,48 @@ def test_an_event_delivered_twice_has_its_effect_once_and_a_correction_counts(
     assert (told["signals"], told["labelled"], told["dead_letters"]) == (2, 1, 0)
 
 
+def test_twenty_new_labels_are_one_job_and_nineteen_are_none(
+    installation: Installation, running: Start, valkey: redis.Redis
+) -> None:
+    running("worker")
+    publish(installation, range(19))
+    labelled(installation, 19)
+    a_later_batch_is_through(valkey, 500)
+    assert jobs(valkey) == []
+    send(valkey, TRADES, outcome(500))
+    wait_until(lambda: jobs(valkey))
+    assert len(queued(valkey)) == 1
+    publish(installation, range(20, 59))
+    labelled(installation, 59)
+    a_later_batch_is_through(valkey, 501)
+    assert (len(jobs(valkey)), len(queued(valkey))) == (1, 1)
+
+
+def test_a_job_with_too_few_samples_trains_nothing_says_so_and_waits_for_twenty_more(
+    installation: Installation, running: Start, valkey: redis.Redis
+) -> None:
+    running("worker")
+    running("trainer")
+    ended = "SELECT COUNT(*) FROM training_runs WHERE completed_at IS NOT NULL"
+    for job, total in ((1, 20), (2, 40)):
+        publish(installation, range(total - 20, total))
+        wait_until(lambda job=job: at_rest(installation, valkey, 20 * job) and stored(installation, ended) == [(job,)])  # type: ignore[misc]
+        told = status(installation)
+        assert f"{total} of 100 samples" in str(told["last_training"])
+        assert "hold" in str(told["last_training"])
+        assert (told["new_labels"], told["champion"]) == (0, None)
+    assert stored(installation, "SELECT status, model_id, error_message IS NULL FROM training_runs") == [
+        ("completed", None, 1),
+        ("completed", None, 1),
+    ]
+    assert stored(installation, "SELECT COUNT(*) FROM model_registry") == [(0,)]
+    a_later_batch_is_through(valkey, 500)
+    assert queued(valkey) == []
+    words = installation.run("status").stdout.decode()
+    assert "40 of 100" in words
+    assert "a training is due" not in words
+
+
 def edge(count: int, seed: int = 1) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Signals whose technical score says something of how their trades end."""
     rng = np.random.default_rng(seed)
@@ -252,6 +294,29 @@ def test_from_the_first_signal_to_predictions_that_are_logged_published_and_sett
         assert process.wait(HANGS_AFTER_S) == 0
     told = status(installation)
     assert (told["signals"], told["labelled"], told["dead_letters"], told["pending"]) == (302, 302, 0, 0)
+
+
+def test_what_nothing_proves_moves_no_score_and_every_step_is_in_the_ledger(
+    installation: Installation, running: Start, valkey: redis.Redis
+) -> None:
+    running("worker")
+    running("trainer")
+    rng = np.random.default_rng(3)
+    publish(installation, range(200), [1.5 if win else -1.0 for win in rng.random(200) < 0.45])
+    wait_until(lambda: at_rest(installation, valkey, 200), lambda: status(installation))
+    told = status(installation)
+    assert told["proven"] is False
+    send(valkey, SIGNALS, signal(400, combined_score=8.0))
+    wait_until(lambda: answered(valkey, 400))
+    answer = scored(valkey)[-1]
+    assert answer["proven"] is False
+    assert answer["combined_score"] == 8.0
+    proven = "SELECT COUNT(*) FROM model_registry WHERE proven = 1 AND model_type = 'signal_quality'"
+    assert stored(installation, proven) == [(0,)]
+    runs = stored(installation, "SELECT status FROM training_runs")
+    assert {run for (run,) in runs} == {"completed"}
+    active = "SELECT model_id FROM model_registry WHERE model_type = 'signal_quality' AND is_active = 1"
+    assert {model_id for (model_id,) in stored(installation, active)} == {told["champion"]} - {None}
 
 
 def test_an_event_that_breaks_the_contract_is_kept_with_its_reason_and_stops_nobody(
