@@ -1,14 +1,15 @@
-# The same steps as `make install`, without the demo and the development tools.
+# The same steps as `make install`, with all that a command of `refinery` needs and without the development tools.
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/refinery
 COPY pyproject.toml constraints.txt README.md ./
 COPY worker ./worker
 COPY trading_system ./trading_system
-RUN /opt/refinery/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[console,parquet]'
+RUN /opt/refinery/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[embedded,console,report,tuning,parquet,demo]'
 
 FROM python:3.11.14-slim-bookworm
-RUN useradd --system --uid 10001 --user-group --home-dir /var/lib/refinery refinery \
+RUN groupadd --system --gid 10001 refinery \
+    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/refinery refinery \
     && install -d -o refinery -g refinery -m 0700 /var/lib/refinery
 COPY --from=build /opt/refinery /opt/refinery
 ENV PATH=/opt/refinery/bin:$PATH \

@@ -1,46 +1,32 @@
-"""What is shipped for installing: the compose file, the image's steps, the units, and Redis's users, each tried."""
+"""The compose file and the image's steps: what they publish, install and run as."""
 
 from __future__ import annotations
 
-import configparser
 import json
-import os
 import re
-import shlex
-import socket
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
+import shutil
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-import redis
 import yaml
 from typer.main import get_command
 
-from tests.support.desk import send
-from tests.support.events import SIGNALS, TRADES, outcome, signal
-from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
+from tests.support.composed import COMPOSE, GUIDE, ROOT, compose, install
 from worker.cli.main import cli
-from worker.redis_server.binary import find_server
-from worker.settings.messages import setting_types
 from worker.settings.schema import Settings, load_settings
 
-ROOT = Path(__file__).parents[2]
-COMPOSE = ROOT / "docker-compose.yml"
-PASSWORDS = {"CONSUMER_PASSWORD": "c" * 16, "CONSOLE_OPERATOR_PASSWORD": "o" * 16, "CONSOLE_VIEWER_PASSWORD": "v" * 16}
 COMMANDS = set(get_command(cli).commands)  # type: ignore[attr-defined]
 OURS = ("worker", "trainer", "console")
 
 
-def compose() -> dict[str, Any]:
-    """The compose file with its variables filled in, as the engine does it."""
-    text = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: PASSWORDS[match[1]], COMPOSE.read_text())
-    loaded: dict[str, Any] = yaml.safe_load(text)
-    return loaded
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the documented commands leave."""
+    return install(tmp_path_factory.mktemp("installed"))
 
 
 def seconds(text: str) -> int:
@@ -48,27 +34,22 @@ def seconds(text: str) -> int:
     return int(text[:-1])
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def test_the_compose_file_follows_the_specification() -> None:
+def test_the_compose_file_follows_the_specification(directory: Path) -> None:
     schema = json.loads((Path(__file__).parent / "compose-spec" / "schema.json").read_text())
-    jsonschema.Draft7Validator(schema).validate(compose())
+    jsonschema.Draft7Validator(schema).validate(compose(directory))
 
 
 def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
-    named = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
-    assert named == set(re.findall(r"^(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M)) == set(PASSWORDS)
+    named = set(re.findall(r"\$\{(\w+)", (ROOT / COMPOSE).read_text()))
+    users = set(re.findall(r">(\w+_PASSWORD)", (ROOT / "deploy" / "redis" / "users.acl.example").read_text()))
+    assert named | users == set(re.findall(r"^#?(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M))
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_a_service_is_a_command_of_ours_with_settings_of_ours(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = compose()["services"][name]
+    service = compose(directory)["services"][name]
     assert service["command"] == [name]
     assert name in COMMANDS
     for variable, value in service["environment"].items():
@@ -85,123 +66,91 @@ def test_a_service_is_a_command_of_ours_with_settings_of_ours(
     assert f"127.0.0.1:{port[name]}/" in service["healthcheck"]["test"][-1]
 
 
-def test_only_the_console_is_published_and_only_on_this_machine() -> None:
-    services = compose()["services"]
-    assert {name: s["ports"] for name, s in services.items() if "ports" in s} == {"console": ["127.0.0.1:8700:8700"]}
-    assert compose()["networks"]["inside"]["internal"] is True
-    assert all("outside" not in services[name]["networks"] for name in ("redis", "worker", "trainer"))
+def published(services: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Where each service is reached from outside: address, port there, port inside."""
+    return {name: service["ports"] for name, service in services.items() if "ports" in service}
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A real server with the compose file's options and the shipped users; its port."""
-    base, port = tmp_path_factory.mktemp("guarded"), free_port()
-    users = (ROOT / "deploy" / "redis" / "users.acl.example").read_text()
-    rules = [line for line in users.splitlines() if line and not line.startswith("#")]
-    (base / "users.acl").write_text(
-        re.sub(r">(\w+)_PASSWORD", lambda m: f">{m[1].lower() * 3}", "\n".join(rules)) + "\n"
-    )
-    options = shlex.split(compose()["services"]["redis"]["command"])
-    assert options[0] == "valkey-server"
-    options[options.index("--aclfile") + 1] = str(base / "users.acl")
-    server = subprocess.Popen(
-        [str(find_server()), *options[1:], "--port", str(port), "--bind", "127.0.0.1", "--dir", str(base)],
-        stdout=subprocess.DEVNULL,
-    )
-    wait_until(lambda: answers(as_user(port, "consumer")))
-    yield port
-    server.terminate()
-    server.wait(HANGS_AFTER_S)
-
-
-def as_user(port: int, name: str) -> redis.Redis:
-    return redis.Redis(port=port, username=name, password=name * 3, protocol=2)
-
-
-def test_producers_append_to_their_streams_and_nothing_else(guarded: int) -> None:
-    producer = as_user(guarded, "producer")
-    assert producer.xadd(SIGNALS, {"data": b"{}"})
-    for refused in (
-        lambda: producer.xadd("signals.scored", {"data": b"{}"}),
-        lambda: producer.xrange(SIGNALS),
-        lambda: producer.delete(SIGNALS),
-        lambda: producer.xtrim(SIGNALS, maxlen=0),
-        lambda: producer.config_get("*"),
-    ):
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            refused()
-    with pytest.raises(redis.exceptions.AuthenticationError):
-        redis.Redis(port=guarded).ping()
-
-
-def test_ops_look_and_do_not_change(guarded: int) -> None:
-    ops = as_user(guarded, "ops")
-    assert ops.info()
-    assert ops.xlen(SIGNALS) >= 0
-    for refused in (lambda: ops.xadd(SIGNALS, {"data": b""}), ops.flushall, lambda: ops.config_set("maxmemory", 1)):
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            refused()
-
-
-def test_consumers_cannot_throw_everything_away(guarded: int) -> None:
-    consumer = as_user(guarded, "consumer")
-    for refused in (
-        consumer.flushall,
-        consumer.flushdb,
-        consumer.shutdown,
-        lambda: consumer.config_set("maxmemory", 1),
-    ):
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            refused()
-
-
-def healthy(service: str, port: int) -> bool:
-    """Whether the compose file's own check of the service passes, on the port used here."""
-    check = compose()["services"][service]["healthcheck"]["test"]
-    command = [sys.executable, *check[2:3], re.sub(r":\d+/", f":{port}/", check[3])]
-    assert check[:2] == ["CMD", "python"]
-    return subprocess.run(command, capture_output=True).returncode == 0
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_service_runs_as_its_user_and_its_health_check_passes(name: str, guarded: int, tmp_path: Path) -> None:
-    port = free_port()
-    environment = {
-        **os.environ,
-        **{key: str(value) for key, value in compose()["services"][name]["environment"].items()},
-        "REFINERY_REDIS_URL": f"redis://consumer:{'consumer' * 3}@127.0.0.1:{guarded}/0",
-        "REFINERY_MARKET_DATA_DIR": str(tmp_path),
-        "REFINERY_STATE_DIR": str(tmp_path / "var"),
-        **dict.fromkeys(("REFINERY_METRICS_PORT", "REFINERY_TRAINER_METRICS_PORT", "REFINERY_CONSOLE_PORT"), str(port)),
-        "REFINERY_METRICS_HOST": "127.0.0.1",
-        "REFINERY_CONSOLE_HOST": "127.0.0.1",
+def test_every_way_in_is_on_this_machine_only_and_leads_to_what_listens_there(directory: Path) -> None:
+    whole = compose(directory)
+    services = whole["services"]
+    settings = Settings.model_fields
+    assert published(services) == {
+        "redis": ["127.0.0.1:6379:6379"],
+        "worker": [f"127.0.0.1:{settings['metrics_port'].default}:{settings['metrics_port'].default}"],
+        "trainer": [f"127.0.0.1:{settings['trainer_metrics_port'].default}:{settings['trainer_metrics_port'].default}"],
+        "console": [f"127.0.0.1:{settings['console_port'].default}:{settings['console_port'].default}"],
     }
-    command = compose()["services"][name]["command"]
-    log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen([sys.executable, "-m", "worker", *command], env=environment, stderr=log)
-    try:
-        wait_until(lambda: process.poll() is not None or healthy(name, port), (tmp_path / "log").read_text)
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        if name == "worker":
-            producer = as_user(guarded, "producer")
-            send(producer, SIGNALS, signal(1))
-            send(producer, TRADES, outcome(1))
-            counted = f"http://127.0.0.1:{port}/metrics"
-            wait_until(lambda: "refinery_labels_total 1.0" in fetch(counted), (tmp_path / "log").read_text)
-            assert as_user(guarded, "scores").xlen("signals.scored") >= 1
-    finally:
-        process.terminate()
-        process.wait(HANGS_AFTER_S)
-    lines = (tmp_path / "log").read_text()
-    assert all(json.loads(line) for line in lines.splitlines() if line), "logs are JSON lines"
-    assert "NOPERM" not in lines
-    assert "consumer" * 3 not in lines
+    listens = {name: service["environment"] for name, service in services.items() if name != "redis"}
+    hosts = {"worker": "REFINERY_METRICS_HOST", "trainer": "REFINERY_METRICS_HOST", "console": "REFINERY_CONSOLE_HOST"}
+    assert {name: listens[name][variable] for name, variable in hosts.items()} == dict.fromkeys(hosts, "0.0.0.0")  # noqa: S104 - in a container
 
 
-def fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=HANGS_AFTER_S) as answer:  # noqa: S310 - our own process
-        text: str = answer.read().decode()
-        return text
+def test_what_is_published_is_in_a_network_that_ports_are_published_from(directory: Path) -> None:
+    whole = compose(directory)
+    assert whole["networks"] == {"inside": {"internal": True}, "outside": None}
+    for service in whole["services"].values():
+        assert set(service["networks"]) == {"inside", "outside"}, "an internal network alone publishes nothing"
+
+
+def test_another_port_of_redis_is_a_line_of_the_environment_file(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    (tmp_path / ".env").write_text((tmp_path / ".env").read_text().replace("#REDIS_PORT=6379", "REDIS_PORT=6390"))
+    assert compose(tmp_path)["services"]["redis"]["ports"] == ["127.0.0.1:6390:6379"]
+
+
+def test_the_guide_names_every_way_in(directory: Path) -> None:
+    told = GUIDE.read_text()
+    for ports in published(compose(directory)["services"]).values():
+        for address in ports:
+            assert address.rpartition(":")[0] in told
+    users = re.findall(r"^user (\w+) on", (ROOT / "deploy" / "redis" / "users.acl.example").read_text(), re.M)
+    assert re.findall(r"^\| `(\w+)` \| [^|]* \| [^|]* \| [^|]* \|$", told, re.M) == users
+    assert set(re.findall(r"redis://(\w+):PASSWORD@127.0.0.1:6379/0", told)) == set(users) - {"consumer"}
+
+
+def test_prometheus_scrapes_what_is_published_and_reads_the_rules(directory: Path) -> None:
+    here = ROOT / "deploy" / "prometheus"
+    wanted = yaml.safe_load((here / "prometheus.yml").read_text())
+    [job] = wanted["scrape_configs"]
+    targets = {entry["labels"]["process"]: entry["targets"] for entry in job["static_configs"]}
+    ways_in = published(compose(directory)["services"])
+    assert targets == {name: [ways_in[name][0].rpartition(":")[0]] for name in ("worker", "trainer")}
+    assert all(yaml.safe_load((here / name).read_text())["groups"] for name in wanted["rule_files"])
+
+
+def test_the_images_user_is_the_one_that_runs_it(directory: Path) -> None:
+    image = (ROOT / "Dockerfile").read_text()
+    group = re.search(r"groupadd .*--gid (\d+) (\w+)", image)
+    user = re.search(r"useradd .*--uid (\d+) --gid (\d+) .* (\w+)", image)
+    assert group
+    assert user
+    assert (user[2], user[3]) == (group[1], group[2])
+    runs_as = f"{user[1]}:{group[1]}"
+    assert re.findall(r"^USER (\S+)", image, re.M) == [runs_as]
+    assert {compose(directory)["services"][name]["user"] for name in OURS} == {runs_as}
+    assert re.search(rf"install -d -o {user[3]} -g {group[2]} -m 0700 /var/lib/refinery", image)
+
+
+def test_every_extra_that_a_command_needs_is_in_the_image() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    installed = re.search(r"pip install .*'\.\[([\w,]+)\]'", (ROOT / "Dockerfile").read_text())
+    assert installed
+    assert set(installed[1].split(",")) == extras - {"dev", "bench"}
+
+
+def test_what_is_sent_to_the_image_has_what_it_copies_and_no_passwords() -> None:
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.M)
+    assert sent == {name for line in copied for name in line.split()}
+    assert (ROOT / ".dockerignore").read_text().splitlines()[0] == "*"
+
+
+def test_files_with_passwords_are_not_committed(directory: Path) -> None:
+    made = {path.relative_to(directory) for path in directory.rglob("*") if path.is_file()}
+    made -= {path.relative_to(ROOT) for path in [*(ROOT / "deploy").rglob("*"), ROOT / COMPOSE]}
+    assert made == {Path(".env"), Path("deploy/redis/users.acl")}
+    assert set(map(str, made)) <= set((ROOT / ".gitignore").read_text().splitlines())
 
 
 def test_the_image_is_installed_as_make_installs_it() -> None:
@@ -210,27 +159,7 @@ def test_the_image_is_installed_as_make_installs_it() -> None:
     assert re.search(r"-m venv ", make)
     wanted = re.search(r"-m pip install .*-c constraints.txt", make)
     assert wanted
-    assert re.search(r"-m pip install .*-c constraints.txt '\.\[console,parquet\]'", image)
+    assert re.search(r"-m pip install .*-c constraints.txt", image)
     assert set(re.findall(r"^COPY ([\w./ ]+?) (?:\./|\.)", image, re.M)) >= {"pyproject.toml constraints.txt README.md"}
     assert all(re.search(r":\d+\.\d+\.\d+-", base) for base in re.findall(r"^FROM (\S+)", image, re.M))
-    assert re.findall(r"^USER (\S+)", image, re.M) == ["10001:10001"]
     assert '["refinery"]' in image
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_unit_starts_a_command_of_ours_and_lets_it_finish(name: str) -> None:
-    unit = configparser.ConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read(ROOT / "deploy" / "systemd" / f"refinery-{name}.service")
-    service = unit["Service"]
-    assert service["ExecStart"].split()[1:] == [name]
-    if name != "console":
-        assert int(service["TimeoutStopSec"]) > Settings.model_fields["shutdown_grace_s"].default
-    assert service["User"] == "refinery"
-    assert service["NoNewPrivileges"] == "yes"
-
-
-def test_the_units_environment_names_settings_only() -> None:
-    named = re.findall(r"^(REFINERY_\w+)=", (ROOT / "deploy" / "systemd" / "refinery.env.example").read_text(), re.M)
-    assert named
-    assert set(named) <= set(setting_types(Settings))

@@ -261,3 +261,15 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
     assert queue.acquire_maintenance_lock()
     assert not queue.acquire_maintenance_lock()
     assert 0 < client.ttl(queue.registry_cleaning_key) <= 60  # type: ignore[operator]
+
+
+def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(client: redis.Redis) -> None:
+    stopping = threading.Event()
+    worker = TrainerWorker(client, functions={}, housekeeping=stopping.set, shutdown_grace_s=1, stopping=stopping)
+    stopping.set()
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        assert worker.work(logging_level=None) is False
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

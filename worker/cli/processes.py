@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Annotated
 
 import typer
 
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, RefineryError
 from worker.redis_server.connection import server_url
+
+
+def _exit_on_signals() -> None:
+    """SIGTERM and SIGINT end this process with 0: it has nothing in hand, until it says what they shall do instead."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
 
 
 def up() -> None:
     """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
+    _exit_on_signals()
     from worker.run.up import run_up  # with the log, which commands that look do without
 
     run_up(settings_and_log())
@@ -33,6 +42,7 @@ def worker(
     Raises:
         typer.BadParameter: a slot was named for several processes.
     """
+    _exit_on_signals()
     if processes_ > 1 and slot is not None:
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = settings_and_log() if slot is None else settings_and_log(consumer_slot=slot)
@@ -48,6 +58,7 @@ def worker(
 
 def trainer() -> None:
     """Run retraining jobs until stopped."""
+    _exit_on_signals()
     from worker.run.trainer import run_trainer  # loads the learning stack
 
     run_trainer(settings_and_log())
@@ -58,11 +69,20 @@ def demo(
     json: Json = False,
     until: Annotated[str | None, typer.Option(help="Replay up to this day only, as 2006-12-31.")] = None,
 ) -> None:
-    """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining."""
-    from worker.demo import run as replay  # the demo's data packages are an extra
+    """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining.
 
-    report = (lambda summary: output.document(summary.to_json())) if json else replay.show
-    replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report)
+    \f
+    Raises:
+        RefineryError: it was told to stop before its end.
+    """
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        from worker.demo import run as replay  # the demo's data packages are an extra
+
+        report = (lambda summary: output.document(summary.to_json())) if json else replay.show
+        replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report)
+    except KeyboardInterrupt:
+        raise RefineryError("the replay was stopped before its end, and all that it started with it") from None
 
 
 def console() -> None:
@@ -74,6 +94,7 @@ def console() -> None:
     Raises:
         ConfigurationError: the extra is missing.
     """
+    _exit_on_signals()
     settings = settings_and_log()
     try:
         from worker.console.application import run_console  # its packages are an extra

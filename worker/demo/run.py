@@ -80,7 +80,7 @@ def run(
         raise RefineryError(str(missing)) from missing
     timeline = up_to(timeline_of(stocks), last_day)
     chosen = demo_settings(settings)
-    with _interrupt_on_sigterm(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
+    with _interrupt_on_signals(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
         with connect(url) as client, open_store(chosen) as store:
             summary = _play(chosen, client, store, timeline, children.tend)
         report(summary)
@@ -254,13 +254,14 @@ def _refuse_other_data(chosen: Settings, url: str) -> None:
 
 
 @contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does: what it began is ended too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interrupt_on_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT interrupt the block: what it began is ended too."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _day(text: str | None) -> date | None:

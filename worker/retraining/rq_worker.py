@@ -154,6 +154,11 @@ class TrainerWorker(Worker):
         elif not isinstance(error, TrainingFailed):  # that one the training has told of
             logger.error("job {} failed: {}", job.id, error)
 
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        # A signal that came before RQ listened is known to us alone: without this it would be lost.
+        self._stop_requested = self._stopping.is_set()
+
     def run_maintenance_tasks(self) -> None:
         """RQ's own, then ours.
 

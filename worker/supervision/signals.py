@@ -45,6 +45,7 @@ def drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
 
 
 def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, for a process that finishes what it has in hand."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
