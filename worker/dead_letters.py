@@ -31,6 +31,7 @@ _VARYING = re.compile(r"\"[^\"]*\"|'[^']*'|[\w:.+-]*\d[\w:.+-]*")
 
 _NOTHING_TO_SEND = (Reason.PAYLOAD_LOST, Reason.MISSING_DATA)
 _PAGE = 200
+_ASKED_AT_ONCE = 100
 _LOOK_EVERY_S = 0.05
 
 
@@ -140,22 +141,31 @@ class DeadLetters:
         pace = pace or Pace(give_up_after_s=0)
         report = ReplayReport()
         sent: list[tuple[int, int]] = []
-        for letter in letters:
-            if letter.status != "open" or letter.payload is None or letter.reason in _NOTHING_TO_SEND:
+        for letter, request in self._asked(letters, actor):
+            if request is None:
                 report.skipped.append(letter.id)
                 continue
             report, stop = self._before_next(report, sent, pace)
             if stop is not None:
                 return replace(report, stopped=stop)
             number = letter.replays + 1
-            data = letter.payload if letter.edited is None else letter.edited
-            entry_id = append(client, letter.stream, data, replay=(letter.id, number))
-            self._store.dead_letters.mark_replayed(letter.id, entry_id, actor=actor)
+            data = letter.edited if letter.edited is not None else letter.payload or b""
+            entry_id = append(client, letter.stream, data, replay=(letter.id, number), request=request)
+            self._store.replays.sent(request, letter.id, entry_id)
             sent.append((letter.id, number))
             report.sent.append((letter.id, entry_id))
             if pace.rate is not None:
                 time.sleep(1 / pace.rate)
         return self._settled(report, sent, pace, most_unhandled=0)
+
+    def _asked(self, letters: Iterable[DeadLetterRow], actor: str) -> Iterator[tuple[DeadLetterRow, int | None]]:
+        """Each letter with the request to replay it, kept before it is sent; None where there is nothing to send."""
+        source = iter(letters)
+        while page := list(islice(source, _ASKED_AT_ONCE)):
+            wanted = [(letter.id, letter.replays + 1) for letter in page if _can_be_sent(letter)]
+            requests = iter(self._store.replays.ask(wanted, actor=actor) if wanted else ())
+            for letter in page:
+                yield letter, next(requests) if _can_be_sent(letter) else None
 
     def _before_next(
         self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace
@@ -204,6 +214,10 @@ class DeadLetters:
         if not self._store.dead_letters.edit(letter.id, edited, detail, actor=actor):
             raise RefineryError(f"dead letter {letter.id} is not open any more")
         return changes
+
+
+def _can_be_sent(letter: DeadLetterRow) -> bool:
+    return letter.status == "open" and letter.payload is not None and letter.reason not in _NOTHING_TO_SEND
 
 
 def difference(original: bytes, edited: bytes) -> str:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
+from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.models.errors import ModelFileRefused
@@ -43,6 +44,7 @@ def test_a_rollback_serves_the_model_before_as_proven_as_it_was_and_enters_the_l
     [entry] = installation.db.models.promotions(1)
     assert (entry.action, entry.model_id, entry.previous_model_id) == ("activate", first.model_id, second.model_id)
     assert (entry.reason, entry.figures) == ("it misbehaves", {"rolled_back_from": second.model_id})
+    assert entry.actor == acting_user()
 
 
 def test_rolling_back_twice_goes_back_two_steps_and_then_there_is_nothing_left(tmp_path: Path) -> None:

@@ -250,9 +250,8 @@ def test_nothing_in_this_process_unpickles_what_rq_reads(
 def test_a_job_in_redis_is_plain_json(client: redis.Redis, queue: RetrainQueue) -> None:
     job_id, _ = ask(queue)
     data = zlib.decompress(client.hget(f"rq:job:{job_id}", "data"))
-    assert data.decode() == (
-        f'["{RETRAIN}", null, [], {{"model_type": "signal_quality", "after": 7, "reason": "new_labels"}}]'
-    )
+    arguments = '{"model_type": "signal_quality", "after": 7, "reason": "new_labels", "requested_by": "schedule"}'
+    assert data.decode() == f'["{RETRAIN}", null, [], {arguments}]'
 
 
 def test_jobs_that_an_earlier_release_queued_are_known_by_their_name() -> None:

@@ -34,7 +34,7 @@ def test_every_filter_leaves_what_it_should(db: FeatureDatabase, clock: Stepping
     db.dead_letters.add([dead("1-0", symbol="AAPL"), dead("2-0", reason="no_market_data", fingerprint="f2")])
     clock.move(days=1)
     db.dead_letters.add([dead("3-0", stream="trades.closed", signal_id="s9")])
-    db.dead_letters.mark_discarded(2, "not wanted")
+    db.dead_letters.mark_discarded(2, "not wanted", actor="ops")
 
     def ids(**filters: object) -> list[int]:
         return [row.id for row in db.dead_letters.find(Filter(**filters))]  # type: ignore[arg-type]
@@ -59,8 +59,8 @@ def test_a_replay_settles_once_and_is_audited(db: FeatureDatabase) -> None:
     (number,) = db.dead_letters.add([dead()])
     assert db.counts().dead_letters_open == 1
     assert db.dead_letters.mark_replayed(number, "9-0", actor="ops")
-    assert db.dead_letters.mark_replayed(number, "9-1") is False
-    assert db.dead_letters.mark_discarded(number, "too late") is False
+    assert db.dead_letters.mark_replayed(number, "9-1", actor="ops") is False
+    assert db.dead_letters.mark_discarded(number, "too late", actor="ops") is False
     assert db.counts().dead_letters_open == 0
     (entry,) = db.dead_letters.audit(number)
     assert (entry.action, entry.actor, entry.detail) == ("replayed", "ops", {"new_entry_id": "9-0"})
@@ -69,14 +69,14 @@ def test_a_replay_settles_once_and_is_audited(db: FeatureDatabase) -> None:
 
 def test_a_replayed_entry_that_is_dead_lettered_again_stays_replayed(db: FeatureDatabase) -> None:
     (number,) = db.dead_letters.add([dead()])
-    db.dead_letters.mark_replayed(number, "9-0")
+    db.dead_letters.mark_replayed(number, "9-0", actor="ops")
     db.dead_letters.add([dead(), dead("9-0", replay_of=number)])
     assert [(row.entry_id, row.replay_of) for row in db.dead_letters.find()] == [("9-0", number)]
 
 
 def test_alike_ones_are_grouped_and_settled_ones_left_out(db: FeatureDatabase) -> None:
     db.dead_letters.add([dead(f"{n}-0") for n in range(3)] + [dead("9-0", fingerprint="f2", reason="bad_json")])
-    db.dead_letters.mark_discarded(1, "seen")
+    db.dead_letters.mark_discarded(1, "seen", actor="ops")
     groups = db.dead_letters.groups()
     assert [(group.fingerprint, group.reason, group.count, group.example_id) for group in groups] == [
         ("f1", "lookahead", 2, 3),
@@ -95,7 +95,7 @@ def test_the_audit_is_append_only(db: FeatureDatabase, sql: str) -> None:
 
 def test_the_audit_outlives_the_dead_letter_and_the_counters_follow(db: FeatureDatabase) -> None:
     db.dead_letters.add([dead("1-0"), dead("2-0")])
-    db.dead_letters.mark_discarded(1, "seen")
+    db.dead_letters.mark_discarded(1, "seen", actor="ops")
     db.connection.run("DELETE FROM dead_letters WHERE id IN (1, 2)")
     assert len(db.dead_letters.audit(1)) == 1
     assert (db.counts().dead_letters, db.counts().dead_letters_open) == (0, 0)

@@ -115,6 +115,12 @@ class Composed:
             **more,
         }
 
+    def refused(self) -> dict[str, int]:
+        """How often each command was refused before it ran."""
+        info: Any = self.client("ops").info("commandstats")
+        counts = {name.removeprefix("cmdstat_"): int(told["rejected_calls"]) for name, told in info.items()}
+        return {name: count for name, count in counts.items() if count}
+
     def errors(self) -> set[str]:
         """The kinds of errors that the server has answered with since it started."""
         info: Any = self.client("ops").info("errorstats")

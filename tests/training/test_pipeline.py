@@ -84,7 +84,8 @@ def test_a_world_with_skill_is_proven_and_everything_about_the_run_is_kept(tmp_p
     assert len(run.data_digest) == len(run.metrics["model_digest"]) == 64
     assert run.label_watermark == 900
     assert run.seconds > 0
-    assert installation.db.models.promotions(1, QUALITY)[0].action == "activate"
+    [entry] = installation.db.models.promotions(1, QUALITY)
+    assert (entry.action, entry.actor) == ("activate", "gate")
     assert list(dict.fromkeys(told)) == ["data", "folds", "fit", "register"]
     assert active.metadata.train_start_date < active.metadata.train_end_date
 
@@ -406,7 +407,8 @@ def test_the_champion_is_judged_by_what_it_served(proven: LearningInstallation) 
     result = proven.train()
     assert (result.verdict.decision, result.verdict.serve) == (Decision.REJECT, Serve.NO)
     assert result.verdict.figures["champion_rows"] > 100
-    assert proven.db.models.promotions(1, QUALITY)[0].action == "reject"
+    [entry] = proven.db.models.promotions(1, QUALITY)
+    assert (entry.action, entry.actor) == ("reject", "gate")
 
 
 def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced(proven: LearningInstallation) -> None:
@@ -414,7 +416,8 @@ def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced
     served(proven, world, np.where(world.r > 0, 0.3, 0.7))
     result = proven.train()
     assert result.verdict.rule == "skill"
-    assert [entry.action for entry in proven.db.models.promotions(2, QUALITY)] == ["activate", "demote"]
+    ledger = [(entry.action, entry.actor) for entry in proven.db.models.promotions(2, QUALITY)]
+    assert ledger == [("activate", "gate"), ("demote", "gate")]
 
 
 def test_nothing_fitted_in_a_fold_has_seen_the_rows_it_is_tested_on() -> None:

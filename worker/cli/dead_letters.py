@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
@@ -148,7 +148,7 @@ def replay(
             _show_would(rows, "replayed", json=json)
             return
         client = stack.enter_context(server(settings))
-        report = dead.replay(client, rows, actor=getpass.getuser(), pace=Pace(rate=rate, give_up_after_s=wait))
+        report = dead.replay(client, rows, actor=acting_user(), pace=Pace(rate=rate, give_up_after_s=wait))
     _show_replay(report, json=json)
     if report.stopped:
         raise typer.Exit(1)
@@ -199,7 +199,7 @@ def discard(
         if dry_run:
             _show_would(rows, "discarded", json=json)
             return
-        done = dead.discard(rows, because.strip(), actor=getpass.getuser())
+        done = dead.discard(rows, because.strip(), actor=acting_user())
     if json:
         output.document({"discarded": done, "skipped": [row.id for row in rows if row.id not in set(done)]})
     else:
@@ -217,7 +217,7 @@ def edit(
     """Let a replay send a corrected event. The original stays, and the difference is kept in the audit."""
     with open_store(settings_and_log()) as store:
         row = _one(store, letter_id)
-        changes = _letters(store).edit(row, _edited(row, file), actor=getpass.getuser())
+        changes = _letters(store).edit(row, _edited(row, file), actor=acting_user())
     if json:
         output.document({"id": letter_id, "difference": changes})
     else:

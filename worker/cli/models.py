@@ -199,10 +199,11 @@ def history(
     if json:
         output.document([asdict(entry) for entry in entries])
         return
-    table = Table("at", "what", Column("model", no_wrap=True), "as", "why", box=None, header_style="dim")
+    table = Table("at", "what", Column("model", no_wrap=True), "as", "who", "why", box=None, header_style="dim")
     for entry in entries:
         served_as = ("proven" if entry.proven else "provisional") if entry.action == "activate" else ""
-        table.add_row(entry.at[:19], _action(entry), entry.model_id or "", served_as, escape(entry.reason))
+        texts = (served_as, escape(entry.actor or ""), escape(entry.reason))
+        table.add_row(entry.at[:19], _action(entry), entry.model_id or "", *texts)
     output.out().print(table if entries else "the ledger is empty")
 
 

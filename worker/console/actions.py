@@ -161,7 +161,7 @@ def rollback() -> ResponseReturnValue:
         if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
-        _, now = roll_back(store, registry, kind, reason=f"by hand, {actor()}: {_why()}")
+        _, now = roll_back(store, registry, kind, reason=_why(), actor=actor())
     flash(f"{now} serves from the next batch on.")
     return redirect(url_for("pages.models"))
 
@@ -184,7 +184,7 @@ def activate(model_id: str) -> ResponseReturnValue:
     with _store() as store:
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
         try:
-            registry.promote(model_id, reason=f"by hand, {actor()}: {why}", expected_active=seen)
+            registry.promote(model_id, reason=why, expected_active=seen, actor=actor())
         except ModelFileRefused as error:
             raise RefineryError(f"{model_id} was not activated: {error}") from error
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)

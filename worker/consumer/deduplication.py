@@ -76,13 +76,24 @@ class Deduplication:
         if replays:
             valid = self._store.replays.carriers(replays)
             self._store.replays.take_effect([r for r in replays if (r.dead_letter_id, r.number) in valid])
+        for copy in _copies(entries, settled) if settled else ():
+            if copy.request is not None:
+                self._store.replays.sent(copy.request, copy.dead_letter_id, copy.entry_id)
 
 
 def _replays(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[Replay]:
     # An entry of the usual kind has one field, and that is not the name of a dead letter.
-    named = [(entry, entry.replay) for entry in entries if len(entry.fields) > 1]
-    return [
-        Replay(*replay, entry.stream, entry.entry_id, entry.data or b"")
-        for entry, replay in named
-        if replay is not None and entry.key not in settled
-    ]
+    named = [entry for entry in entries if len(entry.fields) > 1 and entry.key not in settled]
+    return [replay for entry in named if (replay := _replay(entry)) is not None]
+
+
+def _copies(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[Replay]:
+    copies = [entry for entry in entries if settled.get(entry.key) is AlreadySettled.COPY]
+    return [replay for entry in copies if (replay := _replay(entry)) is not None]
+
+
+def _replay(entry: Entry) -> Replay | None:
+    named = entry.replay
+    if named is None:
+        return None
+    return Replay(*named, entry.stream, entry.entry_id, entry.data or b"", entry.replay_request)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.installation import open_archive, open_store
@@ -63,7 +63,7 @@ def _letters(store: FeatureDatabase, older_than: str, dry_run: bool) -> int:
         return store.dead_letters.count_settled(older_than)
     total, at_once = 0, 1000
     while True:
-        gone = store.dead_letters.prune(older_than, actor=getpass.getuser(), limit=at_once)
+        gone = store.dead_letters.prune(older_than, actor=acting_user(), limit=at_once)
         total += gone
         if gone < at_once:
             return total

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from loguru import logger
 
+from trading_system.ml_refinement.actors import UNKNOWN
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.times import utc_now
@@ -51,7 +52,9 @@ def run_trainer(settings: Settings, url: str) -> None:
         )
 
 
-def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> Mapping[str, Any]:
+def retrain(
+    settings: Settings, *, model_type: str, after: int, reason: str, requested_by: str = UNKNOWN
+) -> Mapping[str, Any]:
     """Train once, and let the gate decide. The job function: arguments and result are plain JSON values.
 
     With too few samples nothing is trained: the result is `completed`, its verdict `hold`, its reason says how few.
@@ -65,6 +68,7 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         after: token of the newest training when this one was asked for. When another has begun since, this job is a
             leftover (RQ ran it twice, or it waited) and nothing is done.
         reason: why it was asked for.
+        requested_by: who asked for it.
 
     Raises:
         TrainingFailed: the training failed in a way that is known by name; what is not, is raised as it is.
@@ -79,8 +83,8 @@ def retrain(settings: Settings, *, model_type: str, after: int, reason: str) -> 
         if (newest.token if newest else 0) != after:
             return {"status": "skipped", "reason": f"a training has begun since training {after}"}
         run_id = job_id_of(model_type, after)
-        logger.info("training {} begins ({})", run_id, reason)
-        result = _train(settings, store, run_id)
+        logger.info("training {} begins ({}, asked for by {})", run_id, reason, requested_by)
+        result = _train(settings, store, run_id, requested_by)
         if result.status == "failed" or result.model_id is not None:
             _monitor_after_training(settings, store)
     if result.status == "failed":
@@ -144,7 +148,7 @@ def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
         os.close(lock)
 
 
-def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> TrainingResult:
+def _train(settings: Settings, store: FeatureDatabase, run_id: str, requested_by: str) -> TrainingResult:
     # Here, because it takes seconds to load, and of all who ask for trainings only the trainer needs it.
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
     from trading_system.ml_refinement.models.model_registry import ModelRegistry
@@ -162,6 +166,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str) -> TrainingR
         run_id=run_id,
         label_watermark=store.counts().labels_total,
         progress=JobProgress(),
+        requested_by=requested_by,
     )
 
 

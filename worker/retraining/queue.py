@@ -18,6 +18,7 @@ from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
+from trading_system.ml_refinement.actors import SCHEDULE
 from worker.retraining.json_only import forbid_pickle
 from worker.retraining.policy import RetrainReason
 
@@ -91,8 +92,8 @@ class RetrainQueue:
         self._timeout_s = timeout_s
         self._queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
 
-    def enqueue(self, *, model_type: str, after: int, reason: RetrainReason) -> Asked:
-        """Ask for the training that follows the one with token `after`.
+    def enqueue(self, *, model_type: str, after: int, reason: RetrainReason, requested_by: str = SCHEDULE) -> Asked:
+        """Ask for the training that follows the one with token `after`; who asks first is kept.
 
         However many workers ask, and however often a reply is lost, there is one job, because its id follows from the
         model type and the token. A job that was over before its training began (killed at once, stuck, refused) gets
@@ -101,7 +102,7 @@ class RetrainQueue:
         Raises:
             redis.RedisError: the queue cannot be reached now; asking again is harmless.
         """
-        arguments = {"model_type": model_type, "after": after, "reason": reason.value}
+        arguments = {"model_type": model_type, "after": after, "reason": reason.value, "requested_by": requested_by}
         job_id = job_id_of(model_type, after)
         for pause in (*_RETRY_AFTER, None):
             if self._added(job_id, arguments):

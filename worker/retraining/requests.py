@@ -8,6 +8,7 @@ from typing import Any
 import redis
 from loguru import logger
 
+from trading_system.ml_refinement.actors import SCHEDULE, acting_user
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
@@ -82,9 +83,10 @@ def enqueue(
     """
     after = training_history(store, ModelType.SIGNAL_QUALITY).newest
     queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
-    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason)
+    by = acting_user() if reason is RetrainReason.MANUAL else SCHEDULE
+    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason, requested_by=by)
     if asked.new:
-        logger.info("asked for training {} ({})", asked.job_id, reason.value)
+        logger.info("asked for training {} ({}, by {})", asked.job_id, reason.value, by)
     return asked.job_id
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _DATA = b"data"
 _REPLAY_OF = b"replay_of"
 _REPLAY = re.compile(rb"([0-9]{1,18})/([0-9]{1,18})")
+_REQUEST = b"replay_request"
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class Entry(NamedTuple):
@@ -53,9 +55,22 @@ class Entry(NamedTuple):
         match = _REPLAY.fullmatch(self.fields[_REPLAY_OF])
         return (int(match[1]), int(match[2])) if match else None
 
+    @property
+    def replay_request(self) -> int | None:
+        """The request that this entry says its replay was sent for."""
+        match = _NUMBER.fullmatch(self.fields.get(_REQUEST, b""))
+        return int(match[0]) if match else None
 
-def append(client: redis.Redis, stream: str, data: bytes, *, replay: tuple[int, int] | None = None) -> str:
-    """Add one event to a stream; returns its entry id.
+
+def append(
+    client: redis.Redis,
+    stream: str,
+    data: bytes,
+    *,
+    replay: tuple[int, int] | None = None,
+    request: int | None = None,
+) -> str:
+    """Add one event to a stream, as a replay and for the request of it if need be; returns its entry id.
 
     Raises:
         TransientError: Redis is away; the event may have been written, and identity makes a second try harmless.
@@ -63,6 +78,8 @@ def append(client: redis.Redis, stream: str, data: bytes, *, replay: tuple[int, 
     fields: dict[Any, Any] = {_DATA: data}
     if replay is not None:
         fields[_REPLAY_OF] = b"%d/%d" % replay
+    if request is not None:
+        fields[_REQUEST] = b"%d" % request
     with translated():
         entry_id: Any = client.xadd(stream, fields)
         return str(entry_id.decode())

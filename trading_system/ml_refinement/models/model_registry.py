@@ -83,10 +83,10 @@ class ModelRegistry:
             return False
         return True
 
-    def activate(self, model_id: str, *, reason: str = "activated by hand") -> bool:
+    def activate(self, model_id: str, *, reason: str = "activated by hand", actor: str | None = None) -> bool:
         """Let a model serve. False: it does not, what served goes on serving, and the log says why."""
         try:
-            self.promote(model_id, reason=reason)
+            self.promote(model_id, reason=reason, actor=actor)
         except (UnknownModel, ModelFileRefused) as error:
             logger.error("model {} was not activated: {}", model_id, error)
             return False
@@ -137,10 +137,11 @@ class ModelRegistry:
         run_id: str | None = None,
         expected_active: str | Unconditional | None = ANY,
         fence: int | None = None,
+        actor: str | None = None,
     ) -> None:
         """`activate` for callers that have to know what went wrong. Its file is read and verified first.
 
-        `proven` None leaves it as it was. `expected_active` and `fence` are those of `Models.activate`.
+        `proven` None leaves it as it was. `expected_active`, `fence` and `actor` are those of `Models.activate`.
 
         Raises:
             UnknownModel: it is not registered.
@@ -160,6 +161,7 @@ class ModelRegistry:
                 run_id=run_id,
                 expected_active=expected_active,
                 fence=fence,
+                actor=actor,
             )
         self._active_models[model.model_type] = model
         logger.info("model {} serves: {}", model_id, reason)
@@ -344,8 +346,12 @@ def model_before(db: FeatureDatabase, model_type: ModelType) -> str | None:
     return next(iter(predecessors(reversed(db.models.promotions(_LEDGER, model_type.value)))), None)
 
 
-def roll_back(db: FeatureDatabase, registry: ModelRegistry, model_type: ModelType, *, reason: str) -> tuple[str, str]:
+def roll_back(
+    db: FeatureDatabase, registry: ModelRegistry, model_type: ModelType, *, reason: str, actor: str | None = None
+) -> tuple[str, str]:
     """Let the model that served before serve again, as proven as it was: (the one that served, the one that does now).
+
+    `actor` None is this process's user.
 
     Raises:
         UnknownModel: no model serves, or none served before it.
@@ -358,5 +364,5 @@ def roll_back(db: FeatureDatabase, registry: ModelRegistry, model_type: ModelTyp
     earlier = model_before(db, model_type)
     if earlier is None:
         raise UnknownModel(f"no model served before {active}")
-    registry.promote(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active)
+    registry.promote(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active, actor=actor)
     return active, earlier

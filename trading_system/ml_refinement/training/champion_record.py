@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from loguru import logger
 
+from trading_system.ml_refinement.actors import GATE
 from trading_system.ml_refinement.monitoring.served import read_served, record_figures, worse_than_base_rate
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
@@ -44,5 +45,5 @@ def demote_if_failing(db: FeatureDatabase, active: RegistryRow, *, train_window_
     if not failing:
         return active
     logger.warning("champion {} is demoted to provisional: {}", active.model_id, why)
-    db.models.set_proven(active.model_id, False, reason=why, figures=record_figures(record))
+    db.models.set_proven(active.model_id, False, reason=why, figures=record_figures(record), actor=GATE)
     return db.models.get(active.model_id) or active

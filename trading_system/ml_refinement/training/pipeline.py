@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
+from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.models.artefact import digest
 from trading_system.ml_refinement.models.errors import LearningError
@@ -70,6 +71,7 @@ def train(
     progress: Progress | None = None,
     fit: backtest.Fit = backtest.fit_on,
     auxiliary: bool = True,
+    requested_by: str | None = None,
 ) -> TrainingResult:
     """Train a candidate on what is known, judge it, and let it serve if the gate says so.
 
@@ -89,10 +91,12 @@ def train(
         progress: told where the training is.
         fit: what fits the quality models; whoever repeats many trainings of the same rows may remember what it gave.
         auxiliary: whether the models beside it are trained too; without them those that serve go on serving.
+        requested_by: who asked for it, for its row; None for this process's user.
     """
     started = time.perf_counter()
     told = {**asdict(config), "feature_version": feature_version, "feature_names": list(pipeline_names)}
-    fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark)
+    asked = requested_by or acting_user()
+    fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark, requested_by=asked)
     run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent, fit, auxiliary)
     try:
         return run.train(pipeline_names, feature_version)

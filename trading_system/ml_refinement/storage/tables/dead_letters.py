@@ -189,11 +189,11 @@ class DeadLetterTable:
         """The error of each of the dead letters, by number."""
         return dict(self._connection.query(ERRORS, (finite_json(list(numbers)),)))
 
-    def mark_replayed(self, number: int, new_entry_id: str, *, actor: str = "worker") -> bool:
+    def mark_replayed(self, number: int, new_entry_id: str, *, actor: str) -> bool:
         """Note that an open dead letter was published again. False when it was not open (any more)."""
         return self._settle(number, "replayed", actor, {"new_entry_id": new_entry_id})
 
-    def mark_discarded(self, number: int, reason: str, *, actor: str = "worker") -> bool:
+    def mark_discarded(self, number: int, reason: str, *, actor: str) -> bool:
         """Note that an open dead letter is not wanted. False when it was not open (any more)."""
         return self._settle(number, "discarded", actor, {"reason": reason})
 
@@ -217,7 +217,8 @@ class DeadLetterTable:
             for number, stream, entry_id, status, reason, first_seen in gone:
                 detail = {"was": status, "reason": reason, "first_seen": first_seen}
                 self._enter(number, stream, entry_id, "pruned", actor, detail)
-                self._connection.run("DELETE FROM replays WHERE dead_letter_id = ?", (number,))
+                for table in ("replays", "replay_requests"):
+                    self._connection.run(f"DELETE FROM {table} WHERE dead_letter_id = ?", (number,))  # noqa: S608 - ours
         return len(gone)
 
     def audit(self, number: int) -> list[AuditEntry]:
@@ -229,6 +230,13 @@ class DeadLetterTable:
         """What was done last to any dead letter, newest first."""
         rows = self._connection.query(RECENT_AUDIT, (limit,))
         return [AuditEntry(*row[:7], *[orjson.loads(row[7])]) for row in rows]
+
+    def note_sent(self, number: int, new_entry_id: str, *, actor: str) -> None:
+        """Note that a dead letter was published again, one that was settled meanwhile too: it was sent all the same."""
+        if not self.mark_replayed(number, new_entry_id, actor=actor):
+            found = self._connection.query("SELECT stream, entry_id FROM dead_letters WHERE id = ?", (number,))
+            for stream, entry_id in found:
+                self._enter(number, stream, entry_id, "replayed", actor, {"new_entry_id": new_entry_id})
 
     def _settle(self, number: int, status: Status, actor: str, detail: Mapping[str, Any]) -> bool:
         with self._connection.atomic():

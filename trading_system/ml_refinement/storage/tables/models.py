@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
+from trading_system.ml_refinement.actors import GATE, acting_user
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.errors import PickledModel, StaleActivation, UnknownModel
@@ -95,6 +96,8 @@ class Promotion:
     reason: str
     figures: dict[str, Any]
     run_id: str | None
+    #: Who did it: a user, the console's operator, the gate; None where it was not kept.
+    actor: str | None = None
 
 
 class Models:
@@ -180,11 +183,13 @@ class Models:
         run_id: str | None = None,
         expected_active: str | Unconditional | None = ANY,
         fence: int | None = None,
+        actor: str | None = None,
     ) -> None:
         """Let a model serve: the one before is retired and the ledger written in the same transaction.
 
-        Activating the one that serves already, equally proven, changes nothing. `fence` is the token that
-        `runs.start` gave: the run must be the newest of its model type and not have failed.
+        `actor` None is the gate for what a run activates, and this process's user for the rest. Activating the one
+        that serves already, equally proven, changes nothing. `fence` is the token that `runs.start` gave: the run must
+        be the newest of its model type and not have failed.
 
         Raises:
             UnknownModel: the model is not registered.
@@ -209,9 +214,12 @@ class Models:
             now = utc_text(self._clock())
             self._connection.run(RETIRE, (now, model_type, model_id))
             self._connection.run(ACTIVATE, (now, proven, model_id))
-            self._enter("activate", model_type, model_id, before, reason, figures, run_id)
+            by = actor or (acting_user() if run_id is None else GATE)
+            self._enter("activate", model_type, model_id, before, reason, figures, run_id, by)
 
-    def retire(self, model_id: str, *, reason: str, figures: Mapping[str, Any] | None = None) -> bool:
+    def retire(
+        self, model_id: str, *, reason: str, figures: Mapping[str, Any] | None = None, actor: str | None = None
+    ) -> bool:
         """Take the serving model out of service, without a successor. False when it did not serve."""
         with self._connection.atomic():
             row = self.get(model_id)
@@ -219,10 +227,18 @@ class Models:
                 return False
             model_type = row.metadata.model_type.value
             self._connection.run(RETIRE, (utc_text(self._clock()), model_type, ""))
-            self._enter("retire", model_type, None, model_id, reason, figures, None)
+            self._enter("retire", model_type, None, model_id, reason, figures, None, actor or acting_user())
             return True
 
-    def set_proven(self, model_id: str, proven: bool, *, reason: str, figures: Mapping[str, Any] | None = None) -> bool:
+    def set_proven(
+        self,
+        model_id: str,
+        proven: bool,
+        *,
+        reason: str,
+        figures: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> bool:
         """Prove a provisional model, or demote a proven one. False when it is so already.
 
         Raises:
@@ -236,7 +252,8 @@ class Models:
                 return False
             self._connection.run("UPDATE model_registry SET proven = ? WHERE model_id = ?", (proven, model_id))
             action: Action = "prove" if proven else "demote"
-            self._enter(action, row.metadata.model_type.value, model_id, model_id, reason, figures, None)
+            by = actor or acting_user()
+            self._enter(action, row.metadata.model_type.value, model_id, model_id, reason, figures, None, by)
             return True
 
     def note_verdict(
@@ -258,7 +275,7 @@ class Models:
             if row is None:
                 raise UnknownModel(f"no model {model_id!r} in the registry")
             model_type = row.metadata.model_type.value
-            self._enter(action, model_type, model_id, self.active_id(model_type), reason, figures, run_id)
+            self._enter(action, model_type, model_id, self.active_id(model_type), reason, figures, run_id, GATE)
 
     def promotions(
         self, limit: int = 50, model_type: str | None = None, *, model_id: str | None = None
@@ -288,6 +305,7 @@ class Models:
         reason: str,
         figures: Mapping[str, Any] | None,
         run_id: str | None,
+        actor: str,
     ) -> None:
         params = (
             utc_text(self._clock()),
@@ -300,6 +318,7 @@ class Models:
             model_id,
             model_id,
             model_id,
+            actor,
         )
         self._connection.run(ENTER, params)
 
@@ -337,11 +356,12 @@ ACTIVATE = "UPDATE model_registry SET is_active = 1, deployed_at = ?, retired_at
 NEWEST_RUN = "SELECT id, status FROM training_runs WHERE model_type = ? ORDER BY id DESC LIMIT 1"
 ENTER = """
     INSERT INTO promotions (at, model_type, action, previous_model_id, reason, figures, run_id, model_id,
-        artefact_sha256, proven)
+        artefact_sha256, proven, actor)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT artefact_sha256 FROM model_registry WHERE model_id = ?),
-        coalesce((SELECT proven FROM model_registry WHERE model_id = ?), 0))"""
+        coalesce((SELECT proven FROM model_registry WHERE model_id = ?), 0), ?)"""
 LEDGER = """
-    SELECT id, at, model_type, action, model_id, previous_model_id, artefact_sha256, proven, reason, figures, run_id
+    SELECT id, at, model_type, action, model_id, previous_model_id, artefact_sha256, proven, reason, figures, run_id,
+        actor
     FROM promotions"""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from trading_system.ml_refinement.actors import UNKNOWN
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.times import Clock, utc_text
@@ -21,6 +22,8 @@ class Replay:
     stream: str
     entry_id: str
     payload: bytes
+    #: The request that it was sent for, as the entry says.
+    request: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,11 @@ class ReplayProgress:
 
 
 class Replays:
-    """The table `replays`."""
+    """The tables `replays` and `replay_requests`.
+
+    A replay is asked for before it is sent, so that whoever enters it into the audit, the one who sent it or a worker
+    that was faster or came after a kill, knows who asked. Each entry that was sent is in the audit once.
+    """
 
     def __init__(self, connection: Connection, dead_letters: DeadLetterTable, clock: Clock) -> None:
         self._connection = connection
@@ -51,6 +58,21 @@ class Replays:
                 known[replay.dead_letter_id, replay.number] = None if row[4] is None else (row[3], row[4])
         return known
 
+    def ask(self, replays: Sequence[tuple[int, int]], *, actor: str) -> list[int]:
+        """Note who is about to send the replays (dead letter, number); the requests' numbers, in order."""
+        now = utc_text(self._clock())
+        with self._connection.atomic():
+            rows = [(*replay, actor, now) for replay in replays]
+            return [int(number) for (number,) in self._connection.run_many(ASK, rows)]
+
+    def sent(self, request: int, dead_letter_id: int, entry_id: str) -> bool:
+        """Enter into the audit that a request was sent as this entry. False when it is there, or is no such request."""
+        with self._connection.atomic():
+            found = self._connection.query(SENT_AS, (entry_id, request, dead_letter_id))
+            for (actor,) in found:
+                self._dead_letters.note_sent(dead_letter_id, entry_id, actor=actor)
+        return bool(found)
+
     def take_effect(self, replays: Sequence[Replay]) -> None:
         """Note the entry that each replay takes effect through, and that its dead letter is no longer open."""
         now = utc_text(self._clock())
@@ -58,7 +80,8 @@ class Replays:
             for replay in replays:
                 key = (replay.dead_letter_id, replay.number)
                 self._connection.run(TAKE_EFFECT, (*key, replay.stream, replay.entry_id, now))
-                self._dead_letters.mark_replayed(replay.dead_letter_id, replay.entry_id)
+                if replay.request is None or not self.sent(replay.request, replay.dead_letter_id, replay.entry_id):
+                    self._dead_letters.mark_replayed(replay.dead_letter_id, replay.entry_id, actor=UNKNOWN)
 
     def progress(self, replays: Iterable[tuple[int, int]]) -> ReplayProgress:
         """What became of the replays (dead letter, number)."""
@@ -73,6 +96,11 @@ SENT = """
 TAKE_EFFECT = """
     INSERT INTO replays (dead_letter_id, number, stream, entry_id, handled_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO NOTHING"""
+ASK = """
+    INSERT INTO replay_requests (dead_letter_id, number, actor, asked_at) VALUES (?, ?, ?, ?) RETURNING id"""
+SENT_AS = """
+    UPDATE replay_requests SET entry_id = ?1 WHERE id = ?2 AND dead_letter_id = ?3 AND entry_id IS NULL
+    RETURNING actor"""
 PROGRESS = """
     SELECT count(*), count(d.id) FROM json_each(?) AS wanted
     CROSS JOIN replays AS r ON r.dead_letter_id = wanted.value ->> 0 AND r.number = wanted.value ->> 1

@@ -36,6 +36,8 @@ class TrainingRun:
     error_message: str | None
     data_digest: str | None
     seconds: float | None
+    #: Who asked for it: a user, or the schedule; None where it was not kept.
+    requested_by: str | None = None
 
     @property
     def reason(self) -> str | None:
@@ -56,13 +58,21 @@ class Runs:
         self._connection = connection
         self._clock = clock
 
-    def start(self, run_id: str, model_type: str, config: Mapping[str, Any], *, label_watermark: int) -> int:
+    def start(
+        self,
+        run_id: str,
+        model_type: str,
+        config: Mapping[str, Any],
+        *,
+        label_watermark: int,
+        requested_by: str | None = None,
+    ) -> int:
         """Enter a run as running; its fencing token, which outdates the tokens of all runs before it.
 
         Raises:
             ConstraintRefused: the run id is taken (a retried job needs a fresh one).
         """
-        params = (run_id, model_type, utc_text(self._clock()), finite_json(dict(config)), label_watermark)
+        params = (run_id, model_type, utc_text(self._clock()), finite_json(dict(config)), label_watermark, requested_by)
         with self._connection.atomic():
             return int(self._connection.query(START, params)[0][0])
 
@@ -127,8 +137,8 @@ class Runs:
 
 # The literals are ours alone; every value is bound.
 START = """
-    INSERT INTO training_runs (run_id, model_type, started_at, status, config, label_watermark)
-    VALUES (?, ?, ?, 'running', ?, ?) RETURNING id"""
+    INSERT INTO training_runs (run_id, model_type, started_at, status, config, label_watermark, requested_by)
+    VALUES (?, ?, ?, 'running', ?, ?, ?) RETURNING id"""
 FINISH = """
     UPDATE training_runs
     SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
@@ -139,7 +149,8 @@ COUNT_BY_VERDICT = """
     FROM training_runs GROUP BY ended"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
-        validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds
+        validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds,
+        requested_by
     FROM training_runs"""
 LAST_WITH_MODEL = f"""{SELECT}
     WHERE model_type = ? AND status = 'completed' AND model_id IS NOT NULL ORDER BY id DESC LIMIT 1"""

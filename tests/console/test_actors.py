@@ -1,0 +1,55 @@
+"""What an operator does in the console is kept as theirs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.console_installation import ConsoleInstallation
+from tests.support.desk import desk
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter
+
+OPERATOR = "console (operator)"
+
+
+def post(client: FlaskClient, path: str, **data: Any) -> None:
+    found = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/models/rollback").get_data(as_text=True))
+    assert found
+    answer = client.post(path, data=data | {"csrf_token": found[1]}, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 302, answer.get_data(as_text=True)
+
+
+def test_every_action_in_the_console_is_the_operators(flask_app: Flask, place: ConsoleInstallation) -> None:
+    client = flask_app.test_client()
+    first, second = place.models
+    with FeatureDatabase(place.settings.store_path) as store:
+        replayed, edited, both, discarded = [row.id for row in store.dead_letters.find(limit=4)]
+        post(client, "/dead-letters/replay", id=replayed)
+        post(client, f"/dead-letters/{edited}/edit", payload='{"signal_id": "e-1"}')
+        post(client, f"/dead-letters/{both}/edit", payload='{"signal_id": "e-2"}', replay="1")
+        post(client, "/dead-letters/discard", id=discarded, why="seen")
+        with desk(place.settings) as worker:
+            worker.drain()
+        done = {
+            number: [(e.action, e.actor) for e in store.dead_letters.audit(number)] for number in (replayed, edited)
+        }
+        done |= {
+            number: [(e.action, e.actor) for e in store.dead_letters.audit(number)] for number in (both, discarded)
+        }
+        assert done == {
+            replayed: [("replayed", OPERATOR)],
+            edited: [("edited", OPERATOR)],
+            both: [("edited", OPERATOR), ("replayed", OPERATOR)],
+            discarded: [("discarded", OPERATOR)],
+        }
+        assert store.dead_letters.count(Filter(replay_of=both)) == 1, "the worker took it, and it died again"
+
+        post(client, f"/models/{first}/activate", active=second, why="a try")
+        post(client, "/models/rollback", active=first, why="it was none")
+        ledger = [(entry.model_id, entry.reason, entry.actor) for entry in store.models.promotions(2)]
+        assert ledger == [(second, "it was none", OPERATOR), (first, "a try", OPERATOR)]
+    assert OPERATOR in client.get("/models").get_data(as_text=True)
+    assert OPERATOR in client.get(f"/models/{first}").get_data(as_text=True)
