@@ -49,7 +49,11 @@ def _mean(figure: str, lines: list[Line], key: str, target: float | None = None,
     mean, error = mean_and_error(values) if values else (math.nan, math.nan)
     reached = None if target is None else mean >= target
     wanted = "" if target is None else f">= {target:.2f}"
-    return row_of(figure, wanted, f"{mean:.{decimals}f}", f"{len(values)} worlds, s.e. {error:.3f}", reached)
+    return row_of(figure, wanted, f"{mean:.{decimals}f}", _worlds(len(values), error), reached)
+
+
+def _worlds(count: int, error: float) -> str:
+    return f"{count} worlds, s.e. {error:.3f}" if count > 1 else f"{count} world"
 
 
 def _proven_in_a_year(lines: list[Line]) -> Row:
@@ -95,8 +99,8 @@ def _calibration(desk: str, lines: list[Line]) -> list[Row]:
         )
         values = np.concatenate([np.array(line["slope"])[mine] for line, mine in zip(lines, told, strict=True)])
         if weight.sum():
-            mean, spread = float(values @ weight / weight.sum()), float(weight.sum() ** -0.5)
-            slope[when] = f"{mean:.2f} {when}", f"{len(values)} {when} (s.e. {spread:.2f})"
+            mean = float(values @ weight / weight.sum())
+            slope[when] = f"{mean:.2f} {when}", f"{len(values)} {when}, weighed by information"
     return [
         row_of(
             f"{desk}: {figure} by quarter",
