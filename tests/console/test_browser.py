@@ -162,9 +162,13 @@ def test_a_model_is_rolled_back_by_clicking(browser: Any, address: str, place: C
     assert shows(browser, f"{place.models[0]} serves from the next batch on")
     with FeatureDatabase(place.settings.store_path) as store:
         assert store.models.active_id("signal_quality") == place.models[0]
-        entry = store.models.promotions(1)[0]
+        pin, entry = store.models.promotions(2)
         assert entry.previous_model_id == place.models[1]
-        assert "console (operator)" in entry.reason
+        assert (pin.action, pin.actor, entry.actor) == ("pin", "console (operator)", "console (operator)")
+    browser.get(f"{address}/models/{place.models[0]}")
+    assert shows(browser, "pinned by console (operator)")
+    click(browser, "Unpin")
+    assert shows(browser, f"{place.models[0]} is not pinned any more")
 
 
 def test_it_works_without_javascript(browser: Any, address: str, place: ConsoleInstallation) -> None:

@@ -25,7 +25,7 @@ from trading_system.ml_refinement.evaluation.evaluate import Evaluation, evaluat
 from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import utc_text
-from trading_system.ml_refinement.training.promotion import Decision
+from trading_system.ml_refinement.training.verdicts import Decision
 from trading_system.simulation.worlds import clustered, independent
 from worker.cli.main import cli
 from worker.report.charts import merged

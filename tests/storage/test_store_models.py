@@ -78,8 +78,10 @@ def test_recipes_and_the_proven_models_of_one_are_known(models: FeatureDatabase)
     models.models.activate("m1", reason="first", proven=True)
     models.models.activate("m2", reason="next", proven=True)
     models.models.activate("m3", reason="other", proven=True)
-    assert models.models.recipes(QUALITY) == {"ensemble", "gradient_boosting"}
-    assert sorted(models.models.proven_of_recipe(QUALITY, "ensemble")) == ["m1", "m2"]
+    assert models.models.recipes(QUALITY) == {("ensemble", None), ("gradient_boosting", None)}
+    row = models.models.get("m1")
+    assert row is not None
+    assert sorted(models.models.alike(row, proven=True)) == ["m1", "m2"]
 
 
 def test_a_decision_made_on_another_champion_is_stale(models: FeatureDatabase) -> None:
@@ -220,3 +222,45 @@ def test_runs_are_counted_by_verdict_and_without_one_by_status(db: FeatureDataba
         db.runs.finish(run_id, "completed", **ended)  # type: ignore[arg-type]
     db.runs.start("r4", QUALITY, {}, label_watermark=0)
     assert db.runs.count_by_verdict() == {"too_few_samples": 1, "hold": 1, "completed": 1, "running": 1}
+
+
+def test_a_pinned_model_is_not_replaced_by_a_training_and_the_ledger_says_who_keeps_it(models: FeatureDatabase) -> None:
+    models.models.activate("m1", reason="first")
+    assert models.models.pin("m1", actor="dana", reason="m2 misbehaved")
+    assert not models.models.pin("m1", actor="eve", reason="again")
+    with pytest.raises(StaleActivation, match="pinned by dana"):
+        models.models.activate("m2", reason="better", run_id="r2")
+    pinned = models.models.pinned(QUALITY)
+    assert pinned is not None
+    assert (pinned.model_id, pinned.pinned_by, models.models.active_id(QUALITY)) == ("m1", "dana", "m1")
+    [entry] = models.models.promotions(1)
+    assert (entry.action, entry.model_id, entry.actor, entry.reason) == ("pin", "m1", "dana", "m2 misbehaved")
+
+
+def test_once_unpinned_a_training_may_replace_it(models: FeatureDatabase) -> None:
+    models.models.activate("m1", reason="first")
+    models.models.pin("m1", actor="dana", reason="kept")
+    assert models.models.unpin(QUALITY, actor="eve", reason="well again") == "m1"
+    assert models.models.unpin(QUALITY, actor="eve", reason="well again") is None
+    models.models.activate("m2", reason="better", run_id="r2")
+    assert models.models.active_id(QUALITY) == "m2"
+    assert [entry.action for entry in models.models.promotions()] == ["activate", "unpin", "pin", "activate"]
+
+
+@pytest.mark.parametrize("leave", ["activate", "retire"])
+def test_a_pin_ends_when_an_operator_takes_its_model_out_of_service(models: FeatureDatabase, leave: str) -> None:
+    models.models.activate("m1", reason="first")
+    models.models.pin("m1", actor="dana", reason="kept")
+    if leave == "activate":
+        models.models.activate("m2", reason="by hand")
+    else:
+        models.models.retire("m1", reason="by hand")
+    assert models.models.pinned(QUALITY) is None
+    assert "unpin" in [entry.action for entry in models.models.promotions()]
+
+
+def test_only_a_model_that_serves_can_be_pinned(models: FeatureDatabase) -> None:
+    with pytest.raises(StaleActivation, match="does not serve"):
+        models.models.pin("m1", actor="dana", reason="kept")
+    with pytest.raises(UnknownModel):
+        models.models.pin("nobody", actor="dana", reason="kept")

@@ -15,7 +15,7 @@ from trading_system.ml_refinement.storage.errors import StaleActivation
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training import auxiliary_models as companions
 from trading_system.ml_refinement.training.auxiliary_models import Window, judge_regime, judge_risk
-from trading_system.ml_refinement.training.promotion import Decision, Serve
+from trading_system.ml_refinement.training.verdicts import Decision, Serve
 from trading_system.ml_refinement.validation.walk_forward import PurgedWalkForward, time_blocks
 from trading_system.simulation.worlds import World, independent
 

@@ -35,7 +35,7 @@ from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
 from trading_system.ml_refinement.training.pipeline import config_of
-from trading_system.ml_refinement.training.promotion import Decision, Serve
+from trading_system.ml_refinement.training.verdicts import Decision, Serve
 from trading_system.simulation.worlds import World, clustered, independent
 
 QUALITY = "signal_quality"
@@ -403,7 +403,8 @@ def served(installation: LearningInstallation, world: World, p: np.ndarray) -> N
 
 def test_the_champion_is_judged_by_what_it_served(proven: LearningInstallation) -> None:
     world = strong()
-    served(proven, world, np.where(world.r > 0, 0.9, 0.1))
+    right = (world.r > 0) ^ (np.random.default_rng(0).random(len(world.r)) < 0.05)
+    served(proven, world, np.where(right, 0.9, 0.1))
     result = proven.train()
     assert (result.verdict.decision, result.verdict.serve) == (Decision.REJECT, Serve.NO)
     assert result.verdict.figures["champion_rows"] > 100
@@ -450,3 +451,17 @@ def test_the_settings_of_the_configuration_reach_the_model(tmp_path: Path) -> No
     assert sum(share > 0 for share in model.get_metadata().feature_importance.values()) <= 3
     assert model.feature_version == VERSION
     assert list(model.feature_names) == names(null(5))
+
+
+def test_while_a_model_is_pinned_trainings_go_on_in_the_shadow_and_say_so(proven: LearningInstallation) -> None:
+    kept = proven.db.models.active_id(QUALITY)
+    proven.db.models.pin(kept, actor="dana", reason="it is trusted")
+    result = proven.train()
+    assert (result.status, result.verdict.serve) == ("completed", Serve.NO)
+    assert f"{kept} is pinned by dana" in result.reason
+    assert proven.db.models.active_id(QUALITY) == kept
+    run = proven.db.runs.get(result.run_id)
+    assert (run.verdict, run.serves) == (result.verdict.decision, "no")
+    assert [model.model_id for model in proven.db.models.serving(QUALITY) if model.candidate] == [result.model_id]
+    proven.db.models.unpin(QUALITY, actor="dana", reason="enough")
+    assert proven.train(run_id="run-3").verdict.serve is Serve.PROVEN

@@ -7,13 +7,8 @@ import pytest
 
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.storage.times import DAY_US
-from trading_system.ml_refinement.training.promotion import (
-    ChampionRecord,
-    Decision,
-    Serve,
-    Verdict,
-    judge,
-)
+from trading_system.ml_refinement.training.promotion import SKILL_LEVEL, ChampionRecord, judge
+from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us, evidence_figures
 
 DAYS = 252
@@ -127,7 +122,7 @@ def test_a_new_recipe_must_be_better_than_what_was_served() -> None:
 def test_every_recipe_tried_makes_the_next_one_pay_more() -> None:
     seen = evidence(np.random.default_rng(8), edge=0.8)
     close = 1.0 / (1.0 + np.exp(-0.55 * np.log(seen.p / (1 - seen.p)) + 0.1))
-    decisions = [decide(seen, champion=champion(close, "other"), recipes_tried=tried).decision for tried in (1, 10**9)]
+    decisions = [decide(seen, champion=champion(close, "other"), tries=tried).decision for tried in (1, 10**9)]
     assert decisions == [Decision.PROMOTE, Decision.REJECT]
 
 
@@ -170,3 +165,70 @@ def test_figures_are_finite_and_name_what_matters() -> None:
     figures = evidence_figures(evidence(np.random.default_rng(13), edge=0.5))
     assert all(np.isfinite(value) for value in figures.values())
     assert {"rows", "blocks", "auc", "auc_low", "auc_high", "log_loss", "base_rate_log_loss", "brier"} <= figures.keys()
+
+
+def test_every_try_is_paid_for_also_before_the_first_promotion() -> None:
+    seen = evidence(np.random.default_rng(12), edge=0.45)
+    decisions = [decide(seen, tries=tries).decision for tries in (1, 10**9)]
+    assert decisions == [Decision.PROMOTE, Decision.REJECT]
+
+
+def test_looks_that_follow_each_other_closely_have_a_part_of_the_level() -> None:
+    seen = evidence(np.random.default_rng(13), edge=0.8)
+    levels = [
+        decide(seen, days_since_look=days).figures["skill_level"]
+        for days in (1.0, 7.0, 20.9, 21.0, 400.0, float("inf"))
+    ]
+    assert levels == sorted(levels)
+    assert levels[0] < levels[1] < levels[2] < levels[3]
+    assert levels[3:] == [SKILL_LEVEL] * 3
+
+
+def test_a_look_at_the_same_rows_again_proves_nothing_and_says_so() -> None:
+    verdict = decide(evidence(np.random.default_rng(13), edge=0.8), days_since_look=0.0)
+    assert (verdict.decision, verdict.serve) == (Decision.HOLD, Serve.PROVISIONAL)
+    assert "no outcome has come" in verdict.reason
+
+
+def shared_luck(rng: np.random.Generator, *, edge: float) -> Evidence:
+    """Weeks share most of their trades' luck, and the forecast is wrong about weeks; about their trades it knows."""
+    n = 6 * DAYS
+    entered = (np.arange(n) * DAY_US // 6).astype(np.int64)
+    week = (entered + 3 * DAY_US) // (7 * DAY_US)
+    own, luck = edge * rng.standard_normal(n), 1.5 * rng.standard_normal(week.max() + 1)[week]
+    opinion = own + edge * rng.standard_normal(week.max() + 1)[week]
+    won = rng.random(n) < 1.0 / (1.0 + np.exp(-(own + luck)))
+    p = 1.0 / (1.0 + np.exp(-0.5 * opinion))
+    return Evidence(won, p, np.full(n, 0.5), entered, entered // (21 * DAY_US), block_us(5 * DAY_US))
+
+
+def test_what_a_weeks_trades_share_does_not_hide_skill() -> None:
+    proven = windows = 0
+    for seed in range(30):
+        seen = shared_luck(np.random.default_rng(seed), edge=0.4)
+        proven += decide(seen).decision is Decision.PROMOTE
+        windows += seen.auc().above(0.5, SKILL_LEVEL)
+    assert proven > windows + 5
+
+
+def test_timing_the_market_is_skill_too_though_no_week_tells_its_trades_apart() -> None:
+    rng = np.random.default_rng(14)
+    n = 2 * DAYS
+    entered = (np.arange(n) * DAY_US // 2).astype(np.int64)
+    week = (entered + 3 * DAY_US) // (7 * DAY_US)
+    logits = 1.5 * rng.standard_normal(week.max() + 1)[week]
+    won = rng.random(n) < 1.0 / (1.0 + np.exp(-logits))
+    p = 1.0 / (1.0 + np.exp(-logits))
+    seen = Evidence(won, p, np.full(n, 0.5), entered, entered // (21 * DAY_US), block_us(5 * DAY_US))
+    assert abs(seen.auc_within_weeks().t(0.5)) < 1.0
+    assert decide(seen).serve is Serve.PROVEN
+
+
+def test_skill_within_weeks_does_not_excuse_probabilities_that_are_worse_than_the_base_rate() -> None:
+    seen = evidence(np.random.default_rng(15), edge=1.0)
+    odds = np.log(seen.p / (1.0 - seen.p))
+    high = Evidence(seen.won, 1 / (1 + np.exp(-odds - 2.0)), seen.base, seen.entered_us, seen.window, seen.block_us)
+    assert high.gain_within_weeks() == pytest.approx(seen.gain_within_weeks())
+    verdict = decide(high)
+    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.NO)
+    assert "above the base rate's" in verdict.reason

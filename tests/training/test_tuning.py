@@ -18,12 +18,15 @@ from tests.support.learning_installation import (
     narrow,
     quick,
 )
+from trading_system.ml_refinement.config import FeatureConfig, MLConfig, TrainingConfig
+from trading_system.ml_refinement.models import SignalQualityModel
 from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training import tuning
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.pipeline import recipe_of, train
 from trading_system.ml_refinement.training.tuning import SPACES, Tuned, tune, tuning_rows
+from trading_system.ml_refinement.typing import FloatArray
 from trading_system.simulation.worlds import World, independent
 
 pytest.importorskip("optuna")
@@ -91,11 +94,32 @@ def test_a_store_that_does_not_reach_back_far_enough_is_refused_by_name(tmp_path
         tuned(learning_installation(tmp_path), dataset(short))
 
 
-def test_a_recipe_is_its_parameters() -> None:
-    own = fitted()
-    assert recipe_of(fitted(max_iter=40)) != recipe_of(fitted(max_iter=41))
-    assert recipe_of(own) == recipe_of(fitted(seed=3))
-    assert recipe_of(fitted(random_state=7)) == recipe_of(own)
+def test_a_recipe_is_its_parameters_and_its_seed() -> None:
+    plain = MLConfig()
+    assert recipe_of(SignalQualityModel(), plain) == "ensemble"
+    given: tuple[dict[str, int], ...] = ({}, {"max_iter": 41}, {"max_iter": 42}, {"random_state": 7})
+    assert len({recipe_of(SignalQualityModel(**each), plain) for each in given}) == 4
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MLConfig(training=TrainingConfig(**{name: value}))
+        for name, value in {
+            "train_window_days": 126, "step_size_days": 7, "min_training_samples": 50, "max_features": 10,
+            "feature_selection": False, "feature_importance_threshold": 0.05, "early_stopping": False,
+        }.items()
+    ]
+    + [MLConfig(features=FeatureConfig(scale_features=False))]
+    + [MLConfig(features=FeatureConfig(scaling_method="robust"))],
+)  # fmt: skip
+def test_whatever_shapes_a_model_makes_another_recipe_of_it(config: MLConfig) -> None:
+    assert recipe_of(SignalQualityModel(), config) != "ensemble"
+
+
+def test_what_does_not_shape_a_model_does_not() -> None:
+    config = MLConfig(retrain_frequency_days=30, min_new_samples_for_retrain=50, ml_score_weight=0.5)
+    assert recipe_of(SignalQualityModel(), config) == "ensemble"
 
 
 def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> None:
@@ -105,7 +129,9 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
     installation.registry.enter(champion, recipe="gradient_boosting")
     installation.registry.promote(champion.model_id, proven=True)
     with installation.db.atomic():
-        installation.db.scores.log_predictions(_served(installation, champion.model_id))
+        installation.db.scores.log_predictions(
+            _served(installation, champion.model_id, 0.45 + 0.3 * (world.truth - 0.45))
+        )
     for number in range(8):
         installation.db.tuning.add(
             "s", number, at=utc_text(NOW), recipe="ensemble", parameters={}, log_loss_gain=0.0, window_digest=""
@@ -118,8 +144,10 @@ def test_every_trial_is_paid_for_at_the_gate(tmp_path: Path, world: World) -> No
     assert "at level 0.0050" in result.reason, result.reason
 
 
-def _served(installation: LearningInstallation, model_id: str) -> list[object]:
+def _served(installation: LearningInstallation, model_id: str, said: FloatArray) -> list[object]:
     from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 
-    ids = [row[0] for row in installation.db.connection.query("SELECT signal_id FROM feature_vectors")]
-    return [PredictionRow(signal_id, model_id, utc_text(NOW), 0.45, 0.0, 0.0) for signal_id in ids]
+    ids = [
+        row[0] for row in installation.db.connection.query("SELECT signal_id FROM feature_vectors ORDER BY signal_id")
+    ]
+    return [PredictionRow(name, model_id, utc_text(NOW), float(p), 0.0, 0.0) for name, p in zip(ids, said, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -143,3 +144,35 @@ def test_the_information_coefficient_is_a_rank_correlation() -> None:
 def test_reliability_bins_hold_equal_numbers() -> None:
     p = np.random.default_rng(7).random(100)
     assert metrics.reliability(p > 0.5, p)[:, 2].tolist() == [10.0] * 10
+
+
+def test_conditional_gain_is_the_likelihood_of_who_won_given_how_many_did() -> None:
+    rng = np.random.default_rng(20)
+    logit, won = rng.standard_normal(6), np.array([True, False, True, False, False, True])
+    odds = np.exp(logit)
+    sets = [math.prod(odds[list(chosen)]) for chosen in combinations(range(6), 3)]
+    expected = math.log(math.prod(odds[won]) / sum(sets)) - math.log(1 / len(sets))
+    assert metrics.conditional_gain(won, logit, np.zeros(6, dtype=int)) == pytest.approx(expected / 6)
+
+
+def test_conditional_gain_does_not_see_what_a_stratum_shares_and_strata_of_one_class_say_nothing() -> None:
+    rng = np.random.default_rng(21)
+    stratum = np.repeat(np.arange(8), 25)
+    won, logit = rng.random(200) < 0.5, rng.standard_normal(200)
+    gain = metrics.conditional_gain(won, logit, stratum)
+    assert metrics.conditional_gain(won, logit + 30.0 * stratum, stratum) == pytest.approx(gain)
+    alone = np.append(won, [True] * 5), np.append(logit, np.arange(5.0)), np.append(stratum, [99] * 5)
+    assert metrics.conditional_gain(*alone) == pytest.approx(gain * 200 / 205)
+    assert metrics.conditional_gain(won, np.repeat(rng.standard_normal(8), 25), stratum) == pytest.approx(
+        0.0, abs=1e-12
+    )
+
+
+def test_conditional_gain_is_highest_on_average_where_the_odds_are_the_true_ones() -> None:
+    rng = np.random.default_rng(22)
+    logit, stratum = rng.standard_normal(6_000), np.repeat(np.arange(120), 50)
+    won = rng.random(6_000) < 1 / (1 + np.exp(-logit))
+    gains = [metrics.conditional_gain(won, slope * logit, stratum) for slope in (0.0, 0.5, 1.0, 2.0)]
+    assert np.argmax(gains) == 2
+    assert gains[0] == pytest.approx(0.0, abs=1e-12)
+    assert math.isnan(metrics.conditional_gain(won[:0], logit[:0], stratum[:0]))

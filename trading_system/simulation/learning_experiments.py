@@ -19,7 +19,8 @@ from trading_system.ml_refinement.monitoring import drift
 from trading_system.ml_refinement.storage.times import DAY_US, utc_now
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.promotion import Decision, judge
+from trading_system.ml_refinement.training.promotion import judge
+from trading_system.ml_refinement.training.verdicts import Decision
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence
 from trading_system.ml_refinement.validation.walk_forward import (

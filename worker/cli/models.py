@@ -30,7 +30,9 @@ models = typer.Typer(
 )
 
 Kind = Annotated[ModelType, typer.Option("--type", help="What the models predict.")]
+Pin = Annotated[bool, typer.Option("--pin/--no-pin", help="Keep it against later trainings.")]
 _QUALITY = ModelType.SIGNAL_QUALITY
+_PINNED = ", pinned: no training takes its place until `refinery models unpin`"
 #: Of these validation figures the smallest is the best.
 _SMALLER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error"})
 
@@ -142,8 +144,11 @@ def _compare_two(first: str, second: str, *, json: bool) -> None:
 def activate(
     model_id: str,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "activated by hand",
+    pin: Pin = True,
 ) -> None:
     """Let a registered model serve from the next batch on, whatever the gate said; the ledger keeps why.
+
+    It is pinned: trainings go on, and none takes its place until `refinery models unpin`.
 
     \f
     Raises:
@@ -152,23 +157,29 @@ def activate(
     from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
 
     with ExitStack() as stack:
-        _, registry = _open(stack)
-        try:
-            registry.promote(model_id, reason=reason)
-        except UnknownModel as error:
-            raise _unknown(model_id) from error
-        except ModelFileRefused as error:
-            raise RefineryError(f"{model_id} was not activated: {error}") from error
-    output.line(f"{model_id} serves from the next batch on")
+        store, registry = _open(stack)
+        with store.atomic():
+            try:
+                registry.promote(model_id, reason=reason)
+            except UnknownModel as error:
+                raise _unknown(model_id) from error
+            except ModelFileRefused as error:
+                raise RefineryError(f"{model_id} was not activated: {error}") from error
+            if pin:
+                store.models.pin(model_id, reason=reason)
+    output.line(f"{model_id} serves from the next batch on{_PINNED if pin else ''}")
 
 
 @models.command("rollback")
 def rollback(
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "rolled back by hand",
     kind: Kind = _QUALITY,
+    pin: Pin = True,
     json: Json = False,
 ) -> None:
     """Let the model that served before serve again, from the next batch on. Again: one step further back.
+
+    It is pinned: trainings go on, and none takes its place until `refinery models unpin`.
 
     \f
     Raises:
@@ -179,14 +190,49 @@ def rollback(
 
     with ExitStack() as stack:
         store, registry = _open(stack)
-        try:
-            before, now = roll_back(store, registry, kind, reason=reason)
-        except ModelFileRefused as error:
-            raise RefineryError(f"nothing was changed: {error}") from error
+        with store.atomic():
+            try:
+                before, now = roll_back(store, registry, kind, reason=reason)
+            except ModelFileRefused as error:
+                raise RefineryError(f"nothing was changed: {error}") from error
+            if pin:
+                store.models.pin(now, reason=reason)
     if json:
-        output.document({"rolled_back": before, "serves": now})
+        output.document({"rolled_back": before, "serves": now, "pinned": pin})
     else:
-        output.line(f"{now} serves from the next batch on, in the place of {before}")
+        output.line(f"{now} serves from the next batch on, in the place of {before}{_PINNED if pin else ''}")
+
+
+@models.command("pin")
+def pin_model(
+    model_id: str, reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "pinned by hand"
+) -> None:
+    """Keep a serving model: trainings go on in the shadow, and none takes its place until it is unpinned.
+
+    \f
+    Raises:
+        RefineryError: there is no such model, or it does not serve.
+    """
+    with open_store(settings_and_log()) as store:
+        row = store.models.get(model_id)
+        if row is None:
+            raise _unknown(model_id)
+        if not row.is_active:
+            raise RefineryError(
+                f"{model_id} does not serve; `refinery models activate {model_id}` lets it serve, pinned"
+            )
+        changed = store.models.pin(model_id, reason=reason)
+    output.line(f"{model_id} is pinned" if changed else f"{model_id} is pinned already, by {row.pinned_by}")
+
+
+@models.command("unpin")
+def unpin_model(
+    kind: Kind = _QUALITY, reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "unpinned by hand"
+) -> None:
+    """Let trainings replace the serving model again, if theirs passes the gate."""
+    with open_store(settings_and_log()) as store:
+        model_id = store.models.unpin(kind, reason=reason)
+    output.line(f"{model_id} is not pinned any more" if model_id else "no model is pinned")
 
 
 @models.command("history")
@@ -225,6 +271,8 @@ def _model_fields(row: RegistryRow) -> dict[str, Any]:
         "run_id": row.run_id,
         "proven": row.proven,
         "retired_at": row.retired_at,
+        "pinned_at": row.pinned_at,
+        "pinned_by": row.pinned_by,
     }
 
 
@@ -239,7 +287,7 @@ def _show_models(rows: Sequence[RegistryRow]) -> None:
             mark,
             row.model_id,
             about.created_at[:19],
-            row.recipe or "",
+            (row.recipe or "") + (", pinned" if row.pinned_at else ""),
             f"{about.train_samples or 0:,}",
             _figure(figures.get("log_loss")),
             _figure(figures.get("auc")),

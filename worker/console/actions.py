@@ -161,9 +161,29 @@ def rollback() -> ResponseReturnValue:
         if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
-        _, now = roll_back(store, registry, kind, reason=_why(), actor=actor())
+        with store.atomic():
+            _, now = roll_back(store, registry, kind, reason=_why(), actor=actor())
+            _pin_if_asked(store, now)
     flash(f"{now} serves from the next batch on.")
     return redirect(url_for("pages.models"))
+
+
+def _pin_if_asked(store: FeatureDatabase, model_id: str) -> None:
+    if request.form.get("pin"):
+        store.models.pin(model_id, reason=_why(), actor=actor())
+
+
+@blueprint.post("/models/<model_id>/unpin")
+def unpin(model_id: str) -> ResponseReturnValue:
+    """Let trainings replace a pinned model again, if it is still the one that the operator saw."""
+    kind = model_or_404(model_id).metadata.model_type.value
+    with _store() as store, store.atomic():
+        pinned = store.models.pinned(kind)
+        if pinned is None or pinned.model_id != model_id:
+            abort(409, f"{model_id} is not pinned any more.")
+        store.models.unpin(kind, reason="by hand", actor=actor())
+    flash(f"{model_id} is not pinned any more: a training that passes the gate takes its place.")
+    return redirect(url_for("pages.model", model_id=model_id))
 
 
 def _why() -> str:
@@ -183,10 +203,12 @@ def activate(model_id: str) -> ResponseReturnValue:
     model_or_404(model_id)
     with _store() as store:
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
-        try:
-            registry.promote(model_id, reason=why, expected_active=seen, actor=actor())
-        except ModelFileRefused as error:
-            raise RefineryError(f"{model_id} was not activated: {error}") from error
+        with store.atomic():
+            try:
+                registry.promote(model_id, reason=why, expected_active=seen, actor=actor())
+            except ModelFileRefused as error:
+                raise RefineryError(f"{model_id} was not activated: {error}") from error
+            _pin_if_asked(store, model_id)
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)
     flash(f"{model_id} serves from the next batch on.")
     return redirect(url_for("pages.models"))

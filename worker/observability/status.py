@@ -30,6 +30,8 @@ class Training:
     completed_at: str | None
     model_id: str | None
     verdict: str | None
+    #: How its candidate serves: `proven`, `provisional` or `no`.
+    serves: str | None
     reason: str | None
 
     @property
@@ -75,6 +77,8 @@ class Status:
     champion: str | None
     proven: bool
     champion_since: str | None
+    #: Who pinned the champion: then no training takes its place.
+    pinned_by: str | None
     last_training: Training | None
     monitoring: Monitoring | None = None
     #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
@@ -134,6 +138,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         champion=champion.model_id if champion else None,
         proven=champion.proven if champion else False,
         champion_since=champion.metadata.deployed_at if champion else None,
+        pinned_by=champion.pinned_by if champion else None,
         last_training=None
         if last is None
         else Training(
@@ -143,6 +148,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.completed_at,
             last.model_id,
             last.verdict,
+            last.serves,
             last.reason,
         ),
         monitoring=read_monitoring(store),

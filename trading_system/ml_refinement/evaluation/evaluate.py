@@ -28,7 +28,8 @@ from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
-from trading_system.ml_refinement.training.promotion import Decision, Verdict, judge
+from trading_system.ml_refinement.training.promotion import judge
+from trading_system.ml_refinement.training.verdicts import Decision, Verdict
 from trading_system.ml_refinement.typing import IndexArray
 from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us
 from trading_system.ml_refinement.validation.walk_forward import Fold
@@ -73,8 +74,7 @@ class Evaluation:
             return f"There is evidence of skill: {self.verdict.reasons[0]}."
         if self.verdict.decision is Decision.HOLD:
             return f"There is too little evidence to say whether there is skill: {self.verdict.reasons[0]}."
-        failed = "; ".join(self.verdict.reasons[:-1]) or self.verdict.reason
-        return f"There is no evidence of skill: {failed}."
+        return f"There is no evidence of skill: {'; '.join(self.verdict.reasons)}."
 
 
 def evaluate(

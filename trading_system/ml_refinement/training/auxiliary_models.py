@@ -33,7 +33,7 @@ from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict
+from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
 from trading_system.ml_refinement.typing import FloatArray, IndexArray, IntArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import MIN_BLOCKS, MIN_ROWS, block_us
@@ -125,6 +125,8 @@ def settle_auxiliary_models(
     told: dict[str, Any] = {name: {"reason": why} for name, why in trained.missing.items()}
     for auxiliary in trained.models:
         model, verdict = auxiliary.model, auxiliary.verdict or _following(quality)
+        if (pinned := models.pinned(model.model_type.value)) is not None:
+            verdict = verdict.beside_a_pin(pinned.model_id, pinned.pinned_by or "")
         if verdict.serve is Serve.NO:
             action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
             models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.figures, run_id=run_id)
@@ -148,7 +150,8 @@ def settle_auxiliary_models(
 
 
 def _following(quality: Verdict) -> Verdict:
-    return replace(quality, reasons=(f"as the quality model: {quality.decision.value}",), figures={})
+    words = in_words(quality.decision, quality.serve)
+    return replace(quality, reasons=(f"as the quality model: {words}",), figures={}, serving="")
 
 
 @dataclass(frozen=True, slots=True)

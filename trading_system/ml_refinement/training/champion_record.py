@@ -9,17 +9,21 @@ import numpy as np
 from loguru import logger
 
 from trading_system.ml_refinement.actors import GATE
+from trading_system.ml_refinement.config import TrainingConfig
 from trading_system.ml_refinement.monitoring.served import read_served, record_figures, worse_than_base_rate
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
-from trading_system.ml_refinement.storage.times import text_from_us
-from trading_system.ml_refinement.training.promotion import ChampionRecord
+from trading_system.ml_refinement.storage.times import DAY_US, text_from_us, us_from_text
+from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, ChampionRecord, skill
 from trading_system.ml_refinement.typing import StringArray
 
+#: Skill is looked for in what was served of so many days' signals.
+PROOF_DAYS = 252
 
-def champion_line(db: FeatureDatabase, active: RegistryRow) -> set[str]:
-    """Ids of the champion and the proven models of its recipe that it refreshed."""
-    return {active.model_id, *db.models.proven_of_recipe(active.metadata.model_type.value, active.recipe)}
+
+def champion_line(db: FeatureDatabase, active: RegistryRow, *, proven: bool = True) -> set[str]:
+    """Ids of the champion and the models of its recipe that it refreshed; not `proven`: the provisional ones too."""
+    return {active.model_id, *db.models.alike(active, proven=proven)}
 
 
 def champion_record(
@@ -36,14 +40,42 @@ def champion_record(
     return ChampionRecord(active.model_id, active.recipe or "", active.proven, served)
 
 
-def demote_if_failing(db: FeatureDatabase, active: RegistryRow, *, train_window_days: int) -> RegistryRow:
-    """The champion's row, proven no longer where what its line served was worse than the base rate beyond doubt."""
+def end_proof_if_failing(
+    db: FeatureDatabase, active: RegistryRow, *, training: TrainingConfig, now_us: int
+) -> RegistryRow:
+    """The champion's row, proven no longer where its proof has ended; the ledger says why.
+
+    It ends by its age; by what its line served, worse than the base rate beyond doubt; or by what models of its recipe
+    served over `PROOF_DAYS`, in which skill does not even show at `KEEP_LEVEL`. That many rows, blocks and rows of each
+    class are asked of the last as of any proof: a record that is too short ends nothing.
+    """
     if not active.proven:
         return active
-    record = read_served(db, train_window_days=train_window_days, model_ids=champion_line(db, active))
-    failing, why = worse_than_base_rate(record.evidence)
-    if not failing:
+    why, figures = _failing(db, active, training, now_us)
+    if not why:
         return active
-    logger.warning("champion {} is demoted to provisional: {}", active.model_id, why)
-    db.models.set_proven(active.model_id, False, reason=why, figures=record_figures(record), actor=GATE)
+    logger.warning("champion {} is not proven any more: {}", active.model_id, why)
+    db.models.set_proven(active.model_id, False, reason=why, figures=figures, actor=GATE)
     return db.models.get(active.model_id) or active
+
+
+def _failing(
+    db: FeatureDatabase, active: RegistryRow, training: TrainingConfig, now_us: int
+) -> tuple[str, dict[str, float]]:
+    """Why the proof has ended, on which figures; an empty reason where it has not."""
+    age_days = (now_us - us_from_text(active.metadata.created_at)) / DAY_US
+    if age_days > training.expiry_days:
+        return f"it has expired: trained {age_days:.0f} days ago, {training.expiry_days:.0f} are allowed", {}
+    days = training.train_window_days
+    record = read_served(db, train_window_days=days, model_ids=champion_line(db, active))
+    failing, why = worse_than_base_rate(record.evidence)
+    if failing:
+        return why, record_figures(record)
+    alike = champion_line(db, active, proven=False)
+    record = read_served(db, train_window_days=days, days=PROOF_DAYS, model_ids=alike)
+    if record.evidence.shortfall():
+        return "", {}
+    shown, words = skill(record.evidence, KEEP_LEVEL)
+    return ("" if shown else f"skill does not show in what was served of {PROOF_DAYS} days: {words}"), record_figures(
+        record
+    )

@@ -6,7 +6,7 @@ import errno
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from loguru import logger
@@ -30,14 +30,32 @@ from trading_system.ml_refinement.training.auxiliary_models import (
     settle_auxiliary_models,
     train_auxiliary_models,
 )
-from trading_system.ml_refinement.training.champion_record import champion_record, demote_if_failing
+from trading_system.ml_refinement.training.champion_record import champion_record, end_proof_if_failing
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset, shortage
-from trading_system.ml_refinement.training.promotion import Decision, Serve, Verdict, judge
+from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, judge
+from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
 #: Called with a stage's name and (done, total) within it.
 Progress = Callable[[str, int, int], None]
+
+#: The figure of a run that says up to which day, counted from 1970, the outcomes were known that a proof was asked of.
+LOOKED_UNTIL = "looked_until_day"
+
+#: Settings besides the recipe's parameters that make another model, or other evidence about it.
+_SHAPING = (
+    ("training", "train_window_days"),
+    ("training", "step_size_days"),
+    ("training", "min_training_samples"),
+    ("training", "early_stopping"),
+    ("training", "early_stopping_rounds"),
+    ("training", "max_features"),
+    ("training", "feature_selection"),
+    ("training", "feature_importance_threshold"),
+    ("features", "scale_features"),
+    ("features", "scaling_method"),
+)
 
 _TYPE = ModelType.SIGNAL_QUALITY
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -157,17 +175,24 @@ class _Run:
         active = self.db.models.active(_TYPE.value)
         champion = None
         if active is not None:
-            active = demote_if_failing(self.db, active, train_window_days=self.config.training.train_window_days)
+            active = end_proof_if_failing(self.db, active, training=self.config.training, now_us=now_us)
             since_us = int(evidence.entered_us.min(initial=now_us))
             champion = champion_record(self.db, active, data.signal_ids[pooled.rows], since_us=since_us)
-        recipe = recipe_of(model)
+            if active.feature_version != feature_version:  # it scores nothing any more, and so it blocks nothing
+                champion = replace(champion, proven=False)
+        recipe = recipe_of(model, self.config)
+        known_until_day = float(data.known_us.max()) / DAY_US
+        looked = self.db.runs.last_figure(_TYPE.value, LOOKED_UNTIL)
         verdict = judge(
             evidence,
             recipe=recipe,
             champion=champion,
-            recipes_tried=self._recipes_tried(recipe),
+            tries=self._tries(recipe, feature_version),
+            days_since_look=math.inf if looked is None else known_until_day - looked,
             min_rows=self.config.training.min_validation_samples,
         )
+        if verdict.figures.get("skill_level", KEEP_LEVEL) != KEEP_LEVEL:
+            verdict.figures[LOOKED_UNTIL] = known_until_day
         self.progress("register", 0, 1)
         self.registry.enter(model, recipe=recipe, run_id=self.run_id)
         for each in auxiliary.models:
@@ -242,9 +267,9 @@ class _Run:
             "model_digest": model.digest(),
         }
 
-    def _recipes_tried(self, recipe: str) -> int:
-        """Recipes that were ever trained, and every setting that tuning looked at to choose one."""
-        tried = self.db.models.recipes(_TYPE.value) | {recipe}
+    def _tries(self, recipe: str, feature_version: str) -> int:
+        """Recipes on feature versions that were ever trained, and every setting that tuning looked at to choose one."""
+        tried = self.db.models.recipes(_TYPE.value) | {(recipe, feature_version)}
         return len(tried) + self.db.tuning.count()
 
     def _settle(
@@ -259,6 +284,8 @@ class _Run:
         """Activations, ledger and the run's end in one transaction."""
         with self.db.atomic():
             self._still_ours()
+            if (pinned := self.db.models.pinned(_TYPE.value)) is not None:
+                verdict = verdict.beside_a_pin(pinned.model_id, pinned.pinned_by or "")
             beside = settle_auxiliary_models(
                 self.registry, self.db.models, auxiliary, verdict, run_id=self.run_id, expected=expected
             )
@@ -288,10 +315,11 @@ class _Run:
                 metrics={**figures, "reason": verdict.reason},
                 model_id=model.model_id,
                 verdict=verdict.decision.value,
+                serves=verdict.serve.value,
                 data_digest=data.digest(),
                 seconds=time.perf_counter() - self.started,
             )
-        logger.info("run {}: {}, serves: {}; {}", self.run_id, verdict.decision, verdict.serve, verdict.reason)
+        logger.info("run {}: {} ({})", self.run_id, in_words(verdict.decision, verdict.serve), verdict.reason)
         return TrainingResult(self.run_id, "completed", verdict, model.model_id, figures, verdict.reason)
 
     def _still_ours(self) -> None:
@@ -321,8 +349,15 @@ def config_of(run: TrainingRun) -> MLConfig:
     return MLConfig(**{**told, "features": features, "training": TrainingConfig(**told["training"])})
 
 
-def recipe_of(model: SignalQualityModel) -> str:
-    """What the gate calls the same recipe: the name, and the digest of parameters where they are not the recipe's."""
+def recipe_of(model: SignalQualityModel, config: MLConfig) -> str:
+    """What the gate calls the same recipe: its name, and a digest of whatever shapes a model and is not the default.
+
+    The parameters, the seed among them, scaling, selection, stopping and windows. Models of two feature versions are of
+    two recipes as well; the registry keeps the version beside this name.
+    """
     changed = {name: value for name, value in model.params.items() if RECIPES[model.recipe].defaults[name] != value}
-    changed.pop("random_state", None)
+    plain = MLConfig()
+    for part, name in _SHAPING:
+        if (value := getattr(getattr(config, part), name)) != getattr(getattr(plain, part), name):
+            changed[f"{part}.{name}"] = value
     return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe

@@ -5,35 +5,25 @@ Trades open together share their luck, so every test here works on sums over blo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
+#: One-sided level of a first proof: half of it for skill within windows, half for skill within weeks.
 SKILL_LEVEL = 0.025
+#: One-sided level at which skill has to show in a recipe that is proven already.
+KEEP_LEVEL = 0.20
+#: A look that comes so many days after the one before has the whole level, an earlier one a part of it.
+LOOK_DAYS = 21.0
 REFRESH_LEVEL = 0.10
 NEW_RECIPE_LEVEL = 0.05
 PROVISIONAL_LEVEL = 0.10
-
-
-class Decision(StrEnum):
-    """What the gate says. HOLD: the evidence does not reach; REJECT: it reaches, and a test was failed."""
-
-    PROMOTE = "promote"
-    HOLD = "hold"
-    REJECT = "reject"
-
-
-class Serve(StrEnum):
-    """How the candidate serves from now on. A provisional model's scores are published and move nothing."""
-
-    PROVEN = "proven"
-    PROVISIONAL = "provisional"
-    NO = "no"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +36,13 @@ class ChampionRecord:
     served: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What was decided, by which rule, why, and on what figures (finite numbers only)."""
-
-    decision: Decision
-    serve: Serve
-    rule: str
-    reasons: tuple[str, ...]
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def reason(self) -> str:
-        """The reasons as one line."""
-        return "; ".join(self.reasons)
-
-
 def judge(
     evidence: Evidence,
     *,
     recipe: str,
     champion: ChampionRecord | None,
-    recipes_tried: int = 1,
+    tries: int = 1,
+    days_since_look: float = math.inf,
     min_rows: int = 20,
 ) -> Verdict:
     """The gate.
@@ -76,7 +51,8 @@ def judge(
         evidence: the candidate's pooled out-of-sample predictions.
         recipe: what the candidate was made by.
         champion: the model that serves, `served` aligned with the evidence's rows; None where none does.
-        recipes_tried: how many recipes and parameter settings were tried; a new one pays for all of them.
+        tries: how many recipes and parameter settings were tried, this one included; a proof pays for all of them.
+        days_since_look: how many days of outcomes came since the gate last looked; infinite for a first look.
         min_rows: with fewer out-of-sample rows than this the candidate is held, and does not even serve provisionally.
     """
     rule = "skill"
@@ -87,34 +63,60 @@ def judge(
     if len(evidence.won) < min_rows:
         wanted = f"{len(evidence.won):,} of {min_rows:,} validation samples"
         shortfall = f"{wanted}, {shortfall}" if shortfall else wanted
+    level = KEEP_LEVEL if rule == "refresh" else SKILL_LEVEL * look_share(days_since_look) / max(1, tries)
     if shortfall:
         decision, reasons = Decision.HOLD, [f"too little evidence: {shortfall}"]
+    elif not level:
+        decision, reasons = Decision.HOLD, ["no outcome has come since the gate last looked"]
     else:
-        decision, reasons = _skill(evidence)
+        figures["skill_level"] = level
+        decision, reasons = _skill(evidence, level)
         if decision is Decision.PROMOTE and champion is not None and rule != "skill":
-            decision, reasons = _against_champion(evidence, champion, rule, recipes_tried, figures)
-    serve = Serve.PROVEN if decision is Decision.PROMOTE else Serve.NO
+            decision, reasons = _against_champion(evidence, champion, rule, tries, figures)
+    serve, serving = (Serve.PROVEN if decision is Decision.PROMOTE else Serve.NO), ""
     if serve is Serve.NO and rule == "skill":
-        serve, why = _provisionally(evidence, min_rows)
-        reasons = [*reasons, why]
-    return Verdict(decision, serve, rule, tuple(reasons), figures)
+        serve, serving = _provisionally(evidence, min_rows)
+    return Verdict(decision, serve, rule, tuple(reasons), figures, serving)
 
 
-def _skill(evidence: Evidence) -> tuple[Decision, list[str]]:
-    auc = evidence.auc()
-    gain = float(evidence.gain.mean())
-    failed = []
-    if not auc.above(0.5, SKILL_LEVEL):
-        failed.append(f"AUC {auc.value:.3f} is not above 0.5 beyond chance (t {auc.t(0.5):.2f})")
-    if not gain > 0.0:
-        failed.append(f"log loss is {-gain:.4f} above the base rate's")
-    if failed:
-        return Decision.REJECT, failed
-    return Decision.PROMOTE, [f"AUC {auc.value:.3f} (t {auc.t(0.5):.2f}), log loss {gain:.4f} below the base rate's"]
+def look_share(days_since_look: float) -> float:
+    """The part of the level that a look has, 0 to 1: looks that follow each other closely see nearly the same rows.
+
+    The square root is between paying by the day, which leaves a daily look next to nothing, and not paying, with which
+    a year of weekly looks proves noise every fourth time; what each costs is measured in docs/learning.md.
+    """
+    return min(1.0, math.sqrt(max(0.0, days_since_look) / LOOK_DAYS))
+
+
+def skill(evidence: Evidence, level: float) -> tuple[bool, str]:
+    """Do the predictions tell wins from losses, at one-sided `level`? With the words that say so or why not.
+
+    Either of two tests at half the level each: within windows, with a log loss below the base rate's, which sees market
+    timing too; or within weeks of entry, with a conditional gain above 0, which the luck that a week's trades share
+    cannot blur.
+    """
+    windows, weeks = evidence.auc(), evidence.auc_within_weeks()
+    gain, within = float(evidence.gain.mean()), evidence.gain_within_weeks()
+    tests = (
+        (windows, gain, f"AUC {windows.value:.3f} (t {windows.t(0.5):.2f}), log loss {-gain:+.4f} of the base rate's"),
+        (weeks, within, f"AUC within weeks {weeks.value:.3f} (t {weeks.t(0.5):.2f}), gain {within:+.4f}"),
+    )
+    shown = [words for auc, better, words in tests if auc.above(0.5, level / 2.0) and better > 0.0]
+    return bool(shown), "; ".join(shown or [words for _, _, words in tests])
+
+
+def _skill(evidence: Evidence, level: float) -> tuple[Decision, list[str]]:
+    shown, words = skill(evidence, level)
+    if not shown:
+        return Decision.REJECT, [f"skill is not shown at level {level:.4f}: {words}"]
+    worse = _excess(evidence)
+    if worse.above(0.0, PROVISIONAL_LEVEL):
+        return Decision.REJECT, [f"{words}; but log loss is {worse.value:.4f} above the base rate's"]
+    return Decision.PROMOTE, [words]
 
 
 def _against_champion(
-    evidence: Evidence, champion: ChampionRecord, rule: str, recipes_tried: int, figures: dict[str, float]
+    evidence: Evidence, champion: ChampionRecord, rule: str, tries: int, figures: dict[str, float]
 ) -> tuple[Decision, list[str]]:
     both = ~np.isnan(champion.served)
     shared = evidence.rows(both)
@@ -129,17 +131,23 @@ def _against_champion(
     shortfall = shared.shortfall()
     if shortfall:
         return Decision.HOLD, [f"too little served by {champion.model_id} to compare with: {shortfall}"]
-    level = NEW_RECIPE_LEVEL / max(1, recipes_tried)
+    level = NEW_RECIPE_LEVEL / max(1, tries)
     return (Decision.PROMOTE if margin.above(0.0, level) else Decision.REJECT), [f"{words}, at level {level:.4f}"]
 
 
 def _provisionally(evidence: Evidence, min_rows: int) -> tuple[Serve, str]:
-    """Not worse than the base rate by more than noise; where blocks are too few to judge by, rows are the clusters."""
+    """Not worse than the base rate by more than noise."""
     if len(evidence.won) < max(min_rows, 1):
         return Serve.NO, f"{len(evidence.won)} out-of-sample rows are too few to serve on"
-    excess = metrics.clustered_mean(-evidence.gain, evidence.cluster)
-    if excess.freedom < 2:
-        excess = metrics.clustered_mean(-evidence.gain, np.arange(len(evidence.won)))
+    excess = _excess(evidence)
     if excess.above(0.0, PROVISIONAL_LEVEL):
         return Serve.NO, f"worse than the base rate by {excess.value:.4f} (t {excess.t():.2f})"
     return Serve.PROVISIONAL, "not worse than the base rate: serves provisionally"
+
+
+def _excess(evidence: Evidence) -> metrics.Estimate:
+    """Log loss above the base rate's; where blocks are too few to judge by, rows are the clusters."""
+    excess = metrics.clustered_mean(-evidence.gain, evidence.cluster)
+    if excess.freedom < 2:
+        excess = metrics.clustered_mean(-evidence.gain, np.arange(len(evidence.won)))
+    return excess

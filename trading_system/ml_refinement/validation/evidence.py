@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
@@ -18,6 +19,9 @@ MIN_BLOCKS = 6
 MIN_ROWS = 100
 MIN_PER_CLASS = 30
 MIN_BLOCK_DAYS = 10
+
+#: From a Monday to the epoch, which was a Thursday.
+_MONDAY_US = 3 * DAY_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,21 @@ class Evidence:
     def auc(self) -> metrics.Estimate:
         """AUC within windows, with its error over blocks."""
         return metrics.clustered_auc(self.won, self.p, self.cluster, self.window)
+
+    @property
+    def week(self) -> IntArray:
+        """The week of entry and the window each row lies in, as one label, shape (n,). Weeks begin on Mondays."""
+        week = time_blocks(self.entered_us + _MONDAY_US, block_us=7 * DAY_US)
+        _, label = np.unique(np.column_stack([self.window, week]), axis=0, return_inverse=True)
+        return np.asarray(label.ravel(), dtype=np.int64)
+
+    def auc_within_weeks(self) -> metrics.Estimate:
+        """AUC of wins against losses of the same week of entry: what all trades of a week share is taken out."""
+        return metrics.clustered_auc(self.won, self.p, self.cluster, self.week)
+
+    def gain_within_weeks(self) -> float:
+        """What `metrics.conditional_gain` says of the weeks: above 0, the probabilities tell a week's trades apart."""
+        return metrics.conditional_gain(self.won, logit(self.p), self.week)
 
     @property
     def gain(self) -> FloatArray:
@@ -131,6 +150,7 @@ def evidence_figures(evidence: Evidence) -> dict[str, float]:
     if not len(won):
         return {"rows": 0.0, "blocks": 0.0}
     auc = evidence.auc()
+    within = evidence.auc_within_weeks()
     gain = metrics.clustered_mean(evidence.gain, evidence.cluster)
     error, chance = metrics.calibration_error(won, p)
     low, high = auc.interval()
@@ -143,6 +163,9 @@ def evidence_figures(evidence: Evidence) -> dict[str, float]:
             "auc_low": low,
             "auc_high": high,
             "auc_t": auc.t(0.5),
+            "auc_within_weeks": within.value,
+            "auc_within_weeks_t": within.t(0.5),
+            "gain_within_weeks": evidence.gain_within_weeks(),
             "log_loss": float(metrics.log_losses(won, p).mean()),
             "base_rate_log_loss": float(metrics.log_losses(won, evidence.base).mean()),
             "log_loss_gain": gain.value,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
-from scipy.special import xlog1py, xlogy
+from scipy.special import gammaln, xlog1py, xlogy
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
@@ -106,6 +106,42 @@ def log_losses(won: BoolArray, p: FloatArray) -> FloatArray:
     """Log loss of each row, shape (n,), in nats."""
     clipped = np.clip(p, _TINY, 1.0 - _TINY)
     return np.asarray(-(xlogy(won, clipped) + xlog1py(1.0 - won, -clipped)), dtype=np.float64)
+
+
+def conditional_gain(won: BoolArray, logit: FloatArray, stratum: IntArray) -> float:
+    """Log likelihood of who won, given how many of each stratum did, above that of all being alike; nats a row.
+
+    The conditional likelihood (Cox 1972): what is the same for a whole stratum, a week's luck among it, cancels, and no
+    intercept is fitted. Above 0, the scores tell the rows of a stratum apart, and are not too sure of it.
+
+    Args:
+        won: shape (n,).
+        logit: log odds of a win, shape (n,); adding a constant to a stratum's changes nothing.
+        stratum: labels (n,); strata of wins or of losses alone say nothing.
+    """
+    total = 0.0
+    for rows in _groups(stratum):
+        count, wins = len(rows), int(won[rows].sum())
+        if 0 < wins < count:
+            centred = logit[rows] - logit[rows].mean()
+            chance = gammaln(count + 1) - gammaln(wins + 1) - gammaln(count - wins + 1)
+            total += float(centred[won[rows]].sum()) - _log_elementary(centred, wins) + float(chance)
+    return total / len(won) if len(won) else math.nan
+
+
+def _log_elementary(logit: FloatArray, degree: int) -> float:
+    """Log of the elementary symmetric polynomial of exp(logit): the sum over all sets of `degree` rows."""
+    sums = np.full(degree + 1, -np.inf)
+    sums[0] = 0.0
+    for value in logit:
+        sums[1:] = np.logaddexp(sums[1:], sums[:-1] + value)
+    return float(sums[degree])
+
+
+def _groups(label: IntArray) -> list[IntArray]:
+    """The rows of each label, shape (n_of_it,) each."""
+    _, member, sizes = np.unique(label, return_inverse=True, return_counts=True)
+    return np.split(np.argsort(member, kind="stable"), np.cumsum(sizes)[:-1]) if len(label) else []
 
 
 def auc(won: BoolArray, score: FloatArray) -> float:

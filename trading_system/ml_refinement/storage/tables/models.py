@@ -16,7 +16,7 @@ from trading_system.ml_refinement.storage.errors import PickledModel, StaleActiv
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
-Action = Literal["activate", "retire", "prove", "demote", "hold", "reject"]
+Action = Literal["activate", "retire", "prove", "demote", "hold", "reject", "pin", "unpin"]
 
 
 class Unconditional(Enum):
@@ -47,6 +47,9 @@ class RegistryRow:
     run_id: str | None
     proven: bool
     retired_at: str | None
+    #: Since when and by whom it is pinned: no training takes its place until it is unpinned.
+    pinned_at: str | None = None
+    pinned_by: str | None = None
 
     @property
     def model_id(self) -> str:
@@ -165,13 +168,14 @@ class Models:
         """The win rates of those models' training rows; a model that was registered without one is left out."""
         return dict(self._connection.query(BASE_RATES, (orjson.dumps(list(model_ids)).decode(),)))
 
-    def proven_of_recipe(self, model_type: str, recipe: str | None) -> list[str]:
-        """The models of a recipe that are proven, or were when they were retired."""
-        return [model_id for (model_id,) in self._connection.query(PROVEN_OF_RECIPE, (model_type, recipe))]
+    def alike(self, model: RegistryRow, *, proven: bool) -> list[str]:
+        """The models of the same recipe on the same features; `proven`: those that are, or were when retired."""
+        given = (model.metadata.model_type.value, model.recipe, model.feature_version, proven)
+        return [model_id for (model_id,) in self._connection.query(ALIKE, given)]
 
-    def recipes(self, model_type: str) -> set[str]:
-        """Every recipe that a model was ever registered with."""
-        return {recipe for (recipe,) in self._connection.query(RECIPES, (model_type,))}
+    def recipes(self, model_type: str) -> set[tuple[str, str | None]]:
+        """Every recipe that a model was ever registered with, beside the feature version it was trained on."""
+        return {(recipe, version) for recipe, version in self._connection.query(RECIPES, (model_type,))}
 
     def activate(
         self,
@@ -189,12 +193,14 @@ class Models:
 
         `actor` None is the gate for what a run activates, and this process's user for the rest. Activating the one
         that serves already, equally proven, changes nothing. `fence` is the token that `runs.start` gave: the run must
-        be the newest of its model type and not have failed.
+        be the newest of its model type and not have failed. A pin on the model before ends, unless it is a training
+        (`run_id`) that asks: pinned models are not replaced by trainings.
 
         Raises:
             UnknownModel: the model is not registered.
             PickledModel: its file is not one of ours.
-            StaleActivation: another model is active than `expected_active`, or the fence is passed.
+            StaleActivation: another model is active than `expected_active`, the fence is passed, or a training would
+                replace a pinned model.
         """
         with self._connection.atomic():
             row = self.get(model_id)
@@ -211,11 +217,51 @@ class Models:
             self._pass_fence(model_type, fence)
             if before == model_id and row.proven == proven:
                 return
+            if before is not None and before != model_id:
+                self._end_pin(model_type, before, run_id, actor)
             now = utc_text(self._clock())
             self._connection.run(RETIRE, (now, model_type, model_id))
             self._connection.run(ACTIVATE, (now, proven, model_id))
             by = actor or (acting_user() if run_id is None else GATE)
             self._enter("activate", model_type, model_id, before, reason, figures, run_id, by)
+
+    def pinned(self, model_type: str) -> RegistryRow | None:
+        """The serving model of that type that no training may replace; None where none is pinned."""
+        row = self._connection.one(f"{SELECT} WHERE model_type = ? AND pinned_at IS NOT NULL", (model_type,))
+        return None if row is None else _registry_row(row)
+
+    def pin(self, model_id: str, *, reason: str, actor: str | None = None) -> bool:
+        """Keep the serving model from being replaced by trainings. False: it was pinned already.
+
+        `actor` None is this process's user.
+
+        Raises:
+            UnknownModel: the model is not registered.
+            StaleActivation: it does not serve.
+        """
+        with self._connection.atomic():
+            row = self.get(model_id)
+            if row is None:
+                raise UnknownModel(f"no model {model_id!r} in the registry")
+            if not row.is_active:
+                raise StaleActivation(f"{model_id} does not serve: only a model that serves can be pinned")
+            if row.pinned_at is not None:
+                return False
+            by = actor or acting_user()
+            self._connection.run(PIN, (utc_text(self._clock()), by, model_id))
+            self._enter("pin", row.metadata.model_type.value, model_id, model_id, reason, None, None, by)
+            return True
+
+    def unpin(self, model_type: str, *, reason: str, actor: str | None = None) -> str | None:
+        """Let trainings replace the serving model of that type again; its id, None where none was pinned."""
+        by = actor or acting_user()
+        with self._connection.atomic():
+            row = self.pinned(model_type)
+            if row is None:
+                return None
+            self._connection.run(UNPIN, (row.model_id,))
+            self._enter("unpin", model_type, row.model_id, row.model_id, reason, None, None, by)
+            return row.model_id
 
     def retire(
         self, model_id: str, *, reason: str, figures: Mapping[str, Any] | None = None, actor: str | None = None
@@ -226,6 +272,7 @@ class Models:
             if row is None or not row.is_active:
                 return False
             model_type = row.metadata.model_type.value
+            self._end_pin(model_type, model_id, None, actor)
             self._connection.run(RETIRE, (utc_text(self._clock()), model_type, ""))
             self._enter("retire", model_type, None, model_id, reason, figures, None, actor or acting_user())
             return True
@@ -287,6 +334,16 @@ class Models:
         rows = self._connection.query(f"{LEDGER} WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
         return [_promotion(row) for row in rows]
 
+    def _end_pin(self, model_type: str, model_id: str, run_id: str | None, actor: str | None) -> None:
+        pin = self.pinned(model_type)
+        if pin is None or pin.model_id != model_id:
+            return
+        if run_id is not None:
+            raise StaleActivation(f"{model_id} is pinned by {pin.pinned_by}: no training takes its place")
+        self._connection.run(UNPIN, (model_id,))
+        by = actor or acting_user()
+        self._enter("unpin", model_type, model_id, model_id, "it stopped serving", None, None, by)
+
     def _pass_fence(self, model_type: str, fence: int | None) -> None:
         if fence is None:
             return
@@ -334,7 +391,8 @@ REGISTER = """
 SELECT = """
     SELECT model_id, model_type, version, created_at, train_start_date, train_end_date, train_samples,
         validation_samples, train_metrics, validation_metrics, feature_names, feature_importance, is_active,
-        deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at
+        deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at, pinned_at,
+        pinned_by
     FROM model_registry"""
 ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
 FILES = "SELECT model_id, model_path, artefact_sha256, is_active FROM model_registry"
@@ -347,12 +405,16 @@ SERVING = """
 BASE_RATES = """
     SELECT m.model_id, json_extract(m.train_metrics, '$.base_rate') AS rate
     FROM json_each(?) AS wanted CROSS JOIN model_registry AS m ON m.model_id = wanted.value WHERE rate IS NOT NULL"""
-PROVEN_OF_RECIPE = "SELECT model_id FROM model_registry WHERE model_type = ? AND proven = 1 AND recipe IS ?"
-RECIPES = "SELECT DISTINCT recipe FROM model_registry WHERE model_type = ? AND recipe IS NOT NULL"
+ALIKE = """
+    SELECT model_id FROM model_registry
+    WHERE model_type = ? AND recipe IS ? AND feature_version IS ? AND proven >= ?"""
+RECIPES = "SELECT DISTINCT recipe, feature_version FROM model_registry WHERE model_type = ? AND recipe IS NOT NULL"
 RETIRE = """
     UPDATE model_registry SET is_active = 0, retired_at = ?
     WHERE model_type = ? AND is_active = 1 AND model_id <> ?"""
 ACTIVATE = "UPDATE model_registry SET is_active = 1, deployed_at = ?, retired_at = NULL, proven = ? WHERE model_id = ?"
+PIN = "UPDATE model_registry SET pinned_at = ?, pinned_by = ? WHERE model_id = ?"
+UNPIN = "UPDATE model_registry SET pinned_at = NULL, pinned_by = NULL WHERE model_id = ?"
 NEWEST_RUN = "SELECT id, status FROM training_runs WHERE model_type = ? ORDER BY id DESC LIMIT 1"
 ENTER = """
     INSERT INTO promotions (at, model_type, action, previous_model_id, reason, figures, run_id, model_id,

@@ -33,6 +33,8 @@ class TrainingRun:
     metrics: dict[str, Any]
     model_id: str | None
     verdict: str | None
+    #: How the candidate served after it: `proven`, `provisional` or `no`; None where there was none.
+    serves: str | None
     error_message: str | None
     data_digest: str | None
     seconds: float | None
@@ -87,6 +89,7 @@ class Runs:
         metrics: Mapping[str, Any] | None = None,
         model_id: str | None = None,
         verdict: str | None = None,
+        serves: str | None = None,
         error_message: str | None = None,
         data_digest: str | None = None,
         seconds: float | None = None,
@@ -101,6 +104,7 @@ class Runs:
             finite_json(dict(metrics or {})),
             model_id,
             verdict,
+            serves,
             error_message,
             data_digest,
             seconds,
@@ -123,6 +127,11 @@ class Runs:
         """The newest run of a model type that trained a model, whether it serves or not."""
         return _first(self._connection.query(LAST_WITH_MODEL, (model_type,)))
 
+    def last_figure(self, model_type: str, name: str) -> float | None:
+        """That figure of the newest completed run that has it; None where none does."""
+        row = self._connection.one(LAST_FIGURE, (f"$.{name}", model_type))
+        return None if row is None else float(row[0])
+
     def recent(self, limit: int = 50) -> list[TrainingRun]:
         """Runs of all model types, newest first."""
         return [_run(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
@@ -142,14 +151,17 @@ START = """
 FINISH = """
     UPDATE training_runs
     SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
-        model_id = ?, verdict = ?, error_message = ?, data_digest = ?, seconds = ?
+        model_id = ?, verdict = ?, serves = ?, error_message = ?, data_digest = ?, seconds = ?
     WHERE run_id = ? AND status = 'running'"""
+LAST_FIGURE = """
+    SELECT json_extract(metrics, ?) AS figure FROM training_runs
+    WHERE model_type = ? AND status = 'completed' AND figure IS NOT NULL ORDER BY id DESC LIMIT 1"""
 COUNT_BY_VERDICT = """
     SELECT iif(verdict = 'hold' AND model_id IS NULL, 'too_few_samples', coalesce(verdict, status)) AS ended, count(*)
     FROM training_runs GROUP BY ended"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
-        validation_samples, best_iteration, metrics, model_id, verdict, error_message, data_digest, seconds,
+        validation_samples, best_iteration, metrics, model_id, verdict, serves, error_message, data_digest, seconds,
         requested_by
     FROM training_runs"""
 LAST_WITH_MODEL = f"""{SELECT}
