@@ -524,3 +524,12 @@ def test_c18_what_an_extractor_gives_as_another_kind_of_number_becomes_a_float(g
     )
     assert features == {"desk_score": float(given), "desk_mood": float(given)}
     assert {type(value) for value in features.values()} == {float}
+
+
+def test_c23_vectors_of_another_configuration_are_not_mixed_in(db: FeatureDatabase) -> None:
+    for number, lookbacks in enumerate([[5, 10, 20], [5, 10, 50], [5, 10, 50]]):
+        pipeline = FeaturePipeline(FeatureConfig(technical_lookbacks=lookbacks))
+        features = pipeline.extract_features(f"sig-{number}", create_sample_ohlcv(300), SIGNAL)
+        db.store_feature_vector(pipeline.create_feature_vector(f"sig-{number}", features, 1.0, "2024-01-01T10:00:00"))
+    X, _, names = db.get_training_data("2024-01-01", "2024-01-31")
+    assert np.isfinite(X).all(), [name for name, column in zip(names, X.T, strict=True) if np.isnan(column).any()]

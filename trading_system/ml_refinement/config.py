@@ -159,25 +159,25 @@ class FeatureVector:
     target_binary: int | None = None
     #: What was wrong with the data it was made from, which neutral values stand for: never trained on. Empty: nothing.
     incomplete: str = ""
+    #: What made it: vectors of two versions are never in one training set. Empty: the store's own `FEATURE_VERSION`.
+    feature_version: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """A dictionary of plain values, as `from_dict` takes it; `incomplete` is there where something was wrong."""
+        """A dictionary of plain values, as `from_dict` takes it; the last two fields only where they say something."""
         told = {**asdict(self), "features": dict(self.features)}
-        if not self.incomplete:
-            del told["incomplete"]
-        return told
+        return {name: value for name, value in told.items() if value or name not in ("incomplete", "feature_version")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FeatureVector:
-        """The inverse of `to_dict`; `target`, `target_binary` and `incomplete` may be missing.
+        """The inverse of `to_dict`; everything but the id, the time and the features may be missing.
 
         Raises:
             KeyError: `signal_id`, `timestamp` or `features` is missing.
         """
         required = {name: data[name] for name in ("signal_id", "timestamp", "features")}
         optional = {name: data.get(name) for name in ("target", "target_binary")}
-        told: dict[str, Any] = {**required, **optional, "incomplete": data.get("incomplete", "")}
-        return cls(**told)
+        told: dict[str, Any] = {name: data.get(name, "") for name in ("incomplete", "feature_version")}
+        return cls(**{**required, **optional, **told})
 
 
 @dataclass

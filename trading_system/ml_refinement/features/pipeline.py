@@ -224,10 +224,11 @@ class FeaturePipeline:
     def create_feature_vector(
         self, signal_id: str, features: dict[str, float], target: float | None = None, timestamp: str | None = None
     ) -> FeatureVector:
-        """A vector for the store, as complete as what `extract_features` gave; without a timestamp it is of now."""
+        """a vector for the store, of this pipeline's version, as complete as what it gave; without a timestamp: now."""
         won = None if target is None else int(target > 0)
         incomplete = features.incomplete if isinstance(features, ExtractedFeatures) else ""
-        return FeatureVector(signal_id, timestamp or utc_text(self._clock()), features, target, won, incomplete)
+        at = timestamp or utc_text(self._clock())
+        return FeatureVector(signal_id, at, features, target, won, incomplete, self.feature_version)
 
     @cached_property
     def _widths(self) -> dict[str, int]:

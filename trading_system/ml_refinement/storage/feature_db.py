@@ -190,6 +190,7 @@ class FeatureDatabase:
         """Store a vector, or renew a stored one's time and features. True.
 
         It is complete unless `complete` or its own `incomplete` says otherwise; an incomplete one is never trained on.
+        Without `feature_version` it is of its own, or of `FEATURE_VERSION`.
         Storing again keeps the target, the time of creation, and what is not given. An outcome that came before its
         signal is applied. A target given with the vector counts as an outcome known from now on; a `target_binary`
         alone is kept, and is no outcome.
@@ -208,7 +209,7 @@ class FeatureDatabase:
             fv.signal_id,
             parse_bound(fv.timestamp, end=False),
             orjson.dumps(plain_features(fv.features)).decode(),
-            feature_version or self.FEATURE_VERSION,
+            feature_version or fv.feature_version or self.FEATURE_VERSION,
             now,
             symbol,
             asset_class,
@@ -242,7 +243,8 @@ class FeatureDatabase:
         if row is None:
             return None
         incomplete = "" if row[5] else "stored as incomplete"
-        return FeatureVector(row[0], row[1], read_features(row[2]), row[3], row[4], incomplete)
+        version = "" if row[6] == self.FEATURE_VERSION else row[6]
+        return FeatureVector(row[0], row[1], read_features(row[2]), row[3], row[4], incomplete, version)
 
     def get_training_data(
         self,
@@ -378,7 +380,8 @@ STORE = """
         signal_type = coalesce(nullif(excluded.signal_type, ''), signal_type),
         conviction = coalesce(nullif(excluded.conviction, ''), conviction)"""
 GET = """
-    SELECT signal_id, timestamp, features, target_r_multiple, target_binary, complete
+    SELECT signal_id, timestamp, features, target_r_multiple, target_binary, complete,
+        feature_version
     FROM feature_vectors WHERE signal_id = ?"""
 NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
 TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"

@@ -102,11 +102,11 @@ def given_bars(frame: Any, *, enclosed: bool) -> GivenBars:
 
 
 def given_metadata(data: Any) -> _Stated:
-    """The fields of `SignalMetadata` in a mapping, None where one is missing or cannot be meant."""
+    """The fields of `SignalMetadata` in a mapping or a row of a frame, None where one is missing or cannot be meant."""
+    if not isinstance(data, Mapping) and callable(to_dict := getattr(data, "to_dict", None)):
+        data = to_dict()
     if not isinstance(data, Mapping):
         return _Stated(SignalMetadata(), f"no mapping but {_shown(data)}")
-    if not data:
-        return _Stated(SignalMetadata(), "a signal that says nothing")
     known = {name: data[name] for name in SignalMetadata._fields if data.get(name) is not None}
     wrong = {name: said for name, value in known.items() if (said := _wrong(name, value))}
     sound = {name: value for name, value in known.items() if name not in wrong}
