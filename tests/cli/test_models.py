@@ -106,10 +106,12 @@ def run(*arguments: str) -> object:
 def test_the_commands_say_what_they_did(installation: LearningInstallation) -> None:
     first, second = serving(installation, 2)
     installation.db.close()
-    assert run("models", "rollback") == {"rolled_back": second.model_id, "serves": first.model_id}
+    told = {"rolled_back": second.model_id, "serves": first.model_id, "pinned": True}
+    assert run("models", "rollback") == told
     ledger = run("models", "history")
     assert isinstance(ledger, list)
-    assert [entry["model_id"] for entry in ledger] == [first.model_id, second.model_id, first.model_id]
+    assert [entry["action"] for entry in ledger] == ["pin", "activate", "activate", "activate"]
+    assert [entry["model_id"] for entry in ledger[1:]] == [first.model_id, second.model_id, first.model_id]
     compared = run("models", "compare", "--metric", "auc")
     assert isinstance(compared, dict)
     assert {row["model_id"] for row in compared["models"]} == {first.model_id, second.model_id}

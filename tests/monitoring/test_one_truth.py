@@ -16,8 +16,8 @@ from trading_system.ml_refinement.evaluation.evaluate import evaluate
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, PredictionRow, VectorRow
-from trading_system.ml_refinement.storage.times import text_from_us, utc_now, utc_text
-from trading_system.ml_refinement.training.champion_record import demote_if_failing
+from trading_system.ml_refinement.storage.times import text_from_us, us_from_text, utc_now, utc_text
+from trading_system.ml_refinement.training.champion_record import end_proof_if_failing
 from worker.console.application import create_app
 from worker.installation import open_store
 from worker.observability.state_collector import StateCollector
@@ -146,7 +146,8 @@ def judged(settings: Settings, store: FeatureDatabase) -> dict[str, float]:
     """By the gate, which demotes the champion on these very figures."""
     active = store.models.active(ModelType.SIGNAL_QUALITY)
     assert active is not None
-    demote_if_failing(store, active, train_window_days=settings.ml.training.train_window_days)
+    now_us = us_from_text(utc_text(utc_now()))
+    end_proof_if_failing(store, active, training=settings.ml.training, now_us=now_us)
     (entry,) = [entry for entry in store.models.promotions() if entry.action == "demote"]
     found = entry.figures
     figures = {"rows": found["rows"], "excess": -found["log_loss_gain"], "auc": found["auc"]}
