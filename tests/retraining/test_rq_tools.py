@@ -36,7 +36,7 @@ from worker.retraining.queue import RETRAIN
 from worker.retraining.rq_worker import TrainingFailed, work_until_stopped
 from worker.settings.schema import load_settings
 
-def retrain(*, model_type, after, reason):
+def retrain(*, model_type, after, reason, requested_by=None):
     if after == 0:
         return {"status": "completed", "verdict": "hold", "reason": "40 of 100 samples"}
     if after == 1:
