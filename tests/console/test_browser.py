@@ -105,9 +105,12 @@ def test_a_page_refreshes_itself(browser: Any, address: str, place: ConsoleInsta
         from trading_system.ml_refinement.storage import NewDeadLetter
 
         store.dead_letters.add([NewDeadLetter(SIGNALS, "2-2", "bad_json", "planted", b"{", 1, "0", "planted")])
+    from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
-    WebDriverWait(browser, HANGS_AFTER_S).until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))
+    # A refresh may put another element in the place of the one just found.
+    waits = WebDriverWait(browser, HANGS_AFTER_S, ignored_exceptions=[StaleElementReferenceException])
+    waits.until(lambda _: wait(browser, "#letters-open").text == str(int(before) + 1))
 
 
 def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place: ConsoleInstallation) -> None:

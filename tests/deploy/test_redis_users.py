@@ -100,7 +100,7 @@ def test_a_server_that_the_worker_cannot_sign_in_to_is_not_healthy(tmp_path: Pat
 def test_a_server_that_loads_its_data_is_not_healthy(binary: Path, tmp_path: Path) -> None:
     directory = install(tmp_path)
     with ready(directory, binary) as server, server.client("producer").pipeline(transaction=False) as pipe:
-        for _ in range(20_000):
+        for _ in range(150_000):
             pipe.xadd(SIGNALS, {"data": b"x"})
         pipe.execute()
     # It answers between every 1,024 entries that it loads; the pause is for each, in microseconds.

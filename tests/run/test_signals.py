@@ -109,7 +109,7 @@ def test_a_replay_that_is_stopped_before_its_end_has_failed_and_says_so(
     number: signals.Signals, tmp_path: Path
 ) -> None:
     with process(tmp_path, "demo", "--exit") as (started, log):
-        wait_until(lambda: started.poll() is not None or "is ready" in log.read_text(), log.read_text)
+        wait_until(lambda: started.poll() is not None or "schema steps applied" in log.read_text(), log.read_text)
         assert told_to_stop(started, number) == 1, log.read_text()
         assert "stopped before its end" in log.read_text()
         assert "Traceback" not in log.read_text()

@@ -30,9 +30,9 @@ class Training:
     completed_at: str | None
     model_id: str | None
     verdict: str | None
-    #: How its candidate serves: `proven`, `provisional` or `no`.
-    serves: str | None
     reason: str | None
+    #: How its candidate serves: `proven`, `provisional` or `no`.
+    serves: str | None = None
 
     @property
     def too_few_samples(self) -> bool:
@@ -77,8 +77,6 @@ class Status:
     champion: str | None
     proven: bool
     champion_since: str | None
-    #: Who pinned the champion: then no training takes its place.
-    pinned_by: str | None
     last_training: Training | None
     monitoring: Monitoring | None = None
     #: False where the champion was fitted on other features than these settings compute: then it scores nothing.
@@ -90,6 +88,8 @@ class Status:
     min_samples: int = 0
     #: Why a training is due; None when none is.
     due: str | None = None
+    #: Who pinned the champion: then no training takes its place.
+    pinned_by: str | None = None
     #: False where the settings turn retraining off, and nothing is ever due.
     retraining: bool = True
 
@@ -148,8 +148,8 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.completed_at,
             last.model_id,
             last.verdict,
-            last.serves,
             last.reason,
+            last.serves,
         ),
         monitoring=read_monitoring(store),
         quarantined=counts.quarantined,

@@ -192,7 +192,7 @@ class _Run:
             min_rows=self.config.training.min_validation_samples,
         )
         if verdict.figures.get("skill_level", KEEP_LEVEL) != KEEP_LEVEL:
-            verdict.figures[LOOKED_UNTIL] = known_until_day
+            figures[LOOKED_UNTIL] = known_until_day
         self.progress("register", 0, 1)
         self.registry.enter(model, recipe=recipe, run_id=self.run_id)
         for each in auxiliary.models:
