@@ -12,6 +12,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -186,7 +187,7 @@ class ScheduleRun:
         children = {}
         for place, life in enumerate(lives):
             slot = place if life.slot is None else life.slot
-            children[fork(lambda s=slot, li=life: self._live(s, li))] = life
+            children[fork(partial(self._live, slot, life))] = life
         if events and self._rng.random() < 0.3:
             self._supply_bars()
         for position, event in enumerate(events):

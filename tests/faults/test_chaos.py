@@ -65,6 +65,17 @@ def test_whoever_is_killed_in_a_training_what_serves_is_whole_and_the_next_train
     assert all(tally.killed >= 1 and nothing_is_amiss(tally) for tally in tallies.values())
 
 
+def test_a_notebook_may_train_beside_trainers_that_are_killed(tmp_path: Path) -> None:
+    first = random.SystemRandom().randrange(10**6) * len(KINDS) + KINDS.index("training")
+    seeds = range(first, first + 100 * len(KINDS), len(KINDS))
+    seed = next(
+        seed for seed in seeds if any(life.role == "notebook" for lives in schedule(seed).rounds for life in lives)
+    )
+    tallies = run(tmp_path, "--seed", str(seed), "--schedules", "1")
+    assert tallies["training"].schedules == 1
+    assert nothing_is_amiss(tallies["training"])
+
+
 def test_a_seed_makes_the_same_schedule_again() -> None:
     assert [schedule(seed) for seed in range(50)] == [schedule(seed) for seed in range(50)]
     assert set(DELICATE) <= set(TRAINING_CRASH_POINTS)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,14 +29,16 @@ from tests.faults.training_invariants import judge_champion, judge_trainings
 from tests.support.desk import settings_for
 from tests.support.events import START
 from tests.support.processes import fork
+from tests.support.rows import vector
 from tests.support.waiting import HANGS_AFTER_S, comes_true
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, OutcomeRow, VectorRow
+from trading_system.ml_refinement.models.model_registry import ModelRegistry
+from trading_system.ml_refinement.storage import Connection, FeatureDatabase, OutcomeRow
 from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.tables.runs import Runs
-from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.storage.times import utc_now, utc_text
 from trading_system.ml_refinement.training import backtest, pipeline as training
 from worker.installation import open_store
 from worker.retraining import job, queue, rq_worker as trainer
@@ -44,6 +47,7 @@ from worker.retraining.job import retrain, run_trainer
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue
 from worker.retraining.requests import enqueue
 from worker.settings.schema import Settings
+from worker.state_dir import take_lock
 
 TYPE = ModelType.SIGNAL_QUALITY.value
 #: A training of it takes a second or two, and its candidate passes the gate.
@@ -84,7 +88,7 @@ class TrainingRun(ScheduleRun):
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
         started = time.monotonic()
-        children = {fork(lambda place=place, li=life: self._live(place, li)): life for place, life in enumerate(lives)}
+        children = {fork(partial(self._live, place, life)): life for place, life in enumerate(lives)}
         try:
             self._ask(self._made.copies)
             for event in events:
@@ -93,7 +97,8 @@ class TrainingRun(ScheduleRun):
         finally:
             for pid in children:
                 _signal([pid, *_horses(pid)], signals.SIGCONT)
-                self._kill(pid)
+                with suppress(ProcessLookupError):  # the one whose end was the finding that ended this round
+                    self._kill(pid)
         self._wait_for_horses()
         if self._made.kind.startswith("at ") and not any(self._notes.iterdir()):
             self.between.append("nobody came to the crash point")
@@ -157,8 +162,7 @@ class TrainingRun(ScheduleRun):
         settings = self._settings(slot, life)
         if life.role == "notebook":
             time.sleep(life.begin_after_s)
-            with closing(open_store(settings)) as store:
-                job._train(settings, store, f"notebook-{time.time_ns()}")
+            train_in_a_notebook(settings)
             return
         if life.role != "trainer":
             super()._live(slot, life)
@@ -210,17 +214,12 @@ def fill(settings: Settings, *, train: bool) -> None:
         at = START - timedelta(hours=18 * (_PAST - number) + 48)
         name = f"past-{number}"
         rows.append(
-            VectorRow(
-                signal_id=name,
+            vector(
+                name,
                 timestamp=utc_text(at),
-                symbol="ACME",
-                asset_class="equity",
-                signal_type="breakout",
-                conviction=None,
                 feature_version=pipeline.feature_version,
-                complete=True,
                 event_hash=number.to_bytes(16, "big"),
-                entry_id=None,
+                entry_id=None,  # no stream brought it
             )
         )
         won = rng.random() < 1 / (1 + np.exp(-1.2 * X[number, :4].sum()))
@@ -235,12 +234,29 @@ def fill(settings: Settings, *, train: bool) -> None:
                 raise RuntimeError("the first training gave no model that serves")
 
 
+def train_in_a_notebook(settings: Settings) -> None:
+    """A training by the library's own interface: no queue, no lock, nobody asked."""
+    ml = settings.to_ml_config()
+    pipeline = FeaturePipeline(ml.features)
+    with closing(open_store(settings)) as store:
+        training.train(
+            store,
+            ModelRegistry.from_config(ml, store),
+            ml,
+            pipeline_names=pipeline.names,
+            feature_version=pipeline.feature_version,
+            clock=utc_now,
+            run_id=f"notebook-{time.time_ns()}",
+            label_watermark=store.counts().labels_total,
+        )
+
+
 def make_quick() -> None:
     """Let this process and its children wait seconds where RQ and we wait minutes before a dead trainer is given up.
 
     And wait minutes for the store, which somebody who was stopped may hold: how long is the schedule's affair.
     """
-    Connection.__init__.__kwdefaults__["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
+    (Connection.__init__.__kwdefaults__ or {})["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
     trainer._MAINTENANCE_S = trainer._HEARTBEAT_S = 1
     trainer._WORKER_TTL_S = 16  # RQ looks up from its queue fifteen seconds earlier
     trainer.TrainerWorker.get_heartbeat_ttl = lambda *_, **__: 2  # type: ignore[method-assign]
@@ -325,7 +341,7 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def _free(path: Path) -> bool:
-    lock = job.take_lock(path)
+    lock = take_lock(path)
     if lock is not None:
         os.close(lock)
     return lock is not None

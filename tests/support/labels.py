@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from tests.support.rows import vector
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
+from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.settings.schema import Settings
 
@@ -21,15 +22,11 @@ def label(store: FeatureDatabase, settings: Settings, count: int, *, first: int 
     for number in range(first, first + count):
         at = start + timedelta(hours=6 * number)
         rows.append(
-            VectorRow(
-                signal_id=f"s{number}",
+            vector(
+                f"s{number}",
                 timestamp=utc_text(at),
                 symbol="A",
-                asset_class="equity",
-                signal_type="breakout",
-                conviction=None,
                 feature_version=pipeline.feature_version,
-                complete=True,
                 event_hash=number.to_bytes(16, "big"),
                 entry_id=f"{number}-0",
             )
