@@ -95,7 +95,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
     ml = settings.to_ml_config()
     pipeline = feature_pipeline(settings)
     _describe(store, pipeline)
-    registry = ModelRegistry.from_config(settings.to_ml_config(), store)
+    registry = ModelRegistry.from_config(ml, store)
     return BatchHandler(
         store=store,
         archive=archive,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.acceptance.test_interfaces import DATACLASSES
 from trading_system.ml_refinement import (
     FeatureConfig,
     FeatureSet,
@@ -67,46 +68,7 @@ EXPORTS = {
     f"{PACKAGE}.models": ("BaseModel", "SignalQualityModel", "ModelRegistry"),
 }
 #: Every field of the three configurations in its order, with its default; `model_type` by C29.
-DEFAULTS: dict[type, dict[str, Any]] = {
-    FeatureConfig: {
-        "feature_set": FeatureSet.STANDARD,
-        "custom_features": [],
-        "technical_lookbacks": [5, 10, 20, 50, 200],
-        "market_regime_window": 20,
-        "volatility_window": 20,
-        "news_lookback_hours": 48,
-        "include_news_features": True,
-        "scale_features": True,
-        "scaling_method": "standard",
-    },
-    TrainingConfig: {
-        "train_window_days": 252,
-        "validation_window_days": 63,
-        "step_size_days": 21,
-        "min_training_samples": 100,
-        "min_validation_samples": 20,
-        "model_type": "ensemble",
-        "hyperparameters": {},
-        "early_stopping": True,
-        "early_stopping_rounds": 50,
-        "max_features": 50,
-        "feature_selection": True,
-        "feature_importance_threshold": 0.01,
-    },
-    MLConfig: {
-        "enabled": True,
-        "features": FeatureConfig(),
-        "training": TrainingConfig(),
-        "model_dir": "models/",
-        "feature_db_path": "features.db",
-        "retrain_frequency_days": 7,
-        "min_new_samples_for_retrain": 20,
-        "quality_threshold_high": 0.7,
-        "quality_threshold_low": 0.3,
-        "use_ml_scores": True,
-        "ml_score_weight": 0.3,
-    },
-}
+DEFAULTS = {kind: DATACLASSES[kind] for kind in (FeatureConfig, TrainingConfig, MLConfig)}
 FIELDS = [(kind, name) for kind, fields in DEFAULTS.items() for name in fields]
 
 
@@ -251,24 +213,14 @@ def test_a_configuration_as_a_dict_says_every_field() -> None:
 
 
 def test_feature_vector_roundtrip() -> None:
-    fv = FeatureVector(
-        signal_id="test-123",
-        timestamp="2024-01-01T10:00:00",
-        features={"rsi": 65.0, "atr_ratio": 1.2},
-        target=2.0,
-        target_binary=1,
-    )
-    data = fv.to_dict()
-    restored = FeatureVector.from_dict(data)
-    assert restored.signal_id == fv.signal_id
-    assert restored.features["rsi"] == 65.0
-    assert restored == fv
+    told = FeatureVector("test-123", "2024-01-01T10:00:00", {"rsi": 65.0, "atr_ratio": 1.2}, 2.0, 1)
+    assert FeatureVector.from_dict(told.to_dict()) == told
+    assert told.to_dict()["features"]["rsi"] == 65.0
 
 
 def test_ml_config_defaults() -> None:
-    config = MLConfig()
-    assert config.enabled
-    assert config.training.min_training_samples == 100
+    assert MLConfig().enabled is True
+    assert MLConfig().training == TrainingConfig(min_training_samples=100)
 
 
 def test_a_vector_as_a_dict_has_the_five_fields_and_survives_json() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -400,14 +398,6 @@ def test_a_vector_is_of_the_time_it_is_given_or_c10_of_this_moment_in_utc() -> N
 
 
 # -- Handles missing/invalid data gracefully ------------------------------------------------------------------------
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[FeatureDatabase]:
-    db = FeatureDatabase(str(tmp_path / "features.db"))
-    db.initialize()
-    yield db
-    db.close()
 
 
 def trained_on(db: FeatureDatabase, pipeline: FeaturePipeline, features: dict[str, float]) -> bool:

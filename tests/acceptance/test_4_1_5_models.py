@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,6 @@ class Momentum(BaseModel):
             return False
         self.model_id, self.weight, self.is_fitted = told["model_id"], told["weight"], True
         return True
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[FeatureDatabase]:
-    db = FeatureDatabase(str(tmp_path / "features.db"))
-    db.initialize()
-    yield db
-    db.close()
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ MADE = {
 }
 
 #: Fields in order with their defaults; `...` where there is none.
-FIELDS: dict[type, dict[str, Any]] = {
+DATACLASSES: dict[type, dict[str, Any]] = {
     FeatureConfig: {
         "feature_set": FeatureSet.STANDARD,
         "custom_features": [],
@@ -388,7 +388,7 @@ def test_objects_have_the_attributes_of_the_specification(name: str, attributes:
     assert found == attributes.split()
 
 
-@pytest.mark.parametrize(("of", "wanted"), FIELDS.items())
+@pytest.mark.parametrize(("of", "wanted"), DATACLASSES.items())
 def test_dataclasses_have_the_fields_in_order_their_defaults_and_can_be_assigned(
     of: type, wanted: dict[str, Any]
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -17,14 +16,6 @@ STORE = """
     INSERT OR REPLACE INTO feature_vectors (signal_id, timestamp, features, target_r_multiple, target_binary,
         feature_version, created_at, symbol) VALUES (?, ?, ?, ?, ?, '1.0', '2024-01-01', 'AAPL')"""
 LABEL = "UPDATE feature_vectors SET target_r_multiple = ?, target_binary = ?, updated_at = ? WHERE signal_id = ?"
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[FeatureDatabase]:
-    db = FeatureDatabase(str(tmp_path / "features.db"))
-    db.initialize()
-    yield db
-    db.close()
 
 
 def vector(signal_id: str = "s1", **more) -> FeatureVector:

@@ -20,6 +20,7 @@ import pytest
 import redis
 from rq import Queue
 
+from tests.support import events
 from tests.support.desk import scored, send
 from tests.support.events import SCORES, SIGNALS, TRADES, bars
 from tests.support.real_processes import Installation
@@ -38,26 +39,14 @@ def at(number: int) -> datetime:
 
 def signal(number: int, **changes: Any) -> dict[str, Any]:
     """A signal of that day with sixty bars of its own."""
-    return {
-        "signal_id": f"s-{number}",
-        "timestamp": at(number).isoformat(),
-        "symbol": "ACME",
-        "asset_class": "equity",
-        "signal_type": "breakout",
-        "conviction": "HIGH",
-        "technical_score": 7.5,
-        "combined_score": 6.0,
-        "entry_price": 100.0,
-        "target_price": 110.0,
-        "stop_price": 95.0,
-        "bars": bars(end=at(number), seed=number),
-    } | changes
+    moved = {"timestamp": at(number).isoformat(), "bars": bars(end=at(number), seed=number)}
+    return events.signal(number, **moved | changes)
 
 
 def outcome(number: int, r_multiple: float = 1.5, **changes: Any) -> dict[str, Any]:
     """How that signal's trade ended two days later."""
     closed_at = (at(number) + timedelta(days=2)).isoformat()
-    return {"signal_id": f"s-{number}", "closed_at": closed_at, "r_multiple": r_multiple} | changes
+    return events.outcome(number, r_multiple, **{"closed_at": closed_at} | changes)
 
 
 def stored(installation: Installation, sql: str) -> list[tuple[Any, ...]]:

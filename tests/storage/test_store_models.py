@@ -259,6 +259,23 @@ def test_a_pin_ends_when_an_operator_takes_its_model_out_of_service(models: Feat
     assert "unpin" in [entry.action for entry in models.models.promotions()]
 
 
+def test_a_model_that_serves_already_is_pinned_by_activating_it_again(models: FeatureDatabase) -> None:
+    models.models.activate("m1", reason="first")
+    models.models.activate("m1", reason="keep it", actor="dana", pin=True)
+    pinned = models.models.pinned(QUALITY)
+    assert pinned is not None
+    assert (pinned.model_id, pinned.pinned_by) == ("m1", "dana")
+
+
+def test_a_model_that_a_statement_of_ones_own_retires_is_pinned_no_more(models: FeatureDatabase) -> None:
+    models.models.activate("m1", reason="first", actor="dana", pin=True)
+    with models.transaction() as connection:
+        connection.execute("UPDATE model_registry SET is_active = 0 WHERE model_id = 'm1'")
+    assert models.models.pinned(QUALITY) is None
+    models.models.activate("m2", reason="better", run_id="r2")
+    models.models.pin("m2", reason="kept", actor="dana")
+
+
 def test_only_a_model_that_serves_can_be_pinned(models: FeatureDatabase) -> None:
     with pytest.raises(StaleActivation, match="does not serve"):
         models.models.pin("m1", actor="dana", reason="kept")

@@ -134,6 +134,38 @@ def test_a_store_whose_indexes_were_dropped_by_hand_before_a_step_gets_them_back
         assert specified(db.connection) == INDEXES
 
 
+def test_an_older_ledger_keeps_its_rows_stays_append_only_and_runs_say_how_their_candidates_served(
+    path: Path, clock: SteppingClock
+) -> None:
+    older = Connection(path)
+    migrate(older, {number: sql for number, sql in steps().items() if number <= 11}, clock)
+    models = (("proven", "promote"), ("provisional", "reject"), ("no", "hold"))
+    for number, (name, verdict) in enumerate(models, start=1):
+        older.run(
+            """INSERT INTO model_registry (model_id, model_type, version, created_at)
+               VALUES (?, 'signal_quality', '1', '')""",
+            (name,),
+        )
+        older.run(
+            """INSERT INTO training_runs (run_id, model_type, started_at, status, model_id, verdict)
+               VALUES (?, 'signal_quality', '', 'completed', ?, ?)""",
+            (f"r{number}", name, verdict),
+        )
+        older.run(
+            """INSERT INTO promotions (at, model_type, action, model_id, proven, reason, figures, run_id, actor)
+               VALUES ('', 'signal_quality', ?, ?, ?, 'why', '{}', ?, 'gate')""",
+            ("hold" if name == "no" else "activate", name, name == "proven", f"r{number}"),
+        )
+    before = older.query("SELECT * FROM promotions ORDER BY id")
+    older.close()
+    with FeatureDatabase(path) as db:
+        assert db.connection.query("SELECT * FROM promotions ORDER BY id") == before
+        assert [run.serves for run in reversed(db.runs.recent())] == ["proven", "provisional", "no"]
+        for statement in ("DELETE FROM promotions", "UPDATE promotions SET reason = 'another'"):
+            with pytest.raises(StoreError, match="append-only"):
+                db.connection.run(statement)
+
+
 def test_a_copy_has_all_indexes_and_one_of_an_older_store_once_it_was_opened(
     tmp_path: Path, clock: SteppingClock
 ) -> None:

@@ -34,7 +34,7 @@ from trading_system.ml_refinement.storage.tables.scores import PredictionRow
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import check_dataset, read_dataset, suspicious_features
-from trading_system.ml_refinement.training.pipeline import config_of
+from trading_system.ml_refinement.training.recipes import config_of
 from trading_system.ml_refinement.training.verdicts import Decision, Serve
 from trading_system.simulation.worlds import World, clustered, independent
 
@@ -465,3 +465,20 @@ def test_while_a_model_is_pinned_trainings_go_on_in_the_shadow_and_say_so(proven
     assert [model.model_id for model in proven.db.models.serving(QUALITY) if model.candidate] == [result.model_id]
     proven.db.models.unpin(QUALITY, actor="dana", reason="enough")
     assert proven.train(run_id="run-3").verdict.serve is Serve.PROVEN
+
+
+def test_a_look_at_the_same_outcomes_again_is_not_taken(tmp_path: Path) -> None:
+    installation = learning_installation(tmp_path / "installation", null(400))
+    first, again = installation.train(), installation.train()
+    assert first.verdict.decision is Decision.REJECT
+    assert again.verdict.decision is Decision.HOLD
+    assert "no outcome has come since the gate last looked" in again.reason
+    assert "looked_until_day" not in installation.db.runs.get(again.run_id).metrics
+
+
+def test_a_champion_fitted_on_other_features_blocks_nothing(proven: LearningInstallation) -> None:
+    before = proven.db.models.active_id(QUALITY)
+    proven.db.connection.run("UPDATE feature_vectors SET feature_version = 'bench-2'")
+    result = proven.train(feature_version="bench-2")
+    assert result.verdict.rule == "skill"
+    assert proven.db.models.active_id(QUALITY) == result.model_id != before

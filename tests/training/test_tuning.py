@@ -24,7 +24,8 @@ from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.times import utc_text
 from trading_system.ml_refinement.training import tuning
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.training.pipeline import recipe_of, train
+from trading_system.ml_refinement.training.pipeline import train
+from trading_system.ml_refinement.training.recipes import recipe_of
 from trading_system.ml_refinement.training.tuning import SPACES, Tuned, tune, tuning_rows
 from trading_system.ml_refinement.typing import FloatArray
 from trading_system.simulation.worlds import World, independent

@@ -157,16 +157,13 @@ def activate(
     from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
 
     with ExitStack() as stack:
-        store, registry = _open(stack)
-        with store.atomic():
-            try:
-                registry.promote(model_id, reason=reason)
-            except UnknownModel as error:
-                raise _unknown(model_id) from error
-            except ModelFileRefused as error:
-                raise RefineryError(f"{model_id} was not activated: {error}") from error
-            if pin:
-                store.models.pin(model_id, reason=reason)
+        _, registry = _open(stack)
+        try:
+            registry.promote(model_id, reason=reason, pin=pin)
+        except UnknownModel as error:
+            raise _unknown(model_id) from error
+        except ModelFileRefused as error:
+            raise RefineryError(f"{model_id} was not activated: {error}") from error
     output.line(f"{model_id} serves from the next batch on{_PINNED if pin else ''}")
 
 
@@ -190,13 +187,10 @@ def rollback(
 
     with ExitStack() as stack:
         store, registry = _open(stack)
-        with store.atomic():
-            try:
-                before, now = roll_back(store, registry, kind, reason=reason)
-            except ModelFileRefused as error:
-                raise RefineryError(f"nothing was changed: {error}") from error
-            if pin:
-                store.models.pin(now, reason=reason)
+        try:
+            before, now = roll_back(store, registry, kind, reason=reason, pin=pin)
+        except ModelFileRefused as error:
+            raise RefineryError(f"nothing was changed: {error}") from error
     if json:
         output.document({"rolled_back": before, "serves": now, "pinned": pin})
     else:

@@ -43,9 +43,9 @@ def status(json: Json = False) -> None:
 
 def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
-    output.out().print(_sentence(state))
     from worker.observability.status import training_waits_for  # a status alone needs it
 
+    output.out().print(_sentence(state))
     streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
     for stream in state.streams:
         lag = "unknown" if stream.lag is None else f"{stream.lag:,}"

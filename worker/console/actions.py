@@ -161,16 +161,13 @@ def rollback() -> ResponseReturnValue:
         if store.models.active_id(kind.value) != request.form.get("active"):
             abort(409, "Another model serves by now than the one you saw.")
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
-        with store.atomic():
-            _, now = roll_back(store, registry, kind, reason=_why(), actor=actor())
-            _pin_if_asked(store, now)
+        _, now = roll_back(store, registry, kind, reason=_why(), actor=actor(), pin=_pinned())
     flash(f"{now} serves from the next batch on.")
     return redirect(url_for("pages.models"))
 
 
-def _pin_if_asked(store: FeatureDatabase, model_id: str) -> None:
-    if request.form.get("pin"):
-        store.models.pin(model_id, reason=_why(), actor=actor())
+def _pinned() -> bool:
+    return bool(request.form.get("pin"))
 
 
 @blueprint.post("/models/<model_id>/unpin")
@@ -203,12 +200,10 @@ def activate(model_id: str) -> ResponseReturnValue:
     model_or_404(model_id)
     with _store() as store:
         registry = ModelRegistry.from_config(settings.to_ml_config(), store)
-        with store.atomic():
-            try:
-                registry.promote(model_id, reason=why, expected_active=seen, actor=actor())
-            except ModelFileRefused as error:
-                raise RefineryError(f"{model_id} was not activated: {error}") from error
-            _pin_if_asked(store, model_id)
+        try:
+            registry.promote(model_id, reason=why, expected_active=seen, actor=actor(), pin=_pinned())
+        except ModelFileRefused as error:
+            raise RefineryError(f"{model_id} was not activated: {error}") from error
     logger.info("model {} was activated by {}: {}", model_id, actor(), why)
     flash(f"{model_id} serves from the next batch on.")
     return redirect(url_for("pages.models"))

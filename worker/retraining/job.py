@@ -158,7 +158,7 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str, requested_by
     pipeline = FeaturePipeline(ml.features)
     return train(
         store,
-        ModelRegistry.from_config(settings.to_ml_config(), store),
+        ModelRegistry.from_config(ml, store),
         ml,
         pipeline_names=pipeline.names,
         feature_version=pipeline.feature_version,

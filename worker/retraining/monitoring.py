@@ -44,7 +44,7 @@ def monitor(settings: Settings, store: FeatureDatabase, *, cause: Cause, clock: 
     """Look now, store what was found, and log its alarms."""
     ml = settings.to_ml_config()
     pipeline = FeaturePipeline(ml.features)
-    registry = ModelRegistry.from_config(settings.to_ml_config(), store)
+    registry = ModelRegistry.from_config(ml, store)
     names, version = pipeline.names, pipeline.feature_version
     report = run_checks(store, ml, names=names, feature_version=version, clock=clock, cause=cause, registry=registry)
     for alarm in report.alarms:

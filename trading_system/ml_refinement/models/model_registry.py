@@ -138,10 +138,11 @@ class ModelRegistry:
         expected_active: str | Unconditional | None = ANY,
         fence: int | None = None,
         actor: str | None = None,
+        pin: bool = False,
     ) -> None:
         """`activate` for callers that have to know what went wrong. Its file is read and verified first.
 
-        `proven` None leaves it as it was. `expected_active`, `fence` and `actor` are those of `Models.activate`.
+        `proven` None leaves it as it was. `expected_active`, `fence`, `actor` and `pin` are those of `Models.activate`.
 
         Raises:
             UnknownModel: it is not registered.
@@ -162,6 +163,7 @@ class ModelRegistry:
                 expected_active=expected_active,
                 fence=fence,
                 actor=actor,
+                pin=pin,
             )
         self._active_models[model.model_type] = model
         logger.info("model {} serves: {}", model_id, reason)
@@ -347,11 +349,17 @@ def model_before(db: FeatureDatabase, model_type: ModelType) -> str | None:
 
 
 def roll_back(
-    db: FeatureDatabase, registry: ModelRegistry, model_type: ModelType, *, reason: str, actor: str | None = None
+    db: FeatureDatabase,
+    registry: ModelRegistry,
+    model_type: ModelType,
+    *,
+    reason: str,
+    actor: str | None = None,
+    pin: bool = False,
 ) -> tuple[str, str]:
     """Let the model that served before serve again, as proven as it was: (the one that served, the one that does now).
 
-    `actor` None is this process's user.
+    `actor` None is this process's user; `pin`: no training takes its place until it is unpinned.
 
     Raises:
         UnknownModel: no model serves, or none served before it.
@@ -364,5 +372,7 @@ def roll_back(
     earlier = model_before(db, model_type)
     if earlier is None:
         raise UnknownModel(f"no model served before {active}")
-    registry.promote(earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active, actor=actor)
+    registry.promote(
+        earlier, reason=reason, figures={ROLLED_BACK: active}, expected_active=active, actor=actor, pin=pin
+    )
     return active, earlier

@@ -32,6 +32,7 @@ from trading_system.ml_refinement.models.risk_predictor import LEVEL, pinball
 from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.times import Clock
 from trading_system.ml_refinement.training.backtest import LONGEST_STEP_DAYS, fit_plan
+from trading_system.ml_refinement.training.champion_record import unless_pinned
 from trading_system.ml_refinement.training.dataset import Dataset
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
 from trading_system.ml_refinement.typing import FloatArray, IndexArray, IntArray, TimeArray
@@ -125,8 +126,7 @@ def settle_auxiliary_models(
     told: dict[str, Any] = {name: {"reason": why} for name, why in trained.missing.items()}
     for auxiliary in trained.models:
         model, verdict = auxiliary.model, auxiliary.verdict or _following(quality)
-        if (pinned := models.pinned(model.model_type.value)) is not None:
-            verdict = verdict.beside_a_pin(pinned.model_id, pinned.pinned_by or "")
+        verdict = unless_pinned(verdict, models, model.model_type.value)
         if verdict.serve is Serve.NO:
             action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
             models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.figures, run_id=run_id)

@@ -12,9 +12,10 @@ from trading_system.ml_refinement.actors import GATE
 from trading_system.ml_refinement.config import TrainingConfig
 from trading_system.ml_refinement.monitoring.served import read_served, record_figures, worse_than_base_rate
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.models import RegistryRow
+from trading_system.ml_refinement.storage.tables.models import Models, RegistryRow
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us, us_from_text
 from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, ChampionRecord, skill
+from trading_system.ml_refinement.training.verdicts import Verdict
 from trading_system.ml_refinement.typing import StringArray
 
 #: Skill is looked for in what was served of so many days' signals.
@@ -38,6 +39,12 @@ def champion_record(
             if signal_id in place:
                 served[place[signal_id]] = p
     return ChampionRecord(active.model_id, active.recipe or "", active.proven, served)
+
+
+def unless_pinned(verdict: Verdict, models: Models, model_type: str) -> Verdict:
+    """The verdict; where an operator pinned what serves, with a candidate that is watched and does not serve."""
+    pinned = models.pinned(model_type)
+    return verdict if pinned is None else verdict.beside_a_pin(pinned.model_id, pinned.pinned_by or "")
 
 
 def end_proof_if_failing(

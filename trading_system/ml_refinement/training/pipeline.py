@@ -6,22 +6,19 @@ import errno
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from loguru import logger
 
 from trading_system.ml_refinement.actors import acting_user
-from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, ModelType, TrainingConfig
-from trading_system.ml_refinement.models.artefact import digest
+from trading_system.ml_refinement.config import MLConfig, ModelType
 from trading_system.ml_refinement.models.errors import LearningError
-from trading_system.ml_refinement.models.estimators import RECIPES
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
-from trading_system.ml_refinement.storage.tables.runs import TrainingRun
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, us_from_text, utc_text
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.auxiliary_models import (
@@ -30,9 +27,10 @@ from trading_system.ml_refinement.training.auxiliary_models import (
     settle_auxiliary_models,
     train_auxiliary_models,
 )
-from trading_system.ml_refinement.training.champion_record import champion_record, end_proof_if_failing
+from trading_system.ml_refinement.training.champion_record import champion_record, end_proof_if_failing, unless_pinned
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset, shortage
 from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, judge
+from trading_system.ml_refinement.training.recipes import recipe_of
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
@@ -42,20 +40,6 @@ Progress = Callable[[str, int, int], None]
 
 #: The figure of a run that says up to which day, counted from 1970, the outcomes were known that a proof was asked of.
 LOOKED_UNTIL = "looked_until_day"
-
-#: Settings besides the recipe's parameters that make another model, or other evidence about it.
-_SHAPING = (
-    ("training", "train_window_days"),
-    ("training", "step_size_days"),
-    ("training", "min_training_samples"),
-    ("training", "early_stopping"),
-    ("training", "early_stopping_rounds"),
-    ("training", "max_features"),
-    ("training", "feature_selection"),
-    ("training", "feature_importance_threshold"),
-    ("features", "scale_features"),
-    ("features", "scaling_method"),
-)
 
 _TYPE = ModelType.SIGNAL_QUALITY
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -284,8 +268,7 @@ class _Run:
         """Activations, ledger and the run's end in one transaction."""
         with self.db.atomic():
             self._still_ours()
-            if (pinned := self.db.models.pinned(_TYPE.value)) is not None:
-                verdict = verdict.beside_a_pin(pinned.model_id, pinned.pinned_by or "")
+            verdict = unless_pinned(verdict, self.db.models, _TYPE.value)
             beside = settle_auxiliary_models(
                 self.registry, self.db.models, auxiliary, verdict, run_id=self.run_id, expected=expected
             )
@@ -340,24 +323,3 @@ class _Run:
         except StoreError:  # the store itself may be what failed; the first error is the one to tell of
             logger.exception("run {} could not be marked failed; it will be swept", self.run_id)
         return TrainingResult(self.run_id, "failed", None, None, reason=reason)
-
-
-def config_of(run: TrainingRun) -> MLConfig:
-    """The configuration a run was made with. With it, on the same labels, `train` gives the same models to the bit."""
-    told = {item.name: run.config[item.name] for item in fields(MLConfig)}
-    features = FeatureConfig(**{**told["features"], "feature_set": FeatureSet(told["features"]["feature_set"])})
-    return MLConfig(**{**told, "features": features, "training": TrainingConfig(**told["training"])})
-
-
-def recipe_of(model: SignalQualityModel, config: MLConfig) -> str:
-    """What the gate calls the same recipe: its name, and a digest of whatever shapes a model and is not the default.
-
-    The parameters, the seed among them, scaling, selection, stopping and windows. Models of two feature versions are of
-    two recipes as well; the registry keeps the version beside this name.
-    """
-    changed = {name: value for name, value in model.params.items() if RECIPES[model.recipe].defaults[name] != value}
-    plain = MLConfig()
-    for part, name in _SHAPING:
-        if (value := getattr(getattr(config, part), name)) != getattr(getattr(plain, part), name):
-            changed[f"{part}.{name}"] = value
-    return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe

@@ -82,8 +82,8 @@ def judge(
 def look_share(days_since_look: float) -> float:
     """The part of the level that a look has, 0 to 1: looks that follow each other closely see nearly the same rows.
 
-    The square root is between paying by the day, which leaves a daily look next to nothing, and not paying, with which
-    a year of weekly looks proves noise every fourth time; what each costs is measured in docs/learning.md.
+    The square root is between paying by the day, which leaves a daily look next to nothing, and not paying; what each
+    lets through is measured in docs/learning.md.
     """
     return min(1.0, math.sqrt(max(0.0, days_since_look) / LOOK_DAYS))
 
@@ -97,8 +97,10 @@ def skill(evidence: Evidence, level: float) -> tuple[bool, str]:
     """
     windows, weeks = evidence.auc(), evidence.auc_within_weeks()
     gain, within = float(evidence.gain.mean()), evidence.gain_within_weeks()
+    side = "below" if gain > 0.0 else "above"
+    loss = f"log loss {abs(gain):.4f} {side} the base rate's"
     tests = (
-        (windows, gain, f"AUC {windows.value:.3f} (t {windows.t(0.5):.2f}), log loss {-gain:+.4f} of the base rate's"),
+        (windows, gain, f"AUC {windows.value:.3f} (t {windows.t(0.5):.2f}), {loss}"),
         (weeks, within, f"AUC within weeks {weeks.value:.3f} (t {weeks.t(0.5):.2f}), gain {within:+.4f}"),
     )
     shown = [words for auc, better, words in tests if auc.above(0.5, level / 2.0) and better > 0.0]

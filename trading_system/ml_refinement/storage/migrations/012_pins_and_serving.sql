@@ -3,6 +3,11 @@
 ALTER TABLE model_registry ADD COLUMN pinned_at TEXT;
 ALTER TABLE model_registry ADD COLUMN pinned_by TEXT;
 CREATE UNIQUE INDEX idx_model_type_pinned ON model_registry(model_type) WHERE pinned_at IS NOT NULL;
+-- Only what serves is pinned, also where a statement of somebody's own takes it out of service.
+CREATE TRIGGER unpin_retired AFTER UPDATE OF is_active ON model_registry
+    WHEN NEW.is_active = 0 AND NEW.pinned_at IS NOT NULL BEGIN
+    UPDATE model_registry SET pinned_at = NULL, pinned_by = NULL WHERE id = NEW.id;
+END;
 
 -- The gate's verdict is one thing, serving another: "not proven" and "serves provisionally" are both true of one candidate.
 ALTER TABLE training_runs ADD COLUMN serves TEXT CHECK (serves IN ('proven', 'provisional', 'no'));

@@ -188,13 +188,14 @@ class Models:
         expected_active: str | Unconditional | None = ANY,
         fence: int | None = None,
         actor: str | None = None,
+        pin: bool = False,
     ) -> None:
         """Let a model serve: the one before is retired and the ledger written in the same transaction.
 
         `actor` None is the gate for what a run activates, and this process's user for the rest. Activating the one
         that serves already, equally proven, changes nothing. `fence` is the token that `runs.start` gave: the run must
         be the newest of its model type and not have failed. A pin on the model before ends, unless it is a training
-        (`run_id`) that asks: pinned models are not replaced by trainings.
+        (`run_id`) that asks: pinned models are not replaced by trainings. `pin`: this one is, from now on.
 
         Raises:
             UnknownModel: the model is not registered.
@@ -215,15 +216,16 @@ class Models:
             if expected_active is not ANY and before != expected_active:
                 raise StaleActivation(f"the active {model_type} is {before!r}, not {expected_active!r}")
             self._pass_fence(model_type, fence)
-            if before == model_id and row.proven == proven:
-                return
-            if before is not None and before != model_id:
-                self._end_pin(model_type, before, run_id, actor)
-            now = utc_text(self._clock())
-            self._connection.run(RETIRE, (now, model_type, model_id))
-            self._connection.run(ACTIVATE, (now, proven, model_id))
-            by = actor or (acting_user() if run_id is None else GATE)
-            self._enter("activate", model_type, model_id, before, reason, figures, run_id, by)
+            if before != model_id or row.proven != proven:
+                if before is not None and before != model_id:
+                    self._end_pin(model_type, before, run_id, actor)
+                now = utc_text(self._clock())
+                self._connection.run(RETIRE, (now, model_type, model_id))
+                self._connection.run(ACTIVATE, (now, proven, model_id))
+                by = actor or (acting_user() if run_id is None else GATE)
+                self._enter("activate", model_type, model_id, before, reason, figures, run_id, by)
+            if pin:
+                self.pin(model_id, reason=reason, actor=actor)
 
     def pinned(self, model_type: str) -> RegistryRow | None:
         """The serving model of that type that no training may replace; None where none is pinned."""
