@@ -94,8 +94,8 @@ def validation(*, rows: int, rounds: int) -> Beside:
 
 
 def _members() -> VotingClassifier:
-    sizes = dict(RECIPES["ensemble"].defaults)
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(C=sizes.pop("C"), max_iter=500))
+    sizes = {**RECIPES["ensemble"].defaults, "l2_regularization": 20.0}
+    logistic = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=500))
     known = HistGradientBoostingClassifier().get_params()
     boosting = HistGradientBoostingClassifier(
         **{name: value for name, value in sizes.items() if name in known}, early_stopping=False

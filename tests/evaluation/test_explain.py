@@ -50,6 +50,8 @@ def test_the_feature_that_drives_the_outcome_is_what_moved_the_score(explained: 
     assert explained.reproduced
     assert explained.moves[0].name == "driver"
     assert explained.moves[0].moved > 0.1
+    assert explained.moves[0].columns > 0.3
+    assert explained.type_adds == 0.0
     assert explained.moves[0].value > explained.moves[0].typical
     assert all(abs(move.moved) < explained.moves[0].moved / 2 for move in explained.moves[1:])
 

@@ -143,7 +143,7 @@ def test_a_tree_that_points_outside_its_forest_is_refused() -> None:
 
 def test_a_model_that_answers_otherwise_than_when_it_was_written_is_refused() -> None:
     def moved(state: dict) -> None:
-        state["learned"]["classifier"]["estimator"]["linear"]["intercept"] += 0.5
+        state["learned"]["classifier"]["estimator"]["linear"]["constant"] += 0.5
 
     with pytest.raises(ModelFileRefused, match="does not answer"):
         SignalQualityModel().from_bytes(altered(fitted(), moved))

@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from tests.support.learning_installation import fitted
 from trading_system.ml_refinement.models import SignalQualityModel
-from trading_system.ml_refinement.models.calibration import fit_calibration
+from trading_system.ml_refinement.models.calibration import fit_calibration, to_logit
 from trading_system.ml_refinement.models.errors import (
     BadData,
     FeatureContractError,
@@ -80,8 +80,8 @@ def test_the_specifications_parameters_choose_the_specifications_recipe() -> Non
         ({"max_iter": 2.5}, "a valid integer"),
         ({"max_iter": 0}, "greater than or equal to 1"),
         ({"max_iter": True}, "a valid integer"),
-        ({"C": "much"}, "a valid number"),
-        ({"C": float("inf")}, "a finite number"),
+        ({"slab": "much"}, "a valid number"),
+        ({"slab": float("inf")}, "a finite number"),
         ({"max_bins": 256}, "less than or equal to 255"),
         ({"subsample": 1.5}, "less than or equal to 1"),
         ({"max_depth": -1}, "greater than or equal to 1"),
@@ -104,7 +104,7 @@ def test_every_parameter_can_be_what_it_is_by_default_and_what_its_recipe_takes(
     assert (
         wrong_parameters("gradient_boosting", {"max_depth": None, "min_samples_leaf": 0.1, "random_state": None}) == ""
     )
-    assert wrong_parameters("ensemble", {"max_iter": np.int64(7), "C": 1, "max_leaf_nodes": None}) == ""
+    assert wrong_parameters("ensemble", {"max_iter": np.int64(7), "slab": 1, "max_leaf_nodes": None}) == ""
 
 
 def test_the_forest_of_arrays_answers_as_scikit_learn_does() -> None:
@@ -201,23 +201,48 @@ def test_with_too_few_rows_the_base_rate_is_served() -> None:
 def test_calibration_shrinks_and_never_inverts() -> None:
     rng = np.random.default_rng(2)
     p = rng.uniform(0.1, 0.9, 20_000)
-    won = rng.random(20_000) < p
-    assert fit_calibration(p, won, all_won=won).slope == pytest.approx(1.0, abs=0.1)
-    inverted = fit_calibration(1.0 - p, won, all_won=won)
-    assert inverted.slope == 0.0
-    np.testing.assert_allclose(inverted(p), won.mean(), atol=1e-4)
-    overconfident = p**3 / (p**3 + (1 - p) ** 3)
-    shrunk = fit_calibration(overconfident, won, all_won=won)
+    won, score, period = rng.random(20_000) < p, to_logit(p)[:, None], np.arange(20_000) // 100
+    assert fit_calibration(score, won, period, all_won=won).slope == pytest.approx(1.0, abs=0.05)
+    inverted = fit_calibration(-score, won, period, all_won=won)
+    assert 0.0 <= inverted.slope < 0.01
+    np.testing.assert_allclose(inverted(-score), won.mean(), atol=0.01)
+    shrunk = fit_calibration(3.0 * score, won, period, all_won=won)
     assert shrunk.slope == pytest.approx(1 / 3, abs=0.05)
-    np.testing.assert_allclose(shrunk(overconfident), p, atol=0.03)
+    np.testing.assert_allclose(shrunk(3.0 * score), p, atol=0.03)
+
+
+def test_held_out_rows_decide_between_members_and_few_of_them_decide_little() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.2, 0.8, 6_000)
+    won, period = rng.random(6_000) < p, np.arange(6_000) // 100
+    scores = np.column_stack([to_logit(p), rng.standard_normal(6_000), rng.standard_normal(6_000)])
+    many = fit_calibration(scores, won, period, all_won=won).weights
+    assert many[0] > 0.85
+    assert many[1:].max() < 0.1
+    few = fit_calibration(scores[:120], won[:120], period[:120], all_won=won[:120]).weights
+    assert few.min() > 0.02
+    assert np.isclose(few.sum(), few.sum().clip(0.0, 1.0))
+
+
+def test_a_weeks_luck_is_not_taken_for_an_opinion_and_the_training_rows_win_rate_is_served() -> None:
+    rng = np.random.default_rng(4)
+    period = np.arange(5_000) // 50
+    luck = rng.standard_normal(100)[period]
+    won = rng.random(5_000) < 1.0 / (1.0 + np.exp(-1.5 * luck))
+    told_the_week = (luck + 0.1 * rng.standard_normal(5_000))[:, None]
+    found = fit_calibration(told_the_week, won, period, all_won=np.arange(1_000) < 300)
+    assert fit_calibration(told_the_week, won, np.zeros(5_000, dtype=np.int64), all_won=won).slope > 0.9
+    assert found.slope < 0.6
+    assert found(told_the_week).mean() == pytest.approx(0.3, abs=0.01)
 
 
 def test_too_little_to_calibrate_on_serves_the_base_rate() -> None:
-    p, won = np.linspace(0.1, 0.9, 99), np.linspace(0.1, 0.9, 99) > 0.5
-    few = fit_calibration(p, won, all_won=won)
+    score, period = np.linspace(-2.0, 2.0, 99)[:, None], np.zeros(99, dtype=np.int64)
+    few = fit_calibration(score, score[:, 0] > 0, period, all_won=score[:, 0] > 0)
     assert (few.slope, few.rows) == (0.0, 0)
     rare = np.arange(500) < 29
-    assert fit_calibration(np.where(rare, 0.9, 0.1), rare, all_won=rare).slope == 0.0
+    told = np.where(rare, 2.0, -2.0)[:, None]
+    assert fit_calibration(told, rare, np.zeros(500, dtype=np.int64), all_won=rare).slope == 0.0
 
 
 def test_on_noise_the_probabilities_are_hardly_worse_than_the_base_rate() -> None:
@@ -268,6 +293,15 @@ def test_selection_keeps_at_most_so_many_and_only_what_matters() -> None:
     assert len(select_columns(X, won, SelectionRule(enabled=False)).columns) == 29
 
 
+def test_a_feature_that_points_two_ways_for_two_types_is_important() -> None:
+    rng = np.random.default_rng(3)
+    X, first = rng.standard_normal((800, 30)), np.arange(800) % 2 == 0
+    won = np.where(first, X[:, 4], -X[:, 4]) + rng.standard_normal(800) > 0
+    rule = SelectionRule(threshold=0.2)
+    assert select_columns(X, won, rule, [first, ~first]).columns.tolist() == [4]
+    assert select_columns(X, won, rule).columns.tolist() != [4]
+
+
 def test_selection_settings_reach_the_fit() -> None:
     X, r = noise(200)
     model = SignalQualityModel(selection=SelectionRule(max_features=4))
@@ -293,9 +327,7 @@ def test_held_out_rows_decide_the_slope_and_nothing_else() -> None:
     fair.fit(X, r, plan=plan)
     flipped = FitPlan([RowSplit(rows[:200], rows[200:])], [])
     poisoned.fit(X, r, plan=flipped)
-    grown = [
-        model._classifier.estimator.member_probabilities(X[:, model._classifier.columns]) for model in (fair, poisoned)
-    ]
+    grown = [model._classifier.estimator.scores(X[:, model._classifier.columns], None) for model in (fair, poisoned)]
     np.testing.assert_array_equal(*grown)
 
 

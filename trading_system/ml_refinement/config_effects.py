@@ -80,12 +80,12 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     "features.include_news_features": Effect("whether there are news features", _SETS, _EXTENDED),
     "features.scale_features": Effect(
-        "off: the logistic member sees features as they are, unclipped",
+        "off: the linear members' features are not clipped; their columns have unit variance all the same",
         "recipe `ensemble` (trees need no scaling)",
         _scaled,
     ),
     "features.scaling_method": Effect(
-        "the scaler of the logistic member, fitted on training rows",
+        "the scaler that the linear members' features are clipped by, fitted on training rows",
         "recipe `ensemble`, while `scale_features`",
         lambda config: _scaled(config) and config.features.scale_features,
     ),

@@ -24,13 +24,14 @@ class Parameter(NamedTuple):
 
 PARAMETERS: Mapping[str, Mapping[str, Parameter]] = {
     "ensemble": {
-        "C": Parameter(0.01, _Positive),
+        "sparsity": Parameter(9.0, _Positive),
+        "slab": Parameter(0.005, _Positive),
         "z_clip": Parameter(5.0, _Positive),
         "learning_rate": Parameter(0.09, _Positive),
         "max_iter": Parameter(40, _Count),
         "max_leaf_nodes": Parameter(4, Annotated[int, Strict(), Field(ge=2)] | None),
         "min_samples_leaf": Parameter(20, _Count),
-        "l2_regularization": Parameter(20.0, _AtLeast0),
+        "l2_regularization": Parameter(80.0, _AtLeast0),
         "max_features": Parameter(0.3, _Part),
         "max_bins": Parameter(64, Annotated[int, Strict(), Field(ge=2, le=255)]),
         "random_state": Parameter(42, _Seed),

@@ -24,7 +24,7 @@ from trading_system.ml_refinement.models.errors import FeatureContractError, Mod
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import ServingModel
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
-from trading_system.ml_refinement.typing import FloatArray
+from trading_system.ml_refinement.typing import FloatArray, StringArray
 
 Status = Literal["scored", "cold_start", "stale"]
 Band = Literal["high", "medium", "low"]
@@ -101,7 +101,7 @@ class Scorer:
 
     Example:
         scorer.refresh()
-        scores = scorer.score(batch.values, [6.5, None])
+        scores = scorer.score(batch.values, [6.5, None], ["breakout", "momentum"])
     """
 
     def __init__(
@@ -155,8 +155,15 @@ class Scorer:
         self._refused = {row.model_id: self._refused[row.model_id] for row in wanted if row.model_id in self._refused}
         return self._serving != before
 
-    def score(self, values: FloatArray, own_scores: Sequence[float | None]) -> Scores:
-        """Score rows of features, shape (n, n_features), in the pipeline's order.
+    def score(
+        self,
+        values: FloatArray,
+        own_scores: Sequence[float | None],
+        signal_types: Sequence[str] | StringArray | None = None,
+    ) -> Scores:
+        """Score rows of features, shape (n, n_features), in the pipeline's order, of signals of these types (n,).
+
+        Without types every signal is answered by what holds for all of them.
 
         `own_scores` are the signals' own, 0-10 or None. A proven model moves `combined` by `ml_score_weight`, and is
         all of it where there is no own score; any other model, a stale one, and none at all leave it as it was.
@@ -183,19 +190,26 @@ class Scorer:
             confidence=nothing,
             out_of_distribution=(None,) * n,
             combined=own,
-            shadow=None if serving.shadow is None else _shadow(serving.shadow, values),
+            shadow=None if serving.shadow is None else _shadow(serving.shadow, values, signal_types),
         )
-        return cold if serving.champion is None else self._scored(cold, serving.champion, values)
+        return cold if serving.champion is None else self._scored(cold, serving.champion, values, signal_types)
 
-    def _scored(self, scores: Scores, champion: Champion, values: FloatArray) -> Scores:
+    def _scored(
+        self,
+        scores: Scores,
+        champion: Champion,
+        values: FloatArray,
+        signal_types: Sequence[str] | StringArray | None,
+    ) -> Scores:
         """The scores with the champion's opinion."""
         serving, own = self._serving, scores.combined
         champion.model.check_features(self._pipeline.names, self._pipeline.feature_version)
-        assessed = champion.model.assess(values)
+        assessed = champion.model.assess(values, signal_types)
         quality, predicted_r = assessed.p, scores.predicted_r
         if serving.returns is not None:
             shared = serving.same_opinion
-            predicted_r = serving.returns.from_probability(quality) if shared else serving.returns.predict(values)
+            returns = serving.returns
+            predicted_r = returns.from_probability(quality) if shared else returns.predict(values, signal_types)
         stale = us_from_text(utc_text(self._clock())) > champion.expires_us
         return replace(
             scores,
@@ -259,8 +273,10 @@ class Scorer:
         return np.where(np.isnan(own), 10.0 * quality, blended)
 
 
-def _shadow(model: SignalQualityModel, values: FloatArray) -> ShadowScores:
-    assessed = model.assess(values)
+def _shadow(
+    model: SignalQualityModel, values: FloatArray, signal_types: Sequence[str] | StringArray | None
+) -> ShadowScores:
+    assessed = model.assess(values, signal_types)
     return ShadowScores(model.model_id, assessed.p, assessed.predicted_r, assessed.confidence)
 
 

@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, fit_classifier
+from trading_system.ml_refinement.models.neutral.rows import TrainingRows
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring import drift
 from trading_system.ml_refinement.storage.times import DAY_US, utc_now
@@ -88,18 +89,18 @@ def _one_fit(X: np.ndarray, truth: np.ndarray, n: int, rng: np.random.Generator,
         "slope": model.calibration_slope,
     }
     if ranks:
-        figures |= _shares(X[:n], r[:n] > 0, asked, true, p)
+        figures |= _shares(X[:n], r[:n], asked, true, p)
     return figures
 
 
-def _shares(X: np.ndarray, won: np.ndarray, asked: np.ndarray, true: np.ndarray, served: np.ndarray) -> Figures:
+def _shares(X: np.ndarray, r: np.ndarray, asked: np.ndarray, true: np.ndarray, served: np.ndarray) -> Figures:
     """(AUC - .5) / (Bayes - .5): as served, as ranked before calibration, and as the specification's recipe ranks."""
     attainable = worlds.bayes_auc(true) - 0.5
     ranked = {"served": served}
     for name, recipe in (("ranked", "ensemble"), ("specification", "gradient_boosting")):
-        fitted = fit_classifier(X, won, FitSettings.resolve(recipe, {}), FitPlan([], []))
+        fitted = fit_classifier(TrainingRows(X, r > 0, r), FitSettings.resolve(recipe, {}), FitPlan([], []))
         assert fitted.estimator is not None  # noqa: S101  enough rows of both classes to fit on
-        ranked[name] = fitted.estimator.member_probabilities(asked[:, fitted.columns]).mean(axis=1)
+        ranked[name] = fitted.estimator.scores(asked[:, fitted.columns], None).mean(axis=1)
     return {name: (worlds.expected_auc(true, score) - 0.5) / attainable for name, score in ranked.items()}
 
 

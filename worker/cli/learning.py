@@ -85,10 +85,14 @@ def explain(
     )
     if not found.reproduced:
         output.note("the vector was rebuilt since: what follows is the model's opinion of the vector as it is now")
-    table = Table("feature", "value", "typical", "moved P(win) by", box=None, header_style="dim")
+    table = Table("feature", "value", "typical", "moved P(win) by", "adds in log-odds", box=None, header_style="dim")
     for move in found.moves[:top]:
-        table.add_row(move.name, f"{move.value:.4g}", f"{move.typical:.4g}", f"{move.moved:+.4f}")
+        table.add_row(
+            move.name, f"{move.value:.4g}", f"{move.typical:.4g}", f"{move.moved:+.4f}", f"{move.columns:+.4f}"
+        )
     output.out().print(table if found.moves else "no feature moved it: the model serves its base rate")
+    if found.type_adds:
+        output.line(f"being of type {found.signal_type} adds {found.type_adds:+.4f} in log-odds by itself")
     earlier = found.earlier
     if earlier.count:
         output.line(

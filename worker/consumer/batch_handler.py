@@ -154,7 +154,11 @@ class BatchHandler:
                 "{} could not compute for some of {} signals, which stay incomplete: {}", extractor, len(fresh), why
             )
         self._scorer.refresh()
-        scores = self._scorer.score(features.values, [s.metadata.combined_score for s in signals])
+        scores = self._scorer.score(
+            features.values,
+            [s.metadata.combined_score for s in signals],
+            [s.metadata.signal_type or "" for s in signals],
+        )
         scored_at = utc_text(now)
         predictions, served = prediction_rows(signals, scores, scored_at), served_rows(signals, scores, scored_at)
         return _Computed(captured, predictions, served)

@@ -25,12 +25,17 @@ class NotExplained(LearningError):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What one feature did: P(win) with the signal's value minus P(win) with the value typical of the training rows."""
+    """What one feature did: P(win) with the signal's value minus P(win) with the value typical of the training rows.
+
+    `columns` is what its columns in the linear members add in log-odds: its line, its fold and the line of the signal's
+    type, summed. These do add up over features.
+    """
 
     name: str
     value: float
     typical: float
     moved: float
+    columns: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,10 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A served score and its reasons. `moves` are sorted by size; they do not add up, since features act together."""
+    """A served score and its reasons. `moves` are sorted by size; they do not add up, since features act together.
+
+    `signal_type` is the signal's own, and `type_adds` the log-odds that being of it adds by itself.
+    """
 
     signal_id: str
     timestamp: str
@@ -55,6 +63,8 @@ class Explanation:
     base_rate: float
     reproduced: bool
     moves: tuple[Move, ...]
+    signal_type: str
+    type_adds: float
     earlier: Earlier
     actual_r: float | None
 
@@ -84,9 +94,12 @@ def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Exp
         raise NotExplained(f"the stored vector was rebuilt since: it lacks {', '.join(missing[:3])}")
     values = np.array([vector.features[name] for name in model.feature_names])
     typical = _typical(db, model, row.metadata.train_start_date, row.metadata.train_end_date)
-    p, without = _occluded(model, values, typical)
-    columns = zip(model.feature_names, values.tolist(), typical.tolist(), (p - without).tolist(), strict=True)
-    moves = [Move(*column) for column in columns if column[3] != 0.0]
+    stored = db.signals.get(signal_id)
+    kind = (stored and stored.signal_type) or ""
+    p, without = _occluded(model, values, typical, kind)
+    *added, type_adds = model.contributions(values[None], [kind])[0].tolist()
+    columns = zip(model.feature_names, values.tolist(), typical.tolist(), (p - without).tolist(), added, strict=True)
+    moves = [Move(*column) for column in columns if column[3] != 0.0 or column[4] != 0.0]
     return Explanation(
         signal_id=signal_id,
         timestamp=vector.timestamp,
@@ -95,6 +108,8 @@ def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Exp
         base_rate=model.base_rate,
         reproduced=abs(p - score) <= 1e-9,
         moves=tuple(sorted(moves, key=lambda move: -abs(move.moved))),
+        signal_type=kind,
+        type_adds=type_adds,
         earlier=_earlier(db, vector.timestamp, score),
         actual_r=served[0].actual_r,
     )
@@ -109,12 +124,14 @@ def _typical(db: FeatureDatabase, model: SignalQualityModel, start: str, end: st
     return np.asarray(np.nanmedian(rows.X, axis=0), dtype=np.float64)
 
 
-def _occluded(model: SignalQualityModel, values: FloatArray, typical: FloatArray) -> tuple[float, FloatArray]:
+def _occluded(
+    model: SignalQualityModel, values: FloatArray, typical: FloatArray, signal_type: str
+) -> tuple[float, FloatArray]:
     """P(win) of the row, and with each feature at its typical value, shape (n_features,)."""
     rows = np.repeat(values[None], len(values) + 1, axis=0)
     features = np.arange(len(values))
     rows[features + 1, features] = typical
-    p = model.predict_proba(rows)
+    p = model.predict_proba(rows, [signal_type] * len(rows))
     return float(p[0]), p[1:]
 
 

@@ -56,15 +56,16 @@ def fold_importance(
 
 def _lost(data: Dataset, fold: Fold, model: SignalQualityModel, rng: np.random.Generator) -> FloatArray:
     """Log loss lost by each test row without each feature, shape (rows, features)."""
-    X, won = data.X[fold.test], data.won[fold.test]
+    X, won, types = data.X[fold.test], data.won[fold.test], data.types_of(fold.test)
     rows, features = X.shape
-    before = metrics.log_losses(won, model.predict_proba(X))
+    before = metrics.log_losses(won, model.predict_proba(X, types))
     lost = np.zeros((rows, features))
     for _ in range(_REPEATS):
         strangers = data.X[rng.choice(fold.train, size=(rows,))]
         copies = np.repeat(X[None], features, axis=0)
         for column in range(features):
             copies[column, :, column] = strangers[:, column]
-        p = model.predict_proba(copies.reshape(features * rows, features)).reshape(features, rows)
+        repeated = None if types is None else np.tile(types, features)
+        p = model.predict_proba(copies.reshape(features * rows, features), repeated).reshape(features, rows)
         lost += (metrics.log_losses(np.tile(won, features), p.ravel()).reshape(features, rows) - before).T
     return lost / _REPEATS

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import expit
-from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import log_loss
-from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
 from threadpoolctl import ThreadpoolController
 
-from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
+from trading_system.ml_refinement.models.errors import UnknownParameter
+from trading_system.ml_refinement.models.neutral.design import column_medians
+from trading_system.ml_refinement.models.neutral.linear import LinearMembers, fit_linear_members
+from trading_system.ml_refinement.models.neutral.rows import TrainingRows
+from trading_system.ml_refinement.models.neutral.shrinkage import SparsePrior
 from trading_system.ml_refinement.models.trees import Forest, from_gradient_boosting, from_histogram_boosting
 from trading_system.ml_refinement.recipe_parameters import defaults, wrong_parameters
-from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray
-
-SCALERS: Mapping[str, type[StandardScaler | MinMaxScaler | RobustScaler]] = {
-    "standard": StandardScaler,
-    "minmax": MinMaxScaler,
-    "robust": RobustScaler,
-}
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, StringArray
 
 
 @cache
@@ -34,52 +29,48 @@ def threads() -> ThreadpoolController:
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """Median imputation, scaling, clipping and logistic regression, as arrays of shape (n_features,)."""
-
-    median: FloatArray
-    centre: FloatArray
-    scale: FloatArray
-    clip: float
-    weight: FloatArray
-    intercept: float
-
-    def scaled(self, X: FloatArray) -> FloatArray:
-        """Imputed, scaled and clipped features, shape of X."""
-        filled = np.where(np.isnan(X), self.median, X)
-        return np.clip((filled - self.centre) / self.scale, -self.clip, self.clip)
-
-    def raw(self, X: FloatArray) -> FloatArray:
-        """Log-odds of a win, shape (n,)."""
-        return np.asarray(self.scaled(X) @ self.weight + self.intercept, dtype=np.float64)
-
-
-@dataclass(frozen=True, slots=True)
 class Estimator:
-    """The mean probability of its members: a linear one, a forest, or both."""
+    """Its members: linear ones, a forest, or both. Scores are log-odds of a win beyond those of the base rate."""
 
-    linear: Linear | None
+    linear: LinearMembers | None
     forest: Forest | None
+    #: Signal types whose indicators the forest reads after the features.
+    forest_types: tuple[str, ...]
+    #: Log-odds of the training rows' win rate.
+    base: float
+    #: Whether the forest's own baseline holds them already.
+    forest_holds_base: bool
 
-    def member_probabilities(self, X: FloatArray) -> FloatArray:
-        """One column per member, shape (n, members)."""
-        members = [member for member in (self.linear, self.forest) if member is not None]
-        return np.column_stack([expit(member.raw(X)) for member in members])
+    @property
+    def members(self) -> int:
+        """How many there are."""
+        return (0 if self.linear is None else len(self.linear.constant)) + (self.forest is not None)
+
+    def scores(self, X: FloatArray, signal_types: StringArray | None) -> FloatArray:
+        """Scores of features (n, f) and types (n,), one column a member, shape (n, members)."""
+        parts = [] if self.linear is None else [self.linear.scores(X, signal_types)]
+        if self.forest is not None:
+            raw = self.forest.raw(with_types(X, signal_types, self.forest_types))
+            parts.append((raw - self.base if self.forest_holds_base else raw)[:, None])
+        return np.concatenate(parts, axis=1)
 
     def importance(self, n_features: int) -> FloatArray:
-        """Shares summing to 1, shape (n_features,): absolute scaled weights and split gain, averaged over members."""
-        parts = []
-        if self.linear is not None:
-            parts.append(np.abs(self.linear.weight))
+        """Shares summing to 1, shape (n_features,): weights and split gain, averaged over kinds of members."""
+        parts = [] if self.linear is None else [self.linear.importance()]
         if self.forest is not None:
-            parts.append(self.forest.gain_by_feature(n_features))
+            parts.append(self.forest.gain_by_feature(n_features + len(self.forest_types))[:n_features])
         shares = [part / part.sum() if part.sum() > 0 else np.full(n_features, 1.0 / n_features) for part in parts]
         return np.asarray(np.mean(shares, axis=0), dtype=np.float64)
 
     def state(self) -> dict[str, Any]:
         """Plain values only; the inverse of `from_state`."""
-        linear = self.linear and {field.name: getattr(self.linear, field.name) for field in fields(Linear)}
-        return {"linear": linear, "forest": self.forest and self.forest.state()}
+        return {
+            "linear": self.linear and self.linear.state(),
+            "forest": self.forest and self.forest.state(),
+            "forest_types": list(self.forest_types),
+            "base": self.base,
+            "forest_holds_base": self.forest_holds_base,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], *, n_features: int) -> Estimator:
@@ -88,14 +79,24 @@ class Estimator:
         Raises:
             ModelFileRefused: malformed.
         """
-        linear = Linear(**state["linear"]) if state["linear"] is not None else None
-        if linear is not None:
-            for name in ("median", "centre", "scale", "weight"):
-                array = np.asarray(getattr(linear, name))
-                if array.shape != (n_features,) or not np.isfinite(array).all():
-                    raise ModelFileRefused(f"the linear member's {name} is malformed")
-        forest = Forest.from_state(state["forest"], n_features=n_features) if state["forest"] is not None else None
-        return cls(linear, forest)
+        types = tuple(state["forest_types"])
+        linear, forest = state["linear"], state["forest"]
+        return cls(
+            LinearMembers.from_state(linear, n_features=n_features) if linear is not None else None,
+            Forest.from_state(forest, n_features=n_features + len(types)) if forest is not None else None,
+            types,
+            float(state["base"]),
+            bool(state["forest_holds_base"]),
+        )
+
+
+def with_types(X: FloatArray, signal_types: StringArray | None, types: Sequence[str]) -> FloatArray:
+    """Features (n, f) and behind them an indicator of each of `types`, shape (n, f + types)."""
+    if not types:
+        return X
+    if signal_types is None:
+        return np.column_stack([X, np.zeros((len(X), len(types)))])
+    return np.column_stack([X, *((signal_types == name).astype(np.float64) for name in types)])
 
 
 class Stopping(NamedTuple):
@@ -107,41 +108,57 @@ class Stopping(NamedTuple):
 
 
 def fit_ensemble(
-    X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], scaling: str | None, stopping: Stopping | None
+    rows: TrainingRows,
+    parameters: Mapping[str, Any],
+    scaling: str | None,
+    stopping: Stopping | None,
 ) -> Estimator:
-    """Logistic regression on clipped z-scores beside a small histogram boosting. It never stops early.
+    """Two market-neutral linear members, one sparse and one dense, beside a small boosting of what is left of a win.
+
+    It never stops early.
 
     Args:
-        X: features, shape (n, n_features), NaN where missing.
-        won: outcomes, shape (n,), of both classes.
+        rows: of both classes, no feature constant.
         parameters: all that the recipe knows.
-        scaling: a key of `SCALERS`; None leaves the linear member's features as they are, unclipped.
+        scaling: how the linear members' features are scaled; None leaves them as they are, unclipped.
         stopping: passed over.
     """
     del stopping
-    return Estimator(_fit_linear(X, won, parameters, scaling), _fit_histogram_boosting(X, won, parameters))
+    against = float(parameters["sparsity"])
+    prior = SparsePrior((against, 2.0 * against, 2.0 * against), parameters["slab"])
+    linear, products = fit_linear_members(rows, scaling=scaling, clip=parameters["z_clip"], prior=prior)
+    types = linear.design.types
+    share = rows.won.mean()
+    unexplained = products.residual / (share * (1.0 - share))
+    read = with_types(rows.X, rows.signal_types, types)
+    forest = _fit_histogram_boosting(read, unexplained, parameters)
+    return Estimator(linear, forest, types, _log_odds(rows.won), forest_holds_base=False)
 
 
 def fit_gradient_boosting(
-    X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], scaling: str | None, stopping: Stopping | None
+    rows: TrainingRows,
+    parameters: Mapping[str, Any],
+    scaling: str | None,
+    stopping: Stopping | None,
 ) -> Estimator:
     """The specification's gradient boosting; missing values are the medians of their columns.
 
     Args:
-        X: features, shape (n, n_features), NaN where missing.
-        won: outcomes, shape (n,), of both classes.
+        rows: of both classes; types and times are passed over.
         parameters: all that the recipe knows.
         scaling: passed over; trees need none.
         stopping: where to look for the number of trees; None grows `n_estimators`.
     """
     del scaling
+    X, won = rows.X, rows.won
     medians = column_medians(X)
     filled = np.where(np.isnan(X), medians, X)
     settings = dict(parameters)
     if stopping is not None:
         settings["n_estimators"] = best_iteration(filled, won, settings, stopping)
     grown = GradientBoostingClassifier(**settings).fit(filled, won)
-    return Estimator(None, from_gradient_boosting(grown, medians=medians))
+    forest = from_gradient_boosting(grown, medians=medians)
+    return Estimator(None, forest, (), _log_odds(won), forest_holds_base=True)
 
 
 def best_iteration(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], stopping: Stopping) -> int:
@@ -170,22 +187,8 @@ def best_iteration(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any],
     return best
 
 
-def _fit_linear(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any], scaling: str | None) -> Linear:
-    n_features = X.shape[1]
-    median = column_medians(X)
-    filled = np.where(np.isnan(X), median, X)
-    centre, scale = np.zeros(n_features), np.ones(n_features)
-    if scaling is not None:
-        scaler = SCALERS[scaling]().fit(filled)
-        if scaling == "minmax":
-            centre, scale = scaler.data_min_, scaler.data_range_
-        else:
-            centre, scale = scaler.mean_ if scaling == "standard" else scaler.center_, scaler.scale_
-        scale = np.where(scale > 0, scale, 1.0)
-    clip = float(parameters["z_clip"]) if scaling is not None else np.inf
-    unweighted = Linear(median, centre, scale, clip, np.zeros(n_features), 0.0)
-    logistic = LogisticRegression(C=parameters["C"], max_iter=500).fit(unweighted.scaled(X), won)
-    return Linear(median, centre, scale, clip, logistic.coef_[0].copy(), float(logistic.intercept_[0]))
+def _log_odds(won: BoolArray) -> float:
+    return float(np.log(won.sum() / (~won).sum()))
 
 
 _BOOSTING = (
@@ -199,38 +202,30 @@ _BOOSTING = (
 )
 
 
-def _fit_histogram_boosting(X: FloatArray, won: BoolArray, parameters: Mapping[str, Any]) -> Forest:
-    grown = HistGradientBoostingClassifier(
+def _fit_histogram_boosting(X: FloatArray, target: FloatArray, parameters: Mapping[str, Any]) -> Forest:
+    grown = HistGradientBoostingRegressor(
         **{name: parameters[name] for name in _BOOSTING},
         early_stopping=False,
         random_state=parameters["random_state"],
     )
-    return from_histogram_boosting(grown.fit(X, won))
-
-
-def column_medians(X: FloatArray) -> FloatArray:
-    """Median of the known values of each column of X (n, n_features), shape (n_features,); 0 where there are none."""
-    known = ~np.isnan(X)
-    medians = np.zeros(X.shape[1])
-    some = known.any(axis=0)
-    medians[some] = np.nanmedian(X[:, some], axis=0)
-    return medians
+    return from_histogram_boosting(grown.fit(X, target))
 
 
 class Recipe(NamedTuple):
     """A way to fit, and the parameters it knows with their values unless told otherwise.
 
-    `fit` takes features of shape (n, n_features), outcomes of shape (n,), the parameters, a scaling and where to stop.
+    `fit` takes the rows, the parameters, a scaling and where to stop, and gives an estimator of so many `members`.
     """
 
-    fit: Callable[[FloatArray, BoolArray, Mapping[str, Any], str | None, Stopping | None], Estimator]
+    fit: Callable[[TrainingRows, Mapping[str, Any], str | None, Stopping | None], Estimator]
     defaults: Mapping[str, Any]
     stops_early: bool
+    members: int
 
 
 RECIPES: Mapping[str, Recipe] = {
-    "ensemble": Recipe(fit_ensemble, defaults("ensemble"), stops_early=False),
-    "gradient_boosting": Recipe(fit_gradient_boosting, defaults("gradient_boosting"), stops_early=True),
+    "ensemble": Recipe(fit_ensemble, defaults("ensemble"), stops_early=False, members=3),
+    "gradient_boosting": Recipe(fit_gradient_boosting, defaults("gradient_boosting"), stops_early=True, members=1),
 }
 
 

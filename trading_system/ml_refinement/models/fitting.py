@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 from trading_system.ml_refinement.models.calibration import (
     MIN_PER_CLASS,
@@ -14,18 +15,14 @@ from trading_system.ml_refinement.models.calibration import (
     Calibration,
     base_rate_only,
     fit_calibration,
+    periods,
 )
 from trading_system.ml_refinement.models.errors import ModelFileRefused, UnknownParameter
-from trading_system.ml_refinement.models.estimators import (
-    RECIPES,
-    SCALERS,
-    Estimator,
-    Stopping,
-    resolve_recipe,
-    threads,
-)
+from trading_system.ml_refinement.models.estimators import RECIPES, Estimator, Stopping, resolve_recipe, threads
+from trading_system.ml_refinement.models.neutral.design import SCALERS, frequent_types
+from trading_system.ml_refinement.models.neutral.rows import TrainingRows
 from trading_system.ml_refinement.models.selection import Selected, SelectionRule, select_columns, usable_columns
-from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, TimeArray
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, IntArray, StringArray, TimeArray
 
 _FOLDS_BY_ROWS = 4
 _TAIL_SHARE = 5
@@ -40,7 +37,9 @@ class RowSplit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FitPlan:
-    """Which rows of the training set are held out for what. Whoever knows the rows' times makes it.
+    """Which rows of the training set are held out for what, and what is known of them beside their features.
+
+    Whoever knows the rows' times makes it.
 
     `calibration` are the out-of-fold splits; `stopping` has one split of the whole set, then one of each fold's rows
     (indices into that fold's rows).
@@ -48,8 +47,10 @@ class FitPlan:
 
     calibration: Sequence[RowSplit]
     stopping: Sequence[RowSplit]
-    #: When each row was entered, shape (n,); None: not known.
+    #: When each row was entered, when its outcome was known, and of which type it is, shape (n,); None: not known.
     entered_us: TimeArray | None = None
+    known_us: TimeArray | None = None
+    signal_types: StringArray | None = None
 
     @classmethod
     def by_rows(cls, n: int) -> FitPlan:
@@ -128,17 +129,29 @@ class FittedClassifier:
     #: What whoever chose the threshold of selection should know of this fit; not kept with it.
     selection_note: str = ""
 
-    def opinion(self, X: FloatArray) -> Opinion:
-        """What it says of rows, shape (n, n_features), from one evaluation of its members."""
+    def opinion(self, X: FloatArray, signal_types: StringArray | None = None) -> Opinion:
+        """What it says of rows (n, n_features) of these types (n,), from one evaluation of its members."""
         if self.estimator is None:
-            return Opinion(self.calibration(np.full(len(X), 0.5)), np.ones(len(X)))
-        members = self.estimator.member_probabilities(X[:, self.columns])
+            return Opinion(self.calibration(np.zeros((len(X), 0))), np.ones(len(X)))
+        scores = self.estimator.scores(X[:, self.columns], signal_types)
+        members = expit(self.estimator.base + scores)
         gap = members.max(axis=1) - members.min(axis=1)
-        return Opinion(self.calibration(members.mean(axis=1)), np.asarray(1.0 - gap, dtype=np.float64))
+        return Opinion(self.calibration(scores), np.asarray(1.0 - gap, dtype=np.float64))
 
-    def proba(self, X: FloatArray) -> FloatArray:
+    def proba(self, X: FloatArray, signal_types: StringArray | None = None) -> FloatArray:
         """P(win), shape (n,)."""
-        return self.opinion(X).p
+        return self.opinion(X, signal_types).p
+
+    def contributions(self, X: FloatArray, signal_types: StringArray | None) -> FloatArray:
+        """Log-odds that the linear members' columns of each feature add to what is served, and last the type itself.
+
+        Shape (n, n_features + 1): 0 for features that no linear member reads, and without linear members.
+        """
+        added = np.zeros((len(X), X.shape[1] + 1))
+        if self.estimator is not None and self.estimator.linear is not None:
+            each = self.estimator.linear.contributions(X[:, self.columns], signal_types)
+            added[:, [*self.columns, -1]] = np.einsum("mnf,m->nf", each, self.calibration.weights[: len(each)])
+        return added
 
     def shortfall(self, settings: FitSettings) -> str:
         """Why only the base rate is served, in words; empty where something was learned and calibrated."""
@@ -160,7 +173,7 @@ class FittedClassifier:
         return {
             "estimator": self.estimator and self.estimator.state(),
             "columns": self.columns.astype(np.int64),
-            "calibration": {item.name: getattr(self.calibration, item.name) for item in fields(Calibration)},
+            "calibration": self.calibration.state(),
             "base_rate": self.base_rate,
             "rows": self.rows,
         }
@@ -175,39 +188,34 @@ class FittedClassifier:
         columns = state["columns"]
         if columns.size and (columns.min() < 0 or columns.max() >= n_features):
             raise ModelFileRefused("columns out of range")
-        estimator = state["estimator"]
-        return cls(
-            Estimator.from_state(estimator, n_features=len(columns)) if estimator is not None else None,
-            columns,
-            Calibration(**state["calibration"]),
-            state["base_rate"],
-            state["rows"],
-        )
+        estimator = None
+        if state["estimator"] is not None:
+            estimator = Estimator.from_state(state["estimator"], n_features=len(columns))
+        members = 0 if estimator is None else estimator.members
+        calibration = Calibration.from_state(state["calibration"], members=members)
+        return cls(estimator, columns, calibration, state["base_rate"], state["rows"])
 
 
-def fit_classifier(X: FloatArray, won: BoolArray, settings: FitSettings, plan: FitPlan) -> FittedClassifier:
+def fit_classifier(rows: TrainingRows, settings: FitSettings, plan: FitPlan) -> FittedClassifier:
     """Fit on all rows, calibrated on the plan's held-out rows. One thread: the same input gives the same bits.
 
     Args:
-        X: features, shape (n, n_features), NaN where missing.
-        won: outcomes, shape (n,).
+        rows: what to fit on, of both classes.
         settings: how to fit; with fewer than `min_samples` rows nothing is, and the base rate is served.
-        plan: which rows are held out for what, as positions in `X`.
+        plan: which rows are held out for what, as positions in `rows`.
 
     Raises:
         NoUsableFeatures: every feature is constant or missing.
     """
-    wins, rows = int(won.sum()), len(won)
-    base = base_rate_only(wins, rows)
-    if rows < settings.min_samples:
-        return FittedClassifier(None, np.arange(0), base, wins / rows, rows)
+    wins, n = int(rows.won.sum()), len(rows)
+    if n < settings.min_samples:
+        return FittedClassifier(None, np.arange(0), base_rate_only(wins, n, members=0), wins / n, n)
     with threads().limit(limits=1):
-        raw, target = _out_of_fold(X, won, settings, plan)
-        selected = select_columns(X, won, settings.selection)
-        columns = selected.columns
-        estimator = _fit(X[:, columns], won, settings, plan.stopping[0] if plan.stopping else None)
-    calibration = fit_calibration(raw, target, all_won=won)
-    return FittedClassifier(estimator, columns, calibration, wins / rows, rows, _note(selected, settings.selection))
+        scores, won, period = _out_of_fold(rows, settings, plan)
+        selected, estimator = _fit(rows, settings, plan.stopping[0] if plan.stopping else None)
+        calibration = fit_calibration(scores, won, period, all_won=rows.won)
+    note = _note(selected, settings.selection)
+    return FittedClassifier(estimator, selected.columns, calibration, wins / n, n, note)
 
 
 def _note(selected: Selected, rule: SelectionRule) -> str:
@@ -219,24 +227,35 @@ def _note(selected: Selected, rule: SelectionRule) -> str:
     )
 
 
-def _out_of_fold(X: FloatArray, won: BoolArray, settings: FitSettings, plan: FitPlan) -> tuple[FloatArray, BoolArray]:
-    """Raw probabilities and outcomes of the plan's held-out rows; folds that cannot be fitted are left out."""
-    raw, target = [np.empty(0)], [np.empty(0, dtype=bool)]
+def _out_of_fold(rows: TrainingRows, settings: FitSettings, plan: FitPlan) -> tuple[FloatArray, BoolArray, IntArray]:
+    """Scores (n, members), outcomes (n,) and periods of the plan's held-out rows; a period lies within a fold.
+
+    Folds that cannot be fitted are left out.
+    """
+    members = RECIPES[settings.recipe].members
+    scores, won = [np.empty((0, members))], [np.empty(0, dtype=bool)]
+    fold, entered = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for number, (inside, outside) in enumerate(plan.calibration, start=1):
-        fold_X, fold_won = X[inside], won[inside]
-        if not len(outside) or not 0 < fold_won.sum() < len(fold_won) or not len(usable_columns(fold_X)):
+        within = rows.take(inside)
+        if not len(outside) or not 0 < within.won.sum() < len(within) or not len(usable_columns(within.X)):
             continue
-        columns = select_columns(fold_X, fold_won, settings.selection).columns
         stopping = plan.stopping[number] if number < len(plan.stopping) else None
-        estimator = _fit(fold_X[:, columns], fold_won, settings, stopping)
-        raw.append(estimator.member_probabilities(X[np.ix_(outside, columns)]).mean(axis=1))
-        target.append(won[outside])
-    return np.concatenate(raw), np.concatenate(target)
+        held_out = rows.take(outside)
+        selected, estimator = _fit(within, settings, stopping)
+        scores.append(estimator.scores(held_out.X[:, selected.columns], held_out.signal_types))
+        won.append(held_out.won)
+        fold.append(np.full(len(outside), number))
+        entered.append(np.zeros(len(outside), dtype=np.int64) if rows.entered_us is None else rows.entered_us[outside])
+    week = np.unique(periods(np.concatenate(entered)), return_inverse=True)[1]
+    return np.concatenate(scores), np.concatenate(won), week * (len(fold) + 1) + np.concatenate(fold)
 
 
-def _fit(X: FloatArray, won: BoolArray, settings: FitSettings, split: RowSplit | None) -> Estimator:
+def _fit(rows: TrainingRows, settings: FitSettings, split: RowSplit | None) -> tuple[Selected, Estimator]:
+    """The columns that are read, and an estimator of them."""
     recipe = RECIPES[settings.recipe]
+    types = [np.asarray(rows.signal_types == name) for name in frequent_types(rows)]
+    selected = select_columns(rows.X, rows.won, settings.selection, types)
     stopping = None
     if recipe.stops_early and settings.stopping_rounds is not None and split is not None:
         stopping = Stopping(split.fit, split.held_out, settings.stopping_rounds)
-    return recipe.fit(X, won, settings.parameters, settings.scaling, stopping)
+    return selected, recipe.fit(rows.with_columns(selected.columns), settings.parameters, settings.scaling, stopping)

@@ -20,9 +20,9 @@ from trading_system.ml_refinement.models.base_model import BaseModel
 from trading_system.ml_refinement.models.errors import BadData, FeatureContractError, ModelFileRefused
 from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-from trading_system.ml_refinement.typing import AnyArray, FloatArray
+from trading_system.ml_refinement.typing import AnyArray, FloatArray, StringArray
 
-_FORMAT = 1
+_FORMAT = 2
 _GOLDEN_ROWS = 8
 _GOLDEN_TOLERANCE = 1e-9
 _LIBRARIES = ("numpy", "scikit-learn", "skops")
@@ -37,7 +37,7 @@ class ArtefactModel(BaseModel):
 
     def __init__(self, model_type: ModelType, version: str = "1.0", *, clock: Clock = utc_now) -> None:
         super().__init__(model_type, version, clock=clock)
-        self._golden: dict[str, FloatArray] = {}
+        self._golden: dict[str, Any] = {}
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -83,8 +83,9 @@ class ArtefactModel(BaseModel):
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Probabilities: shape (n,) for two classes, (n, n_classes) for more. Raises what `predict` does."""
 
-    def _answers(self, X: FloatArray) -> FloatArray:
+    def _answers(self, X: FloatArray, signal_types: StringArray | None) -> FloatArray:
         """What golden rows are replayed with: whatever depends on everything learned."""
+        del signal_types
         return self.predict_proba(X)
 
     @abstractmethod
@@ -179,7 +180,8 @@ class ArtefactModel(BaseModel):
         self._feature_importance, self._golden = report["importance"], state["golden"]
         self._restore(state["learned"])
         self.is_fitted = True
-        replayed = self._answers(self._golden["features"])
+        types = self._golden["signal_types"]
+        replayed = self._answers(self._golden["features"], None if types is None else np.array(types, dtype=np.str_))
         if not np.allclose(replayed, self._golden["answers"], rtol=0.0, atol=_GOLDEN_TOLERANCE):
             raise ModelFileRefused("it does not answer as it did when it was written")
 
@@ -219,12 +221,17 @@ class ArtefactModel(BaseModel):
         self._feature_names = list(names)
         return values, target
 
-    def _finish(self, X: FloatArray, importance: FloatArray) -> None:
+    def _finish(self, X: FloatArray, importance: FloatArray, signal_types: StringArray | None = None) -> None:
         """Golden rows and importance, once the model answers."""
         self.is_fitted = True
         self._feature_importance = dict(zip(self.feature_names, importance.tolist(), strict=True))
-        chosen = X[np.linspace(0, len(X) - 1, min(_GOLDEN_ROWS, len(X))).astype(int)]
-        self._golden = {"features": chosen, "answers": self._answers(chosen)}
+        rows = np.linspace(0, len(X) - 1, min(_GOLDEN_ROWS, len(X))).astype(int)
+        types = None if signal_types is None else signal_types[rows]
+        self._golden = {
+            "features": X[rows],
+            "signal_types": None if types is None else types.tolist(),
+            "answers": self._answers(X[rows], types),
+        }
 
     def _matrix(self, X: ArrayLike) -> FloatArray:
         """Checked features in the order fitted on."""

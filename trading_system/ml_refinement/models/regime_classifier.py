@@ -12,9 +12,10 @@ from sklearn.linear_model import LogisticRegression
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models.errors import ModelFileRefused, NoUsableFeatures, OneClass
-from trading_system.ml_refinement.models.estimators import column_medians, threads
+from trading_system.ml_refinement.models.estimators import threads
 from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.models.model import ArtefactModel
+from trading_system.ml_refinement.models.neutral.design import column_medians
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, utc_now
 from trading_system.ml_refinement.typing import FloatArray, IntArray, StringArray, TimeArray
 

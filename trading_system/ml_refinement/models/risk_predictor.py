@@ -18,7 +18,7 @@ from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.models.trees import Forest, from_histogram_boosting
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-from trading_system.ml_refinement.typing import FloatArray
+from trading_system.ml_refinement.typing import FloatArray, StringArray
 
 LEVEL = 0.1
 
@@ -158,7 +158,8 @@ class RiskPredictor(ArtefactModel):
             "base_pinball_loss": float(pinball(r, np.full(len(r), self._base)).mean()),
         }
 
-    def _answers(self, X: FloatArray) -> FloatArray:
+    def _answers(self, X: FloatArray, signal_types: StringArray | None) -> FloatArray:
+        del signal_types
         return self.predict(X)
 
     def _learned(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +17,9 @@ from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArra
 class SelectionRule:
     """How many features may stay, and how little a feature may matter.
 
-    Importance is a feature's share of corr(z, win)^2 + corr(|z|, win)^2 over all features, the variance its line and
-    its fold explain, so that a feature that matters at both ends is not taken for useless.
+    Importance is a feature's share of corr(z, win)^2 + corr(|z|, win)^2 + corr(z of one type, win)^2 for each signal
+    type: the variance that its line, its fold and its types' lines explain, so that a feature that matters at both
+    ends, or one way here and the other way there, is not taken for useless.
     """
 
     enabled: bool = True
@@ -44,7 +46,7 @@ class Selected(NamedTuple):
     all_below: bool = False
 
 
-def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> Selected:
+def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule, types: Sequence[BoolArray] = ()) -> Selected:
     """The columns to fit on. A higher threshold never keeps more of them.
 
     Args:
@@ -52,6 +54,7 @@ def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> Select
         won: their outcomes, shape (n,).
         rule: how many, and from which importance on; where all lie below it, the strongest alone. Where selection is
             off the threshold is not asked, and the strongest `max_features` stay.
+        types: rows of each signal type that is learned apart, masks of shape (n,).
 
     Raises:
         NoUsableFeatures: every column is constant or missing.
@@ -61,24 +64,27 @@ def select_columns(X: FloatArray, won: BoolArray, rule: SelectionRule) -> Select
         raise NoUsableFeatures(f"all {X.shape[1]} features are constant or missing in {len(X)} rows")
     if not rule.enabled and len(usable) <= rule.max_features:
         return Selected(usable)
-    share = marginal_importance(X[:, usable], won)
+    share = marginal_importance(X[:, usable], won, types)
     order = np.argsort(-share, kind="stable")
     reached = int((share >= rule.threshold).sum()) if rule.enabled else len(order)
     kept = order[: min(max(reached, 1), rule.max_features)]
     return Selected(usable[np.sort(kept)], float(share[order[0]]), reached == 0)
 
 
-def marginal_importance(X: FloatArray, won: BoolArray) -> FloatArray:
+def marginal_importance(X: FloatArray, won: BoolArray, types: Sequence[BoolArray] = ()) -> FloatArray:
     """Shares summing to 1, shape (n_features,); equal shares where nothing correlates.
 
     Args:
         X: shape (n, n_features), every column with a known value; a missing one counts as the mean.
         won: shape (n,).
+        types: masks of shape (n,): a feature that points one way for one type and the other way for another matters.
     """
     z = (X - np.nanmean(X, axis=0)) / _positive(np.nanstd(X, axis=0))
     z = np.clip(np.nan_to_num(z, nan=0.0), -5.0, 5.0)
     target = won - won.mean()
     total = _explained(z, target) + _explained(np.abs(z), target)
+    for rows in types:
+        total = total + _explained(z * rows[:, None], target)
     if not total.sum() > 0:
         return np.full(X.shape[1], 1.0 / X.shape[1])
     return np.asarray(total / total.sum(), dtype=np.float64)

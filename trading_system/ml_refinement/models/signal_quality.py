@@ -12,13 +12,14 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
-from trading_system.ml_refinement.models.errors import OneClass
+from trading_system.ml_refinement.models.errors import BadData, OneClass
 from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, FittedClassifier, fit_classifier
 from trading_system.ml_refinement.models.model import ArtefactModel
+from trading_system.ml_refinement.models.neutral.rows import TrainingRows
 from trading_system.ml_refinement.models.novelty import Novelty, fit_novelty
 from trading_system.ml_refinement.models.selection import SelectionRule
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-from trading_system.ml_refinement.typing import AnyArray, BoolArray, FloatArray
+from trading_system.ml_refinement.typing import AnyArray, BoolArray, FloatArray, StringArray
 
 
 class Assessment(NamedTuple):
@@ -33,9 +34,13 @@ class Assessment(NamedTuple):
 class SignalQualityModel(ArtefactModel):
     """The calibrated probability that a signal's trade wins, and the R-multiple expected of it.
 
-    Recipe `ensemble` is logistic regression beside a small histogram boosting; `gradient_boosting` is the
-    specification's. Both are calibrated on held-out rows by a sigmoid that can only shrink. With fewer than
-    `min_samples` rows the base rate is served, and `base_rate_served` among the metrics of `fit` is 1.
+    Recipe `ensemble` is two market-neutral linear members, which know signal types, beside a small histogram boosting;
+    `gradient_boosting` is the specification's. Held-out rows decide how much of each member is served, which can only
+    shrink. With fewer than `min_samples` rows the base rate is served, and then `base_rate_served` among the metrics of
+    `fit` is 1.
+
+    Signal types are part of what is asked: `signal_types` (n,) beside the features. A type that training saw too little
+    of, and none at all, is answered by what holds for every type.
     """
 
     _TYPE: ClassVar[ModelType] = ModelType.SIGNAL_QUALITY
@@ -131,6 +136,9 @@ class SignalQualityModel(ArtefactModel):
     ) -> dict[str, float]:
         """See `ArtefactModel.fit`: features of shape (n, n_features), R-multiples of shape (n,).
 
+        What the plan says of the rows' types and times is learned from: without types there are no columns of types,
+        without times nothing is taken out that open trades share. `X_val` is asked without types.
+
         Raises:
             OneClass: all rows won, or all lost.
             NoUsableFeatures: every feature is constant or missing.
@@ -140,33 +148,36 @@ class SignalQualityModel(ArtefactModel):
         won = r > 0
         if not 0 < won.sum() < len(won):
             raise OneClass(f"all {len(won)} trades {'won' if won.any() else 'lost'}")
-        self._classifier = fit_classifier(X, won, self.settings, plan or FitPlan.by_rows(len(X)))
+        used = plan or FitPlan.by_rows(len(X))
+        types = _types(used.signal_types, len(X))
+        rows = TrainingRows(X, won, r, types, used.entered_us, used.known_us)
+        self._classifier = fit_classifier(rows, self.settings, used)
         self._mean_r = tuple(_winsorised_mean(part) for part in (r[won], r[~won]))
         self._novelty = fit_novelty(X)
-        self._finish(X, self._classifier.importance(X.shape[1]))
+        self._finish(X, self._classifier.importance(X.shape[1]), types)
         self._train_samples = len(X)
-        self._train_metrics = self._report(X, won) | self._learned_figures()
+        self._train_metrics = self._report(X, won, types) | self._learned_figures()
         missing = self._classifier.shortfall(self.settings)
         if missing and plan is None:  # a training brings a plan, and says what is missing in its verdict
             told = "model {} answers with the base rate {:.3f}, whatever it is asked: {}"
             logger.warning(told, self.model_id, self.base_rate, missing)
         if X_val is not None and y_val is not None:
             validation = self._matrix(X_val)
-            self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0))
+            self.set_validation(len(validation), self._report(validation, np.asarray(y_val) > 0, None))
         return dict(self._train_metrics)
 
-    def predict(self, X: ArrayLike) -> AnyArray:
+    def predict(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> AnyArray:
         """1 where a win is more likely than not, else 0; shape (n,)."""
-        return (self.predict_proba(X) > 0.5).astype(np.int64)
+        return (self.predict_proba(X, signal_types) > 0.5).astype(np.int64)
 
-    def predict_proba(self, X: ArrayLike) -> FloatArray:
+    def predict_proba(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> FloatArray:
         """P(win), calibrated, shape (n,)."""
         values = self._matrix(X)
-        return self._classifier.proba(values)
+        return self._classifier.proba(values, _types(signal_types, len(values)))
 
-    def predict_r(self, X: ArrayLike) -> FloatArray:
+    def predict_r(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> FloatArray:
         """Expected R, shape (n,): P(win) times the mean R of winners plus P(loss) times that of losers, winsorised."""
-        p = self.predict_proba(X)
+        p = self.predict_proba(X, signal_types)
         return self._expected_r(p)
 
     def novelty(self, X: ArrayLike) -> FloatArray:
@@ -174,20 +185,28 @@ class SignalQualityModel(ArtefactModel):
         values = self._matrix(X)
         return self._novelty.distance(values)
 
-    def confidence(self, X: ArrayLike) -> FloatArray:
+    def confidence(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> FloatArray:
         """0 to 1, shape (n,): the calibration slope times the members' agreement; halved out of distribution.
 
         It orders scores by how far to trust them. It is not a probability, and 0 where the base rate is served.
         """
-        return self.assess(X).confidence
+        return self.assess(X, signal_types).confidence
 
-    def assess(self, X: ArrayLike) -> Assessment:
+    def assess(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> Assessment:
         """Everything it says of rows, shape (n, n_features), from one evaluation."""
         values = self._matrix(X)
-        p, agreement = self._classifier.opinion(values)
+        p, agreement = self._classifier.opinion(values, _types(signal_types, len(values)))
         novelty = self._novelty.distance(values)
         trust = self.calibration_slope * agreement
         return Assessment(p, self._expected_r(p), np.where(novelty > 1.0, 0.5 * trust, trust), novelty)
+
+    def contributions(self, X: ArrayLike, signal_types: Sequence[str] | StringArray | None = None) -> FloatArray:
+        """What each feature's columns add in log-odds (line, fold, line of the type), and last the type itself.
+
+        Shape (n, n_features + 1). They add up, beside a constant and what the boosting adds.
+        """
+        values = self._matrix(X)
+        return self._classifier.contributions(values, _types(signal_types, len(values)))
 
     def opinion_digest(self) -> str:
         """SHA-256 over what P(win) is computed from: models where it is equal say the same P(win)."""
@@ -205,8 +224,8 @@ class SignalQualityModel(ArtefactModel):
     def _expected_r(self, p: FloatArray) -> FloatArray:
         return p * self._mean_r[0] + (1.0 - p) * self._mean_r[1]
 
-    def _report(self, X: FloatArray, won: BoolArray) -> dict[str, float]:
-        p = self._classifier.proba(X)
+    def _report(self, X: FloatArray, won: BoolArray, signal_types: StringArray | None) -> dict[str, float]:
+        p = self._classifier.proba(X, signal_types)
         both = 0 < won.sum() < len(won)
         report = {
             "accuracy": float(accuracy_score(won, p > 0.5)),
@@ -244,6 +263,15 @@ class SignalQualityModel(ArtefactModel):
         self._classifier = FittedClassifier.from_state(learned["classifier"], n_features=n_features)
         self._mean_r = tuple(learned["mean_r"])
         self._novelty = Novelty.from_state(learned["novelty"], n_features=n_features)
+
+
+def _types(told: Sequence[str] | StringArray | None, n: int) -> StringArray | None:
+    if told is None:
+        return None
+    types = np.asarray(told, dtype=np.str_)
+    if types.shape != (n,):
+        raise BadData(f"signal types {types.shape} beside {n} rows of features")
+    return types
 
 
 def _winsorised_mean(values: FloatArray) -> float:

@@ -158,7 +158,7 @@ def _score_drift(model: SignalQualityModel | None, windows: DriftWindows) -> lis
     before, recent = windows.before, windows.recent
     if model is None or not len(before.X) or not len(recent.X):
         return []
-    then, now = (model.predict_proba(rows.X)[:, None] for rows in (before, recent))
+    then, now = (model.predict_proba(rows.X, rows.signal_types)[:, None] for rows in (before, recent))
     return column_drift(("score",), then, before.timestamp_us, now, window_us=windows.window_us)
 
 

@@ -16,7 +16,7 @@ from trading_system.ml_refinement.models.signal_quality import SignalQualityMode
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, us_from_text
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.typing import AnyArray, FloatArray, IndexArray, IntArray, TimeArray
+from trading_system.ml_refinement.typing import AnyArray, FloatArray, IndexArray, IntArray, StringArray, TimeArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us
 from trading_system.ml_refinement.validation.walk_forward import (
@@ -140,13 +140,16 @@ def quality_model(config: MLConfig, *, min_samples: int, clock: Clock) -> Signal
     )
 
 
-def fit_plan(entered_us: TimeArray, known_us: TimeArray, max_hold_us: int) -> FitPlan:
+def fit_plan(
+    entered_us: TimeArray, known_us: TimeArray, max_hold_us: int, signal_types: StringArray | None = None
+) -> FitPlan:
     """Held-out rows inside one training set, purged by time.
 
     Args:
         entered_us: when each row was entered, shape (n,).
         known_us: when its outcome was known, shape (n,).
         max_hold_us: the holding that is purged by.
+        signal_types: of each row, shape (n,); None: not known.
     """
 
     def tail(rows: IndexArray) -> RowSplit:
@@ -155,7 +158,8 @@ def fit_plan(entered_us: TimeArray, known_us: TimeArray, max_hold_us: int) -> Fi
 
     blocks = purged_blocks(entered_us, known_us, n_folds=_CALIBRATION_FOLDS, max_hold_us=max_hold_us)
     folds = [RowSplit(block.train, block.test) for block in blocks]
-    return FitPlan(folds, [tail(np.arange(len(entered_us))), *(tail(fold.fit) for fold in folds)], entered_us)
+    stopping = [tail(np.arange(len(entered_us))), *(tail(fold.fit) for fold in folds)]
+    return FitPlan(folds, stopping, entered_us, known_us, signal_types)
 
 
 def fit_on(
@@ -167,7 +171,7 @@ def fit_on(
         LearningError: what `SignalQualityModel.fit` refuses.
     """
     model = quality_model(config, min_samples=min_samples, clock=clock)
-    plan = fit_plan(data.entered_us[rows], data.known_us[rows], max_hold_us)
+    plan = fit_plan(data.entered_us[rows], data.known_us[rows], max_hold_us, data.types_of(rows))
     model.fit(data.X[rows], data.r[rows], feature_names=data.names, plan=plan)
     return model
 
@@ -196,9 +200,9 @@ def walk_forward(
         if not 0 < won.sum() < len(won):
             continue
         model = fit(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
-        X = data.X[fold.test]
+        X, types = data.X[fold.test], data.types_of(fold.test)
         base, window = np.full(len(X), model.base_rate), np.full(len(X), done)
-        parts.append((fold.test, model.predict_proba(X), model.predict_r(X), base, window))
+        parts.append((fold.test, model.predict_proba(X, types), model.predict_r(X, types), base, window))
     if not parts:
         return Pooled(np.arange(0), np.empty(0), np.empty(0), np.empty(0), np.arange(0))
     return Pooled(*(np.concatenate(column) for column in zip(*parts, strict=True)))

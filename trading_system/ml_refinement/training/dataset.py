@@ -19,7 +19,7 @@ from trading_system.ml_refinement.models.errors import (
 )
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.typing import BoolArray, FloatArray, StringArray, TimeArray
+from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, StringArray, TimeArray
 
 #: A single feature that separates wins from losses better than this is the label in disguise ...
 LEAK_AUC = 0.8
@@ -42,17 +42,25 @@ class Dataset:
     entered_us: TimeArray
     known_us: TimeArray
     left_out: dict[str, int]
+    #: Of each row, shape (n,); None: not known.
+    signal_types: StringArray | None = None
 
     @property
     def won(self) -> BoolArray:
         """R above 0, shape (n,)."""
         return self.r > 0
 
+    def types_of(self, rows: IndexArray) -> StringArray | None:
+        """Signal types of some of the rows, by position, shape (n_rows,); None where types are not known."""
+        return None if self.signal_types is None else self.signal_types[rows]
+
     def digest(self) -> str:
         """SHA-256 over everything a fit depends on."""
         hasher = hashlib.sha256("\0".join((*self.names, *self.signal_ids)).encode())
         for array in (self.X, self.r, self.entered_us, self.known_us):
             hasher.update(np.ascontiguousarray(array).tobytes())
+        if self.signal_types is not None:
+            hasher.update("\0".join(self.signal_types.tolist()).encode())
         return hasher.hexdigest()
 
 
@@ -63,11 +71,13 @@ def read_dataset(
 
     `start` leaves out signals from before it, as `parse_bound` reads it.
 
-    Rows told twice under different ids (same time, features and outcome) count once.
+    Rows told twice under different ids (same time, type, features and outcome) count once.
     """
     matrix = db.vectors.training_matrix(feature_version=feature_version, names=names, start=start)
     future = matrix.label_us > now_us
-    told = pd.DataFrame(np.column_stack([matrix.X, matrix.r])).assign(entered=matrix.timestamp_us)
+    told = pd.DataFrame(np.column_stack([matrix.X, matrix.r])).assign(
+        entered=matrix.timestamp_us, signal_type=matrix.signal_types
+    )
     repeated = told.duplicated().to_numpy() & ~future
     keep = np.flatnonzero(~future & ~repeated)
     return Dataset(
@@ -82,6 +92,7 @@ def read_dataset(
             "outcome_in_the_future": int(future.sum()),
             "repeated": int(repeated.sum()),
         },
+        signal_types=matrix.signal_types[keep],
     )
 
 

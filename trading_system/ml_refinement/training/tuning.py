@@ -37,12 +37,13 @@ _SEED = 42
 #: The names are those of `hyperparameters`; (low, high, on a logarithmic scale).
 SPACES: Mapping[str, Mapping[str, tuple[float, float, bool]]] = {
     "ensemble": {
-        "C": (0.001, 1.0, True),
+        "sparsity": (2.0, 60.0, True),
+        "slab": (0.0005, 0.05, True),
         "learning_rate": (0.01, 0.1, True),
         "max_iter": (10, 240, False),
         "max_leaf_nodes": (3, 8, False),
         "min_samples_leaf": (10, 60, False),
-        "l2_regularization": (1.0, 100.0, True),
+        "l2_regularization": (4.0, 400.0, True),
         "max_features": (0.1, 0.8, False),
     },
     "gradient_boosting": {
@@ -200,7 +201,7 @@ def inner_gain(window: Dataset, folds: list[Fold], config: MLConfig, *, clock: C
     gains = []
     for fold in folds:
         model = backtest.fit_on(window, fold.train, config, max_hold_us=hold, min_samples=2, clock=clock)
-        won, p = window.won[fold.test], model.predict_proba(window.X[fold.test])
+        won, p = window.won[fold.test], model.predict_proba(window.X[fold.test], window.types_of(fold.test))
         gains.append(metrics.log_losses(won, np.full(len(won), model.base_rate)) - metrics.log_losses(won, p))
     return float(np.concatenate(gains).mean())
 
@@ -229,7 +230,14 @@ def _own(config: MLConfig) -> dict[str, Any]:
 
 def _part(data: Dataset, rows: IndexArray) -> Dataset:
     return Dataset(
-        data.X[rows], data.r[rows], data.names, data.signal_ids[rows], data.entered_us[rows], data.known_us[rows], {}
+        data.X[rows],
+        data.r[rows],
+        data.names,
+        data.signal_ids[rows],
+        data.entered_us[rows],
+        data.known_us[rows],
+        {},
+        data.types_of(rows),
     )
 
 

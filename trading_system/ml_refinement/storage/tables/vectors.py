@@ -13,7 +13,7 @@ from trading_system.ml_refinement.storage.connection import Connection, Row, id_
 from trading_system.ml_refinement.storage.counters import count_inserted
 from trading_system.ml_refinement.storage.packing import feature_texts, fill, packed_rows
 from trading_system.ml_refinement.storage.times import Clock, check_texts, parse_bound, us_array, utc_text
-from trading_system.ml_refinement.typing import FloatArray, TimeArray
+from trading_system.ml_refinement.typing import FloatArray, StringArray, TimeArray
 
 
 class VectorRow(NamedTuple):
@@ -46,8 +46,8 @@ class TrainingMatrix:
     """Labelled, complete vectors of one feature version, ordered by (timestamp, signal_id).
 
     X is (n, f) in the order of `names`, NaN where a vector lacks the feature; `r` the R-multiples (n,); `timestamp_us`
-    when the signal was known and `label_us` when its trade had closed, int64; `incomplete` how many labelled vectors
-    of the same selection were left out because an extractor had failed.
+    when the signal was known and `label_us` when its trade had closed, int64; `signal_types` (n,);
+    `incomplete` how many labelled vectors of the same selection were left out because an extractor had failed.
     """
 
     X: FloatArray
@@ -57,6 +57,7 @@ class TrainingMatrix:
     timestamp_us: TimeArray
     label_us: TimeArray
     incomplete: int
+    signal_types: StringArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,15 @@ class RecentRows:
     """What was stored in a span of signal time, oldest first, labelled or not.
 
     X is (n, f): complete vectors of one feature version, NaN where a feature is missing; `timestamp_us` (n,) when their
-    signals were known. `signals` counts those of any version in that span, `incomplete` those an extractor failed on.
+    signals were known, `signal_types` (n,) of which type. `signals` counts those of any version in that span,
+    `incomplete` those an extractor failed on.
     """
 
     X: FloatArray
     timestamp_us: TimeArray
     signals: int
     incomplete: int
+    signal_types: StringArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +178,8 @@ class Vectors:
             for chunk in reads.chunks(TRAINING.format(where=labelled), params):
                 fill(X[len(rest) : len(rest) + len(chunk)], chunk, columns, lists)
                 rest += [row[3:] for row in chunk]
-        signal_ids, stamps, labels, targets = (
-            (list(column) for column in zip(*rest, strict=True)) if rest else ([],) * 4
+        signal_ids, stamps, labels, targets, types = (
+            (list(column) for column in zip(*rest, strict=True)) if rest else ([],) * 5
         )
         return TrainingMatrix(
             X,
@@ -186,6 +189,7 @@ class Vectors:
             us_array(stamps),
             us_array(labels),
             int(total - complete),
+            np.array([name or "" for name in types], dtype=np.str_),
         )
 
     def between(self, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int) -> RecentRows:
@@ -196,7 +200,8 @@ class Vectors:
             signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
         X = np.full((len(vectors), len(names)), np.nan)
         fill(X, vectors, tuple(names), lists)
-        return RecentRows(X, us_array([row[3] for row in vectors]), int(signals), int(incomplete))
+        types = np.array([row[4] or "" for row in vectors], dtype=np.str_)
+        return RecentRows(X, us_array([row[3] for row in vectors]), int(signals), int(incomplete), types)
 
 
 # The literals are ours alone; every value is bound.
@@ -215,10 +220,11 @@ TRAINABLE_AT = """
 LABELLED = "target_r_multiple IS NOT NULL"
 SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
 TRAINING = """
-    SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple
+    SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple,
+        signal_type
     FROM feature_vectors {where} AND complete = 1 ORDER BY timestamp, signal_id"""
 BETWEEN = """
-    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp
+    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp, signal_type
     FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
     ORDER BY timestamp DESC LIMIT ?"""
