@@ -144,7 +144,7 @@ class _Installation:
         """Score signals, and store them with what was said of them, as the worker does."""
         world, ids = self.world, self.ids[rows]
         self.scorer.refresh()
-        scores = self.scorer.score(world.X[rows], [None] * len(ids))
+        scores = self.scorer.score(world.X[rows], [None] * len(ids), world.signal_type[rows])
         at = texts_from_us(world.entered_us[rows].tolist()) if ids else []
         version = self.pipeline.feature_version
         kinds, symbols = world.signal_type[rows].tolist(), world.symbol[rows].tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def looked(day: int, *, proven: bool, verdict: str = "reject") -> Look:
     return Look(day, verdict, "skill", "", 500, "m", proven)
 
 
+def said(look: Look) -> tuple[str, str]:
+    """The verdict and its reason without the ids of models, which are drawn anew each time."""
+    return look.verdict, re.sub("signal_quality_[^ ]+", "the champion", look.reason)
+
+
 def test_signals_are_scored_by_what_served_at_their_entry_and_logged_so(
     brief: DeskWorld, life: tuple[Life, Path]
 ) -> None:
@@ -58,7 +64,7 @@ def test_signals_are_scored_by_what_served_at_their_entry_and_logged_so(
 def test_what_is_served_knows_nothing_of_trades_that_have_not_closed(
     brief: DeskWorld, life: tuple[Life, Path], tmp_path: Path
 ) -> None:
-    day = 126
+    day = 84
     ahead = brief.known_us >= START_US + day * DAY_US
     other = lived(replace(brief, r=np.where(ahead, -brief.r, brief.r)), tmp_path, config=QUICKLY)
     until = np.searchsorted(brief.day, day + 21)
@@ -72,9 +78,7 @@ def test_neither_remembered_fits_nor_models_left_out_beside_it_change_what_is_se
     monkeypatch.setattr(RememberedFits, "__call__", lambda _, *given, **named: backtest.fit_on(*given, **named))
     plain = lived(brief, tmp_path, config=QUICKLY, auxiliary=True)
     assert np.array_equal(plain.quality, life[0].quality, equal_nan=True)
-    assert [(look.verdict, look.reason) for look in plain.looks] == [
-        (look.verdict, look.reason) for look in life[0].looks
-    ]
+    assert [said(look) for look in plain.looks] == [said(look) for look in life[0].looks]
 
 
 def test_whoever_knows_the_truth_reaches_all_of_it_and_whoever_says_one_thing_nothing() -> None:

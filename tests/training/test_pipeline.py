@@ -468,7 +468,7 @@ def test_while_a_model_is_pinned_trainings_go_on_in_the_shadow_and_say_so(proven
 
 
 def test_a_look_at_the_same_outcomes_again_is_not_taken(tmp_path: Path) -> None:
-    installation = learning_installation(tmp_path / "installation", null(400))
+    installation = learning_installation(tmp_path / "installation", null(400, seed=1))
     first, again = installation.train(), installation.train()
     assert first.verdict.decision is Decision.REJECT
     assert again.verdict.decision is Decision.HOLD
