@@ -302,6 +302,18 @@ def test_a_feature_that_points_two_ways_for_two_types_is_important() -> None:
     assert select_columns(X, won, rule).columns.tolist() != [4]
 
 
+def test_what_trades_of_one_week_share_is_not_taken_for_what_a_feature_knows() -> None:
+    rng = np.random.default_rng(3)
+    week = np.repeat(np.arange(20), 40)
+    of_the_week = rng.standard_normal((20, 1))
+    market = of_the_week[week] + 0.01 * rng.standard_normal((800, 12))
+    own = rng.standard_normal(800)
+    won = 2.0 * of_the_week[week, 0] + 0.6 * own + rng.standard_normal(800) > 0
+    X, rule = np.column_stack([market, own]), SelectionRule(threshold=0.3)
+    assert select_columns(X, won, rule, period=week).columns.tolist() == [12]
+    assert select_columns(X, won, rule).columns.tolist() != [12]
+
+
 def test_selection_settings_reach_the_fit() -> None:
     X, r = noise(200)
     model = SignalQualityModel(selection=SelectionRule(max_features=4))

@@ -89,6 +89,18 @@ def test_what_columns_add_is_told_apart_for_each_feature_and_adds_up() -> None:
     assert np.corrcoef(added[:, 0], opposite[:, 0])[0, 1] < 0
 
 
+def test_the_columns_that_are_served_are_those_that_scores_are_made_of() -> None:
+    model = learned()
+    X, _, types = signals(40, seed=6)
+    served, design = model.columns_served(), model._classifier.estimator.linear.design  # type: ignore[union-attr]
+    z = design.lines(X)
+    number = [served.types.index(name) for name in types]
+    made = z * served.line + (np.abs(z) - design.fold_mean) * served.fold + z * served.of_type[number]
+    added = model.contributions(X, types)
+    assert np.allclose(made, added[:, :-1], atol=1e-12)
+    assert np.allclose(served.type_itself[number], added[:, -1], atol=1e-12)
+
+
 def test_types_beside_another_number_of_rows_are_refused() -> None:
     with pytest.raises(BadData, match="signal types"):
         learned().predict_proba(np.zeros((3, 6)), ["breakout"] * 2)

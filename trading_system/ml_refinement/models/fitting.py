@@ -116,6 +116,18 @@ class Opinion(NamedTuple):
     agreement: FloatArray
 
 
+class ColumnWeights(NamedTuple):
+    """Log-odds served for one standard deviation of each feature: of `z` (f,), of `|z|` (f,), and besides for signals
+    of each of `types` (types, f); and for being of that type (types,).
+    """
+
+    types: tuple[str, ...]
+    line: FloatArray
+    fold: FloatArray
+    of_type: FloatArray
+    type_itself: FloatArray
+
+
 @dataclass(frozen=True, slots=True)
 class FittedClassifier:
     """A calibrated win probability. Without an estimator it is the base rate."""
@@ -152,6 +164,21 @@ class FittedClassifier:
             each = self.estimator.linear.contributions(X[:, self.columns], signal_types)
             added[:, [*self.columns, -1]] = np.einsum("mnf,m->nf", each, self.calibration.weights[: len(each)])
         return added
+
+    def columns_served(self, n_features: int) -> ColumnWeights:
+        """What is served of the linear members' columns; all 0, and of no type, without linear members."""
+        linear = self.estimator and self.estimator.linear
+        if linear is None:
+            return ColumnWeights((), np.zeros(n_features), np.zeros(n_features), np.zeros((0, n_features)), np.zeros(0))
+        trust = self.calibration.weights[: len(linear.constant)]
+        line, fold, of_type = (
+            np.zeros(n_features),
+            np.zeros(n_features),
+            np.zeros((len(linear.design.types), n_features)),
+        )
+        line[self.columns], fold[self.columns] = trust @ linear.line, trust @ linear.fold
+        of_type[:, self.columns] = np.einsum("m,mtf->tf", trust, linear.of_type)
+        return ColumnWeights(linear.design.types, line, fold, of_type, trust @ linear.type_itself)
 
     def shortfall(self, settings: FitSettings) -> str:
         """Why only the base rate is served, in words; empty where something was learned and calibrated."""
@@ -254,7 +281,8 @@ def _fit(rows: TrainingRows, settings: FitSettings, split: RowSplit | None) -> t
     """The columns that are read, and an estimator of them."""
     recipe = RECIPES[settings.recipe]
     types = [np.asarray(rows.signal_types == name) for name in frequent_types(rows)]
-    selected = select_columns(rows.X, rows.won, settings.selection, types)
+    period = None if rows.entered_us is None else periods(rows.entered_us)
+    selected = select_columns(rows.X, rows.won, settings.selection, types, period)
     stopping = None
     if recipe.stops_early and settings.stopping_rounds is not None and split is not None:
         stopping = Stopping(split.fit, split.held_out, settings.stopping_rounds)

@@ -13,7 +13,13 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.errors import BadData, OneClass
-from trading_system.ml_refinement.models.fitting import FitPlan, FitSettings, FittedClassifier, fit_classifier
+from trading_system.ml_refinement.models.fitting import (
+    ColumnWeights,
+    FitPlan,
+    FitSettings,
+    FittedClassifier,
+    fit_classifier,
+)
 from trading_system.ml_refinement.models.model import ArtefactModel
 from trading_system.ml_refinement.models.neutral.rows import TrainingRows
 from trading_system.ml_refinement.models.novelty import Novelty, fit_novelty
@@ -207,6 +213,11 @@ class SignalQualityModel(ArtefactModel):
         """
         values = self._matrix(X)
         return self._classifier.contributions(values, _types(signal_types, len(values)))
+
+    def columns_served(self) -> ColumnWeights:
+        """What its linear members learned, as far as it is served, in the order of `feature_names`."""
+        self._require_fitted()
+        return self._classifier.columns_served(len(self.feature_names))
 
     def opinion_digest(self) -> str:
         """SHA-256 over what P(win) is computed from: models where it is equal say the same P(win)."""
