@@ -14,6 +14,7 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import RegimeClassifier, ReturnPredictor, RiskPredictor, SignalQualityModel
 from trading_system.ml_refinement.models.errors import FeatureContractError
 from trading_system.ml_refinement.scoring import Scorer
+from trading_system.ml_refinement.storage.tables.models import NOT_PROVEN
 
 PIPELINE = FeaturePipeline(FeatureConfig())
 OWN = [6.0, None, 2.5]
@@ -67,6 +68,7 @@ def rows(n: int = 3) -> np.ndarray:
 def test_without_a_model_nothing_is_made_up(installation: LearningInstallation, watch: Watch) -> None:
     scores = scorer(installation, watch).score(rows(), OWN)
     assert (scores.status, scores.model_id, scores.proven) == ("cold_start", None, False)
+    assert scores.not_proven == "no_model"
     for figure in (scores.quality, scores.predicted_r, scores.confidence, scores.risk_r):
         assert np.isnan(figure).all()
     assert scores.band == scores.regime == scores.out_of_distribution == (None, None, None)
@@ -79,6 +81,7 @@ def test_a_provisional_model_is_published_and_moves_nothing(installation: Learni
     assert scoring.refresh()
     scores = scoring.score(rows(), OWN)
     assert (scores.status, scores.model_id, scores.proven) == ("scored", model.model_id, False)
+    assert scores.not_proven == "not_recorded"
     np.testing.assert_array_equal(scores.quality, model.predict_proba(rows()))
     np.testing.assert_array_equal(scores.combined, [6.0, np.nan, 2.5])
 
@@ -113,12 +116,32 @@ def test_a_champion_past_its_expiry_says_so_and_stops_moving_scores(
     scoring = scorer(installation, watch)
     scoring.refresh()
     watch.now = NOW + timedelta(days=125)
-    assert scoring.score(rows(), OWN).status == "scored"
+    before = scoring.score(rows(), OWN)
+    assert (before.status, before.proven, before.not_proven) == ("scored", True, None)
     watch.now = NOW + timedelta(days=127)
     scores = scoring.score(rows(), OWN)
-    assert scores.status == "stale"
+    assert (scores.status, scores.proven, scores.not_proven) == ("stale", False, "proof_expired")
     assert np.isfinite(scores.quality).all()
     np.testing.assert_array_equal(scores.combined, [6.0, np.nan, 2.5])
+
+
+def test_scores_say_why_a_proof_ended_also_those_of_the_models_after_it(
+    installation: LearningInstallation, watch: Watch
+) -> None:
+    scoring = scorer(installation, watch)
+    first = serving(installation, proven=True)
+    scoring.refresh()
+    assert scoring.score(rows(), OWN).not_proven is None
+    models = installation.db.models
+    models.set_proven(first.model_id, False, reason="it was worse", figures={NOT_PROVEN: "harm"}, actor="gate")
+    scoring.refresh()
+    assert scoring.score(rows(), OWN).not_proven == "harm"
+    serving(installation, proven=False, seed=1)
+    scoring.refresh()
+    assert scoring.score(rows(), OWN).not_proven == "harm"
+    serving(installation, proven=True, seed=2)
+    scoring.refresh()
+    assert scoring.score(rows(), OWN).not_proven is None
 
 
 def test_a_promotion_elsewhere_is_taken_up_once(installation: LearningInstallation, watch: Watch) -> None:

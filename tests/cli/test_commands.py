@@ -79,7 +79,7 @@ def test_asking_for_a_training_says_what_is_missing_or_why_it_failed_and_then_ex
     answer = json.loads(done.stdout)
     assert (answer["status"], answer["verdict"], answer["reason"]) == ("completed", "hold", "0 of 100 samples")
     shown = installation.run("status").stdout.decode()
-    assert "hold, 0 of 100 samples" in shown
+    assert "too few samples: nothing was trained; 0 of 100 samples" in shown
     assert "0 of 20 new labels until the next job; 0 of 100 samples until the first model" in shown
 
     settings = load_settings(state_dir=installation.state_dir)

@@ -73,7 +73,7 @@ def test_labels_and_samples_that_are_missing_are_counted_on_overview_and_jobs(
     assert "52 of 100 samples until the first model" in overview
     assert "12 of 20 new labels until the next job · 52 of 100 samples until the first model" in jobs
     for text in (overview, jobs):
-        assert re.search(r"hold\s+40 of 100 samples", text)
+        assert re.search(r"too few samples\s+nothing was trained\s+40 of 100 samples", text)
 
 
 def test_the_answer_on_top_says_what_is_waited_for_and_never_that_a_training_is_due_when_none_comes(

@@ -94,7 +94,7 @@ def test_every_training_that_was_due_came_at_its_moment(shown: Shown, store: Fea
     assert [run.reason for run in runs if run.model_id is None] == [f"{runs[0].label_watermark} of {SAMPLES} samples"]
     assert (summary.retrainings, summary.too_few_samples) == (len(runs) - 1, 1)
     assert summary.retrainings >= 2
-    assert summary.promotions + summary.rejections + summary.failures == summary.retrainings
+    assert summary.promoted + summary.provisional + summary.not_serving + summary.failures == summary.retrainings
 
 
 def test_every_score_comes_from_a_model_that_knew_only_the_past(shown: Shown, store: FeatureDatabase) -> None:

@@ -202,9 +202,9 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
 def test_the_summary_for_people_has_the_figures_and_the_verdict(timeline: tuple[Moment, ...]) -> None:
     signals = [event for moment in timeline for event in moment.signals]
     held = Held(len(signals), 0, 0, 0, frozenset(), frozenset())
-    summary = summarise(Played(signals, [], [], 3.0), Learned(2, 1, 0, 1, 0, 4), held)
+    summary = summarise(Played(signals, [], [], 3.0), Learned(2, 0, 1, 1, 0, 4), held)
     text = io.StringIO()
     show_summary(summary, Console(file=text, width=120))
-    assert "2: 1 promoted (0 of them proven), 1 rejected, 0 failed" in text.getvalue()
+    assert "2: 0 promoted, 1 not proven: serve provisionally, 1 do not serve, 0 failed" in text.getvalue()
     assert f"{len(signals)} lost" in text.getvalue()
     assert summary.verdict in text.getvalue()

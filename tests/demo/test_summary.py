@@ -25,7 +25,7 @@ from worker.demo.summary import (
 )
 
 DAYS = ("2001-01-02", "2001-01-03", "2001-01-04", "2001-01-05", "2001-01-08")
-LEARNED = Learned(retrainings=3, promotions=1, proven=1, rejections=1, failures=1, too_few_samples=2)
+LEARNED = Learned(retrainings=3, promoted=1, provisional=0, not_serving=1, failures=1, too_few_samples=2)
 
 
 def signal(number: int, day: str) -> SignalEvent:
@@ -101,9 +101,9 @@ def test_a_replay_by_hand(played: Played) -> None:
         "outcomes": 4,
         "labelled": 4,
         "retrainings": 3,
-        "promotions": 1,
-        "proven": 1,
-        "rejections": 1,
+        "promoted": 1,
+        "provisional": 0,
+        "not_serving": 1,
         "failures": 1,
         "too_few_samples": 2,
         "dead_letters": 0,

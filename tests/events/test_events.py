@@ -190,6 +190,7 @@ SCORED: dict[str, Any] = {
     "signal_id": "sig-1",
     "status": "scored",
     "proven": True,
+    "not_proven": None,
     "model_id": "signal_quality-1",
     "quality_score": 0.61,
     "quality_band": "medium",

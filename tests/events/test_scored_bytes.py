@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import get_args
 
 import numpy as np
 import orjson
 import pytest
 
 from trading_system.ml_refinement.scoring import Scores
+from trading_system.ml_refinement.standing import NotProven
 from worker.consumer.rows import served_rows
 from worker.events.decoding import Limits, SignalCreated, SignalScored, decode
+from worker.events.models import NotProvenCode
 
 AT = "2026-01-01T00:00:00.000000Z"
 
@@ -30,6 +33,7 @@ SCORES = Scores(
     status="scored",
     model_id="m",
     proven=True,
+    not_proven=None,
     feature_version="v",
     quality=np.array([0.0, 1.0]),
     band=("low", "high"),
@@ -50,6 +54,14 @@ def test_published_bytes_are_those_of_the_contracts_model(status: str) -> None:
         assert SignalScored(**orjson.loads(row[3])).to_bytes() == row[3]
     assert [orjson.loads(row[3])["signal_id"] for row in rows] == ["a", "b"]
     assert orjson.loads(rows[1][3])["predicted_r"] is None
+
+
+def test_the_codes_of_the_contract_are_those_of_the_ledger() -> None:
+    assert get_args(NotProvenCode) == tuple(NotProven)
+    for code in NotProven:
+        row = served_rows(SIGNALS, replace(SCORES, proven=False, not_proven=code.value), AT)[0]
+        assert SignalScored(**orjson.loads(row[3])).to_bytes() == row[3]
+        assert orjson.loads(row[3])["not_proven"] == code
 
 
 @pytest.mark.parametrize("column", ["quality", "predicted_r", "risk_r", "confidence", "combined"])

@@ -169,8 +169,9 @@ def test_trainings_that_found_too_few_samples_are_told_apart(tmp_path: Path, val
         store.runs.finish("r2", "failed", error_message="killed: the process that trained it ended without a word")
     registry = CollectorRegistry()
     server = MetricsServer(settings, valkey_url, port=0, registry=registry, loop=None)
-    assert registry.get_sample_value("refinery_trainings", {"verdict": "too_few_samples"}) == 1
-    assert registry.get_sample_value("refinery_trainings", {"verdict": "hold"}) is None
+    assert registry.get_sample_value("refinery_trainings", {"verdict": "too_few_samples", "serves": ""}) == 1
+    assert registry.get_sample_value("refinery_trainings", {"verdict": "failed", "serves": ""}) == 1
+    assert registry.get_sample_value("refinery_trainings", {"verdict": "hold", "serves": "provisional"}) == 0
     assert registry.get_sample_value("refinery_samples") == 38 + 5
     server.stop()
 

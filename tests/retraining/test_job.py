@@ -136,7 +136,7 @@ def test_each_twenty_labels_make_one_job_and_those_with_too_few_samples_train_no
     held, last = said[:4], said[4:]
     words = [f"{samples} of 100 samples" for samples in (20, 40, 60, 80)]
     assert held == [
-        {"run_id": job_id, "status": "completed", "verdict": "hold", "model_id": None, "reason": reason}
+        {"run_id": job_id, "status": "completed", "verdict": "hold", "serves": None, "model_id": None, "reason": reason}
         for job_id, reason in zip(jobs, words, strict=False)
     ]
     assert [each["model_id"] is not None for each in last] == [True]

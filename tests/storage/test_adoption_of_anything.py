@@ -212,5 +212,5 @@ def read_everything(db: FeatureDatabase) -> None:
     db.signals.kinds()
     db.signals.newest()
     db.runs.recent()
-    db.runs.count_by_verdict()
+    db.runs.count_by_ending()
     db.definitions.all()

@@ -216,12 +216,18 @@ def test_a_run_ends_once(db: FeatureDatabase) -> None:
         db.runs.start("r1", QUALITY, {}, label_watermark=0)
 
 
-def test_runs_are_counted_by_verdict_and_without_one_by_status(db: FeatureDatabase) -> None:
-    for run_id, ended in (("r1", {"verdict": "hold"}), ("r2", {"verdict": "hold", "model_id": "m"}), ("r3", {})):
+def test_runs_are_counted_by_verdict_and_serving_and_without_one_by_status(db: FeatureDatabase) -> None:
+    held = {"verdict": "hold", "model_id": "m", "serves": "provisional"}
+    for run_id, ended in (("r1", {"verdict": "hold", "serves": "no"}), ("r2", held), ("r3", {})):
         db.runs.start(run_id, QUALITY, {}, label_watermark=0)
         db.runs.finish(run_id, "completed", **ended)  # type: ignore[arg-type]
     db.runs.start("r4", QUALITY, {}, label_watermark=0)
-    assert db.runs.count_by_verdict() == {"too_few_samples": 1, "hold": 1, "completed": 1, "running": 1}
+    assert db.runs.count_by_ending() == {
+        ("too_few_samples", ""): 1,
+        ("hold", "provisional"): 1,
+        ("completed", ""): 1,
+        ("running", ""): 1,
+    }
 
 
 def test_a_pinned_model_is_not_replaced_by_a_training_and_the_ledger_says_who_keeps_it(models: FeatureDatabase) -> None:

@@ -40,13 +40,16 @@ def test_a_first_model_with_skill_is_promoted_and_proven() -> None:
     assert verdict.figures["auc"] > 0.6
     assert verdict.figures["log_loss"] < verdict.figures["base_rate_log_loss"]
     assert "AUC" in verdict.reason
+    assert verdict.not_proven is None
+    assert verdict.record == verdict.figures
 
 
 def test_noise_is_not_proven_and_serves_provisionally_where_it_does_no_harm() -> None:
     seen = evidence(np.random.default_rng(1), edge=0.0)
     harmless = Evidence(seen.won, seen.base, seen.base, seen.entered_us, seen.window, seen.block_us)
     verdict = decide(harmless)
-    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.PROVISIONAL)
+    assert (verdict.decision, verdict.serve, verdict.not_proven) == (Decision.REJECT, Serve.PROVISIONAL, "never_shown")
+    assert verdict.record == {**verdict.figures, "not_proven": "never_shown"}
 
 
 def test_a_forecast_worse_than_the_base_rate_does_not_serve_at_all() -> None:
@@ -77,7 +80,7 @@ def test_too_little_evidence_is_held(days: int, per_day: int, word: str) -> None
         won = seen.won & (np.cumsum(seen.won) < 25)
         seen = Evidence(won, seen.p, seen.base, seen.entered_us, seen.window, seen.block_us)
     verdict = decide(seen)
-    assert verdict.decision is Decision.HOLD
+    assert (verdict.decision, verdict.not_proven) == (Decision.HOLD, "too_little_evidence")
     assert word in verdict.reason
 
 
@@ -103,7 +106,7 @@ def test_a_refresh_that_is_worse_than_what_was_served_is_rejected() -> None:
     seen = evidence(np.random.default_rng(5), edge=1.2, quality=0.4)
     better = 1.0 / (1.0 + np.exp(0.2 - (np.log(seen.p / (1 - seen.p)) + 0.2) / 0.4))
     verdict = decide(seen, champion=champion(better))
-    assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.NO)
+    assert (verdict.decision, verdict.serve, verdict.not_proven) == (Decision.REJECT, Serve.NO, "not_better")
 
 
 def test_without_skill_not_even_a_refresh_passes() -> None:

@@ -21,6 +21,7 @@ from trading_system.ml_refinement.models import (
     SignalQualityModel,
 )
 from trading_system.ml_refinement.models.errors import FeatureContractError, ModelFileRefused
+from trading_system.ml_refinement.standing import NotProven, read_standing
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import ServingModel
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
@@ -36,6 +37,7 @@ _ASKED: Mapping[ModelType, type[ArtefactModel]] = {
     ModelType.RISK_PREDICTOR: RiskPredictor,
     ModelType.REGIME_CLASSIFIER: RegimeClassifier,
 }
+_NO_MODEL, _EXPIRED = NotProven.NO_MODEL.value, NotProven.PROOF_EXPIRED.value
 #: A model that was refused is tried again after this: its file may have been put right.
 _TRY_AGAIN_US = 60_000_000
 
@@ -57,12 +59,14 @@ class Scores:
     `quality` is the calibrated P(win), `predicted_r` the R expected, `risk_r` its 10th percentile, `confidence` 0-1
     how far to trust the score, `out_of_distribution` whether the signal is unlike those trained on (None without a
     model), `combined` 0-10 the signal's own score blended with ten times `quality`. Arrays have shape (n,), tuples n
-    entries. Each of `predicted_r`, `risk_r` and `regime` comes of a model of its own.
+    entries. `proven`: the gate has proven the model, and its proof has not expired; `not_proven` is why not, a value of
+    `NotProven`. Each of `predicted_r`, `risk_r` and `regime` comes of a model of its own.
     """
 
     status: Status
     model_id: str | None
     proven: bool
+    not_proven: str | None
     feature_version: str
     quality: FloatArray
     band: tuple[Band | None, ...]
@@ -77,10 +81,11 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Champion:
-    """What serves: the model, whether the gate has proven it, and from when on it is stale."""
+    """What serves: the model, whether the gate has proven it, why not, and from when on it is stale."""
 
     model: SignalQualityModel
     proven: bool
+    not_proven: str | None
     expires_us: int
 
 
@@ -181,6 +186,7 @@ class Scorer:
             status="cold_start",
             model_id=None,
             proven=False,
+            not_proven=_NO_MODEL,
             feature_version=self._pipeline.feature_version,
             quality=nothing,
             band=(None,) * n,
@@ -211,17 +217,19 @@ class Scorer:
             returns = serving.returns
             predicted_r = returns.from_probability(quality) if shared else returns.predict(values, signal_types)
         stale = us_from_text(utc_text(self._clock())) > champion.expires_us
+        proven = champion.proven and not stale
         return replace(
             scores,
             status="stale" if stale else "scored",
             model_id=champion.model.model_id,
-            proven=champion.proven,
+            proven=proven,
+            not_proven=_EXPIRED if champion.proven and stale else champion.not_proven,
             quality=quality,
             band=tuple(self._band(p) for p in quality.tolist()),
             predicted_r=predicted_r,
             confidence=assessed.confidence,
             out_of_distribution=tuple((assessed.novelty > 1.0).tolist()),
-            combined=self._blend(own, quality) if champion.proven and not stale else own,
+            combined=self._blend(own, quality) if proven else own,
         )
 
     def _champion(self, row: ServingModel | None) -> Champion | None:
@@ -232,10 +240,19 @@ class Scorer:
         if model.model_id != row.model_id:
             return before
         lifetime = timedelta(days=self._config.training.expiry_days)
-        champion = Champion(model, row.proven, us_from_text(model.created_at) + lifetime // timedelta(microseconds=1))
+        expires_us = us_from_text(model.created_at) + lifetime // timedelta(microseconds=1)
+        champion = Champion(model, row.proven, self._why_not(row), expires_us)
         if champion != before:
             logger.info("model {} scores from now on ({})", model.model_id, "proven" if row.proven else "provisional")
         return champion
+
+    def _why_not(self, row: ServingModel) -> str | None:
+        """Why the model that serves is not proven, None where it is: looked up when what serves has changed."""
+        if row.proven:
+            return None
+        standing = read_standing(self._db.models, row.model_type.value)
+        known = standing.not_proven if standing is not None else None
+        return (known or NotProven.NOT_RECORDED).value
 
     def _taken_up(self, row: ServingModel | None, before: Model | None) -> Model | None:
         """The model of a row, or the one `before` where it is refused."""

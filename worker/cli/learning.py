@@ -15,6 +15,7 @@ from rich.table import Table
 from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import us_from_text, utc_now, utc_text
+from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import RefineryError
@@ -60,6 +61,7 @@ def evaluate(
         output.document(_fields(found) | {"html": str(page), "png": str(picture)})
         return
     output.line(found.words)
+    output.line(f"of what serves: {standing_in_words(found.standing)}")
     _show(found)
     output.line(f"{page} and {picture}")
 
@@ -211,6 +213,8 @@ def retrain(
     if json:
         output.document(result)
     else:
-        output.pairs(result)
+        told = result.get("words")
+        plain = {name: value for name, value in result.items() if name not in ("verdict", "serves", "words")}
+        output.pairs(plain | ({"ended": told} if told else {}))
     if result.get("status") == "failed":
         raise typer.Exit(1)

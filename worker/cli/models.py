@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow, UnknownModel
-from trading_system.ml_refinement.storage.tables.models import ROLLED_BACK
+from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.errors import RefineryError
@@ -233,22 +233,17 @@ def unpin_model(
 def history(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20, json: Json = False
 ) -> None:
-    """The ledger: every promotion, refusal, demotion and rollback with its reason, newest first."""
+    """The ledger: what began to serve, proven or not, what the gate kept back, and proofs that ended, newest first."""
     with open_store(settings_and_log()) as store:
         entries = store.models.promotions(limit, kind)
     if json:
         output.document([asdict(entry) for entry in entries])
         return
-    table = Table("at", "what", Column("model", no_wrap=True), "as", "who", "why", box=None, header_style="dim")
+    table = Table("at", "what", Column("model", no_wrap=True), "who", "why", box=None, header_style="dim")
     for entry in entries:
-        served_as = ("proven" if entry.proven else "provisional") if entry.action == "activate" else ""
-        texts = (served_as, escape(entry.actor or ""), escape(entry.reason))
-        table.add_row(entry.at[:19], _action(entry), entry.model_id or "", *texts)
+        texts = (entry.model_id or "", escape(entry.actor or ""), escape(entry.reason))
+        table.add_row(entry.at[:19], entry_in_words(entry), *texts)
     output.out().print(table if entries else "the ledger is empty")
-
-
-def _action(entry: Promotion) -> str:
-    return "rollback" if ROLLED_BACK in entry.figures else entry.action
 
 
 def _unknown(model_id: str) -> RefineryError:
@@ -273,34 +268,37 @@ def _model_fields(row: RegistryRow) -> dict[str, Any]:
 def _show_models(rows: Sequence[RegistryRow]) -> None:
     """Models, one a line."""
     model = Column("model", overflow="fold", no_wrap=True)
-    table = Table("", model, "created", "recipe", "rows", "log loss", "AUC", box=None, header_style="dim")
+    table = Table("", model, "state", "created", "recipe", "rows", "log loss", "AUC", box=None, header_style="dim")
     for row in rows:
         mark = ("●" if row.proven else "○") if row.is_active else " "
         about, figures = row.metadata, row.metadata.validation_metrics
         table.add_row(
             mark,
             row.model_id,
+            model_in_words(row) + (", pinned" if row.pinned_at else ""),
             about.created_at[:19],
-            (row.recipe or "") + (", pinned" if row.pinned_at else ""),
+            row.recipe or "",
             f"{about.train_samples or 0:,}",
             _figure(figures.get("log_loss")),
             _figure(figures.get("auc")),
         )
     output.out().print(table if rows else "no models yet")
-    if rows:
-        output.out().print("[dim]● serves, proven   ○ serves, provisional[/]")
 
 
 def _show_model(row: RegistryRow, promotions: Sequence[Promotion]) -> None:
     """One model, with what the ledger says of it."""
     shown = {name: value for name, value in _model_fields(row).items() if not isinstance(value, (dict, list))}
     figures = sorted(row.metadata.validation_metrics.items())
-    output.pairs(shown | {f"validation {name}": _figure(value) for name, value in figures})
+    output.pairs(
+        {"state": model_in_words(row)} | shown | {f"validation {name}": _figure(value) for name, value in figures}
+    )
     used = [item for item in row.metadata.feature_importance.items() if item[1] > 0]
     top = sorted(used, key=lambda item: -item[1])[:10]
     output.pairs({f"importance {name}": _figure(value) for name, value in top})
+    ledger = Table("at", "what", "who", "why", box=None, header_style="dim")
     for entry in promotions:
-        output.pairs(asdict(entry))
+        ledger.add_row(entry.at[:19], entry_in_words(entry), escape(entry.actor or ""), escape(entry.reason))
+    output.out().print(ledger if promotions else "the ledger has nothing about it")
 
 
 def _figure(value: float | None) -> str:

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
@@ -60,6 +61,7 @@ def _show_status(state: Status) -> None:
             "labels": f"{state.labelled:,}, newest {state.newest_label_at or 'none yet'}",
             "waits for": "; ".join(training_waits_for(state)),
             "champion": _champion(state),
+            "proof": standing_in_words(state.standing),
             "last training": _training(state.last_training),
             "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
             "monitoring": _monitoring(state.monitoring),
@@ -74,8 +76,10 @@ def _show_status(state: Status) -> None:
 def _training(last: Training | None) -> str:
     if last is None:
         return "none yet"
-    ended = ", ".join(words for words in (last.verdict, last.reason) if words)
-    return f"{last.status} at {last.completed_at or last.started_at}: {ended or 'in hand'}"
+    if last.status == "running":
+        return f"running since {last.started_at[:19]}"
+    why = f"; {last.reason}" if last.reason else ""
+    return f"{last.words}{why}, at {(last.completed_at or last.started_at)[:19]}"
 
 
 def _monitoring(found: Monitoring | None) -> str:
@@ -96,13 +100,14 @@ def _sentence(state: Status) -> str:
     if not state.champion_fits:
         changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
         return f"{changed} `refinery features rebuild`, then `refinery retrain`."
-    return "[bold green]Running.[/] " + ("The champion is proven." if state.proven else "The champion is provisional.")
+    provisional = "The champion is not proven: it serves provisionally, and its scores move nothing."
+    return "[bold green]Running.[/] " + ("The champion is proven." if state.proven else provisional)
 
 
 def _champion(state: Status) -> str:
     if state.champion is None:
         return "none yet"
-    return f"{state.champion} ({'proven' if state.proven else 'provisional'}) since {state.champion_since}"
+    return f"{state.champion} ({'proven' if state.proven else 'provisional'}), serves since {state.champion_since}"
 
 
 def doctor(json: Json = False) -> None:

@@ -8,6 +8,10 @@ from typing import Any
 
 import orjson
 from flask import Flask
+from jinja2 import Undefined
+
+from trading_system.ml_refinement.storage import TrainingRun
+from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words, run_in_words
 
 #: Longer lists of a payload are shown by their ends; longer payloads are cut.
 _SHOWN_ITEMS = 6
@@ -19,6 +23,7 @@ def register(flask: Flask) -> None:
     flask.jinja_env.filters.update(
         ago=ago, age=age, clock=clock, count=count, figure=figure, signed=signed, percent=percent, mib=mib
     )
+    flask.jinja_env.filters.update(model_words=model_in_words, run_words=run_words, entry_words=entry_in_words)
     flask.jinja_env.globals.update(tone=tone)
 
 
@@ -67,7 +72,7 @@ def count(value: float | None) -> str:
 
 def figure(value: Any, digits: int = 3) -> str:
     """A figure, or a dash where there is none."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None or isinstance(value, Undefined) or (isinstance(value, float) and not math.isfinite(value)):
         return "—"
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -94,13 +99,18 @@ def mib(value: float) -> str:
     return f"{value / 2**20:,.1f} MiB" if value >= 2**19 else f"{value / 1024:,.0f} KiB"
 
 
+def run_words(run: TrainingRun) -> list[str]:
+    """How a training ended: the gate's answer, and how the candidate serves, each by itself."""
+    return run_in_words(run).split(": ")
+
+
 _TONES = {
-    "promote": "good",
-    "activate": "good",
-    "prove": "good",
+    "promoted": "good",
+    "proven": "good",
+    "serves provisionally": "warn",
+    "proof ended": "bad",
     "applied": "good",
     "failed": "bad",
-    "demote": "bad",
     "discarded": "bad",
     "open": "warn",
     "running": "warn",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trading_system.ml_refinement.standing import IN_WORDS
 from worker.console.filters import age_s, span
 from worker.observability.status import Monitoring, Status, training_waits_for
 
@@ -85,7 +86,12 @@ def _alarm_words(found: Monitoring) -> str:
 def _champion_words(status: Status) -> str:
     if status.champion is None:
         return "No model serves yet: scores say cold_start."
-    return "The champion is proven." if status.proven else "The champion is provisional: its scores move nothing."
+    if status.proven:
+        return "The champion is proven."
+    standing = status.standing
+    why = IN_WORDS[standing.not_proven] if standing is not None and standing.not_proven is not None else "not judged"
+    ended = f", its proof ended on {standing.since[:10]}" if standing is not None and standing.since else ""
+    return f"The champion is not proven ({why}){ended}: it serves provisionally, and its scores move nothing."
 
 
 def _training_words(seen: Overview) -> str:
@@ -99,6 +105,4 @@ def _training_words(seen: Overview) -> str:
         return f"The last training failed: {last.reason}. {waits}"
     if last.too_few_samples:
         return f"The last job found too few samples to train on. {waits}"
-    return {"promote": "The last candidate was promoted.", "hold": "The last candidate was held."}.get(
-        last.verdict or "", "The last candidate was rejected."
-    )
+    return f"The last candidate: {last.words}."

@@ -11,9 +11,11 @@ from flask.typing import ResponseReturnValue
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
+from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
+from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
 from worker.console.overview import verdict
@@ -71,10 +73,10 @@ def overview() -> ResponseReturnValue:
         status=seen.status,
         verdict=verdict(seen),
         waits=training_waits_for(seen.status),
+        proof=standing_in_words(seen.status.standing),
         champion=queries.champion(),
         expires=queries.expires_days(),
         runs=queries.runs(5),
-        promotions={p.run_id: p for p in queries.store.models.promotions(50) if p.run_id},
         served=served,
         figures=figures,
         charts=served_charts(queries),
@@ -195,6 +197,9 @@ def model(model_id: str) -> ResponseReturnValue:
         charts=drawn,
         names=FIGURES,
         run=run,
+        proof=standing_in_words(read_standing(queries.store.models, row.metadata.model_type))
+        if row.is_active
+        else None,
         folds=_folds(run.metrics if run else {}),
         ledger=queries.store.models.promotions(PAGE_ROWS, model_id=model_id),
     )

@@ -74,6 +74,7 @@ def served_rows(signals: Sequence[SignalCreated], scores: Scores, at: str) -> li
             "signal_id": signal.signal_id,
             "status": scores.status,
             "proven": scores.proven,
+            "not_proven": scores.not_proven,
             "model_id": scores.model_id,
             "quality_score": quality,
             "quality_band": band,

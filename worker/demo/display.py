@@ -110,8 +110,8 @@ def _facts(summary: Summary) -> Table:
     cold = f"{summary.cold_start:,} cold starts (no model yet)"
     grid.add_row("[dim]signals[/]", f"{summary.signals:,}: {summary.scored:,} scored, {cold}")
     grid.add_row("[dim]outcomes[/]", f"{summary.outcomes:,}: {summary.labelled:,} labelled")
-    served = f"{summary.promotions} promoted ({summary.proven} of them proven)"
-    ends = f"{served}, {summary.rejections} rejected, {summary.failures} failed"
+    served = f"{summary.promoted} promoted, {summary.provisional} not proven: serve provisionally"
+    ends = f"{served}, {summary.not_serving} do not serve, {summary.failures} failed"
     grid.add_row("[dim]retrainings[/]", f"{summary.retrainings}: {ends}")
     if summary.too_few_samples:
         grid.add_row("", f"and {summary.too_few_samples} jobs that found too few samples and trained nothing")

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -163,19 +164,17 @@ def up_to(timeline: Sequence[Moment], last_day: date | None) -> Sequence[Moment]
 
 
 def learned(store: FeatureDatabase) -> Learned:
-    """How the trainings ended: promoted is what the ledger let serve."""
-    kind = ModelType.SIGNAL_QUALITY
-    served = {e.run_id: e.proven for e in store.models.promotions(_ALL, kind) if e.action == "activate"}
-    over = [run for run in store.runs.recent(_ALL) if run.model_type == kind and run.status != "running"]
+    """How the trainings ended, and how their candidates serve."""
+    runs = [run for run in store.runs.recent(_ALL) if run.model_type == ModelType.SIGNAL_QUALITY]
+    over = [run for run in runs if run.status != "running"]
     ended = [run for run in over if run.samples_found is None]
-    promoted = [run for run in ended if run.run_id in served]
-    failed = sum(run.status == "failed" for run in ended)
+    ways = Counter("failed" if run.status == "failed" else run.serves for run in ended)
     return Learned(
         retrainings=len(ended),
-        promotions=len(promoted),
-        proven=sum(served[run.run_id] for run in promoted),
-        rejections=len(ended) - len(promoted) - failed,
-        failures=failed,
+        promoted=ways["proven"],
+        provisional=ways["provisional"],
+        not_serving=ways["no"],
+        failures=ways["failed"],
         too_few_samples=len(over) - len(ended),
     )
 

@@ -52,15 +52,15 @@ class Played:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """How the retrainings ended: promoted to serve (`proven` of them with proven skill), rejected, or failed.
+    """How the retrainings ended: promoted, which is proven; serving provisionally; not serving; or failed.
 
     Beside them `too_few_samples`: jobs that trained nothing, for want of samples.
     """
 
     retrainings: int
-    promotions: int
-    proven: int
-    rejections: int
+    promoted: int
+    provisional: int
+    not_serving: int
     failures: int
     too_few_samples: int
 
@@ -110,9 +110,9 @@ class OutOfSample:
 class Summary:
     """What a replay came to.
 
-    `promotions` are candidates that began to serve, `proven` those of them that passed the gate's skill test; the
-    others serve provisionally. `rejections` are candidates that did not begin to serve. `too_few_samples` are jobs that
-    found too few samples and trained nothing; they are no `retrainings`.
+    `promoted` are candidates that the gate has proven; `provisional` those that began to serve without, and moved no
+    combined score; `not_serving` those that did not begin to serve. `too_few_samples` are jobs that found too few
+    samples and trained nothing; they are no `retrainings`.
     `lost`: published signals without a score, or not in the store, and published outcomes not in the store.
     `duplicated`: signals with two different scores, and rows in the store beyond what was published.
     """
@@ -123,9 +123,9 @@ class Summary:
     outcomes: int
     labelled: int
     retrainings: int
-    promotions: int
-    proven: int
-    rejections: int
+    promoted: int
+    provisional: int
+    not_serving: int
     failures: int
     too_few_samples: int
     dead_letters: int
@@ -155,9 +155,9 @@ def summarise(played: Played, learned: Learned, held: Held) -> Summary:
         outcomes=len(played.outcomes),
         labelled=held.labelled,
         retrainings=learned.retrainings,
-        promotions=learned.promotions,
-        proven=learned.proven,
-        rejections=learned.rejections,
+        promoted=learned.promoted,
+        provisional=learned.provisional,
+        not_serving=learned.not_serving,
         failures=learned.failures,
         too_few_samples=learned.too_few_samples,
         dead_letters=held.dead_letters,

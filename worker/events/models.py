@@ -48,6 +48,18 @@ Score = Annotated[float, Field(ge=0, le=10)]
 Price = Annotated[float, Field(ge=PRICE_MIN, le=PRICE_MAX)]
 Ratio = Annotated[float, Field(ge=-MAGNITUDE_MAX, le=MAGNITUDE_MAX)]
 Share = Annotated[float, Field(ge=0, le=1)]
+#: The values of `NotProven`, which would load the store with it; a test compares the two.
+NotProvenCode = Literal[
+    "no_model",
+    "too_little_evidence",
+    "never_shown",
+    "worse_than_base_rate",
+    "not_better",
+    "proof_expired",
+    "harm",
+    "skill_not_shown",
+    "not_recorded",
+]
 
 
 class _Contract(BaseModel):
@@ -125,7 +137,11 @@ class SignalScored(_Contract):
         Literal["scored", "cold_start", "stale"],
         Field(description="cold_start: there is no model yet. stale: the champion is past its expiry."),
     ]
-    proven: Annotated[bool, Field(description="Whether the model passed the gate's skill test.")]
+    proven: Annotated[bool, Field(description="Whether the model passed the gate's skill test, and its proof holds.")]
+    not_proven: Annotated[
+        NotProvenCode | None,
+        Field(description="Why the score is not proven, by a closed set of codes; null where it is."),
+    ] = None
     model_id: str | None = None
     quality_score: Annotated[Share | None, Field(description="Calibrated probability of a win.")] = None
     quality_band: Literal["high", "medium", "low"] | None = None

@@ -202,7 +202,7 @@ def _trainings(settings: Settings) -> Iterator[Finding]:
     if over[0].status != "failed":
         yield Finding("trainings", "ok", f"{told}; those since have not")
         return
-    yield Finding("trainings", "warn", told, "what served before serves on; docs/operations.md, No promotion for weeks")
+    yield Finding("trainings", "warn", told, "what served before serves on; docs/operations.md, No new model for weeks")
 
 
 def _market_data(settings: Settings) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
 from trading_system.ml_refinement.monitoring.served import out_of_distribution_share, read_served, served_figures
+from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from worker.errors import RefineryError
 from worker.installation import feature_pipeline, open_store, release
@@ -25,6 +26,18 @@ from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
 
 _FIGURES_EVERY_S = 60.0
+#: How a training can end, by verdict and serving: told as 0 before the first, so that the first is an increase.
+_ENDINGS = (
+    ("promote", "proven"),
+    ("promote", "no"),
+    ("hold", "provisional"),
+    ("hold", "no"),
+    ("reject", "provisional"),
+    ("reject", "no"),
+    ("too_few_samples", ""),
+    ("failed", ""),
+    ("running", ""),
+)
 
 
 class StateCollector(Collector):
@@ -113,14 +126,20 @@ class StateCollector(Collector):
         yield _gauge("refinery_dead_letter_oldest_seconds", "Age of the oldest open dead letter.", _age_s(oldest) or 0)
 
     def _trainings(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily("refinery_trainings", "Trainings by how they ended.", labels=["verdict"])
-        for verdict, number in self._store.runs.count_by_verdict().items():
-            family.add_metric([verdict], number)
+        text = "Trainings by what the gate said, and how the candidate serves."
+        family = GaugeMetricFamily("refinery_trainings", text, labels=["verdict", "serves"])
+        for labels, number in (dict.fromkeys(_ENDINGS, 0) | self._store.runs.count_by_ending()).items():
+            family.add_metric(labels, number)
         yield family
 
     def _champion(self, status: Status) -> Iterator[Metric]:
         champion = self._store.models.active(ModelType.SIGNAL_QUALITY)
         yield _gauge("refinery_champion_proven", "1 when the model that serves is proven.", status.proven)
+        now = NotProven.NO_MODEL if status.standing is None else status.standing.not_proven
+        family = GaugeMetricFamily("refinery_not_proven", "1 for why nothing is proven.", labels=["reason"])
+        for reason in NotProven:
+            family.add_metric([reason], reason is now)
+        yield family
         age = _age_s(champion.metadata.created_at if champion else None)
         yield _gauge("refinery_champion_age_seconds", "Since the model that serves was trained.", age)
 

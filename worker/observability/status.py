@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.standing import Standing, read_standing
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import TransientError
 from worker.retraining.history import training_history
 from worker.retraining.policy import due, retrain_rule
@@ -33,6 +35,8 @@ class Training:
     reason: str | None
     #: How its candidate serves: `proven`, `provisional` or `no`.
     serves: str | None = None
+    #: All that in words, as people read it.
+    words: str = ""
 
     @property
     def too_few_samples(self) -> bool:
@@ -90,6 +94,8 @@ class Status:
     due: str | None = None
     #: Who pinned the champion: then no training takes its place.
     pinned_by: str | None = None
+    #: Whether the champion is proven, since when, and why not or why no longer.
+    standing: Standing | None = None
     #: False where the settings turn retraining off, and nothing is ever due.
     retraining: bool = True
 
@@ -150,7 +156,9 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
             last.verdict,
             last.reason,
             last.serves,
+            run_in_words(last),
         ),
+        standing=read_standing(store.models, ModelType.SIGNAL_QUALITY),
         monitoring=read_monitoring(store),
         quarantined=counts.quarantined,
         champion_fits=champion is None or champion.feature_version == _feature_version(settings),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,6 +91,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
         "words": e.words,
         "decision": e.verdict.decision.value,
         "reasons": list(e.verdict.reasons),
+        "serving": asdict(e.standing) if e.standing is not None else None,
         "signals": len(e.walk),
         "served_signals": len(e.served) if e.served is not None else 0,
         "windows": len(e.windows),

@@ -7,6 +7,12 @@ from markupsafe import Markup
 
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation
 from trading_system.ml_refinement.evaluation.groups import NOT_TAKEN
+from trading_system.ml_refinement.training.verdicts import (
+    entry_in_words,
+    model_in_words,
+    run_in_words,
+    standing_in_words,
+)
 from worker.report import charts, formatting
 
 _CHARTS = {
@@ -29,6 +35,7 @@ def html(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": formatting.number, "interval": formatting.interval, "digits": formatting.digits}
+    environment.filters |= {"run_words": run_in_words, "model_words": model_in_words, "entry_words": entry_in_words}
     drawn = {
         name: _svg(charts.svg(draw, evaluation, label=name, width=width, height=height))
         for name, (draw, width, height) in _CHARTS.items()
@@ -44,6 +51,7 @@ def html(evaluation: Evaluation) -> str:
         e=evaluation,
         charts=drawn,
         span=formatting.span(evaluation),
+        proof=standing_in_words(evaluation.standing),
         flat=formatting.flat_share(evaluation.walk),
         not_taken=sorted(NOT_TAKEN),
         palette=charts.LIGHT,

@@ -57,7 +57,8 @@ def retrain(
 ) -> Mapping[str, Any]:
     """Train once, and let the gate decide. The job function: arguments and result are plain JSON values.
 
-    With too few samples nothing is trained: the result is `completed`, its verdict `hold`, its reason says how few.
+    The result has the gate's `verdict`, and how the candidate `serves`: two answers. With too few samples nothing is
+    trained: the result is `completed`, its verdict `hold`, `serves` None, and its reason says how few.
 
     Holds the training lock of the state directory from beginning to end, so that there is one training at a time
     however many trainers there are, and a training whose lock is free is known to be dead.
@@ -93,6 +94,7 @@ def retrain(
         "run_id": run_id,
         "status": result.status,
         "verdict": None if result.verdict is None else result.verdict.decision.value,
+        "serves": None if result.verdict is None or result.model_id is None else result.verdict.serve.value,
         "model_id": result.model_id,
         "reason": result.reason,
     }

@@ -12,6 +12,7 @@ from trading_system.ml_refinement.actors import SCHEDULE, acting_user
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
+from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import RefineryError, TransientError
 from worker.installation import open_store
 from worker.redis_server.connection import server_url
@@ -22,7 +23,7 @@ from worker.settings.schema import Settings
 
 
 def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
-    """Enqueue a retraining, due or not; with `wait`, its run's status, verdict and reason when it has ended.
+    """Enqueue a retraining, due or not; with `wait`, how its run ended, and how its candidate serves.
 
     Raises:
         RefineryError: no trainer took the job in time, or it failed before its training began.
@@ -46,6 +47,8 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
             "run_id": run.run_id,
             "status": run.status,
             "verdict": run.verdict,
+            "serves": run.serves,
+            "words": run_in_words(run),
             "model_id": run.model_id,
             "reason": run.reason,
         }

@@ -22,6 +22,7 @@ from trading_system.ml_refinement.evaluation.groups import (
 from trading_system.ml_refinement.evaluation.importance import Importance, fold_importance
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.served import read_served
+from trading_system.ml_refinement.standing import Standing, read_standing
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import Promotion, RegistryRow
 from trading_system.ml_refinement.storage.tables.runs import TrainingRun
@@ -64,6 +65,7 @@ class Evaluation:
     served_equities: tuple[Equity, ...]
     shadow: tuple[Comparison, ...]
     champion: RegistryRow | None
+    standing: Standing | None
     last_run: TrainingRun | None
     ledger: tuple[Promotion, ...]
 
@@ -129,6 +131,7 @@ def evaluate(
         served_equities=equities(served, config, cost_r) if served is not None else (),
         shadow=tuple(compare_challengers(db, train_window_days=train_window_days)),
         champion=db.models.active(_TYPE.value),
+        standing=read_standing(db.models, _TYPE.value),
         last_run=db.runs.last(_TYPE.value),
         ledger=tuple(db.models.promotions(_LEDGER, _TYPE.value)),
     )

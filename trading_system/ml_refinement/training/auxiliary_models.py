@@ -129,12 +129,12 @@ def settle_auxiliary_models(
         verdict = unless_pinned(verdict, models, model.model_type.value)
         if verdict.serve is Serve.NO:
             action: Literal["hold", "reject"] = "hold" if verdict.decision is Decision.HOLD else "reject"
-            models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.figures, run_id=run_id)
+            models.note_verdict(action, model.model_id, reason=verdict.reason, figures=verdict.record, run_id=run_id)
         else:
             registry.promote(
                 model.model_id,
                 reason=verdict.reason,
-                figures=verdict.figures,
+                figures=verdict.record,
                 proven=verdict.serve is Serve.PROVEN,
                 run_id=run_id,
                 expected_active=expected[model.model_type],
@@ -150,7 +150,7 @@ def settle_auxiliary_models(
 
 
 def _following(quality: Verdict) -> Verdict:
-    words = in_words(quality.decision, quality.serve)
+    words = in_words(quality.decision, quality.serve, quality.not_proven)
     return replace(quality, reasons=(f"as the quality model: {words}",), figures={}, serving="")
 
 

@@ -5,14 +5,17 @@ A refit re-predicting the past has seen it; only logged probabilities are eviden
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from loguru import logger
 
 from trading_system.ml_refinement.actors import GATE
 from trading_system.ml_refinement.config import TrainingConfig
 from trading_system.ml_refinement.monitoring.served import read_served, record_figures, worse_than_base_rate
+from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.models import Models, RegistryRow
+from trading_system.ml_refinement.storage.tables.models import NOT_PROVEN, Models, RegistryRow
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us, us_from_text
 from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, ChampionRecord, skill
 from trading_system.ml_refinement.training.verdicts import Verdict
@@ -68,21 +71,27 @@ def end_proof_if_failing(
 
 def _failing(
     db: FeatureDatabase, active: RegistryRow, training: TrainingConfig, now_us: int
-) -> tuple[str, dict[str, float]]:
-    """Why the proof has ended, on which figures; an empty reason where it has not."""
+) -> tuple[str, dict[str, Any]]:
+    """Why the proof has ended, on which figures, the code of it among them; an empty reason where it has not."""
     age_days = (now_us - us_from_text(active.metadata.created_at)) / DAY_US
     if age_days > training.expiry_days:
-        return f"it has expired: trained {age_days:.0f} days ago, {training.expiry_days:.0f} are allowed", {}
+        why = f"it has expired: trained {age_days:.0f} days ago, {training.expiry_days:.0f} are allowed"
+        return why, _because(NotProven.PROOF_EXPIRED)
     days = training.train_window_days
     record = read_served(db, train_window_days=days, model_ids=champion_line(db, active))
     failing, why = worse_than_base_rate(record.evidence)
     if failing:
-        return why, record_figures(record)
+        return why, record_figures(record) | _because(NotProven.HARM)
     alike = champion_line(db, active, proven=False)
     record = read_served(db, train_window_days=days, days=PROOF_DAYS, model_ids=alike)
     if record.evidence.shortfall():
         return "", {}
     shown, words = skill(record.evidence, KEEP_LEVEL)
-    return ("" if shown else f"skill does not show in what was served of {PROOF_DAYS} days: {words}"), record_figures(
-        record
-    )
+    if shown:
+        return "", {}
+    why = f"skill does not show in what was served of {PROOF_DAYS} days: {words}"
+    return why, record_figures(record) | _because(NotProven.SKILL_NOT_SHOWN)
+
+
+def _because(code: NotProven) -> dict[str, Any]:
+    return {NOT_PROVEN: code.value}

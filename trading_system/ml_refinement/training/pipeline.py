@@ -183,7 +183,7 @@ class _Run:
             self.registry.enter(each.model, run_id=self.run_id)
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
-        return self._settle(model, auxiliary, data, verdict, figures | verdict.figures, expected)
+        return self._settle(model, auxiliary, data, verdict, figures | verdict.record, expected)
 
     def _hold(self, data: Dataset, missing: str) -> TrainingResult:
         """Nothing to train on yet. The ledger is about models, and has no entry of it."""
@@ -194,7 +194,7 @@ class _Run:
             self.db.runs.finish(
                 self.run_id,
                 "completed",
-                metrics={**figures, "left_out": data.left_out, "reason": missing},
+                metrics={**figures, **verdict.record, "left_out": data.left_out, "reason": missing},
                 verdict=verdict.decision.value,
                 seconds=time.perf_counter() - self.started,
             )
@@ -302,7 +302,8 @@ class _Run:
                 data_digest=data.digest(),
                 seconds=time.perf_counter() - self.started,
             )
-        logger.info("run {}: {} ({})", self.run_id, in_words(verdict.decision, verdict.serve), verdict.reason)
+        words = in_words(verdict.decision, verdict.serve, verdict.not_proven)
+        logger.info("run {}: {}; {}", self.run_id, words, verdict.reason)
         return TrainingResult(self.run_id, "completed", verdict, model.model_id, figures, verdict.reason)
 
     def _still_ours(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
@@ -63,6 +64,7 @@ def judge(
     if len(evidence.won) < min_rows:
         wanted = f"{len(evidence.won):,} of {min_rows:,} validation samples"
         shortfall = f"{wanted}, {shortfall}" if shortfall else wanted
+    failed: NotProven | None = None
     level = KEEP_LEVEL if rule == "refresh" else SKILL_LEVEL * look_share(days_since_look) / max(1, tries)
     if shortfall:
         decision, reasons = Decision.HOLD, [f"too little evidence: {shortfall}"]
@@ -70,13 +72,14 @@ def judge(
         decision, reasons = Decision.HOLD, ["no outcome has come since the gate last looked"]
     else:
         figures["skill_level"] = level
-        decision, reasons = _skill(evidence, level)
+        decision, reasons, failed = _skill(evidence, level)
         if decision is Decision.PROMOTE and champion is not None and rule != "skill":
             decision, reasons = _against_champion(evidence, champion, rule, tries, figures)
+            failed = NotProven.NOT_BETTER if decision is Decision.REJECT else None
     serve, serving = (Serve.PROVEN if decision is Decision.PROMOTE else Serve.NO), ""
     if serve is Serve.NO and rule == "skill":
         serve, serving = _provisionally(evidence, min_rows)
-    return Verdict(decision, serve, rule, tuple(reasons), figures, serving)
+    return Verdict(decision, serve, rule, tuple(reasons), figures, serving, failed)
 
 
 def look_share(days_since_look: float) -> float:
@@ -107,14 +110,15 @@ def skill(evidence: Evidence, level: float) -> tuple[bool, str]:
     return bool(shown), "; ".join(shown or [words for _, _, words in tests])
 
 
-def _skill(evidence: Evidence, level: float) -> tuple[Decision, list[str]]:
+def _skill(evidence: Evidence, level: float) -> tuple[Decision, list[str], NotProven | None]:
     shown, words = skill(evidence, level)
     if not shown:
-        return Decision.REJECT, [f"skill is not shown at level {level:.4f}: {words}"]
+        return Decision.REJECT, [f"skill is not shown at level {level:.4f}: {words}"], NotProven.NEVER_SHOWN
     worse = _excess(evidence)
     if worse.above(0.0, PROVISIONAL_LEVEL):
-        return Decision.REJECT, [f"{words}; but log loss is {worse.value:.4f} above the base rate's"]
-    return Decision.PROMOTE, [words]
+        reason = f"{words}; but log loss is {worse.value:.4f} above the base rate's"
+        return Decision.REJECT, [reason], NotProven.WORSE_THAN_BASE_RATE
+    return Decision.PROMOTE, [words], None
 
 
 def _against_champion(

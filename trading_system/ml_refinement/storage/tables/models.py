@@ -34,6 +34,9 @@ OUR_FILES: Final = ".skops"
 #: The figure in a ledger entry that tells a rollback from any other activation.
 ROLLED_BACK = "rolled_back_from"
 
+#: The figure in a ledger entry that says by its code why a model is not proven, or why its proof ended.
+NOT_PROVEN = "not_proven"
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryRow:
@@ -336,6 +339,21 @@ class Models:
         rows = self._connection.query(f"{LEDGER} WHERE {where} ORDER BY id DESC LIMIT ?", (*params, limit))
         return [_promotion(row) for row in rows]
 
+    def last_proof(self, model_type: str) -> Promotion | None:
+        """The newest entry by which a model of that type served as proven, or its proof ended."""
+        rows = self._connection.query(LAST_PROOF, (model_type,))
+        return _promotion(rows[0]) if rows else None
+
+    def first_proof_since_the_last_end(self, model_type: str) -> Promotion | None:
+        """The entry by which models of that type began to be proven, where no proof has ended since."""
+        rows = self._connection.query(FIRST_PROOF, (model_type, model_type))
+        return _promotion(rows[0]) if rows else None
+
+    def last_about(self, model_id: str) -> Promotion | None:
+        """The newest entry that lets the model serve or says why not; one with the gate's reason before any other."""
+        rows = self._connection.query(LAST_ABOUT, (model_id,))
+        return _promotion(rows[0]) if rows else None
+
     def _end_pin(self, model_type: str, model_id: str, run_id: str | None, actor: str | None) -> None:
         pin = self.pinned(model_type)
         if pin is None or pin.model_id != model_id:
@@ -427,6 +445,14 @@ LEDGER = """
     SELECT id, at, model_type, action, model_id, previous_model_id, artefact_sha256, proven, reason, figures, run_id,
         actor
     FROM promotions"""
+PROOFS = f"""{LEDGER}
+    WHERE model_type = ? AND (action = 'demote' OR (action IN ('activate', 'prove') AND proven = 1))"""
+LAST_PROOF = f"{PROOFS} ORDER BY id DESC LIMIT 1"
+LAST_END = "(SELECT id FROM promotions WHERE model_type = ? AND action = 'demote' ORDER BY id DESC LIMIT 1)"
+FIRST_PROOF = f"{PROOFS} AND id > coalesce({LAST_END}, 0) ORDER BY id LIMIT 1"
+LAST_ABOUT = f"""{LEDGER}
+    WHERE model_id = ? AND action IN ('activate', 'prove', 'demote', 'hold', 'reject')
+    ORDER BY json_extract(figures, '$.{NOT_PROVEN}') IS NULL, id DESC LIMIT 1"""
 
 
 def metadata_of(row: Sequence[Any]) -> ModelMetadata:

@@ -136,12 +136,13 @@ class Runs:
         """Runs of all model types, newest first."""
         return [_run(row) for row in self._connection.query(f"{SELECT} ORDER BY id DESC LIMIT ?", (limit,))]
 
-    def count_by_verdict(self) -> dict[str, int]:
-        """How many runs there are by what the gate said; by their status where it said nothing.
+    def count_by_ending(self) -> dict[tuple[str, str], int]:
+        """How many runs there are by what the gate said, or by their status where it said nothing, and how they serve.
 
-        Those that found too few samples and trained nothing are `too_few_samples`: `hold` is of candidates.
+        Those that found too few samples and trained nothing are `too_few_samples`: `hold` is of candidates. How the
+        candidate serves is empty where there is none.
         """
-        return dict(self._connection.query(COUNT_BY_VERDICT))
+        return {(ended, serves): number for ended, serves, number in self._connection.query(COUNT_BY_ENDING)}
 
 
 # The literals are ours alone; every value is bound.
@@ -156,9 +157,10 @@ FINISH = """
 LAST_FIGURE = """
     SELECT json_extract(metrics, ?) AS figure FROM training_runs
     WHERE model_type = ? AND status = 'completed' AND figure IS NOT NULL ORDER BY id DESC LIMIT 1"""
-COUNT_BY_VERDICT = """
-    SELECT iif(verdict = 'hold' AND model_id IS NULL, 'too_few_samples', coalesce(verdict, status)) AS ended, count(*)
-    FROM training_runs GROUP BY ended"""
+COUNT_BY_ENDING = """
+    SELECT iif(verdict = 'hold' AND model_id IS NULL, 'too_few_samples', coalesce(verdict, status)) AS ended,
+        iif(model_id IS NULL, '', coalesce(serves, '')) AS served, count(*)
+    FROM training_runs GROUP BY ended, served"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,
         validation_samples, best_iteration, metrics, model_id, verdict, serves, error_message, data_digest, seconds,
