@@ -167,7 +167,7 @@ class FittedClassifier:
 
     def columns_served(self, n_features: int) -> ColumnWeights:
         """What is served of the linear members' columns; all 0, and of no type, without linear members."""
-        linear = self.estimator and self.estimator.linear
+        linear = None if self.estimator is None else self.estimator.linear
         if linear is None:
             return ColumnWeights((), np.zeros(n_features), np.zeros(n_features), np.zeros((0, n_features)), np.zeros(0))
         trust = self.calibration.weights[: len(linear.constant)]
