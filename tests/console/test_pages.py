@@ -15,10 +15,12 @@ from pydantic import SecretStr
 from tests.support.console_installation import EVIL, ConsoleInstallation
 from tests.support.desk import settings_for
 from tests.support.events import SIGNALS
+from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 from worker.console.application import create_app
 from worker.console.jobs import escaped
 from worker.errors import ConfigurationError
+from worker.installation import open_store
 
 OPERATOR, VIEWER = "correct horse battery", "just looking around"
 
@@ -94,6 +96,20 @@ def test_the_overview_answers_and_compares(client: FlaskClient) -> None:
     assert "The champion is proven." in text
     assert text.count('<svg class="chart"') == 2
     assert "of 20" in text or "of 50" in text
+
+
+def test_a_model_s_page_tells_what_it_learned_of_each_type(client: FlaskClient, place: ConsoleInstallation) -> None:
+    text = client.get(f"/models/{place.models[0]}").get_data(as_text=True)
+    columns = text.split("Its columns")[1].split("</table>")[0]
+    assert re.findall(r'<th class="n">([^<]*)</th>', columns)[:2] == ["every signal", "far from its mean"]
+    assert ">breakout, besides<" in columns
+    assert ">being of the type<" in columns
+    rows = re.findall(r'<td class="mono">([a-z0-9_]+)</td><td class="n">([+-][0-9.]+)</td>', columns)
+    assert 0 < len(rows) <= 14
+    with open_store(place.settings, read_only=True) as store:
+        model = ModelRegistry.from_config(place.settings.to_ml_config(), store).load(place.models[0])
+    served = dict(zip(model.feature_names, model.columns_served().line, strict=True))
+    assert {name: float(value) for name, value in rows} == {name: round(float(served[name]), 3) for name, _ in rows}
 
 
 def test_a_payload_that_is_long_is_shortened_and_a_page_has_at_most_fifty_rows(client: FlaskClient) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import numpy as np
@@ -12,6 +12,7 @@ import redis
 from tests.support.desk import desk, send
 from tests.support.events import SIGNALS, START, TRADES, bars, outcome, signal
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
+from trading_system.ml_refinement.models.fitting import FitPlan
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.retraining.queue import QUEUE_NAME, connect_queue
 from worker.settings.schema import Settings
@@ -69,7 +70,8 @@ def train(settings: Settings, store: FeatureDatabase, seed: int) -> str:
     X = rng.normal(size=(400, len(names)))
     r = X[:, 0] * 0.8 + rng.normal(size=400)
     model = SignalQualityModel(min_samples=50)
-    model.fit(X, r, feature_names=names)
+    types = np.where(rng.random(400) < 0.5, "breakout", EVIL[:60])
+    model.fit(X, r, feature_names=names, plan=replace(FitPlan.by_rows(400), signal_types=types))
     model.feature_version = row[0]
     model.set_training_period("2024-01-01T00:00:00.000000Z", "2024-03-05T00:00:00.000000Z")
     model.set_validation(200, {"auc": 0.56 + seed / 100, "log_loss": 0.676, "base_rate_log_loss": 0.688})

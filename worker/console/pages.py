@@ -18,6 +18,7 @@ from trading_system.ml_refinement.storage.tables.signals import SignalFilter
 from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
+from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, ConsoleQueries
 from worker.dead_letters import whole_letter
@@ -195,6 +196,7 @@ def model(model_id: str) -> ResponseReturnValue:
         figures=figures,
         served=served,
         charts=drawn,
+        columns=model_columns(queries, row),
         names=FIGURES,
         run=run,
         proof=standing_in_words(read_standing(queries.store.models, row.metadata.model_type))
