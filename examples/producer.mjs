@@ -16,6 +16,7 @@ socket.write(
     symbol: "ACME",
     asset_class: "equity",
     signal_type: "breakout",
+    features: { funding_rate: 0.0001 }, // learned from where REFINERY_ML__FEATURES__PROVIDED lists it
   }) + xadd("trades.closed", { signal_id: "node-1", closed_at: now.toISOString(), r_multiple: 0.7 }),
 );
 

@@ -18,6 +18,7 @@ with RefineryClient(url, outbox=os.environ.get("OUTBOX", "outbox.db")) as client
         entry_price=128.0,
         target_price=138.0,
         stop_price=123.0,
+        features={"funding_rate": 0.0001},  # learned from where REFINERY_ML__FEATURES__PROVIDED lists it
     )
     client.trade_closed(signal_id="python-1", closed_at=now, r_multiple=1.4, exit_reason="target")
     print(client.flush(), "events still in the outbox")

@@ -101,7 +101,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         archive=archive,
         pipeline=pipeline,
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
-        market_data=_market_data(settings),
+        market_data=_market_data(settings, pipeline),
         dead_letters=DeadLetters(store, version=release()),
         kinds={
             settings.streams.signals_created: "signal.created",
@@ -130,17 +130,18 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
             store=store,
             archive=archive,
             pipeline=pipeline,
-            market_data=_market_data(settings),
+            market_data=_market_data(settings, pipeline),
             stream=settings.streams.signals_created,
             batch_size=settings.batch_size,
         )
 
 
-def _market_data(settings: Settings) -> DirectorySource:
+def _market_data(settings: Settings, pipeline: FeaturePipeline) -> DirectorySource:
     return DirectorySource(
         settings.market_data_dir,
         benchmark_symbols=settings.benchmark_symbols,
         max_bar_age_days=settings.market_max_bar_age_days,
+        wanted=pipeline.reads_bars,
     )
 
 

@@ -13,8 +13,11 @@ power cut.
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +28,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from trading_system.ml_refinement.storage import Outbox
-from worker.errors import TransientError
+from worker.errors import DecodeError, Reason, TransientError
 from worker.events.decoding import EventKind, Limits, decode
 from worker.settings.schema import StreamSettings
 from worker.streams.entries import append, append_many
@@ -70,8 +73,10 @@ class RefineryClient:
     ) -> None:
         self.close()
 
-    def signal_created(self, **fields: Any) -> str | None:
+    def signal_created(self, *, features: Mapping[str, float] | None = None, **fields: Any) -> str | None:
         """Publish a signal. Its fields are those of the contract; times may be datetimes with an offset.
+
+        `features` is what only the desk knows of it, numbers by name: leave out what is not known.
 
         Returns the entry's id, or None where the event went into the outbox and Redis does not have it yet.
 
@@ -79,6 +84,8 @@ class RefineryClient:
             DecodeError: the worker would refuse it; `reason` and `detail` say why. Nothing was sent or kept.
             TransientError: Redis did not answer for `patience_s`, and there is no outbox.
         """
+        if features is not None:
+            fields["features"] = dict(features)
         return self._publish("signal.created", fields)
 
     def trade_closed(self, **fields: Any) -> str | None:
@@ -105,6 +112,7 @@ class RefineryClient:
         self._client.close()
 
     def _publish(self, kind: EventKind, fields: dict[str, Any]) -> str | None:
+        _refuse_not_finite(fields)
         data = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
         decode(kind, data, now=datetime.now(UTC), limits=Limits())
         stream = self._streams[kind]
@@ -127,3 +135,12 @@ class RefineryClient:
                     raise
             time.sleep(pause_s)
             failures += 1
+
+
+def _refuse_not_finite(fields: Mapping[str, Any]) -> None:
+    """JSON has no NaN: written as null it would say that a number is missing, where it went wrong."""
+    provided = fields.get("features")
+    named = {f"features.{name}": value for name, value in provided.items()} if isinstance(provided, Mapping) else {}
+    for name, value in {**fields, **named}.items():
+        if isinstance(value, Real) and not isinstance(value, Integral) and not math.isfinite(value):
+            raise DecodeError(Reason.BAD_NUMBER, f"{name}: {value} is not a finite number")

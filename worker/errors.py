@@ -41,7 +41,8 @@ class Reason(StrEnum):
     )
     TOO_LARGE = (
         "too_large",
-        "More bytes than `REFINERY_MAX_EVENT_BYTES`, or more bars than the contract allows. Send less, or raise it.",
+        "More bytes than `REFINERY_MAX_EVENT_BYTES`, or more bars or features than the contract allows. "
+        "Send less, or raise it.",
     )
     MISSING_DATA = (
         "missing_data",

@@ -68,6 +68,17 @@ def check_recipe(settings: Settings) -> None:
         raise ConfigurationError(f"{variable(('ml', 'training', 'hyperparameters'))}: {wrong}")
 
 
+def check_features(settings: Settings) -> None:
+    """Refuse features that no process could compute; only names can be wrong, and without any no arrays are loaded.
+
+    Raises:
+        ConfigurationError: a name is of nothing, or is taken.
+    """
+    features = settings.ml.features
+    if features.custom_features or features.provided:
+        feature_pipeline(settings)
+
+
 def idle_settings(settings: Settings) -> list[str]:
     """The settings of learning that were given a value and do nothing beside the others, each with where it would."""
     given = [name for name in EFFECTS if is_given("ml", *name.split("."))]
@@ -81,13 +92,15 @@ def feature_pipeline(settings: Settings) -> FeaturePipeline:
     """The features that these settings choose.
 
     Raises:
-        ConfigurationError: they choose one that does not exist, or none.
+        ConfigurationError: they choose one that does not exist, or none, or provide one that there is already.
     """
     # Here, because they load numpy, and whoever only opens a store does without.
-    from trading_system.ml_refinement.features.feature_registry import UnknownFeatureError
+    from trading_system.ml_refinement.features.feature_registry import TakenNameError, UnknownFeatureError
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 
     try:
         return FeaturePipeline(settings.ml.features)
+    except TakenNameError as error:
+        raise ConfigurationError(f"{variable(('ml', 'features', 'provided'))}: {error}") from error
     except (ValueError, UnknownFeatureError) as error:
         raise ConfigurationError(f"the features cannot be computed: {error}") from error

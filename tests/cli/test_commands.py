@@ -33,10 +33,12 @@ def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
     installation: Installation, running: Callable[[str], subprocess.Popen[bytes]], valkey: redis.Redis
 ) -> None:
     events = [("signal.created", signal(n)) for n in range(5)] + [("trade.closed", outcome(n)) for n in range(4)]
-    done = installation.run("publish", "-", "--json", stdin=lines(events) + b"\nnot json\n")
+    doubled = lines([("signal.created", signal(9, features={"edge": 1}))]).replace(b'"edge"', b'"edge":2,"edge"')
+    done = installation.run("publish", "-", "--json", stdin=lines(events) + b"\nnot json\n" + doubled)
     assert done.returncode == 1
-    assert json.loads(done.stdout) == {"published": 9, "refused": 1}
-    assert b"line 11" in done.stderr
+    assert json.loads(done.stdout) == {"published": 9, "refused": 2}
+    assert b"line 11: bad_json" in done.stderr
+    assert b"line 12: duplicate_key" in done.stderr
 
     worker = running("worker")
     wait_until(lambda: len(scored(valkey)) == 5)

@@ -265,6 +265,9 @@ def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, p
     answer = post(client, f"/dead-letters/{number}/edit", {"csrf_token": form_token(client), "payload": "{oops"})
     assert answer.status_code == 400
     assert "{oops" in answer.get_data(as_text=True)
+    for refused in ('{"a": 1, "a": 2}', '{"features": {"edge": 1, "edge": 2}}', "[]", "NaN"):
+        answer = post(client, f"/dead-letters/{number}/edit", {"csrf_token": form_token(client), "payload": refused})
+        assert answer.status_code == 400, refused
 
 
 def test_the_dashboard_s_templates_insert_nothing_raw(client: FlaskClient) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jsonschema
+import numpy as np
 import orjson
 import pytest
 import redis
@@ -25,6 +26,7 @@ from tests.support.waiting import HANGS_AFTER_S
 from worker.client import RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
+from worker.events.decoding import Limits, decode
 from worker.events.models import json_schema
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import StreamSettings
@@ -65,6 +67,33 @@ def test_a_schema_of_the_contract_is_a_json_schema(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json_schema(kind))
 
 
+@pytest.mark.parametrize(
+    ("features", "let_in"),
+    [
+        (None, True),
+        ({}, True),
+        ({"a": 1, "b2_c": -1e15}, True),
+        ({f"f{number}": number for number in range(64)}, True),
+        ({f"f{number}": number for number in range(65)}, False),
+        ({"a": 1.1e15}, False),
+        ({"a": None}, False),
+        ({"a": "1"}, False),
+        ({"A": 1}, False),
+        ({"a" * 65: 1}, False),
+        ([1], False),
+    ],
+)
+def test_schema_and_door_say_the_same_of_features(features: Any, let_in: bool) -> None:
+    event = signal(1, features=features)
+    assert jsonschema.Draft202012Validator(json_schema("signal.created")).is_valid(event) is let_in
+    try:
+        decode("signal.created", orjson.dumps(event), now=datetime.now(UTC), limits=Limits())
+    except DecodeError:
+        assert not let_in
+    else:
+        assert let_in
+
+
 def sent(client: redis.Redis, stream: str) -> list[dict[str, Any]]:
     rows: Any = client.xrange(stream)
     return [orjson.loads(fields[b"data"]) for _, fields in rows]
@@ -90,6 +119,30 @@ def test_the_client_refuses_what_the_worker_would_refuse_and_sends_nothing(
         assert caught.value.reason == "bad_time"
         assert client.flush() == 0
     assert not valkey.exists(TRADES)
+
+
+def test_the_client_takes_features_and_refuses_what_json_would_lose(
+    valkey: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC)
+    with RefineryClient(valkey_url) as client:
+        for name, number in (("f32", np.float32("nan")), ("f64", np.float64("inf")), ("plain", float("-inf"))):
+            with pytest.raises(DecodeError, match=f"features.{name}: .* is not a finite number") as caught:
+                client.signal_created(**signal(1, timestamp=now, bars=None), features={"sound": 1.0, name: number})
+            assert caught.value.reason == "bad_number"
+        for field in ("technical_score", "entry_price", "position_size_pct"):
+            with pytest.raises(DecodeError, match=f"{field}: nan is not a finite number"):
+                client.signal_created(**signal(1, timestamp=now, bars=None) | {field: float("nan")})
+        with pytest.raises(DecodeError, match="return_pct: inf is not a finite number"):
+            client.trade_closed(signal_id="s-1", closed_at=now, r_multiple=1.0, return_pct=float("inf"))
+        for wrong in ({"a": None}, {"a": "1"}, {"A": 1.0}):
+            with pytest.raises(DecodeError, match=r"^schema: features"):
+                client.signal_created(**signal(1, timestamp=now, bars=None), features=wrong)  # type: ignore[arg-type]
+        assert not valkey.exists(SIGNALS)
+        assert not valkey.exists(TRADES)
+        told = {"edge": 2, "funding": np.float64(-0.5), "flow": np.float32(0.25), "rank": np.int64(7)}
+        assert client.signal_created(**signal(1, timestamp=now, bars=None), features=told)
+    assert sent(valkey, SIGNALS)[0]["features"] == {"edge": 2, "funding": -0.5, "flow": 0.25, "rank": 7}
 
 
 def test_without_an_outbox_a_client_gives_up_in_time() -> None:

@@ -83,9 +83,31 @@ def test_an_outcome_arrives() -> None:
 
 def test_an_optional_field_that_is_null_is_a_field_that_is_not_there() -> None:
     optional = ["conviction", "technical_score", "news_score", "combined_score", "entry_price", "target_price"]
-    optional += ["stop_price", "position_size_pct", "bars", "benchmark", "news"]
+    optional += ["stop_price", "position_size_pct", "bars", "benchmark", "news", "features"]
     assert read_signal(signal(**dict.fromkeys(optional))).digest == read_signal(signal()).digest
     assert read_outcome(outcome(return_pct=None, exit_reason=None)).exit_reason is None
+
+
+def test_what_the_desk_provides_arrives_as_numbers_by_name() -> None:
+    told = read_signal(signal(features={"b": 1, "a": -2.5, "huge": 1e15, "tiny": 1e-320, "zero": -0.0})).features
+    assert told == {"b": 1.0, "a": -2.5, "huge": 1e15, "tiny": 1e-320, "zero": 0.0}
+    assert list(map(type, told.values())) == [float] * 5
+    most = {f"f{number:063d}": number for number in range(64)}
+    assert read_signal(signal(features=most)).features == most
+    assert read_signal(signal()).features == {}
+
+
+def test_the_digest_of_an_event_without_features_is_what_it_was_before_there_were_any() -> None:
+    assert read_signal(signal()).digest.hex() == "a219f527aa8fc317fb2912f3dfc42505"
+    assert read_signal(full_signal(features=...)).digest.hex() == "fb6207c4292707ef8696550e6a9653bd"
+    assert read_signal(signal(features={})).digest == read_signal(signal()).digest
+
+
+def test_the_digest_tells_what_was_provided_and_not_how_it_is_written() -> None:
+    one = read_signal(signal(features={"a": 1, "b": -0.0})).digest
+    assert read_signal(b" " + text(signal(features={"b": 0, "a": 1.0}))).digest == one
+    others = ({"a": 1}, {"a": 1, "b": 1e-9}, {"a": 1, "c": 0}, {"a": 0, "b": 1})
+    assert len({one, *(read_signal(signal(features=told)).digest for told in others)}) == 5
 
 
 def test_fields_that_are_none_of_ours_are_passed_over_and_counted_wherever_they_are() -> None:

@@ -29,6 +29,13 @@ scores = st.none() | st.floats(0, 10) | st.integers(0, 10)
 prices = st.none() | st.floats(1e-6, 1e9) | st.integers(1, 10**9)
 
 
+provided = st.dictionaries(
+    st.from_regex(r"[a-z][a-z0-9_]{0,63}", fullmatch=True),
+    st.floats(-1e15, 1e15) | st.integers(-(10**15), 10**15),
+    max_size=64,
+)
+
+
 @st.composite
 def bar_columns(draw: st.DrawFn, last: datetime) -> dict[str, list[Any]]:
     count = draw(st.integers(0, 12))
@@ -63,6 +70,7 @@ def signals(draw: st.DrawFn) -> dict[str, Any]:
         "news": st.none() | st.lists(news, max_size=3),
         "bars": st.none() | bar_columns(at),
         "benchmark": st.none() | bar_columns(at),
+        "features": st.none() | provided,
         "schema_version": st.just(1),
         "extra": st.recursive(st.none() | st.booleans() | st.text(max_size=5), st.lists, max_leaves=4),
     }
@@ -137,6 +145,10 @@ def check_read(kind: str, data: bytes, decoded: Decoded) -> None:
         check_number(plain.get(name), getattr(event.metadata, name))
     check_bars(plain.get("bars"), event.bars)
     check_bars(plain.get("benchmark"), event.benchmark)
+    told = plain.get("features") or {}
+    assert {type(value) for value in told.values()} <= {int, float}
+    assert event.features == told
+    assert {type(value) for value in event.features.values()} <= {float}
     assert [n.sentiment for n in event.news] == [n["sentiment"] for n in plain.get("news") or ()]
     for columns in (event.bars, event.benchmark):
         assert columns is None or not len(columns) or columns.timestamp[-1] <= event.timestamp_us
@@ -246,7 +258,9 @@ def change_bytes(rng: random.Random, data: bytes) -> bytes:
 
 
 def double_a_key(rng: random.Random, data: bytes) -> bytes:
-    key = rng.choice([b'"signal_id"', b'"timestamp"', b'"open"', b'"sentiment"', b'"r_multiple"', b'"symbol"'])
+    key = rng.choice(
+        [b'"signal_id"', b'"timestamp"', b'"open"', b'"sentiment"', b'"r_multiple"', b'"symbol"', b'"desk_edge"']
+    )
     return data.replace(key, key + rng.choice([b": 1, ", b':"x", ', b" : {}, "]) + key, 1)
 
 
@@ -309,6 +323,7 @@ def test_the_digest_changes_with_every_piece_of_content() -> None:
         "bars": None,
         "benchmark": None,
         "news": None,
+        "features": None,
     }
     assert changes.keys() == event.keys() - {"schema_version"}
     variants = [{**event, name: value} for name, value in changes.items()]
@@ -325,6 +340,9 @@ def test_the_digest_changes_with_every_piece_of_content() -> None:
     for name, value in (("sentiment", 0.41), ("relevance", 0.8), ("headline", "down"), ("source", "x")):
         variants.append({**event, "news": [{**event["news"][0], name: value}, event["news"][1]]})
     variants.append({**event, "news": event["news"][::-1]})
+    told = event["features"]
+    variants += [{**event, "features": {**told, name: value + 1e-6}} for name, value in told.items()]
+    variants += [{**event, "features": {**told, "another": 0.0}}, {**event, "features": {"c2": told["c2"]}}]
     for variant in variants:
         digest = read_signal(variant).digest
         assert len(digest) == 16

@@ -261,6 +261,54 @@ NEWS = {
     "a time without offset": (news(published_at="2024-05-31T20:00:00"), R.BAD_TIME),
 }
 
+FEATURES = {
+    "a list": (signal(features=[1.0, 2.0]), R.SCHEMA),
+    "text": (signal(features="a"), R.SCHEMA),
+    "a number": (signal(features=1.5), R.SCHEMA),
+    "true": (signal(features=True), R.SCHEMA),
+    "a value that is text": (signal(features={"a": 1, "b": "1.5"}), R.SCHEMA),
+    "a value that is true": (signal(features={"a": 1, "b": True}), R.SCHEMA),
+    "a value that is null": (signal(features={"a": 1, "b": None}), R.SCHEMA),
+    "a value that is a list": (signal(features={"a": [1]}), R.SCHEMA),
+    "a value that is an object": (signal(features={"a": {"b": 1}}), R.SCHEMA),
+    "a value that is nested deeply": (
+        text(signal(features={"a": [0]})).replace(b"[0]", b"[" * 300 + b"]" * 300),
+        R.SCHEMA,
+    ),
+    "NaN": (signal(features={"a": float("nan")}), R.BAD_NUMBER),
+    "Infinity": (signal(features={"a": float("inf")}), R.BAD_NUMBER),
+    "1e400": (text(signal(features={"a": 777.0})).replace(b"777.0", b"-1e400"), R.BAD_NUMBER),
+    "1e308": (signal(features={"a": 0, "b": -1e308}), R.BAD_NUMBER),
+    "2^64": (signal(features={"a": 2**64}), R.BAD_NUMBER),
+    "a little too much": (signal(features={"a": 1.0000001e15}), R.BAD_NUMBER),
+    "65 values": (signal(features={f"f{n}": n for n in range(65)}), R.TOO_LARGE),
+    "a name twice": (text(signal(features={"abc": 1})).replace(b'"abc"', b'"abc": 1, "abc"'), R.DUPLICATE_KEY),
+    "a name twice, once escaped": (
+        text(signal(features={"abc": 1})).replace(b'"abc"', b'"\\u0061bc": 2, "abc"'),
+        R.DUPLICATE_KEY,
+    ),
+    "the whole object twice": (b'{"features": {"a": 1}, ' + text(signal(features={"a": 1}))[1:], R.DUPLICATE_KEY),
+    **{
+        f"the name {name[:70]!r}": (signal(features={"a": 1, name: 1.0}), R.SCHEMA)
+        for name in (
+            "",
+            "A",
+            "aB",
+            "1a",
+            "_a",
+            "a b",
+            "a-b",
+            "a.b",
+            "a\n",
+            "a\x00",
+            "é",
+            "\u0430",
+            "a" * 65,
+            "a" * 9_000,
+        )
+    },
+}
+
 OUTCOMES = {
     **{f"no {name}": (outcome(**{name: ...}), R.SCHEMA) for name in ("signal_id", "closed_at", "r_multiple")},
     "a closing time without offset": (outcome(closed_at="2024-06-02T20:00:00"), R.BAD_TIME),
@@ -309,6 +357,7 @@ def refusal(kind: str, data: bytes, limits: Limits = LIMITS) -> DecodeError:
         times=TIMES,
         bars=BARS,
         news=NEWS,
+        features=FEATURES,
     ),
 )
 def test_a_signal_that_breaks_a_rule_is_refused_under_its_reason(data: bytes, reason: Reason) -> None:
@@ -335,6 +384,8 @@ def test_the_error_names_the_field_and_does_not_repeat_the_input() -> None:
 def test_the_error_names_column_and_row() -> None:
     assert "bars.timestamp[2]" in refusal("signal.created", text(changed("timestamp", 2, "soon"))).detail
     assert "open[3]" in refusal("signal.created", text(changed("open", 3, "x"))).detail
+    assert "features.b" in refusal("signal.created", text(signal(features={"a": 1, "b": "x"}))).detail
+    assert "features.c" in refusal("signal.created", text(signal(features={"a": 1, "c": 1e300}))).detail
     assert "news.0.sentiment" in refusal("signal.created", text(news(sentiment=7))).detail
 
 

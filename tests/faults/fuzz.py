@@ -67,7 +67,8 @@ def fuzz(first: int, cases: int, directory: Path) -> Found:
 def _through_one_store(seeds: range, place: Path) -> Found:
     found = Found(cases=len(seeds))
     sent: dict[tuple[str, str], bytes] = {}
-    settings = settings_for(place, "unix:///nowhere", archive={"enabled": False})
+    listed = {"features": {"provided": ["desk_edge", "never_sent", "funding_rate"]}}
+    settings = settings_for(place, "unix:///nowhere", archive={"enabled": False}, ml=listed)
     with open_store(settings) as store:
         handler = app._batch_handler(settings, store, None)
         batch: list[Entry] = []

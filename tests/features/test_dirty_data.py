@@ -252,7 +252,7 @@ def test_a_signals_numbers_lie_where_those_of_an_event_do() -> None:
         number = next(one for one in properties[name]["anyOf"] if one["type"] == "number")
         assert (number["minimum"], number["maximum"]) == (low, high), name
     numeric = {name for name, one in properties.items() if {"type": "null"} in one.get("anyOf", ())}
-    assert numeric - set(NUMBER_RANGES) == {"conviction", "bars", "benchmark", "news"}
+    assert numeric - set(NUMBER_RANGES) == {"conviction", "bars", "benchmark", "news", "features"}
 
 
 CELLS = (math.nan, math.inf, -math.inf, 0.0, -1.0, 1e13, 1e-12, "x", "100", None, True, pd.NA, 10**400, 5 + 1j, [1.0])

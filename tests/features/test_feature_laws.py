@@ -21,6 +21,7 @@ from trading_system.ml_refinement.features.extractors import (
     MomentumFeatures,
     NewsFeatures,
     OHLCVExtractor,
+    ProvidedFeatures,
     SignalBatch,
     SignalMetadata,
     TrendFeatures,
@@ -36,6 +37,8 @@ EXTRACTORS = [
     VolatilityFeatures(33),
     MarketRegimeFeatures(7),
     NewsFeatures(3),
+    ProvidedFeatures(["desk_carry", "never", "desk_flow"], {"desk_flow": -3.0}),
+    ProvidedFeatures(["desk_flow"]),
 ]
 
 

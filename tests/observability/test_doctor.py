@@ -85,6 +85,40 @@ def test_no_process_starts_with_hyperparameters_that_no_training_could_use(
     assert "REFINERY_ML__TRAINING__HYPERPARAMETERS: ensemble cannot use max_iter='many'" in ended.stderr
 
 
+@pytest.mark.parametrize("role", ["worker", "trainer", "up"])
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        (
+            "PROVIDED",
+            '["edge", "rsi_14"]',
+            "REFINERY_ML__FEATURES__PROVIDED: there is a feature called 'rsi_14' already",
+        ),
+        (
+            "CUSTOM_FEATURES",
+            '["rsi_15"]',
+            "the features cannot be computed: no extractor or feature is called 'rsi_15'",
+        ),
+    ],
+)
+def test_no_process_starts_with_features_that_it_could_not_compute(
+    tmp_path: Path, valkey_url: str, role: str, name: str, value: str, line: str
+) -> None:
+    features = {"FEATURE_SET": "custom", "CUSTOM_FEATURES": '["rsi_14"]', name: value}
+    settings = {"REFINERY_STATE_DIR": str(tmp_path / "var"), "REFINERY_REDIS_URL": valkey_url}
+    settings |= {f"REFINERY_ML__FEATURES__{field}": told for field, told in features.items()}
+    ended = subprocess.run(
+        [sys.executable, "-m", "worker", role],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert line in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def bad(findings: list[Finding]) -> list[str]:
     return [finding.part for finding in findings if finding.verdict == "bad"]
 

@@ -62,7 +62,7 @@ def features(config: FeatureConfig) -> dict[str, float]:
     now = int(bars.timestamp[-1])
     news = [NewsItem(now - 3_600_000_000, 0.5), NewsItem(now - 40 * 3_600_000_000, -1.0)]
     return FeaturePipeline(config).extract_features(
-        "s", bars.to_frame(), {"technical_score": 5}, benchmark.to_frame(), news=news
+        "s", bars.to_frame(), {"technical_score": 5, "features": {"edge": 2.0}}, benchmark.to_frame(), news=news
     )
 
 
@@ -220,6 +220,20 @@ def scaling_method(desk: LearningInstallation) -> None:
     assert len({opinion(replace(training(**GRADIENT), features=one)) for one in methods}) == 1
 
 
+def provided(desk: LearningInstallation) -> None:
+    listed = FeatureConfig(provided=["edge", "rest"])
+    assert moved(FeatureConfig(), listed) == {"edge", "rest"}
+    assert (features(listed)["edge"], features(listed)["rest"]) == (2.0, 0.0)
+    custom = FeatureConfig(feature_set=FeatureSet.CUSTOM, custom_features=["rsi_14"])
+    assert moved(custom, replace(custom, provided=["edge"])) == set()
+    assert moved(custom, replace(custom, provided=["edge"], custom_features=["rsi_14", "edge"])) == {"edge"}
+
+
+def provided_neutral(desk: LearningInstallation) -> None:
+    listed = FeatureConfig(provided=["edge", "rest"])
+    assert moved(listed, replace(listed, provided_neutral={"edge": 5.0, "rest": 1.0})) == {"rest"}
+
+
 def train_window_days(desk: LearningInstallation) -> None:
     assert max(folds(training(train_window_days=90))) < max(folds(training()))
     assert training(train_window_days=90).training.expiry_days == 45
@@ -332,6 +346,8 @@ SHOWN: dict[str, Callable[[LearningInstallation], None]] = {
     "features.include_news_features": include_news_features,
     "features.scale_features": scale_features,
     "features.scaling_method": scaling_method,
+    "features.provided": provided,
+    "features.provided_neutral": provided_neutral,
     "training.train_window_days": train_window_days,
     "training.validation_window_days": validation_window_days,
     "training.step_size_days": step_size_days,
@@ -389,6 +405,12 @@ def test_a_setting_that_does_nothing_beside_the_others_is_named() -> None:
         "training.early_stopping",
         "training.early_stopping_rounds",
     }
+    pair = {"features.provided", "features.provided_neutral"}
+    custom = FeatureConfig(feature_set=FeatureSet.CUSTOM, custom_features=["rsi_14"], provided=["edge"])
+    assert pair <= set(idle(MLConfig(features=custom), every))
+    for named in ("provided_features", "edge"):
+        chosen = replace(custom, custom_features=["rsi_14", named])
+        assert not pair.intersection(idle(MLConfig(features=chosen), every))
     boosted = MLConfig(features=EXTENDED, training=TrainingConfig(**GRADIENT))
     assert set(idle(boosted, every)) == {
         "features.custom_features",

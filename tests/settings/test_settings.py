@@ -69,6 +69,18 @@ def test_without_anything_set_the_defaults_are_the_contracts(tmp_path: Path, mon
             "custom",
             "REFINERY_ML: must name features in REFINERY_ML__",
         ),
+        ("REFINERY_ML__FEATURES__PROVIDED", "funding", "REFINERY_ML__FEATURES__PROVIDED='funding': must be JSON"),
+        ("REFINERY_ML__FEATURES__PROVIDED", '["a", "B"]', "REFINERY_ML__FEATURES__PROVIDED='B': must match pattern"),
+        (
+            "REFINERY_ML__FEATURES__PROVIDED",
+            '["a", "b", "a"]',
+            "REFINERY_ML__FEATURES__PROVIDED=\"['a', 'b', 'a']\": must name each feature once, and names a twice",
+        ),
+        (
+            "REFINERY_ML__FEATURES__PROVIDED_NEUTRAL",
+            '{"a": 1}',
+            "REFINERY_ML__FEATURES: must list in `provided` what `provided_neutral` names: a",
+        ),
         ("REFINERY_BENCHMARK_SYMBOLS", "SPX", "REFINERY_BENCHMARK_SYMBOLS='SPX': must be JSON"),
         ("REFINERY_MARKET_DATA_DIR", "/nowhere", "REFINERY_MARKET_DATA_DIR='/nowhere': must be an existing directory"),
         ("REFINERY_STREAMS__TRADES_CLOSED", "signals.created", "REFINERY_STREAMS: must name three different streams"),
@@ -173,16 +185,20 @@ def test_the_environment_wins_over_the_file_and_arguments_over_both(
         "batch_size = 10\nblock_ms = 20\nmax_deliveries = 3\n"
         "[benchmark_symbols]\nequity = 'SPX'\n"
         "[ml.training]\nmin_training_samples = 40\nmax_features = 7\n"
+        "[ml.features]\nprovided = ['funding', 'edge']\n"
     )
     monkeypatch.setenv("REFINERY_CONFIG", str(file))
     monkeypatch.setenv("REFINERY_BLOCK_MS", "30")
     monkeypatch.setenv("REFINERY_MAX_DELIVERIES", "4")
     monkeypatch.setenv("REFINERY_ML__TRAINING__MAX_FEATURES", "8")
+    monkeypatch.setenv("REFINERY_ML__FEATURES__PROVIDED_NEUTRAL", '{"edge": 0.5}')
     settings = load_settings(max_deliveries=5)
     assert (settings.batch_size, settings.block_ms, settings.max_deliveries) == (10, 30, 5)
     assert settings.benchmark_symbols == {"equity": "SPX"}
     training = settings.to_ml_config().training
     assert (training.min_training_samples, training.max_features) == (40, 8)
+    features = settings.to_ml_config().features
+    assert (features.provided, features.provided_neutral) == (["funding", "edge"], {"edge": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def full_signal(**changes: Any) -> dict[str, Any]:
             "bars": bars(),
             "benchmark": bars(seed=8),
             "news": [news, {"published_at": "2024-05-30T19:00:00Z", "sentiment": -1}],
+            "features": {"funding_rate": -0.0125, "desk_edge": 3, "c2": 1e-7},
             "schema_version": 1,
             **changes,
         }

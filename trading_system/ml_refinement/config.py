@@ -10,12 +10,24 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as validated
+
+from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, PROVIDED_NAME
+
+
+def _each_once(names: list[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"must name each feature once, and names {', '.join(twice)} twice")
+    return names
+
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Window = Annotated[int, Field(ge=2)]
+ProvidedName = Annotated[str, Field(pattern=PROVIDED_NAME)]
+ProvidedNumber = Annotated[float, Field(ge=-PROVIDED_MAX, le=PROVIDED_MAX, allow_inf_nan=False)]
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -67,6 +79,19 @@ class FeatureConfig:
     # Scaling is fitted on training rows and stored with the model; the store keeps unscaled values.
     scaling_method: Literal["standard", "minmax", "robust"] = "standard"
     """How features are scaled; recipe `ensemble` only."""
+    provided: Annotated[list[ProvidedName], Field(max_length=MOST_PROVIDED), AfterValidator(_each_once)] = field(
+        default_factory=list
+    )
+    """Names in the events' `features` that become features, in this order, at most 64. JSON list."""
+    provided_neutral: dict[str, ProvidedNumber] = field(default_factory=dict)
+    """What stands for a provided feature that an event does not bring, by name; 0 for the others. JSON object."""
+
+    @model_validator(mode="after")
+    def _neutral_of_provided(self) -> FeatureConfig:
+        unknown = sorted(set(self.provided_neutral).difference(self.provided))
+        if unknown:
+            raise ValueError(f"must list in `provided` what `provided_neutral` names: {', '.join(unknown)}")
+        return self
 
 
 @validated(config=_STRICT)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from trading_system.ml_refinement.config import FeatureSet, MLConfig
+from trading_system.ml_refinement.provided_limits import PROVIDED_FEATURES
 
 
 def _always(config: MLConfig) -> bool:
@@ -38,6 +39,16 @@ def _has(*sets: FeatureSet) -> Callable[[MLConfig], bool]:
 
 
 _EXTENDED = _has(FeatureSet.EXTENDED, FeatureSet.CUSTOM)
+
+
+def _provided(config: MLConfig) -> bool:
+    told = config.features
+    if told.feature_set != FeatureSet.CUSTOM:
+        return True
+    return not set(told.custom_features).isdisjoint([PROVIDED_FEATURES, *told.provided])
+
+
+_PROVIDED = f"every set; `custom` where it names `{PROVIDED_FEATURES}` or one of the names"
 _ENABLED = "while `enabled`"
 _BOOSTING = "recipe `gradient_boosting` (`ensemble` never stops early)"
 _SETS = "sets `extended` and `custom`, where they have such features"
@@ -89,6 +100,8 @@ EFFECTS: Mapping[str, Effect] = {
         "recipe `ensemble`, while `scale_features`",
         lambda config: _scaled(config) and config.features.scale_features,
     ),
+    "features.provided": Effect("which values of the events' `features` are features", _PROVIDED, _provided),
+    "features.provided_neutral": Effect("what stands for a provided value that is missing", _PROVIDED, _provided),
     "training.train_window_days": Effect(
         "how far back a fit and the pool of validation reach; a model expires at half of it", _ENABLED, _learning
     ),

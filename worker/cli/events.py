@@ -26,11 +26,12 @@ def publish(
     Raises:
         typer.Exit: a line was refused, with code 1.
     """
-    from worker.streams.jsonl import publish_lines  # publishing alone needs it
+    from worker.events.strict_json import parse_line  # loads numpy; publishing alone needs these two
+    from worker.streams.jsonl import publish_lines
 
     settings = settings_and_log()
     with server(settings) as client, output.progress("publishing", unit="lines") as progress:
-        result = publish_lines(client, file, streams=stream_of_kind(settings), progress=progress)
+        result = publish_lines(client, file, streams=stream_of_kind(settings), parse=parse_line, progress=progress)
     for refused in result.refused[:20]:
         output.note(f"line {refused.number}: {refused.why}")
     if json:

@@ -18,7 +18,8 @@ from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase
 from worker.console.pages import console_queries, letter_filter, letter_or_404, model_or_404, model_type
 from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters
-from worker.errors import RefineryError
+from worker.errors import DecodeError, RefineryError
+from worker.events.strict_json import parse_line
 from worker.installation import open_store, release
 
 blueprint = Blueprint("actions", __name__)
@@ -108,8 +109,8 @@ def edit(number: int) -> ResponseReturnValue:
     row = letter_or_404(number)
     text = request.form.get("payload", "")
     try:
-        edited = orjson.dumps(orjson.loads(text))
-    except orjson.JSONDecodeError as error:
+        edited = orjson.dumps(parse_line(text.encode("utf-8", "surrogatepass")))
+    except DecodeError as error:
         return render_template("edit.html", row=row, text=text, wrong=f"That is not JSON: {error}"), 400
     with _store() as store:
         letters = DeadLetters(store, version=release())

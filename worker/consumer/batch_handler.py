@@ -85,6 +85,7 @@ class BatchHandler:
         self._kinds = dict(kinds)
         self._stream_of = {kind: stream for stream, kind in kinds.items()}
         self._limits = limits
+        self._provided = frozenset(pipeline.config.provided)
         self._clock = clock
         self._deduplication = Deduplication(store, kinds)
 
@@ -137,7 +138,7 @@ class BatchHandler:
             )
 
     def _decoded(self, entries: Sequence[Entry], now: datetime) -> Intake:
-        return decode_batch(entries, self._kinds, now=now, limits=self._limits)
+        return decode_batch(entries, self._kinds, now=now, limits=self._limits, provided=self._provided)
 
     def _compute(self, intake: Intake, now: datetime) -> _Computed:
         """Features and scores of the signals that are new as far as one can see without the lock."""
@@ -198,6 +199,7 @@ class BatchHandler:
             signals=len(new),
             labelled=len(stored.labelled),
             unknown_fields=intake.unknown_fields,
+            missing_features=intake.missing_features,
         )
         if repeats := {name: found for name, found in intake.signals.items() if name not in new or len(found) > 1}:
             result += self._apply_repeats(repeats, new, intake)

@@ -18,6 +18,8 @@ class BatchResult:
     dead_lettered: int = 0
     #: Fields of events that are none of ours, passed over.
     unknown_fields: int = 0
+    #: Provided values that signals did not bring.
+    missing_features: int = 0
 
     def __add__(self, other: BatchResult) -> BatchResult:
         return BatchResult(
@@ -29,4 +31,5 @@ class BatchResult:
             self.redelivered + other.redelivered,
             self.dead_lettered + other.dead_lettered,
             self.unknown_fields + other.unknown_fields,
+            self.missing_features + other.missing_features,
         )

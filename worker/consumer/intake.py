@@ -20,9 +20,18 @@ class Intake:
     outcomes: list[tuple[Entry, TradeClosed]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     unknown_fields: int = 0
+    #: Values that were to be provided and are not there.
+    missing_features: int = 0
 
 
-def decode_batch(entries: Sequence[Entry], kinds: Mapping[str, EventKind], *, now: datetime, limits: Limits) -> Intake:
+def decode_batch(
+    entries: Sequence[Entry],
+    kinds: Mapping[str, EventKind],
+    *,
+    now: datetime,
+    limits: Limits,
+    provided: frozenset[str] = frozenset(),
+) -> Intake:
     """Decode each entry by itself; one that is no event is rejected and the others go on.
 
     Args:
@@ -30,6 +39,7 @@ def decode_batch(entries: Sequence[Entry], kinds: Mapping[str, EventKind], *, no
         kinds: event type by stream name.
         now: the worker's clock.
         limits: what the door lets in.
+        provided: the names in `features` that are ours; others are fields that nobody knows.
     """
     intake = Intake()
     for entry in entries:
@@ -40,6 +50,10 @@ def decode_batch(entries: Sequence[Entry], kinds: Mapping[str, EventKind], *, no
             continue
         intake.unknown_fields += unknown_fields
         if isinstance(event, SignalCreated):
+            if event.features or provided:
+                ours = len(provided.intersection(event.features))
+                intake.unknown_fields += len(event.features) - ours
+                intake.missing_features += len(provided) - ours
             intake.signals.setdefault(event.signal_id, []).append((entry, event))
         else:
             intake.outcomes.append((entry, event))

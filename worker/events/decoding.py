@@ -26,6 +26,7 @@ from worker.events.models import (
     TradeClosedJson,
     json_schema,
 )
+from worker.events.provided_values import provided_from_json
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
 from worker.events.timestamps import BadTimestamp, instant_us
 
@@ -64,6 +65,8 @@ _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 class SignalCreated(NamedTuple):
     """A signal. `metadata.conviction` is upper case; `bars` and `benchmark` hold nothing later than `timestamp_us`.
 
+    `features` has what the desk provided, by name, whether or not anything is made of it.
+
     `digest` is a hash of the content: the same for every way to write it down, another for any other content.
     """
 
@@ -77,6 +80,7 @@ class SignalCreated(NamedTuple):
     bars: Bars | None
     benchmark: Bars | None
     news: tuple[NewsItem, ...]
+    features: dict[str, float]
     digest: bytes
 
 
@@ -139,8 +143,9 @@ def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     bars = _bars(raw, "bars", timestamp_us, limits, tally)
     benchmark = _bars(raw, "benchmark", timestamp_us, limits, tally)
     news = _news(raw, fields, tally)
-    refuse_double_keys(data, tally.strings)
-    return Decoded(_signal(fields, timestamp_us, bars, benchmark, news), tally.unknown_fields)
+    features = provided_from_json(fields.features)
+    refuse_double_keys(data, tally.strings + len(features))
+    return Decoded(_signal(fields, timestamp_us, bars, benchmark, news, features), tally.unknown_fields)
 
 
 def _decode_outcome(data: bytes, limits: Limits) -> Decoded:
@@ -235,6 +240,7 @@ def _signal(
     bars: Bars | None,
     benchmark: Bars | None,
     news: tuple[NewsItem, ...],
+    features: dict[str, float],
 ) -> SignalCreated:
     conviction, asset_class, signal_type, direction = (
         fields.conviction and fields.conviction.upper(),
@@ -256,7 +262,7 @@ def _signal(
         direction,
     )
     signal_id, symbol = fields.signal_id, fields.symbol
-    digest = _digest((signal_id, timestamp_us, symbol, *metadata, _printed(fields, news)), bars, benchmark)
+    digest = _digest((signal_id, timestamp_us, symbol, *metadata, _printed(fields, news)), bars, benchmark, features)
     return SignalCreated(
         signal_id,
         timestamp_us,
@@ -268,6 +274,7 @@ def _signal(
         bars,
         benchmark,
         news,
+        features,
         digest,
     )
 
@@ -280,9 +287,11 @@ def _printed(fields: SignalCreatedJson, news: tuple[NewsItem, ...]) -> list[tupl
     return [(n.published_us, n.sentiment, n.relevance, json.source, json.headline) for n, json in reports]
 
 
-def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | None) -> bytes:
+def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | None, features: dict[str, float]) -> bytes:
     """Hash of what an event says. A field that is added to the contract later enters only where it is given."""
     digest = blake2b(orjson.dumps(values), digest_size=16, person=_DIGEST_ID)
+    if features:
+        digest.update(b"features %b" % orjson.dumps(features, option=orjson.OPT_SORT_KEYS))
     if bars is not None:
         _add_bars(digest, b"bars", bars)
     if benchmark is not None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
 from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
+from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, PROVIDED_NAME
 
 MAX_BARS = 5_000
 SCHEMA_VERSION = 1
@@ -38,6 +39,16 @@ def _bars_schema(what: str) -> dict[str, Any]:
     return {"anyOf": [columns, {"type": "null"}], "description": what}
 
 
+_NUMBERS = {
+    "type": "object",
+    "maxProperties": MOST_PROVIDED,
+    "propertyNames": {"pattern": PROVIDED_NAME},
+    "additionalProperties": {"type": "number", "minimum": -PROVIDED_MAX, "maximum": PROVIDED_MAX},
+}
+_PROVIDED_SCHEMA = {
+    "anyOf": [_NUMBERS, {"type": "null"}],
+    "description": "What only the desk knows. Those that REFINERY_ML__FEATURES__PROVIDED lists become features.",
+}
 _LENGTHS = "columns of equal length, oldest bar first; in each bar low <= open, close <= high"
 
 Identity = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
@@ -103,6 +114,7 @@ class SignalCreatedJson(_Contract):
     bars: Annotated[Any, WithJsonSchema(_bars_schema(f"Bars of the symbol: {_LENGTHS}. Absent: looked up."))] = None
     benchmark: Annotated[Any, WithJsonSchema(_bars_schema(f"Bars of a benchmark: {_LENGTHS}."))] = None
     news: Annotated[list[NewsJson], Field(fail_fast=True)] | None = None
+    features: Annotated[Any, WithJsonSchema(_PROVIDED_SCHEMA)] = None
     schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
 
 

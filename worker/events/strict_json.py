@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any, NoReturn
 
 import numpy as np
@@ -51,6 +52,17 @@ def refuse_double_keys(data: bytes, strings: int) -> None:
         quotes -= data.count(b'\\"')
     if quotes != 2 * strings:
         _refuse_double_keys_exactly(data)
+
+
+def parse_line(data: bytes) -> dict[str, Any]:
+    """The JSON object in a line of a file, whatever its size, in which no key is doubled.
+
+    Raises:
+        DecodeError: as `parse_object` and `refuse_double_keys`.
+    """
+    value = parse_object(data, max_bytes=sys.maxsize)
+    refuse_double_keys(data, count_strings(value))
+    return value
 
 
 def count_strings(value: Any) -> int:

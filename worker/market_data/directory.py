@@ -17,6 +17,8 @@ from worker.errors import EventRejected, Reason, TransientError
 from worker.events.decoding import SignalCreated
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
 
+_NO_BARS = Bars.empty()
+
 
 class NoMarketData(EventRejected):
     """A signal's bars are not to be had: no_market_data, or bad_market_data. The detail says which symbol and times."""
@@ -29,6 +31,7 @@ class MarketBook:
     found: Mapping[str, Bars | NoMarketData]
     benchmark_symbols: Mapping[str, str]
     max_bar_age_days: float
+    wanted: bool = True
 
     def request(self, signal: SignalCreated) -> FeatureRequest:
         """What a signal's features are computed from: what it brought, and what the source has for the rest.
@@ -38,9 +41,17 @@ class MarketBook:
         """
         bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
         if bars is None:
-            bars = self._bars(signal.symbol, signal.timestamp_us)
+            bars = self._bars(signal.symbol, signal.timestamp_us) if self.wanted else _NO_BARS
         benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
-        return FeatureRequest(signal.signal_id, signal.timestamp_us, signal.metadata, bars, benchmark, signal.news)
+        return FeatureRequest(
+            signal.signal_id,
+            signal.timestamp_us,
+            signal.metadata,
+            bars,
+            benchmark,
+            signal.news,
+            provided=signal.features,
+        )
 
     def benchmark(self, asset_class: str) -> Bars | None:
         """All bars of the asset class's benchmark; None where none is set or its file is missing.
@@ -77,14 +88,21 @@ class DirectorySource:
         directory: where the files are; None: there is no source, and no symbol has bars.
         benchmark_symbols: symbol of the benchmark by asset class.
         max_bar_age_days: bars older than this before a signal are a stale file, and as good as none.
+        wanted: whether any feature is made from bars; where none is, nothing is looked up and nothing is lacking.
     """
 
     def __init__(
-        self, directory: Path | None, *, benchmark_symbols: Mapping[str, str], max_bar_age_days: float = 7.0
+        self,
+        directory: Path | None,
+        *,
+        benchmark_symbols: Mapping[str, str],
+        max_bar_age_days: float = 7.0,
+        wanted: bool = True,
     ) -> None:
         self._directory = directory
         self._benchmark_symbols = dict(benchmark_symbols)
         self._max_bar_age_days = max_bar_age_days
+        self._wanted = wanted
         self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
         self._missed: set[str] = set()  # benchmarks whose absence was said
 
@@ -94,6 +112,8 @@ class DirectorySource:
         Raises:
             TransientError: the directory itself is gone.
         """
+        if not self._wanted:
+            return MarketBook({}, {}, self._max_bar_age_days, wanted=False)
         symbols = {signal.symbol for signal in signals if signal.bars is None}
         asset_classes = {signal.asset_class for signal in signals if signal.benchmark is None}
         benchmarks = {self._benchmark_symbols[kind] for kind in asset_classes if kind in self._benchmark_symbols}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +13,13 @@ from typing import Literal
 import redis
 
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
-from worker.errors import RefineryError
-from worker.installation import check_recipe, idle_settings, open_store
+from worker.errors import DecodeError, RefineryError
+from worker.events.decoding import SignalCreated, decode_kept
+from worker.installation import check_features, check_recipe, feature_pipeline, idle_settings, open_archive, open_store
 from worker.market_data.files import BadFileError, file_stem, read_bars
 from worker.observability.status import read_status, training_waits_for
 from worker.redis_server.binary import find_server
@@ -37,6 +37,8 @@ _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a 
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
+#: Among so many of the newest events, those that are signals are looked at for what was provided.
+_EVENTS = 1_000
 #: So many of the newest trainings are looked at.
 _TRAININGS = 20
 
@@ -56,6 +58,7 @@ def examine(settings: Settings) -> list[Finding]:
     findings = [Finding("settings", "ok", f"state in {settings.state_dir}, Redis {settings.masked_redis_url}")]
     checks: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]] = (
         ("settings", _learning),
+        ("features", _provided),
         ("redis", _redis),
         ("disk", _disk),
         ("store", _store),
@@ -77,8 +80,48 @@ def _learning(settings: Settings) -> Iterator[Finding]:
         check_recipe(settings)
     except RefineryError as error:
         yield Finding("settings", "bad", str(error), "worker and trainer do not start: correct it")
+    try:
+        check_features(settings)
+    except RefineryError as error:
+        yield Finding("settings", "bad", str(error), "worker and trainer do not start: correct it")
     for line in idle_settings(settings):
         yield Finding("settings", "warn", line, "unset it, or choose what it acts for")
+
+
+def _provided(settings: Settings) -> Iterator[Finding]:
+    """Which names that are listed never come with a signal, and which come and are not listed."""
+    listed = settings.ml.features.provided
+    if not listed:
+        return
+    signals = _newest_signals(settings)
+    if not signals:
+        yield Finding("features", "ok", f"{len(listed)} provided are listed; no signal is in the archive yet")
+        return
+    come = {name for signal in signals for name in signal.features}
+    never = [name for name in listed if name not in come]
+    others = sorted(come.difference(listed))
+    looked = f"of the {len(signals):,} newest signals"
+    advice = "compare REFINERY_ML__FEATURES__PROVIDED with what the producer sends"
+    if never:
+        says = f"none {looked} brings {', '.join(never)}: a neutral value stands for it"
+        yield Finding("features", "warn", says, advice)
+    if others:
+        says = f"{looked} some bring {', '.join(others)}, which is not listed"
+        yield Finding("features", "warn" if never else "ok", says, advice)
+    if not never:
+        yield Finding("features", "ok", f"{looked} each of the {len(listed)} listed names came with some")
+
+
+def _newest_signals(settings: Settings) -> list[SignalCreated]:
+    if not settings.archive_path.exists():
+        return []
+    with closing(open_archive(settings, read_only=True)) as archive:
+        kept = archive.newest(settings.streams.signals_created, among=_EVENTS)
+    signals = []
+    for data in kept:
+        with suppress(DecodeError):  # it went to the dead letters
+            signals.append(decode_kept(data))
+    return signals
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -176,7 +219,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
         except (OSError, ModelFileRefused) as error:
             yield Finding("models", "bad", f"{row.model_id}: {error}", "refinery models rollback, or restore its file")
             return
-    version = FeaturePipeline(settings.to_ml_config().features).feature_version
+    version = feature_pipeline(settings).feature_version
     if row.feature_version not in (None, version):
         says = f"{row.model_id} was fitted on {row.feature_version}, and the settings make {version}"
         yield Finding("models", "bad", says, "put the REFINERY_ML__FEATURES__* settings back, or refinery retrain")

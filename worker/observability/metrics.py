@@ -52,6 +52,10 @@ class LoopMetrics:
         self.events = counter("refinery_events_total", "BatchResult events by what became of them.", "outcome")
         self.labels = counter("refinery_labels_total", "Signals that got their label.")
         self.unknown_fields = counter("refinery_unknown_fields_total", "Fields of events that are none of ours.")
+        self.missing_features = counter(
+            "refinery_missing_features_total",
+            "Provided values that signals did not bring; neutral ones stand for them.",
+        )
         self.failures = counter("refinery_handler_failures_total", "Batches or events whose handling failed.", "kind")
         self.batch_s = histogram("refinery_batch_seconds", "Decoding to commit, for a batch.", _BATCH_SECONDS)
         self.batch_events = histogram("refinery_batch_events", "Entries in a batch.", _BATCH_EVENTS)
@@ -81,6 +85,7 @@ class LoopMetrics:
             self.events.labels(outcome).inc(number)
         self.labels.inc(result.labelled)
         self.unknown_fields.inc(result.unknown_fields)
+        self.missing_features.inc(result.missing_features)
         self.batch_s.observe(seconds)
         self.batch_events.observe(len(entries))
         self.latency_s.observe_since([entry.added_ms for entry in entries], time.time() * 1000)

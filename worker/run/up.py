@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from loguru import logger
 
-from worker.installation import check_recipe
+from worker.installation import check_features, check_recipe
 from worker.redis_server.connection import server_url
 from worker.settings.schema import Settings
 from worker.supervision.children import Children
@@ -22,6 +22,7 @@ def run_workers(settings: Settings, processes: int) -> None:
         ConfigurationError: no training could be made with these settings.
     """
     check_recipe(settings)
+    check_features(settings)
     stop = stop_on_signals()
     with server_url(settings) as url:
         children = _children(settings, url)
@@ -63,6 +64,7 @@ def run_up(settings: Settings) -> None:
         ConfigurationError: no training could be made with these settings.
     """
     check_recipe(settings)
+    check_features(settings)
     stop = stop_on_signals()
     with server_url(settings) as url, running(_children(settings, url), *up_roles(settings)) as children:
         logger.info(

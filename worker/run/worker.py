@@ -13,7 +13,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.consumer.batch_result import BatchResult
 from worker.errors import StopRequested
-from worker.installation import check_recipe, idle_settings
+from worker.installation import check_features, check_recipe, idle_settings
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.retraining.queue import connect_queue
@@ -40,6 +40,7 @@ def run_worker(settings: Settings) -> None:
         StoreUnusable: the store is damaged.
     """
     check_recipe(settings)
+    check_features(settings)
     for line in idle_settings(settings):
         logger.warning(line)
     stop = stop_on_signals()

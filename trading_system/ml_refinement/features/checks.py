@@ -200,7 +200,7 @@ def _signals(bars: Bars, benchmark: Bars) -> list[FeatureRequest]:
         )
     )
     return [
-        FeatureRequest(f"at bar {at}", int(us), _metadata(at), bars, benchmark, news)
+        FeatureRequest(f"at bar {at}", int(us), _metadata(at), bars, benchmark, news, provided=_provided(at))
         for at, us in enumerate(bars.timestamp)
     ]
 
@@ -220,6 +220,11 @@ def _metadata(at: int) -> SignalMetadata:
         asset_class=("equity", "crypto")[at % 2],
         signal_type=kinds[at % 3],
     )
+
+
+def _provided(at: int) -> dict[str, float] | None:
+    told = (("desk_flow", at / 7 - 20), ("desk_carry", 1e-9 * at), ("another", 1.0))
+    return dict(told[: at % 4]) if at % 5 else None
 
 
 def _mixed() -> list[FeatureRequest]:

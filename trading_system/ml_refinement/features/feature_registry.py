@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from trading_system.ml_refinement.config import FeatureConfig
 from trading_system.ml_refinement.features.extractors.base_extractor import BaseFeatureExtractor
 from trading_system.ml_refinement.features.extractors.market_features import MarketRegimeFeatures
 from trading_system.ml_refinement.features.extractors.news_features import NewsFeatures
+from trading_system.ml_refinement.features.extractors.provided_features import ProvidedFeatures
 from trading_system.ml_refinement.features.extractors.signal_features import SignalMetadataFeatures
 from trading_system.ml_refinement.features.extractors.technical_features import (
     MomentumFeatures,
     TrendFeatures,
     VolatilityFeatures,
 )
+from trading_system.ml_refinement.provided_limits import PROVIDED_FEATURES
+
+#: What a frame of training rows has beside the features.
+_OTHER_COLUMNS = ("signal_id", "r_multiple", "timestamp", "label_time")
+
+
+class TakenNameError(ValueError):
+    """A provided feature is called as something else already is; the message says as what."""
 
 
 class UnknownFeatureError(KeyError):
@@ -61,6 +72,26 @@ class FeatureRegistry:
         if taken:
             raise ValueError(f"{extractor.name}: feature names already taken: {', '.join(taken)}")
         self._extractors[extractor.name] = extractor
+
+    def with_provided(self, config: FeatureConfig) -> Self:
+        """This registry, or where the configuration lists provided features, a copy that has them as its last family.
+
+        Raises:
+            TakenNameError: a listed name is that of a feature, of a family, or of a column beside them.
+        """
+        if not config.provided:
+            return self
+        others = [one.configured(config) for one in self.get_all() if one.name != PROVIDED_FEATURES]
+        taken = {name: "feature" for one in others for name in one.feature_names}
+        taken |= dict.fromkeys((PROVIDED_FEATURES, *(one.name for one in others)), "family of features")
+        taken |= dict.fromkeys(_OTHER_COLUMNS, "column")
+        for name in config.provided:
+            if name in taken:
+                raise TakenNameError(f"there is a {taken[name]} called {name!r} already; choose another name")
+        other = copy.copy(self)
+        other._extractors = {one.name: self._extractors[one.name] for one in others}
+        other._extractors[PROVIDED_FEATURES] = ProvidedFeatures.of(config)
+        return other
 
     def get(self, name: str) -> BaseFeatureExtractor:
         """The extractor of this name.

@@ -23,9 +23,11 @@ from trading_system.ml_refinement.features.extractors.base_extractor import (
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, SignalBatch
 from trading_system.ml_refinement.features.extractors.inputs import request_from
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
+from trading_system.ml_refinement.features.extractors.provided_features import ProvidedFeatures
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.features.feature_registry import FeatureRegistry, UnknownFeatureError
 from trading_system.ml_refinement.features.scaling import FeatureScaler
+from trading_system.ml_refinement.provided_limits import PROVIDED_FEATURES
 from trading_system.ml_refinement.storage.times import Clock, utc_now, utc_text
 from trading_system.ml_refinement.typing import BoolArray, FloatArray
 
@@ -41,7 +43,7 @@ _SETS = {
 #: Arrays of more rows than this fall out of the processor's cache between two operations.
 _ROWS_AT_ONCE = 64
 _COLUMNS = frozenset({*PRICES, "volume"})
-_NOT_SHAPING = ("scale_features", "scaling_method")
+_NOT_SHAPING = ("scale_features", "scaling_method", "provided", "provided_neutral")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class FeatureBatch:
     `values` has shape (n_signals, n_features), all finite, columns as `FeaturePipeline.names`. Where `complete` is
     False an extractor failed, or something is wrong with what the signal was made from (`FeatureRequest.flaws`), and
     features are neutral: fit to be scored, not to be trained on. `failures` says, by extractor, on how many signals it
-    failed, and how on the first; and the same by input ("bars", "benchmark", "metadata", "news").
+    failed, and how on the first; and the same by input ("bars", "benchmark", "metadata", "news", "features").
     """
 
     values: FloatArray
@@ -85,6 +87,7 @@ class FeaturePipeline:
         names: the features in the order of the columns.
         feature_version: changes when an extractor's version, or the configuration that shapes features, does.
         lookback_bars: bars back that any feature looks; those that look at all bars given are not counted.
+        reads_bars: whether any feature is made from bars, of the symbol or of its benchmark.
     """
 
     def __init__(
@@ -94,16 +97,18 @@ class FeaturePipeline:
 
         Raises:
             UnknownFeatureError: `custom_features` names what is not there; lists near names.
+            TakenNameError: `provided` names a feature or a family that there is already.
             ValueError: a window is no window, or nothing is chosen.
         """
         self.config = config or FeatureConfig()
-        self.registry = registry or FeatureRegistry()
+        self.registry = (registry or FeatureRegistry()).with_provided(self.config)
         self._clock = clock
         self._extractors = [extractor.configured(self.config) for extractor in self._get_extractors_for_set()]
         self._parts = [_part(extractor, self.config) for extractor in self._extractors]
         self.names: tuple[str, ...] = tuple(d.name for part in self._parts for d in part.definitions)
         self.feature_version = _version(self.config, self._parts)
         self._inputs = {_kind(name) for part in self._parts for one in part.definitions for name in part.inputs(one)}
+        self.reads_bars = not self._inputs.isdisjoint(("bars", "benchmark"))
         self.lookback_bars = max(self._widths.values(), default=0)
         # A definition has one lookback for all its columns; what is truly read of each, the first batch shows.
         self._expected = self._widths
@@ -117,7 +122,8 @@ class FeaturePipeline:
         """
         config, registry = self.config, self.registry
         if config.feature_set in _SETS:
-            return [registry.get(name) for name in _SETS[config.feature_set]]
+            names = _SETS[config.feature_set]
+            return [registry.get(name) for name in (*names, *([PROVIDED_FEATURES] if config.provided else []))]
         if config.feature_set == FeatureSet.EXTENDED:
             return [one for one in registry.get_all() if config.include_news_features or one.category != "news"]
         return _custom(config, registry)
@@ -245,6 +251,8 @@ def _custom(config: FeatureConfig, registry: FeatureRegistry) -> list[BaseFeatur
     shaped = [extractor.configured(config) for extractor in registry.get_all()]
     known = [name for extractor in shaped for name in (extractor.name, *extractor.feature_names)]
     for name in config.custom_features:
+        if name == PROVIDED_FEATURES and name not in known:
+            raise ValueError(f"custom_features: {name} is asked for, and provided lists none")
         if name not in known:
             raise UnknownFeatureError(name, known)
     chosen = [one for one in shaped if not {one.name, *one.feature_names}.isdisjoint(config.custom_features)]
@@ -268,6 +276,8 @@ def _part(extractor: BaseFeatureExtractor, config: FeatureConfig) -> _Part:
 
 def _version(config: FeatureConfig, parts: list[_Part]) -> str:
     shape = {name: value for name, value in asdict(config).items() if name not in _NOT_SHAPING}
+    if config.provided:  # so that versions of before there were any stay as they are
+        shape["provided"] = ProvidedFeatures.of(config).shape
     extractors = [[*_identity(part.extractor), [d.name for d in part.definitions]] for part in parts]
     digest = sha256(json.dumps([shape, extractors], sort_keys=True).encode()).hexdigest()
     return f"{FeatureSet(config.feature_set).value}-{digest[:8]}"
@@ -309,7 +319,7 @@ def _kind(name: str) -> str:
     """Which of a request's inputs a feature that reads this depends on."""
     if name in _COLUMNS:
         return "bars"
-    return name if name in ("benchmark", "news") else "metadata"
+    return name if name in ("benchmark", "news", "features") else "metadata"
 
 
 def _told(errors: Mapping[int, str], requests: Sequence[FeatureRequest]) -> str:

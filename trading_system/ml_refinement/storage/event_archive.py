@@ -65,10 +65,19 @@ class EventArchive:
             StoreDamaged: they cannot be unpacked.
         """
         row = self._connection.one(GET, (stream, entry_id))
-        if row is None:
-            return None
+        return None if row is None else self._unpacked(stream, entry_id, *row)
+
+    def newest(self, stream: str, *, among: int) -> list[bytes]:
+        """The bytes of a stream's entries among the `among` that were kept last of any stream, the newest first.
+
+        Raises:
+            StoreDamaged: some cannot be unpacked.
+        """
+        return [self._unpacked(stream, *row) for row in self._connection.query(NEWEST, (among, stream))]
+
+    def _unpacked(self, stream: str, entry_id: str, payload: bytes, packed: int) -> bytes:
         try:
-            return zlib.decompress(row[0]) if row[1] else bytes(row[0])
+            return zlib.decompress(payload) if packed else bytes(payload)
         except zlib.error as error:
             raise StoreDamaged(f"{self.path}: {stream} {entry_id}: {error}") from error
 
@@ -99,6 +108,9 @@ class EventArchive:
 APPEND = """
     INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""
+NEWEST = """
+    SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?)
+    WHERE stream = ? ORDER BY id DESC"""
 GET = "SELECT payload, packed FROM events WHERE stream = ? AND entry_id = ?"
 STREAMS = """
     WITH RECURSIVE named(stream) AS (

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
         NewsFeatures as NewsFeatures,
         NewsItem as NewsItem,
     )
+    from trading_system.ml_refinement.features.extractors.provided_features import (
+        ProvidedFeatures as ProvidedFeatures,
+    )
     from trading_system.ml_refinement.features.extractors.signal_features import (
         SignalMetadata as SignalMetadata,
         SignalMetadataFeatures as SignalMetadataFeatures,
@@ -40,6 +43,7 @@ __getattr__, __dir__, __all__ = attach(
         "batch": ("BarsBatch", "FeatureRequest", "SignalBatch"),
         "market_features": ("MarketRegimeFeatures",),
         "news_features": ("NewsFeatures", "NewsItem"),
+        "provided_features": ("ProvidedFeatures",),
         "signal_features": ("SignalMetadata", "SignalMetadataFeatures"),
         "technical_features": ("MomentumFeatures", "TrendFeatures", "VolatilityFeatures"),
     },

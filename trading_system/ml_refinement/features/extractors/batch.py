@@ -34,8 +34,9 @@ class Given(NamedTuple):
 class Flaws:
     """What is wrong with what a request was made from.
 
-    `said` has words by input: "bars", "benchmark", "metadata", "news". `bars` and `benchmark` say by column how many
-    bars back the newest value lies that cannot be meant, 1 being the newest bar; in the bars it is NaN.
+    `said` has words by input: "bars", "benchmark", "metadata", "news", "features". `bars` and `benchmark` say
+    by column how many bars back the newest value lies that cannot be meant, 1 being the newest bar; in the bars it is
+    NaN.
     """
 
     said: Mapping[str, str]
@@ -54,7 +55,7 @@ class FeatureRequest(NamedTuple):
 
     `bars`, `benchmark` and `news` may hold what came after `timestamp_us`: the batch cuts it off. `given` is what
     these were made from, with what they have no place for: keys of the signal's, columns of the bars'. `flaws` is None
-    where nothing is wrong with it.
+    where nothing is wrong with it. `provided` is what the desk said in `features`, by name.
     """
 
     signal_id: str
@@ -65,12 +66,14 @@ class FeatureRequest(NamedTuple):
     news: tuple[NewsItem, ...] = ()
     given: Given | None = None
     flaws: Flaws | None = None
+    provided: Mapping[str, float] | None = None
 
     def signal(self) -> dict[str, Any]:
         """The signal as a dictionary of its own: all that was given, or else of its metadata what is not missing."""
         if self.given is not None:
             return dict(self.given.metadata)
-        return {name: value for name, value in self.metadata._asdict().items() if value is not None}
+        told: dict[str, Any] = {name: value for name, value in self.metadata._asdict().items() if value is not None}
+        return told | {"features": dict(self.provided)} if self.provided else told
 
 
 class BarsBatch:

@@ -21,6 +21,7 @@ from trading_system.ml_refinement.bars import Bars, BarsError, BrokenRule, frame
 from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, Flaws, Given
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import TEXT_FIELDS, SignalMetadata
+from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, is_provided_name
 from trading_system.ml_refinement.storage.times import us_from_text, utc_text
 from trading_system.ml_refinement.typing import FloatArray, TimeArray
 
@@ -103,14 +104,28 @@ def given_bars(frame: Any, *, enclosed: bool) -> GivenBars:
 
 def given_metadata(data: Any) -> _Stated:
     """The fields of `SignalMetadata` in a mapping or a row of a frame, None where one is missing or cannot be meant."""
-    if not isinstance(data, Mapping) and callable(to_dict := getattr(data, "to_dict", None)):
-        data = to_dict()
+    data = _mapping(data)
     if not isinstance(data, Mapping):
         return _Stated(SignalMetadata(), f"no mapping but {_shown(data)}")
     known = {name: data[name] for name in SignalMetadata._fields if data.get(name) is not None}
     wrong = {name: said for name, value in known.items() if (said := _wrong(name, value))}
     sound = {name: value for name, value in known.items() if name not in wrong}
     return _Stated(SignalMetadata.from_mapping(sound), "; ".join(f"{name} {said}" for name, said in wrong.items()))
+
+
+def given_provided(data: Any) -> tuple[dict[str, float], str]:
+    """The numbers in `features` of a mapping or a row of a frame that an event could bring, and what is wrong."""
+    data = _mapping(data)
+    told = data.get("features") if isinstance(data, Mapping) else None
+    if told is None or _is_missing(told):
+        return {}, ""
+    if not isinstance(told, Mapping):
+        return {}, f"no mapping but {_shown(told)}"
+    wrong = {name: said for name, value in told.items() if (said := _wrong_provided(name, value))}
+    if len(told) > MOST_PROVIDED:
+        return {}, f"{len(told)} numbers, at most {MOST_PROVIDED} are allowed"
+    sound = {name: float(value) for name, value in told.items() if name not in wrong}
+    return sound, "; ".join(f"{_shown(name)} {why}" for name, why in wrong.items())
 
 
 def given_news(news: Any, us: int) -> tuple[tuple[NewsItem, ...], str]:
@@ -158,11 +173,14 @@ def request_from(
     if as_of is not None and own.dated is not True:
         own, market = own.moved(us), market if market is None or market.dated else market.moved(us)
     stated, (items, wrong_news) = given_metadata(metadata), given_news(news, us)
+    provided, wrong_provided = given_provided(metadata)
     if as_of is None and own.dated is False and items:
         items, wrong_news = (), "the bars have no times, so that the signal's is not known; as_of says it"
-    request = _request(signal_id, us, stated, own.as_of(us), market.as_of(us) if market else None, items, wrong_news)
+    said = {"metadata": stated.said, "news": wrong_news, "features": wrong_provided}
+    request = _request(signal_id, us, stated.metadata, own.as_of(us), market.as_of(us) if market else None, said)
     usable = None if own.unusable else ohlcv, None if market is None or market.unusable else benchmark
-    return request._replace(given=Given(metadata if isinstance(metadata, Mapping) else {}, *usable))
+    given = Given(metadata if isinstance(metadata, Mapping) else {}, *usable)
+    return request._replace(news=items, given=given, provided=provided)
 
 
 def request_at(ohlcv: Any, current_idx: int, benchmark: Any = None) -> FeatureRequest:
@@ -179,13 +197,19 @@ def request_at(ohlcv: Any, current_idx: int, benchmark: Any = None) -> FeatureRe
         raise IndexError(f"bar {current_idx} of {len(own.bars)}")
     own = own.first(max(position + 1, 0))
     us = int(own.bars.timestamp[-1]) if len(own.bars) else 0
-    return _request("", us, _Stated(SignalMetadata(), ""), own, market.as_of(us) if market else None, (), "")
+    return _request("", us, SignalMetadata(), own, market.as_of(us) if market else None, {})
 
 
 def request_of_metadata(data: Any) -> FeatureRequest:
     """A request without bars."""
     stated = given_metadata(data)
     return FeatureRequest("", 0, stated.metadata, Bars.empty(), flaws=_flaws({"metadata": stated.said}))
+
+
+def request_of_provided(data: Any) -> FeatureRequest:
+    """A request of what is in `features` alone."""
+    provided, said = given_provided(data)
+    return FeatureRequest("", 0, SignalMetadata(), Bars.empty(), flaws=_flaws({"features": said}), provided=provided)
 
 
 def request_of_news(news: Any, us: int) -> FeatureRequest:
@@ -215,18 +239,16 @@ def _instant(as_of: datetime | None, own: GivenBars, market: GivenBars | None) -
 def _request(
     signal_id: str,
     us: int,
-    stated: _Stated,
+    metadata: SignalMetadata,
     own: GivenBars,
     market: GivenBars | None,
-    news: tuple[NewsItem, ...],
-    wrong_news: str,
+    said: Mapping[str, str],
 ) -> FeatureRequest:
-    said = {"bars": own.said, "benchmark": market.said if market else "", "metadata": stated.said, "news": wrong_news}
-    flaws = _flaws(said)
+    flaws = _flaws({"bars": own.said, "benchmark": market.said if market else "", **said})
     if flaws is not None:
         flaws = replace(flaws, bars=own.back, benchmark=market.back if market else {})
     bars, benchmark = own.bars, market.bars if market else None
-    return FeatureRequest(signal_id, us, stated.metadata, bars, benchmark, news, flaws=flaws)
+    return FeatureRequest(signal_id, us, metadata, bars, benchmark, flaws=flaws)
 
 
 def _flaws(said: Mapping[str, str]) -> Flaws | None:
@@ -278,6 +300,26 @@ def _wrong(name: str, value: Any) -> str:
     if not _is_number(value):
         return f"is {_shown(value)}, not a number"
     return "" if low <= value <= high else f"is {_shown(value)}, not from {low:g} to {high:g}"
+
+
+def _wrong_provided(name: Any, value: Any) -> str:
+    if not isinstance(name, str) or not is_provided_name(name):
+        return "is no name of a provided feature"
+    if not _is_number(value):
+        return f"is {_shown(value)}, not a number"
+    return "" if -PROVIDED_MAX <= value <= PROVIDED_MAX else f"is {_shown(value)}, which cannot be meant"
+
+
+def _mapping(data: Any) -> Any:
+    """A row of a frame as a dictionary, anything else as it is."""
+    if not isinstance(data, Mapping) and callable(to_dict := getattr(data, "to_dict", None)):
+        return to_dict()
+    return data
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether it is what frames put where nothing is."""
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_real(value: Any) -> bool:
