@@ -23,7 +23,7 @@ from worker.dead_letters import DeadLetters
 from worker.events.decoding import Limits
 from worker.installation import feature_pipeline, open_archive, open_store, release
 from worker.maintenance.rebuild import Rebuild
-from worker.market_data.directory import DirectorySource
+from worker.market_data.directory import market_data
 from worker.settings.schema import Settings
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.reader import GroupReader
@@ -101,7 +101,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         archive=archive,
         pipeline=pipeline,
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
-        market_data=_market_data(settings, pipeline),
+        market_data=market_data(settings, wanted=pipeline.reads_bars),
         dead_letters=DeadLetters(store, version=release()),
         kinds={
             settings.streams.signals_created: "signal.created",
@@ -130,19 +130,10 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
             store=store,
             archive=archive,
             pipeline=pipeline,
-            market_data=_market_data(settings, pipeline),
+            market_data=market_data(settings, wanted=pipeline.reads_bars),
             stream=settings.streams.signals_created,
             batch_size=settings.batch_size,
         )
-
-
-def _market_data(settings: Settings, pipeline: FeaturePipeline) -> DirectorySource:
-    return DirectorySource(
-        settings.market_data_dir,
-        benchmark_symbols=settings.benchmark_symbols,
-        max_bar_age_days=settings.market_max_bar_age_days,
-        wanted=pipeline.reads_bars,
-    )
 
 
 def _describe(store: FeatureDatabase, pipeline: FeaturePipeline) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from trading_system.ml_refinement.storage import Connection
-from trading_system.ml_refinement.storage.tables.attempts import Attempts
+from trading_system.ml_refinement.storage.tables.entries import Attempts
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from worker.consumer.batch_handler import BatchHandler

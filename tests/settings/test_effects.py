@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from pydantic.dataclasses import is_pydantic_dataclass
 
+from tests.support.labels import replaced_by_virtual
 from tests.support.learning_installation import NOW, LearningInstallation, dataset, learning_installation, narrow
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, MLConfig, TrainingConfig
 from trading_system.ml_refinement.config_effects import EFFECTS, idle
 from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+from trading_system.ml_refinement.labelling.rules import labelling_rule
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.scoring import Scorer, Scores
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -140,6 +142,32 @@ def retrain_frequency_days(desk: LearningInstallation) -> None:
 def min_new_samples_for_retrain(desk: LearningInstallation) -> None:
     assert reason(desk, min_new_samples_for_retrain=6) is None
     assert reason(desk, min_new_samples_for_retrain=5) is RetrainReason.NEW_LABELS
+
+
+def virtual_outcomes(desk: LearningInstallation) -> None:
+    """The last hundred outcomes never came; the bars said the same of them."""
+    samples = {}
+    for how in ("off", "fill"):
+        installation = learning_installation(
+            desk.directory / how, narrow(independent(300, np.random.default_rng(2)), 4)
+        )
+        replaced_by_virtual(installation.db, 100, MLConfig())
+        config = replace(training(step_size_days=63), virtual_outcomes=how)
+        figures = installation.train(config).figures
+        samples[how] = figures.get("virtual_samples"), figures["rows"]
+        installation.db.close()
+    assert samples["off"][0] is None
+    assert samples["fill"][0] == 100
+
+
+def virtual_hold_days(desk: LearningInstallation) -> None:
+    rules = [labelling_rule(desk.db, MLConfig(virtual_hold_days=days)).hold_us("breakout") for days in (None, 3, 4)]
+    assert rules == [10 * DAY_US, 3 * DAY_US, 4 * DAY_US]  # fewer than 30 trades say nothing
+
+
+def virtual_session_hours(desk: LearningInstallation) -> None:
+    rule = labelling_rule(desk.db, MLConfig(virtual_session_hours={"equity": 6.5}))
+    assert [rule.session_us(kind) for kind in ("equity", "crypto")] == [int(6.5 / 24 * DAY_US), 0]
 
 
 def quality_thresholds(desk: LearningInstallation) -> None:
@@ -333,6 +361,9 @@ SHOWN: dict[str, Callable[[LearningInstallation], None]] = {
     "feature_db_path": the_paths,
     "retrain_frequency_days": retrain_frequency_days,
     "min_new_samples_for_retrain": min_new_samples_for_retrain,
+    "virtual_outcomes": virtual_outcomes,
+    "virtual_hold_days": virtual_hold_days,
+    "virtual_session_hours": virtual_session_hours,
     "quality_threshold_high": quality_thresholds,
     "quality_threshold_low": quality_thresholds,
     "use_ml_scores": use_ml_scores,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.storage.conftest import SteppingClock
 from tests.support.rows import metadata, plain
 from tests.support.waiting import HANGS_AFTER_S
+from trading_system.ml_refinement import storage
 from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.copies import copy_database
 from trading_system.ml_refinement.storage.schema import migrate, steps, version
@@ -296,3 +298,9 @@ def kill_when_it_speaks(program: str, path: Path) -> None:
         said = process.stdout.readline()
         process.kill()
     assert said == b"inside\n"
+
+
+def test_every_step_has_a_number_of_its_own() -> None:
+    names = [file.name for file in files(storage).joinpath("migrations").iterdir() if file.name[0].isdigit()]
+    numbers = [int(name.split("_")[0]) for name in names]
+    assert sorted(numbers) == list(range(1, len(names) + 1)) == sorted(steps())

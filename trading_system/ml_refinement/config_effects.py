@@ -67,6 +67,11 @@ EFFECTS: Mapping[str, Effect] = {
     ),
     "retrain_frequency_days": Effect("after how long one new label makes a training due", _ENABLED, _learning),
     "min_new_samples_for_retrain": Effect("how many new labels make a training due", _ENABLED, _learning),
+    "virtual_outcomes": Effect(
+        "`fill`: what a training learns from; the gate judges by reported outcomes alone", _ENABLED, _learning
+    ),
+    "virtual_hold_days": Effect("when a virtual trade is ended that met neither stop nor target"),
+    "virtual_session_hours": Effect("which bar a virtual trade is entered in"),
     "quality_threshold_high": Effect("from which P(win) on the published band is `high`", _ENABLED, _learning),
     "quality_threshold_low": Effect("up to which P(win) the published band is `low`", _ENABLED, _learning),
     "use_ml_scores": Effect("off: the combined score is the signal's own, whatever model serves", _ENABLED, _learning),

@@ -11,7 +11,18 @@ from typing import Annotated
 import typer
 
 from trading_system.ml_refinement.storage import StoreError
-from worker.cli import dead_letters, events, features, learning, maintenance, models, output, processes, status
+from worker.cli import (
+    dead_letters,
+    events,
+    features,
+    labelling,
+    learning,
+    maintenance,
+    models,
+    output,
+    processes,
+    status,
+)
 from worker.cli.options import CONTEXT
 from worker.errors import RefineryError
 from worker.installation import release
@@ -25,6 +36,7 @@ _COMMANDS = (
     events.asyncapi,
     learning.evaluate,
     learning.explain,
+    labelling.label,
     learning.tune,
     processes.up,
     processes.worker,

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow, UnknownModel
-from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words
+from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words, virtual_in_words
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.errors import RefineryError
@@ -72,10 +72,14 @@ def show(model_id: str, json: Json = False) -> None:
         if row is None:
             raise _unknown(model_id)
         ledger = store.models.promotions(limit=1000, model_id=model_id)
+        run = store.runs.get(row.run_id) if row.run_id else None
+    virtual = virtual_in_words(run.metrics) if run is not None else ""
     if json:
         output.document(_model_fields(row) | {"promotions": [output.fields(e) for e in ledger]})
     else:
         _show_model(row, ledger)
+        if virtual:
+            output.line(virtual)
 
 
 @models.command("compare")

@@ -15,7 +15,7 @@ from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
-from trading_system.ml_refinement.training.verdicts import standing_in_words
+from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
 from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
 from worker.console.model_columns import model_columns
@@ -203,6 +203,7 @@ def model(model_id: str) -> ResponseReturnValue:
         if row.is_active
         else None,
         folds=_folds(run.metrics if run else {}),
+        virtual=virtual_in_words(run.metrics if run else {}),
         ledger=queries.store.models.promotions(PAGE_ROWS, model_id=model_id),
     )
 

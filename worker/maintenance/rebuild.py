@@ -17,9 +17,9 @@ import numpy as np
 
 from trading_system.ml_refinement.features.feature_store import FeatureStore
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline, FeatureRequest
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreDamaged, StoredVector
-from worker.errors import DecodeError
-from worker.events.decoding import SignalCreated, decode_kept
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoredVector
+from worker.events.decoding import SignalCreated
+from worker.maintenance.received import NotReceived, ReceivedSignals
 from worker.market_data.directory import DirectorySource, NoMarketData
 
 
@@ -133,15 +133,11 @@ class Rebuild:
             TransientError: the same of the market data.
         """
         done = Rebuilt(self._pipeline.feature_version)
-        streams = self._streams()
+        received = ReceivedSignals(self._archive, self._stream)
         for batch in self._batches(force):
-            self._rebuild(batch, streams, done)
+            self._rebuild(batch, received, done)
             progress(len(batch))
         return done
-
-    def _streams(self) -> list[str]:
-        others = self._archive.streams() if self._archive is not None else []
-        return [self._stream, *(stream for stream in others if stream != self._stream)]
 
     def _batches(self, force: bool) -> Iterator[list[StoredVector]]:
         """What there is at the start, in batches of one version each; our own first, before others are added to it."""
@@ -154,8 +150,8 @@ class Rebuild:
                 yield batch
                 after = batch[-1].id
 
-    def _rebuild(self, batch: Sequence[StoredVector], streams: Sequence[str], done: Rebuilt) -> None:
-        requests = self._requests(self._signals(batch, streams, done), done)
+    def _rebuild(self, batch: Sequence[StoredVector], received: ReceivedSignals, done: Rebuilt) -> None:
+        requests = self._requests(self._signals(batch, received, done), done)
         features = self._pipeline.extract_batch([request for _, request in requests])
         for place in np.flatnonzero(~features.complete).tolist():
             row, request = requests[place]
@@ -169,39 +165,16 @@ class Rebuild:
         done.overtaken += results["overtaken"]
 
     def _signals(
-        self, batch: Sequence[StoredVector], streams: Sequence[str], done: Rebuilt
+        self, batch: Sequence[StoredVector], received: ReceivedSignals, done: Rebuilt
     ) -> list[tuple[StoredVector, SignalCreated]]:
         """The vectors whose signals are to be had as they were received; the others are noted."""
         found = []
         for row in batch:
             try:
-                found.append((row, self._received(row, streams)))
-            except _Lost as lost:
-                done.leave(row, lost.obstacle, lost.detail)
+                found.append((row, received.signal(row.signal_id, row.entry_id, row.event_hash)))
+            except NotReceived as lost:
+                done.leave(row, Obstacle(lost.why), lost.detail)
         return found
-
-    def _received(self, row: StoredVector, streams: Sequence[str]) -> SignalCreated:
-        if not row.entry_id:
-            raise _Lost(Obstacle.NO_EVENT, "stored through the library")
-        data = self._payload(row.entry_id, streams)
-        try:
-            signal = decode_kept(data)
-        except DecodeError as error:
-            raise _Lost(Obstacle.BAD_EVENT, str(error)) from error
-        if signal.signal_id != row.signal_id or (row.event_hash and signal.digest != row.event_hash):
-            raise _Lost(Obstacle.OTHER_EVENT, f"entry {row.entry_id} holds {signal.signal_id} with other content")
-        return signal
-
-    def _payload(self, entry_id: str, streams: Sequence[str]) -> bytes:
-        if self._archive is None:
-            raise _Lost(Obstacle.NO_ARCHIVED_EVENT, "there is no archive")
-        try:
-            for stream in streams:
-                if (data := self._archive.get(stream, entry_id)) is not None:
-                    return data
-        except StoreDamaged as error:
-            raise _Lost(Obstacle.BAD_EVENT, str(error)) from error
-        raise _Lost(Obstacle.NO_ARCHIVED_EVENT, f"entry {entry_id} is not in the archive")
 
     def _requests(
         self, found: Sequence[tuple[StoredVector, SignalCreated]], done: Rebuilt
@@ -214,12 +187,3 @@ class Rebuild:
             except NoMarketData as error:
                 done.leave(row, Obstacle(error.reason.value), error.detail)
         return requests
-
-
-class _Lost(Exception):
-    """A vector's event is not to be had."""
-
-    def __init__(self, obstacle: Obstacle, detail: str) -> None:
-        super().__init__(detail)
-        self.obstacle = obstacle
-        self.detail = detail

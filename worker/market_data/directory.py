@@ -16,6 +16,7 @@ from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from worker.errors import EventRejected, Reason, TransientError
 from worker.events.decoding import SignalCreated
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.settings.schema import Settings
 
 _NO_BARS = Bars.empty()
 
@@ -121,6 +122,14 @@ class DirectorySource:
         self._report_benchmarks(benchmarks, found)
         return MarketBook(found, self._benchmark_symbols, self._max_bar_age_days)
 
+    def bars(self, symbol: str) -> Bars | NoMarketData:
+        """All bars of a symbol, or why there are none, `wanted` or not.
+
+        Raises:
+            TransientError: the directory itself is gone.
+        """
+        return self._symbol(symbol)
+
     def _report_benchmarks(self, benchmarks: set[str], found: Mapping[str, Bars | NoMarketData]) -> None:
         for symbol in sorted(benchmarks):
             problem = found[symbol]
@@ -161,6 +170,16 @@ class DirectorySource:
             return self._absent(path.parent, symbol, file_stem(symbol))
         except BadFileError as error:
             return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: {path.name}: {error}")
+
+
+def market_data(settings: Settings, *, wanted: bool = True) -> DirectorySource:
+    """The source that the settings name; `wanted` as in `DirectorySource`."""
+    return DirectorySource(
+        settings.market_data_dir,
+        benchmark_symbols=settings.benchmark_symbols,
+        max_bar_age_days=settings.market_max_bar_age_days,
+        wanted=wanted,
+    )
 
 
 _Version = tuple[str, int, int, int]

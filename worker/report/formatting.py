@@ -10,6 +10,7 @@ from typing import Any
 from trading_system.ml_refinement.evaluation.equity import Equity, Interval
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation
 from trading_system.ml_refinement.evaluation.figures import FigureLine
+from trading_system.ml_refinement.evaluation.virtual_comparison import VirtualComparison
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 
 _NONE, _MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -117,6 +118,18 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
             for g in e.groups
         ],
         "importance": {item.name: item.loss for item in e.importance},
+    }
+
+
+def plain_comparison(found: VirtualComparison) -> dict[str, Any]:
+    """Virtual against reported outcomes as plain values; None where there is none."""
+    intervals = ("difference", "win_difference", "agreement")
+    return {
+        "rows": found.rows,
+        **{name: _known(getattr(found, name)) for name in ("reported_mean_r", "virtual_mean_r", "rank_correlation")},
+        **{name: _bounds(getattr(found, name)) for name in intervals},
+        "disagree": found.disagree,
+        "words": found.words,
     }
 
 

@@ -18,7 +18,7 @@ from trading_system.ml_refinement.actors import UNKNOWN
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, TransientError
 from worker.installation import open_store
 from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
@@ -29,6 +29,7 @@ from worker.settings.schema import Settings
 from worker.state_dir import take_lock
 
 if TYPE_CHECKING:
+    from trading_system.ml_refinement.labelling.rules import LabellingRule
     from trading_system.ml_refinement.training.pipeline import TrainingResult
 
 _LEARNING = "trading_system.ml_refinement.training.pipeline"
@@ -169,7 +170,21 @@ def _train(settings: Settings, store: FeatureDatabase, run_id: str, requested_by
         label_watermark=store.counts().labels_total,
         progress=JobProgress(),
         requested_by=requested_by,
+        label=partial(_label, settings, store),
     )
+
+
+def _label(settings: Settings, store: FeatureDatabase, rule: LabellingRule, since: str) -> None:
+    """Bring the virtual outcomes up to date; where that cannot be done now, train with those there are."""
+    from worker.maintenance.labelling import labelling  # with numpy, as the training
+
+    try:
+        with labelling(settings, store, rule) as job:
+            done = job.run(since=since)
+    except (StoreError, TransientError) as error:
+        logger.warning("no virtual outcomes were added: {}", error)
+        return
+    logger.info("virtual outcomes: {} with an R added, {} trades are open", done.with_r, done.open)
 
 
 def _monitor_after_training(settings: Settings, store: FeatureDatabase) -> None:

@@ -23,11 +23,10 @@ from trading_system.ml_refinement.storage.quarantine import (
 )
 from trading_system.ml_refinement.storage.schema import made_at, migrate, steps
 from trading_system.ml_refinement.storage.sql_connection import SqlConnection, SqlRow
-from trading_system.ml_refinement.storage.tables.attempts import Attempts
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
-from trading_system.ml_refinement.storage.tables.entries import Entries
+from trading_system.ml_refinement.storage.tables.entries import Attempts, Entries
 from trading_system.ml_refinement.storage.tables.models import Models, metadata_of
 from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
     from trading_system.ml_refinement.storage.tables.scores import PredictionLog
     from trading_system.ml_refinement.storage.tables.vectors import Vectors
+    from trading_system.ml_refinement.storage.tables.virtual_outcomes import VirtualOutcomes
     from trading_system.ml_refinement.typing import FloatArray, IntArray
 
 
@@ -49,8 +49,8 @@ class FeatureDatabase:
 
     Times may be given in any ISO 8601 form; without an offset they are UTC; they come back as the store's fixed-width
     text. What goes wrong with the file is a `StoreError`; a value that may not be stored is a ValueError.
-    The attributes are the same store by table and in batches, as the worker uses it; `vectors`, `versions` and `scores`
-    need numpy, and are loaded when they are first used.
+    The attributes are the same store by table and in batches, as the worker uses it; `vectors`, `versions`,
+    `scores` and `virtual_outcomes` need numpy, and are loaded when they are first used.
 
     Example:
         with FeatureDatabase("features.db") as db:
@@ -104,6 +104,13 @@ class FeatureDatabase:
         from trading_system.ml_refinement.storage.tables.scores import PredictionLog  # loads numpy
 
         return PredictionLog(self._connection)
+
+    @cached_property
+    def virtual_outcomes(self) -> VirtualOutcomes:
+        """What the bars after a signal say that its trade would have come to."""
+        from trading_system.ml_refinement.storage.tables.virtual_outcomes import VirtualOutcomes  # loads numpy
+
+        return VirtualOutcomes(self._connection, self._clock)
 
     @property
     def connection(self) -> SqlConnection:

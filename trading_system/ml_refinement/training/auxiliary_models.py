@@ -262,7 +262,9 @@ def _forward(data: Dataset, walk: PurgedWalkForward, make: Callable[[], Artefact
             _fit(model, data, fold.train, walk.max_hold_us)
         except LearningError:
             continue
-        train, test = fold.train, fold.test
+        train, test = fold.train, fold.test[data.reported[fold.test]]
+        if not len(test):
+            continue
         block = time_blocks(data.entered_us[test], block_us=block_us(walk.max_hold_us))
         windows.append(
             Window(

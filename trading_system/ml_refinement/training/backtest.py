@@ -43,7 +43,8 @@ _STOPPING_SHARE = 0.2
 class Pooled:
     """Out-of-sample predictions of all folds; every array has shape (n,).
 
-    `rows` are indices into the dataset, ascending in time; `base` is the base rate of the fit that predicted each.
+    `rows` are indices into the dataset, ascending in time; `base` is the base rate of the fit that predicted each;
+    where virtual outcomes fill in, that of its reported rows.
     """
 
     rows: IndexArray
@@ -52,6 +53,13 @@ class Pooled:
     base: FloatArray
     #: Number of the fold each row was predicted in.
     window: IntArray
+
+    def reported(self, data: Dataset) -> Pooled:
+        """Those of rows whose outcome was reported: what a model is judged on."""
+        if data.virtual is None:
+            return self
+        rows = ~data.virtual[self.rows]
+        return Pooled(self.rows[rows], self.p[rows], self.predicted_r[rows], self.base[rows], self.window[rows])
 
     def by_fold(self, data: Dataset) -> list[dict[str, Any]]:
         """What each fold's test rows showed, oldest first; None where it cannot be said, as an AUC of one class."""
@@ -201,8 +209,16 @@ def walk_forward(
             continue
         model = fit(data, fold.train, config, max_hold_us=walk.max_hold_us, min_samples=walk.min_train, clock=clock)
         X, types = data.X[fold.test], data.types_of(fold.test)
-        base, window = np.full(len(X), model.base_rate), np.full(len(X), done)
+        base, window = np.full(len(X), _base_rate(data, fold.train, model)), np.full(len(X), done)
         parts.append((fold.test, model.predict_proba(X, types), model.predict_r(X, types), base, window))
     if not parts:
         return Pooled(np.arange(0), np.empty(0), np.empty(0), np.empty(0), np.arange(0))
     return Pooled(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _base_rate(data: Dataset, rows: IndexArray, model: SignalQualityModel) -> float:
+    """What would be said without a model: virtual trades may win more often or less, and nobody is told of them."""
+    reported = rows[data.reported[rows]]
+    if data.virtual is None or not len(reported):
+        return model.base_rate
+    return float(data.won[reported].mean())

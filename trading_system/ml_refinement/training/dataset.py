@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
+from trading_system.ml_refinement.labelling.rules import LabellingRule
 from trading_system.ml_refinement.models.errors import (
     BadData,
     LabelAmongFeatures,
@@ -19,6 +20,7 @@ from trading_system.ml_refinement.models.errors import (
 )
 from trading_system.ml_refinement.models.selection import usable_columns
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
+from trading_system.ml_refinement.storage.tables.virtual_outcomes import VirtualRows
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IndexArray, StringArray, TimeArray
 
 #: A single feature that separates wins from losses better than this is the label in disguise ...
@@ -44,11 +46,18 @@ class Dataset:
     left_out: dict[str, int]
     #: Of each row, shape (n,); None: not known.
     signal_types: StringArray | None = None
+    #: Rows whose outcome is a virtual one, shape (n,); None: no virtual outcome was asked for.
+    virtual: BoolArray | None = None
 
     @property
     def won(self) -> BoolArray:
         """R above 0, shape (n,)."""
         return self.r > 0
+
+    @property
+    def reported(self) -> BoolArray:
+        """Rows whose outcome was reported, shape (n,): all of them but where virtual outcomes fill in."""
+        return np.ones(len(self.r), dtype=bool) if self.virtual is None else ~self.virtual
 
     def types_of(self, rows: IndexArray) -> StringArray | None:
         """Signal types of some of the rows, by position, shape (n_rows,); None where types are not known."""
@@ -61,18 +70,37 @@ class Dataset:
             hasher.update(np.ascontiguousarray(array).tobytes())
         if self.signal_types is not None:
             hasher.update("\0".join(self.signal_types.tolist()).encode())
+        if self.virtual is not None:
+            hasher.update(self.virtual.tobytes())
         return hasher.hexdigest()
 
 
 def read_dataset(
-    db: FeatureDatabase, *, names: Sequence[str], feature_version: str, now_us: int, start: str | None = None
+    db: FeatureDatabase,
+    *,
+    names: Sequence[str],
+    feature_version: str,
+    now_us: int,
+    start: str | None = None,
+    virtual: LabellingRule | None = None,
 ) -> Dataset:
     """Every labelled and complete row of a feature version whose outcome was known by `now_us`.
 
-    `start` leaves out signals from before it, as `parse_bound` reads it.
+    `start` leaves out signals from before it, as `parse_bound` reads it. With `virtual`, the rows without a reported
+    outcome are there too that have a virtual one of this rule.
 
     Rows told twice under different ids (same time, type, features and outcome) count once.
     """
+    data = _reported(db, names, feature_version, now_us, start)
+    if virtual is None:
+        return data
+    rows = virtual.rows(db, feature_version=feature_version, names=names, start=start)
+    return _filled(data, rows, now_us)
+
+
+def _reported(
+    db: FeatureDatabase, names: Sequence[str], feature_version: str, now_us: int, start: str | None
+) -> Dataset:
     matrix = db.vectors.training_matrix(feature_version=feature_version, names=names, start=start)
     future = matrix.label_us > now_us
     told = pd.DataFrame(np.column_stack([matrix.X, matrix.r])).assign(
@@ -94,6 +122,40 @@ def read_dataset(
         },
         signal_types=matrix.signal_types[keep],
     )
+
+
+def _filled(data: Dataset, rows: VirtualRows, now_us: int) -> Dataset:
+    """The reported rows with the virtual ones among them, in order of time.
+
+    A virtual row that was told before, under another id, is left out: its signal was one with another, and its outcome
+    is that one's.
+    """
+    entered = np.concatenate([data.entered_us, rows.timestamp_us])
+    X = np.concatenate([data.X, rows.X])
+    virtual = np.arange(len(X)) >= len(data.r)
+    known = np.concatenate([data.known_us, rows.known_us])
+    future = virtual & (known > now_us)
+    types = np.concatenate([_types(data), rows.signal_types])
+    told = pd.DataFrame(X).assign(entered=entered, signal_type=types).duplicated().to_numpy()
+    repeated = virtual & ~future & told
+    ids = np.concatenate([data.signal_ids, np.array(rows.signal_ids, dtype=np.str_)])
+    keep = np.lexsort((ids, entered))
+    keep = keep[~(future | repeated)[keep]]
+    return Dataset(
+        X=np.ascontiguousarray(X[keep]),
+        r=np.concatenate([data.r, rows.r])[keep],
+        names=data.names,
+        signal_ids=ids[keep],
+        entered_us=entered[keep],
+        known_us=known[keep],
+        left_out=data.left_out | {"virtual_in_the_future": int(future.sum()), "virtual_repeated": int(repeated.sum())},
+        signal_types=types[keep],
+        virtual=virtual[keep],
+    )
+
+
+def _types(data: Dataset) -> StringArray:
+    return np.full(len(data.r), "", dtype=np.str_) if data.signal_types is None else data.signal_types
 
 
 def shortage(data: Dataset, *, min_samples: int) -> str | None:

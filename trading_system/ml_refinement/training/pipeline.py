@@ -13,6 +13,7 @@ from loguru import logger
 
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.config import MLConfig, ModelType
+from trading_system.ml_refinement.labelling.rules import LabellingRule, labelling_rule
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
@@ -32,11 +33,15 @@ from trading_system.ml_refinement.training.dataset import Dataset, check_dataset
 from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, judge
 from trading_system.ml_refinement.training.recipes import recipe_of
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
+from trading_system.ml_refinement.training.virtual_evidence import virtual_figures
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
 #: Called with a stage's name and (done, total) within it.
 Progress = Callable[[str, int, int], None]
+
+#: Labels the signals from a time on, the store's text or empty, by a rule.
+Label = Callable[[LabellingRule, str], None]
 
 #: The figure of a run that says up to which day, counted from 1970, the outcomes were known that a proof was asked of.
 LOOKED_UNTIL = "looked_until_day"
@@ -74,6 +79,7 @@ def train(
     fit: backtest.Fit = backtest.fit_on,
     auxiliary: bool = True,
     requested_by: str | None = None,
+    label: Label | None = None,
 ) -> TrainingResult:
     """Train a candidate on what is known, judge it, and let it serve if the gate says so.
 
@@ -94,12 +100,13 @@ def train(
         fit: what fits the quality models; whoever repeats many trainings of the same rows may remember what it gave.
         auxiliary: whether the models beside it are trained too; without them those that serve go on serving.
         requested_by: who asked for it, for its row; None for this process's user.
+        label: where virtual outcomes fill in, called before the rows are read; None: those that are stored.
     """
     started = time.perf_counter()
     told = {**asdict(config), "feature_version": feature_version, "feature_names": list(pipeline_names)}
     asked = requested_by or acting_user()
     fence = db.runs.start(run_id, _TYPE.value, told, label_watermark=label_watermark, requested_by=asked)
-    run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent, fit, auxiliary)
+    run = _Run(db, registry, config, clock, run_id, fence, started, progress or _silent, fit, auxiliary, label)
     try:
         return run.train(pipeline_names, feature_version)
     except LearningError as error:
@@ -131,12 +138,16 @@ class _Run:
     progress: Progress
     fit: backtest.Fit
     auxiliary: bool
+    label: Label | None
 
     def train(self, names: Sequence[str], feature_version: str) -> TrainingResult:
         self.progress("data", 0, 1)
         now_us = us_from_text(utc_text(self.clock()))
         start = backtest.first_needed(self.db, self.config, feature_version=feature_version, now_us=now_us)
-        data = read_dataset(self.db, names=names, feature_version=feature_version, now_us=now_us, start=start)
+        rule = self._labelled(start)
+        data = read_dataset(
+            self.db, names=names, feature_version=feature_version, now_us=now_us, start=start, virtual=rule
+        )
         min_samples = self.config.training.min_training_samples
         if missing := shortage(data, min_samples=min_samples):
             return self._hold(data, missing)
@@ -153,19 +164,20 @@ class _Run:
         model, max_hold_us, auxiliary = self._candidates(data, feature_version, serving)
         if model.selection_note:
             logger.warning("run {}: {}", self.run_id, model.selection_note)
-        evidence = pooled.evidence(data, max_hold_us)
-        figures = self._figures(data, pooled, evidence, model)
-        model.set_validation(len(pooled.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
+        judged = pooled.reported(data)
+        evidence = judged.evidence(data, max_hold_us)
+        figures = self._figures(data, judged, evidence, model) | virtual_figures(data, pooled, max_hold_us)
+        model.set_validation(len(judged.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
         active = self.db.models.active(_TYPE.value)
         champion = None
         if active is not None:
             active = end_proof_if_failing(self.db, active, training=self.config.training, now_us=now_us)
             since_us = int(evidence.entered_us.min(initial=now_us))
-            champion = champion_record(self.db, active, data.signal_ids[pooled.rows], since_us=since_us)
+            champion = champion_record(self.db, active, data.signal_ids[judged.rows], since_us=since_us)
             if active.feature_version != feature_version:  # it scores nothing any more, and so it blocks nothing
                 champion = replace(champion, proven=False)
         recipe = recipe_of(model, self.config)
-        known_until_day = float(data.known_us.max()) / DAY_US
+        known_until_day = float(data.known_us[data.reported].max(initial=0)) / DAY_US
         looked = self.db.runs.last_figure(_TYPE.value, LOOKED_UNTIL)
         verdict = judge(
             evidence,
@@ -184,6 +196,16 @@ class _Run:
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
         return self._settle(model, auxiliary, data, verdict, figures | verdict.record, expected)
+
+    def _labelled(self, start: str | None) -> LabellingRule | None:
+        """The rule of virtual outcomes, once the signals from `start` on are labelled by it; None: they are off."""
+        if self.config.virtual_outcomes == "off":
+            return None
+        rule = labelling_rule(self.db, self.config)
+        if self.label is not None:
+            self.progress("labels", 0, 1)
+            self.label(rule, start or "")
+        return rule
 
     def _hold(self, data: Dataset, missing: str) -> TrainingResult:
         """Nothing to train on yet. The ledger is about models, and has no entry of it."""

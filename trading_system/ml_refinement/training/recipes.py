@@ -24,10 +24,16 @@ _SHAPING = (
     ("features", "scaling_method"),
 )
 
+#: Where virtual outcomes are learned from, what they are labelled by.
+_VIRTUAL = ("virtual_outcomes", "virtual_hold_days", "virtual_session_hours")
+
 
 def config_of(run: TrainingRun) -> MLConfig:
-    """The configuration a run was made with. With it, on the same labels, `train` gives the same models to the bit."""
-    told = {item.name: run.config[item.name] for item in fields(MLConfig)}
+    """The configuration a run was made with. With it, on the same labels, `train` gives the same models to the bit.
+
+    What a release before did not know of is as it is by default.
+    """
+    told = {item.name: run.config[item.name] for item in fields(MLConfig) if item.name in run.config}
     features = FeatureConfig(**{**told["features"], "feature_set": FeatureSet(told["features"]["feature_set"])})
     return MLConfig(**{**told, "features": features, "training": TrainingConfig(**told["training"])})
 
@@ -43,4 +49,6 @@ def recipe_of(model: SignalQualityModel, config: MLConfig) -> str:
     for part, name in _SHAPING:
         if (value := getattr(getattr(config, part), name)) != getattr(getattr(plain, part), name):
             changed[f"{part}.{name}"] = value
+    if config.virtual_outcomes != "off":
+        changed |= {name: getattr(config, name) for name in _VIRTUAL}
     return f"{model.recipe}-{digest(changed)[:8]}" if changed else model.recipe

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any
 
 from trading_system.ml_refinement.standing import IN_WORDS, NotProven, Standing
 from trading_system.ml_refinement.storage.tables.models import NOT_PROVEN, ROLLED_BACK, Promotion, RegistryRow
@@ -131,3 +133,18 @@ def entry_in_words(entry: Promotion) -> str:
         done = "rolled back to" if ROLLED_BACK in entry.figures else "activated by hand"
         return f"{done}, {'proven' if entry.proven else 'provisional'}"
     return "promoted" if entry.action == "activate" and entry.proven else _ACTIONS[entry.action]
+
+
+def virtual_in_words(figures: Mapping[str, Any]) -> str:
+    """What a run learned from, and its evidence with virtual outcomes beside the gate's; empty where it used none."""
+    if "virtual_samples" not in figures:
+        return ""
+    learned = f"learned from {figures['reported_samples']} reported and {figures['virtual_samples']} virtual outcomes"
+    judged, beside = _auc_in_words(figures, ""), _auc_in_words(figures, "with_virtual_")
+    return f"{learned}; judged by reported ones alone: {judged}; with virtual ones: {beside}"
+
+
+def _auc_in_words(figures: Mapping[str, Any], prefix: str) -> str:
+    auc, low, high = (figures.get(f"{prefix}{name}") for name in ("auc", "auc_low", "auc_high"))
+    rows = f"{figures.get(f'{prefix}rows', 0):.0f} out of sample"
+    return rows if low is None else f"AUC {auc:.3f} [{low:.3f}, {high:.3f}] on {rows}"

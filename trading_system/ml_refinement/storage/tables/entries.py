@@ -1,4 +1,4 @@
-"""What became of stream entries: the question that the worker asks before it decides on one a second time."""
+"""Stream entries: what became of them, for whoever decides on one a second time, and how often each was tried alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, id_list
+from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 #: (stream, entry id)
 EntryKey = tuple[str, str]
@@ -42,6 +43,39 @@ class Entries:
         return {row[0] for row in self._connection.query(OUTCOMES, (id_list(entry_ids),))}
 
 
+class Attempts:
+    """The table `attempts`: how often an entry was tried alone. Only entries that failed, or came back, have a row.
+
+    What was tried is charged before the try, so that a death is charged too.
+    """
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def charge(self, stream: str, entry_id: str) -> int:
+        """Charge an entry with one try; how many it has had, this one included."""
+        with self._connection.atomic():
+            return int(self._connection.query(CHARGE, (stream, entry_id, utc_text(self._clock())))[0][0])
+
+    def take_back(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Take one try back from each (stream, entry id): it failed for a reason that was not the event's."""
+        with self._connection.atomic():
+            for entry in entries:
+                self._connection.run(TAKE_BACK, entry)
+                self._connection.run(FORGET_UNCHARGED, entry)
+
+    def forget(self, entries: Iterable[tuple[str, str]]) -> None:
+        """The entries are done with."""
+        with self._connection.atomic():
+            for entry in entries:
+                self._connection.run(FORGET, entry)
+
+    def prune(self, older_than: str) -> int:
+        """Drop what was last tried before; how many. Entries that were done with when their worker was killed."""
+        return self._connection.run("DELETE FROM attempts WHERE last_at < ?", (older_than,))
+
+
 def _pairs(entries: Sequence[EntryKey]) -> str:
     return orjson.dumps(entries).decode()
 
@@ -58,3 +92,9 @@ SIGNALS = """
 OUTCOMES = """
     SELECT o.entry_id FROM json_each(?) AS wanted
     CROSS JOIN trade_outcomes AS o ON o.entry_id = wanted.value"""
+CHARGE = """
+    INSERT INTO attempts (stream, entry_id, tries, last_at) VALUES (?, ?, 1, ?)
+    ON CONFLICT (stream, entry_id) DO UPDATE SET tries = tries + 1, last_at = excluded.last_at RETURNING tries"""
+TAKE_BACK = "UPDATE attempts SET tries = tries - 1 WHERE stream = ? AND entry_id = ?"
+FORGET_UNCHARGED = "DELETE FROM attempts WHERE tries <= 0 AND stream = ? AND entry_id = ?"
+FORGET = "DELETE FROM attempts WHERE stream = ? AND entry_id = ?"

@@ -173,7 +173,7 @@ class Vectors:
         with self._connection.snapshot() as reads:
             complete, total = reads.query(SIZE.format(where=labelled), params)[0]
             X = np.full((int(complete), len(columns)), np.nan)
-            lists = _feature_lists(reads)
+            lists = feature_lists(reads)
             rest: list[Row] = []
             for chunk in reads.chunks(TRAINING.format(where=labelled), params):
                 fill(X[len(rest) : len(rest) + len(chunk)], chunk, columns, lists)
@@ -195,7 +195,7 @@ class Vectors:
     def between(self, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int) -> RecentRows:
         """Signals with `start` < time <= `end`, of which at most the newest `limit` vectors."""
         with self._connection.snapshot() as reads:
-            lists = _feature_lists(reads)
+            lists = feature_lists(reads)
             vectors = reads.query(BETWEEN, (start, end, feature_version, limit))[::-1]
             signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
         X = np.full((len(vectors), len(names)), np.nan)
@@ -233,7 +233,7 @@ COMPLETENESS = """
     WHERE timestamp > ? AND timestamp <= ?"""
 
 
-def _feature_lists(reads: Connection) -> dict[int, tuple[str, ...]]:
+def feature_lists(reads: Connection) -> dict[int, tuple[str, ...]]:
     """The lists of names that vectors are packed by, by number."""
     return {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT id, names FROM feature_lists")}
 

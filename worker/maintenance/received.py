@@ -1,0 +1,67 @@
+"""Signals as they were received: a stored vector's event, out of the archive and checked to be the one."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Literal
+
+from trading_system.ml_refinement.storage import EventArchive, StoreDamaged
+from worker.errors import DecodeError
+from worker.events.decoding import SignalCreated, decode_kept
+
+Missing = Literal["no_event", "no_archived_event", "other_event", "bad_event"]
+
+
+class NotReceived(Exception):
+    """A vector's event is not to be had: why, and what was found instead."""
+
+    def __init__(self, why: Missing, detail: str) -> None:
+        super().__init__(detail)
+        self.why = why
+        self.detail = detail
+
+
+class ReceivedSignals:
+    """What the archive holds of the events of signals.
+
+    Args:
+        archive: the events as received; None: there is none.
+        stream: where signals come from now; other streams of the archive are looked through after it.
+    """
+
+    def __init__(self, archive: EventArchive | None, stream: str) -> None:
+        self._archive = archive
+        self._stream = stream
+
+    def signal(self, signal_id: str, entry_id: str | None, event_hash: bytes | None) -> SignalCreated:
+        """The signal of a stored vector.
+
+        Raises:
+            NotReceived: its event is not there, cannot be read, or is another than the one that was stored.
+        """
+        if not entry_id:
+            raise NotReceived("no_event", "stored through the library")
+        data = self._payload(entry_id)
+        try:
+            signal = decode_kept(data)
+        except DecodeError as error:
+            raise NotReceived("bad_event", str(error)) from error
+        if signal.signal_id != signal_id or (event_hash and signal.digest != event_hash):
+            raise NotReceived("other_event", f"entry {entry_id} holds {signal.signal_id} with other content")
+        return signal
+
+    def _payload(self, entry_id: str) -> bytes:
+        if self._archive is None:
+            raise NotReceived("no_archived_event", "there is no archive")
+        try:
+            for stream in self._streams:
+                if (data := self._archive.get(stream, entry_id)) is not None:
+                    return data
+        except StoreDamaged as error:
+            raise NotReceived("bad_event", str(error)) from error
+        raise NotReceived("no_archived_event", f"entry {entry_id} is not in the archive")
+
+    @cached_property
+    def _streams(self) -> list[str]:
+        others = self._archive.streams() if self._archive is not None else []
+        return [self._stream, *(stream for stream in others if stream != self._stream)]
