@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.support.labels import replaced_by_virtual
 from tests.support.learning_installation import (
     NOW,
     VERSION,
@@ -22,9 +24,11 @@ from tests.support.learning_installation import (
     quick,
 )
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation, evaluate
+from trading_system.ml_refinement.labelling.rules import labelling_rule
 from trading_system.ml_refinement.models.errors import TooFewSamples
 from trading_system.ml_refinement.storage.tables.scores import PredictionRow
-from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.storage.tables.virtual_outcomes import VirtualOutcomeRow
+from trading_system.ml_refinement.storage.times import text_from_us, utc_text
 from trading_system.ml_refinement.training.verdicts import Decision
 from trading_system.simulation.worlds import clustered, independent
 from worker.cli.main import cli
@@ -216,3 +220,33 @@ def test_the_command_refuses_an_empty_store_in_one_line(tmp_path: Path, monkeypa
     assert done.exit_code == 1
     assert "too_few_samples" in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_virtual_outcomes_are_compared_and_change_no_figure_of_reported_ones(tmp_path: Path) -> None:
+    world = narrow(independent(600, np.random.default_rng(9), kind="linear", auc=0.72), 8)
+    installation = learning_installation(tmp_path, world)
+    fill = replace(CONFIG, virtual_outcomes="fill", virtual_hold_days=10.0)
+    version = labelling_rule(installation.db, fill).version("breakout", "equity")
+    better = [
+        VirtualOutcomeRow(f"s{i:06d}", float(world.r[i]) + 0.1, "time", text_from_us(int(world.known_us[i])), version)
+        for i in range(600)
+    ]
+    installation.db.virtual_outcomes.put(better)
+    replaced_by_virtual(installation.db, 150, fill, every=2)
+    off, on = (
+        evaluate(installation.db, config, names=installation.feature_names, feature_version=VERSION, clock=lambda: NOW)
+        for config in (replace(fill, virtual_outcomes="off"), fill)
+    )
+    for found in (off, on):
+        assert (found.virtual.rows, found.virtual.disagree) == (450, True)
+        assert found.virtual.difference.value == pytest.approx(0.1)
+        assert found.rows == 450
+        assert "virtual less reported R is +0.100" in html(found)
+    assert off.virtual_words == ""
+    assert "learned from 450 reported and 150 virtual outcomes" in on.virtual_words
+    assert set(on.walk.signal_ids.tolist()) <= {f"s{i:06d}" for i in range(600)}
+    assert len(on.walk) <= 450
+    assert "which disagree" in html(on)
+    assert plain(on)["virtual"]["rows"] == 450
+    assert plain(on)["virtual"]["difference"]["low"] > 0
+    installation.db.close()

@@ -20,6 +20,8 @@ from trading_system.ml_refinement.evaluation.groups import (
     taken_figures,
 )
 from trading_system.ml_refinement.evaluation.importance import Importance, fold_importance
+from trading_system.ml_refinement.evaluation.virtual_comparison import VirtualComparison, compare_virtual
+from trading_system.ml_refinement.labelling.rules import labelling_rule
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.monitoring.served import read_served
 from trading_system.ml_refinement.standing import Standing, read_standing
@@ -30,9 +32,10 @@ from trading_system.ml_refinement.storage.times import DAY_US, Clock, us_from_te
 from trading_system.ml_refinement.training import backtest
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import judge
-from trading_system.ml_refinement.training.verdicts import Decision, Verdict
+from trading_system.ml_refinement.training.verdicts import Decision, Verdict, virtual_in_words
+from trading_system.ml_refinement.training.virtual_evidence import virtual_figures
 from trading_system.ml_refinement.typing import IndexArray
-from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us
+from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us, evidence_figures
 from trading_system.ml_refinement.validation.walk_forward import Fold
 
 #: Called with (done, total).
@@ -68,6 +71,10 @@ class Evaluation:
     standing: Standing | None
     last_run: TrainingRun | None
     ledger: tuple[Promotion, ...]
+    #: Virtual against reported outcomes of the same signals.
+    virtual: VirtualComparison
+    #: Where virtual outcomes fill in, what was learned from, and the evidence with them and without.
+    virtual_words: str
 
     @property
     def words(self) -> str:
@@ -104,9 +111,11 @@ def evaluate(
         LearningError: there is nothing to evaluate, by name; see `check_dataset`.
     """
     at = utc_text(clock())
-    data = read_dataset(db, names=names, feature_version=feature_version, now_us=us_from_text(at))
+    rule = labelling_rule(db, config)
+    filled = rule if config.virtual_outcomes == "fill" else None
+    data = read_dataset(db, names=names, feature_version=feature_version, now_us=us_from_text(at), virtual=filled)
     check_dataset(data, min_samples=config.training.min_training_samples)
-    walk, folds, importance = _walk(data, config, clock, progress)
+    walk, folds, importance, virtual_words = _walk(data, config, clock, progress)
     train_window_days = config.training.train_window_days
     all_served = read_served(db, train_window_days=train_window_days, days=None, newest=None)
     served = all_served if len(all_served) else None
@@ -115,7 +124,7 @@ def evaluate(
         at=at,
         config=config,
         cost_r=cost_r,
-        rows=len(data.r),
+        rows=int(data.reported.sum()),
         left_out=data.left_out,
         walk=walk,
         served=served,
@@ -134,12 +143,15 @@ def evaluate(
         standing=read_standing(db.models, _TYPE.value),
         last_run=db.runs.last(_TYPE.value),
         ledger=tuple(db.models.promotions(_LEDGER, _TYPE.value)),
+        virtual=compare_virtual(db, rule, train_window_days=train_window_days),
+        virtual_words=virtual_words,
     )
 
 
 def _walk(
     data: Dataset, config: MLConfig, clock: Clock, progress: Progress | None
-) -> tuple[PredictionRecord, list[Fold], tuple[Importance, ...]]:
+) -> tuple[PredictionRecord, list[Fold], tuple[Importance, ...], str]:
+    """The record of reported outcomes, its folds, importance, and what is said of virtual outcomes among them."""
     span_days = float(np.ptp(data.known_us)) / DAY_US + 1.0
     walk = replace(backtest.splitter(data, config), pool_days=span_days)
     models: dict[bytes, SignalQualityModel] = {}
@@ -148,7 +160,8 @@ def _walk(
         models[rows.tobytes()] = model = backtest.fit_on(data, rows, config, **rest)
         return model
 
-    pooled = backtest.walk_forward(data, config, clock=clock, progress=progress, walk=walk, fit=fit)
+    predicted = backtest.walk_forward(data, config, clock=clock, progress=progress, walk=walk, fit=fit)
+    pooled = predicted.reported(data)
     folds = list(walk.split(data.entered_us, data.known_us))
     fitted = [(fold, models[fold.train.tobytes()]) for fold in folds if fold.train.tobytes() in models]
     rows = pooled.rows
@@ -164,4 +177,5 @@ def _walk(
         pooled.window,
         block,
     )
-    return record, folds, fold_importance(data, fitted, block_us=block)
+    told = evidence_figures(record.evidence) | virtual_figures(data, predicted, walk.max_hold_us)
+    return record, folds, fold_importance(data, fitted, block_us=block), virtual_in_words(told)
