@@ -143,7 +143,7 @@ def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     bars = _bars(raw, "bars", timestamp_us, limits, tally)
     benchmark = _bars(raw, "benchmark", timestamp_us, limits, tally)
     news = _news(raw, fields, tally)
-    features = provided_from_json(fields.features)
+    features = {} if fields.features is None else provided_from_json(fields.features)
     refuse_double_keys(data, tally.strings + len(features))
     return Decoded(_signal(fields, timestamp_us, bars, benchmark, news, features), tally.unknown_fields)
 

@@ -12,13 +12,11 @@ _SHOWN_CHARACTERS = 64
 
 
 def provided_from_json(value: Any) -> dict[str, float]:
-    """The numbers in a parsed JSON value, by name; null holds none.
+    """The numbers in a parsed JSON value, by name.
 
     Raises:
         DecodeError: schema (no object, a name that is none, a value that is no number), too_large or bad_number.
     """
-    if value is None:
-        return {}
     if type(value) is not dict:
         raise DecodeError(Reason.SCHEMA, "features: not an object")
     if len(value) > MOST_PROVIDED:
