@@ -173,8 +173,8 @@ def test_the_holding_is_that_of_the_desks_own_trades(desk: RebuildInstallation) 
     ]
     desk.store.outcomes.record(held)
     done = labelled()
-    assert done["hold_days"] == {"*": 5.0, "breakout": 5.0}
-    assert {row[4] for row in dump(desk.store, "virtual_outcomes")} == {"1:5d:0h"}
+    assert done["hold_days"] == {"*": 4.0, "breakout": 4.0}
+    assert {row[4] for row in dump(desk.store, "virtual_outcomes")} == {"1:4d:0h"}
 
 
 def test_a_time_that_is_none_is_one_line(desk: RebuildInstallation) -> None:

@@ -26,7 +26,7 @@ NEWEST_TRADES = 2_000
 
 #: Holdings of the desk's own trades are rounded up to one of these, times a power of ten: a few more trades must not
 #: mean that everything is labelled again.
-_STEPS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
+_STEPS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 _ROUNDING = 1.0 + 1e-9
 _HOUR_US = DAY_US // 24
 
@@ -94,7 +94,7 @@ def rounded_up(days: float) -> float:
 
     Example:
         >>> [rounded_up(days) for days in (0.0, 0.021, 6.0, 7.0, 29.4)]
-        [0.0, 0.03, 7.0, 7.0, 30.0]
+        [0.0, 0.025, 6.0, 8.0, 30.0]
     """
     if days <= 0.0:
         return 0.0
