@@ -14,19 +14,23 @@ from tests.support.learning_installation import (
     NOW,
     VERSION,
     LearningInstallation,
+    dataset,
     learning_installation,
     narrow,
     quick,
 )
 from trading_system.ml_refinement.config import MLConfig
+from trading_system.ml_refinement.evaluation.importance import fold_importance
 from trading_system.ml_refinement.labelling.rules import LabellingRule, labelling_rule
 from trading_system.ml_refinement.models.errors import BadData
 from trading_system.ml_refinement.storage import OutcomeRow
 from trading_system.ml_refinement.storage.tables.virtual_outcomes import VirtualOutcomeRow
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
+from trading_system.ml_refinement.training.backtest import fit_on
 from trading_system.ml_refinement.training.dataset import Dataset, read_dataset
 from trading_system.ml_refinement.training.promotion import Decision
 from trading_system.ml_refinement.training.recipes import config_of
+from trading_system.ml_refinement.validation.walk_forward import Fold
 from trading_system.simulation.worlds import independent
 
 ROWS = 420
@@ -223,3 +227,15 @@ def test_purging_goes_by_when_the_virtual_outcome_was_known(make: Make) -> None:
     desk.db.virtual_outcomes.put(early, again=True)
     result = desk.train(FILL)
     assert (result.status, result.reason.split(":")[0]) == ("failed", BadData.reason)
+
+
+def test_a_feature_s_importance_is_measured_on_reported_outcomes() -> None:
+    world = narrow(independent(ROWS, np.random.default_rng(5), kind="linear", auc=0.75, per_day=2.0), 8)
+    virtual = np.arange(ROWS) % 3 == 0
+    data = replace(dataset(world), virtual=virtual)
+    fold = Fold(np.arange(300), np.arange(300, ROWS), int(world.entered_us[300]), int(world.entered_us[-1]) + 1)
+    model = fit_on(data, fold.train, OFF, max_hold_us=DAY_US, min_samples=50, clock=lambda: NOW)
+    told = fold_importance(data, [(fold, model)], block_us=10 * DAY_US)
+    otherwise = replace(data, r=np.where(virtual, -data.r, data.r))
+    assert told == fold_importance(otherwise, [(fold, model)], block_us=10 * DAY_US)
+    assert told != fold_importance(replace(otherwise, virtual=None), [(fold, model)], block_us=10 * DAY_US)

@@ -9,7 +9,7 @@ import numpy as np
 
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.training.dataset import Dataset
-from trading_system.ml_refinement.typing import FloatArray
+from trading_system.ml_refinement.typing import FloatArray, IndexArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.walk_forward import Fold, time_blocks
 
@@ -30,7 +30,7 @@ class Importance:
 def fold_importance(
     data: Dataset, fitted: Sequence[tuple[Fold, SignalQualityModel]], *, block_us: int
 ) -> tuple[Importance, ...]:
-    """Permutation importance (Breiman 2001) on the test rows of a walk-forward, largest first.
+    """Permutation importance (Breiman 2001) on the reported test rows of a walk-forward, largest first.
 
     Each feature in turn takes the values of signals drawn from the fold's training rows; the model was fitted on none
     of the rows whose loss is counted.
@@ -41,11 +41,12 @@ def fold_importance(
         block_us: rows entered in the same block share their luck.
     """
     rng = np.random.default_rng(_SEED)
-    parts = [_lost(data, fold, model, rng) for fold, model in fitted]
+    tests = [fold.test[data.reported[fold.test]] for fold, _ in fitted]
+    parts = [_lost(data, fold.train, test, model, rng) for (fold, model), test in zip(fitted, tests, strict=True)]
     if not parts:
         return ()
     lost = np.concatenate(parts)
-    cluster = time_blocks(np.concatenate([data.entered_us[fold.test] for fold, _ in fitted]), block_us=block_us)
+    cluster = time_blocks(data.entered_us[np.concatenate(tests)], block_us=block_us)
     found = []
     for column, name in enumerate(data.names):
         if lost[:, column].any():
@@ -54,14 +55,16 @@ def fold_importance(
     return tuple(sorted(found, key=lambda item: -item.loss))
 
 
-def _lost(data: Dataset, fold: Fold, model: SignalQualityModel, rng: np.random.Generator) -> FloatArray:
+def _lost(
+    data: Dataset, train: IndexArray, test: IndexArray, model: SignalQualityModel, rng: np.random.Generator
+) -> FloatArray:
     """Log loss lost by each test row without each feature, shape (rows, features)."""
-    X, won, types = data.X[fold.test], data.won[fold.test], data.types_of(fold.test)
+    X, won, types = data.X[test], data.won[test], data.types_of(test)
     rows, features = X.shape
     before = metrics.log_losses(won, model.predict_proba(X, types))
     lost = np.zeros((rows, features))
     for _ in range(_REPEATS):
-        strangers = data.X[rng.choice(fold.train, size=(rows,))]
+        strangers = data.X[rng.choice(train, size=(rows,))]
         copies = np.repeat(X[None], features, axis=0)
         for column in range(features):
             copies[column, :, column] = strangers[:, column]
