@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint chaos fuzz audit bench bench-quick bench-guard bench-learning clean
+.PHONY: install demo demo-edge test lint chaos fuzz audit bench bench-quick bench-guard bench-learning clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,6 +15,9 @@ install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/refinery demo --exit
+
+demo-edge: $(STAMP)
+	$(BIN)/refinery demo --world edge --exit
 
 test: $(STAMP)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || echo "chromium or chromedriver is missing: the console's browser tests are left out"

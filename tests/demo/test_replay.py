@@ -16,8 +16,9 @@ from tests.support.waiting import join
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo.display import live_display, show_summary
+from worker.demo.played import Played
 from worker.demo.replay import MarketReplay, Progress, ReplayStalled, ReplayTimeouts
-from worker.demo.summary import Held, Learned, Played, summarise
+from worker.demo.summary import Held, Learned, summarise
 from worker.errors import TransientError
 from worker.observability.status import Status, Training
 from worker.redis_server.connection import connect
@@ -73,6 +74,7 @@ def other_side(valkey: redis.Redis, valkey_url: str) -> Iterator[None]:
                         if stream == b"signals.created":
                             score = {"signal_id": event["signal_id"], "status": "scored"}
                             score |= {"quality_score": 0.5, "quality_band": "medium"}
+                            score |= {"proven": False, "not_proven": "never_shown", "combined_score": 5.0}
                             client.xadd(STREAMS.signals_scored, {"data": orjson.dumps(score)})
                         client.xack(stream, STREAMS.group, entry_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -11,15 +12,8 @@ import redis
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo import run as demo
-from worker.demo.run import (
-    MIN_NEW_SAMPLES,
-    STEP_SIZE_DAYS,
-    TRAIN_WINDOW_DAYS,
-    demo_settings,
-    environment_of,
-    own_place,
-    up_to,
-)
+from worker.demo.run import demo_settings, environment_of, own_place, up_to
+from worker.demo.worlds import MIN_NEW_SAMPLES, STEP_SIZE_DAYS, TRAIN_WINDOW_DAYS, DemoWorld, edge_world, real_prices
 from worker.errors import ConfigurationError, RefineryError
 from worker.settings.schema import Settings, load_settings
 
@@ -30,15 +24,22 @@ def settings(state_dir: Path) -> Settings:
 
 
 @pytest.fixture(scope="module")
+def market() -> DemoWorld:
+    return real_prices()
+
+
+@pytest.fixture(scope="module")
 def timeline() -> tuple[Moment, ...]:
     stocks = load_stocks()
     return timeline_of({"MSFT": stocks["MSFT"].iloc[:120]})
 
 
+@pytest.mark.parametrize("world", [real_prices, edge_world])
 def test_another_process_reads_the_very_settings_of_the_demo(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, world: Callable[[], DemoWorld]
 ) -> None:
-    chosen = demo_settings(settings)
+    played = world()
+    chosen = demo_settings(settings, played)
     assert chosen.market_data_dir is not None
     chosen.market_data_dir.mkdir(parents=True)
     for name, value in environment_of(chosen, "unix:///tmp/valkey.sock").items():
@@ -46,19 +47,27 @@ def test_another_process_reads_the_very_settings_of_the_demo(
     told = load_settings()
     assert told == chosen.model_copy(update={"redis_url": "unix:///tmp/valkey.sock", "log_level": "WARNING"})
     assert told.state_dir == settings.state_dir / "demo"
-    assert told.ml.min_new_samples_for_retrain == MIN_NEW_SAMPLES
-    assert told.ml.training.train_window_days == TRAIN_WINDOW_DAYS
+    assert told.ml.min_new_samples_for_retrain == played.min_new_samples
+    for name, value in played.training.items():
+        assert getattr(told.ml.training, name) == value
+    assert played.features is None or told.ml.features == played.features
+
+
+def test_the_pace_on_real_prices_is_the_one_that_is_documented(settings: Settings, market: DemoWorld) -> None:
+    chosen = demo_settings(settings, market).ml
+    pace = (chosen.min_new_samples_for_retrain, chosen.training.train_window_days, chosen.training.step_size_days)
+    assert pace == (MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, STEP_SIZE_DAYS)
 
 
 @pytest.mark.parametrize(("labels", "days"), [(33, 504), (20, 252)])
 def test_a_pace_that_was_set_is_kept_be_it_the_default(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labels: int, days: int
+    market: DemoWorld, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labels: int, days: int
 ) -> None:
     monkeypatch.setenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN", str(labels))
     file = tmp_path / "refinery.toml"
     file.write_text(f"[ml.training]\ntrain_window_days = {days}\n")
     monkeypatch.setenv("REFINERY_CONFIG", str(file))
-    chosen = demo_settings(load_settings()).ml
+    chosen = demo_settings(load_settings(), market).ml
     assert (chosen.min_new_samples_for_retrain, chosen.training.train_window_days) == (labels, days)
     assert chosen.training.step_size_days == STEP_SIZE_DAYS
 

@@ -12,12 +12,11 @@ from sklearn.metrics import log_loss as reference_log_loss, roc_auc_score
 
 from trading_system.simulation.position_tracker import OutcomeEvent
 from trading_system.simulation.signal_generator import SignalEvent
+from worker.demo.played import Played, Scored
 from worker.demo.summary import (
     Held,
     Learned,
     OutOfSample,
-    Played,
-    Scored,
     base_rates,
     evaluate,
     summarise,
@@ -55,6 +54,7 @@ def outcome(number: int, day: str, r: float) -> OutcomeEvent:
 def message(number: int, quality: float | None, band: str | None = None, **more: object) -> Scored:
     status = "cold_start" if quality is None else "scored"
     fields = {"signal_id": f"s{number}", "status": status, "quality_score": quality, "quality_band": band}
+    fields |= {"proven": False, "not_proven": "never_shown", "combined_score": 5.0}
     return Scored.from_bytes(orjson.dumps(fields | more))
 
 

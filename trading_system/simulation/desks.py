@@ -116,7 +116,20 @@ SMALL_DESK = Plan(
     weekends=True,
     edge=Edge(auc=0.60, weights=((1.0, -0.8, 0.6),), scopes=("own", "own", "own"), begins=0, ends=1250),
 )
-PLANS = {"desk": DESK, "trend noise": TREND_NOISE, "small desk": SMALL_DESK}
+#: Simple and strong, so that a whole life fits into a few minutes: nothing is measured on it, and it is no benchmark.
+DEMO_EDGE = Plan(
+    days=560,
+    symbols=20,
+    types=(("breakout", 0.6), ("reversal", 0.4)),
+    daily=(4, 4, 4.0, 0.0),
+    holds=(1, 5),
+    market_features=2,
+    symbol_features=4,
+    own_features=8,
+    weekends=True,
+    edge=Edge(auc=0.66, weights=((1.0, -0.8, 0.0), (0.0, -0.6, 1.0)), scopes=("own", "own", "own"), begins=0, ends=280),
+)
+PLANS = {"desk": DESK, "trend noise": TREND_NOISE, "small desk": SMALL_DESK, "demo edge": DEMO_EDGE}
 
 
 @dataclass(frozen=True)

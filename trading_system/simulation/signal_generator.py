@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol, TypedDict
+from typing import Final, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,8 @@ class SignalEvent(TypedDict):
     target_price: float
     stop_price: float
     position_size_pct: float
+    #: What only the desk knows, by name.
+    features: NotRequired[dict[str, float]]
 
 
 class Rule(Protocol):

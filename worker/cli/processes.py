@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -64,12 +65,25 @@ def trainer() -> None:
     run_trainer(settings_and_log())
 
 
+class PlayedWorld(StrEnum):
+    """What the demo plays."""
+
+    MARKET = "market"
+    EDGE = "edge"
+
+
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="End when the replay has been drained.")] = False,
     json: Json = False,
     until: Annotated[str | None, typer.Option(help="Replay up to this day only, as 2006-12-31.")] = None,
+    world: Annotated[
+        PlayedWorld, typer.Option(help="Real prices, or a desk whose edge is planted.")
+    ] = PlayedWorld.MARKET,
 ) -> None:
     """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining.
+
+    With `--world edge` it is a made-up desk with a planted edge: the whole life of a model, from cold start to the
+    end of its proof, in three minutes.
 
     \f
     Raises:
@@ -77,10 +91,11 @@ def demo(
     """
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        from worker.demo import run as replay  # the demo's data packages are an extra
+        from worker.demo import run as replay, worlds  # the demo's data packages are an extra
 
         report = (lambda summary: output.document(summary.to_json())) if json else replay.show
-        replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report)
+        played = worlds.edge_world if world is PlayedWorld.EDGE else worlds.real_prices
+        replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report, world=played)
     except KeyboardInterrupt:
         raise RefineryError("the replay was stopped before its end, and all that it started with it") from None
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,10 +15,18 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from trading_system.ml_refinement.standing import IN_WORDS, Standing
+from worker.demo.edge import PlantedEdge
 from worker.demo.replay import Progress
 from worker.demo.summary import Group as Band, OutOfSample, Summary
 from worker.observability.status import Status
 
+#: The demo that the real one names when it ends.
+OTHER = "refinery demo --world edge --exit"
+_LEGEND = (
+    "[dim]lowest, middle, highest: mean R by third of the scores; moved: combined score, from the desk's own; "
+    "reached: of the attainable AUC over 0.5[/]"
+)
 #: Events per second are counted over this long, trainings included.
 _RATE_WINDOW_S = 5.0
 #: Without a terminal, one line for every so many moments.
@@ -25,25 +34,49 @@ _LINE_EVERY = 250
 
 
 @contextmanager
-def live_display(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """A picture that follows the replay on a terminal; elsewhere a line now and then."""
-    picture = _Picture()
-    if not console.is_terminal:
+def live_display(
+    console: Console, title: str = "", news: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Callable[[Progress], None]]:
+    """A picture that follows the replay on a terminal; elsewhere a line now and then.
 
-        def tell(progress: Progress) -> None:
-            picture.show(progress)
+    On both, a line when what serves begins to be proven or is not any more, and `news` on their days.
+    """
+    picture = _Picture(title)
+    to_come = sorted(news.items())
+
+    def tell(progress: Progress) -> None:
+        while to_come and progress.at[:10] >= to_come[0][0]:
+            _say(console, "{}: {}".format(*to_come.pop(0)))
+        if picture.show(progress):
+            _say(console, f"{progress.at[:10]}: {_turn(progress.status.standing)}")
+        if not console.is_terminal:
             _line(console, picture)
 
+    if not console.is_terminal:
         yield tell
         return
     with Live(get_renderable=lambda: picture, console=console, refresh_per_second=4, transient=True):
-        yield picture.show
+        yield tell
+
+
+def _say(console: Console, words: str) -> None:
+    console.print(words, soft_wrap=True, highlight=False, markup=False)
+
+
+def _turn(standing: Standing | None) -> str:
+    """How what serves stands from now on; without its day, which is the store's and not the replay's."""
+    if standing is None:
+        return "no model serves"
+    state = "proven" if standing.not_proven is None else f"not proven ({IN_WORDS[standing.not_proven]})"
+    return f"what serves is {state}: {standing.why}"
 
 
 class _Picture:
     """The newest progress as a panel; rich asks for it whenever it draws."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._standing: object = None
         self._progress: Progress | None = None
         self._seen: deque[tuple[float, int]] = deque()
         self._runs: set[str] = set()
@@ -57,7 +90,8 @@ class _Picture:
         """Trainings that were seen to begin, and not seen to end for want of samples."""
         return len(self._runs)
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress) -> bool:
+        """Take up the newest progress; True where what serves stands otherwise than before."""
         now = time.monotonic()
         self._progress = progress
         self._seen.append((now, progress.published))
@@ -66,6 +100,9 @@ class _Picture:
         last = progress.status.last_training
         if last is not None:
             (self._runs.discard if last.too_few_samples else self._runs.add)(last.run_id)
+        standing = progress.status.standing
+        before, self._standing = self._standing, None if standing is None else (standing.proven, standing.not_proven)
+        return before != self._standing
 
     def events_per_s(self) -> float:
         (since, before), (now, after) = self._seen[0], self._seen[-1]
@@ -92,17 +129,24 @@ class _Picture:
         letters = f"[bold red]{status.dead_letters}[/]" if status.dead_letters else "0"
         grid.add_row("[dim]dead letters[/]", letters, "[dim]champion[/]", escape(champion))
         bar = ProgressBar(total=progress.moments, completed=progress.moment)
-        return Panel(Group(grid, "", bar), title="Signal Refinery: thirteen years of real prices", padding=(1, 2))
+        return Panel(Group(grid, "", bar), title=f"Signal Refinery: {self._title}", padding=(1, 2))
 
 
 def show_summary(summary: Summary, console: Console) -> None:
     """The summary for people."""
     found = summary.out_of_sample
+    if summary.planted is not None:
+        console.print(escape(summary.planted.planted), soft_wrap=True)
     console.print(_facts(summary))
-    if found.n:
+    if summary.planted is not None:
+        console.print(_life(summary.planted), soft_wrap=True)
+        console.print(_LEGEND, soft_wrap=True)
+    elif found.n:
         console.print(_evidence(found))
         console.print(_bands(found))
     console.print(f"[bold]{escape(summary.verdict)}[/]", soft_wrap=True)
+    if summary.planted is None:
+        console.print(f"\nWhere there is something to learn, it looks like this: {OTHER}", soft_wrap=True)
 
 
 def _facts(summary: Summary) -> Table:
@@ -120,6 +164,19 @@ def _facts(summary: Summary) -> Table:
     grid.add_row("[dim]kept[/]", f"[bold red]{kept}[/]" if wrong else kept)
     grid.add_row("[dim]took[/]", f"{summary.seconds:.0f} s")
     return grid
+
+
+def _life(planted: PlantedEdge) -> Table:
+    """The phases of the edge's life: what scores were worth in each, and whether they moved anything."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("phase", "since", "signals", "lowest", "middle", "highest", "moved", "reached"):
+        table.add_column(head, no_wrap=True)
+    for phase in planted.phases:
+        if phase.signals:
+            thirds = ["-"] * 3 if phase.thirds is None else [f"{value:+.2f}" for value in phase.thirds]
+            reached = "-" if phase.reached is None else f"{phase.reached:.0%}"
+            table.add_row(phase.name, phase.since, f"{phase.signals:,}", *thirds, _figure(phase.moved, 2), reached)
+    return table
 
 
 def _evidence(found: OutOfSample) -> Table:
@@ -148,13 +205,11 @@ def _line(console: Console, picture: _Picture) -> None:
     if progress is None or progress.phase != "replaying" or progress.moment % _LINE_EVERY:
         return
     status = progress.status
-    console.print(
+    _say(
+        console,
         f"{progress.at[:10]}: {progress.published:,} published, {progress.scored:,} scored, "
         f"{status.labelled:,} labelled, {picture.retrainings} retrainings, champion {status.champion or 'none'}, "
         f"{status.dead_letters} dead letters",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
     )
 
 

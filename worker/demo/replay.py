@@ -18,7 +18,7 @@ import redis
 from trading_system.simulation.position_tracker import OutcomeEvent
 from trading_system.simulation.signal_generator import SignalEvent
 from trading_system.simulation.timeline import Moment
-from worker.demo.summary import Played, Scored
+from worker.demo.played import Played, Scored
 from worker.errors import RefineryError
 from worker.observability.status import Status
 from worker.settings.schema import StreamSettings
@@ -37,10 +37,10 @@ class ReplayStalled(RefineryError):
 
 @dataclass(frozen=True, slots=True)
 class ReplayTimeouts:
-    """How long the replay waits for the others, in seconds, before it gives up."""
+    """How long the replay waits for the others, in seconds, before it gives up; their own start included."""
 
-    drain_s: float = 60
-    training_start_s: float = 60
+    drain_s: float = 300
+    training_start_s: float = 300
     training_s: float = 600
 
 

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -19,19 +19,16 @@ import pandas as pd
 import redis
 from rich.console import Console
 
-from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.config import FeatureConfig, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.simulation.market_data import (
-    BENCHMARK,
-    MarketDataMissing,
-    load_indexes,
-    load_stocks,
-    write_directory,
-)
-from trading_system.simulation.timeline import Moment, timeline_of
+from trading_system.simulation.market_data import BENCHMARK, write_directory
+from trading_system.simulation.timeline import Moment
 from worker.demo.display import live_display, show_summary
+from worker.demo.edge import PLANTED, planted_edge
+from worker.demo.played import Played
 from worker.demo.replay import MarketReplay, ReplayTimeouts
-from worker.demo.summary import Held, Learned, Played, Summary, summarise
+from worker.demo.summary import Held, Learned, Summary, summarise
+from worker.demo.worlds import DemoWorld, real_prices
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
 from worker.observability.status import Status, read_status
@@ -43,9 +40,6 @@ from worker.state_dir import make_private, take_lock
 from worker.streams.errors import translated
 from worker.supervision.children import Children
 
-#: What the demo's learning is told where the settings say nothing else. Five symbols give some 130 trades a year: a
-#: window of a year would leave a model fewer rows than it needs, and evidence in steps of three weeks one or two each.
-MIN_NEW_SAMPLES, TRAIN_WINDOW_DAYS, STEP_SIZE_DAYS = 100, 3 * 365, 91
 _MARK: Final = "demo.txt"
 _MARK_TEXT: Final = "State of `refinery demo`: the next demo deletes this directory.\n"
 _ALL: Final = 1_000_000
@@ -58,8 +52,9 @@ def run(
     keep_running: bool,
     until: str | None = None,
     report: Callable[[Summary], None] = lambda _: None,
+    world: Callable[[], DemoWorld] = real_prices,
 ) -> Summary:
-    """Play the history through a server, a worker and a trainer of the demo's own.
+    """Play a world through a server, a worker and a trainer of the demo's own.
 
     They work in `demo` below the state directory, which begins empty each time: a replay does not belong among real
     signals. A configured Redis is used only where its database is empty.
@@ -69,21 +64,21 @@ def run(
         keep_running: leave everything up after the replay until SIGINT or SIGTERM.
         until: the last day that is replayed, as 2006-12-31; None replays all.
         report: given the summary as soon as the replay has been drained, while everything is still up.
+        world: what is played; where its edge is planted, that is said before anything else, on stderr.
 
     Raises:
         RefineryError: one line: the demo's data are missing, its place is taken, or a process did not do its part.
         KeyboardInterrupt: SIGINT or SIGTERM before the end; everything has been ended.
     """
     last_day = _day(until)
-    try:
-        stocks, indexes = load_stocks(), load_indexes()
-    except MarketDataMissing as missing:
-        raise RefineryError(str(missing)) from missing
-    timeline = up_to(timeline_of(stocks), last_day)
-    chosen = demo_settings(settings)
-    with _interrupt_on_signals(), own_place(chosen.state_dir), _everything(chosen, stocks | indexes) as (url, children):
+    played = world()
+    if played.desk is not None:
+        Console(stderr=True, highlight=False).print(PLANTED, soft_wrap=True)
+    played = replace(played, timeline=up_to(played.timeline, last_day))
+    chosen = demo_settings(settings, played)
+    with _interrupt_on_signals(), own_place(chosen.state_dir), _everything(chosen, played.market) as (url, children):
         with connect(url) as client, open_store(chosen) as store:
-            summary = _play(chosen, client, store, timeline, children.tend)
+            summary = _play(chosen, client, store, played, children.tend)
         report(summary)
         if keep_running:
             _keep_running(chosen, children)
@@ -95,13 +90,14 @@ def show(summary: Summary) -> None:
     show_summary(summary, Console())
 
 
-def demo_settings(settings: Settings) -> Settings:
-    """The settings of the demo's processes: a state of their own, the demo's prices, and a pace that fits them."""
+def demo_settings(settings: Settings, world: DemoWorld) -> Settings:
+    """The settings of the demo's processes: a state of their own, and the world's prices, features and pace."""
     state_dir = settings.state_dir / "demo"
-    training: dict[str, Any] = {"train_window_days": TRAIN_WINDOW_DAYS, "step_size_days": STEP_SIZE_DAYS}
-    pace: dict[str, Any] = {"min_new_samples_for_retrain": MIN_NEW_SAMPLES}
+    training: dict[str, Any] = dict(world.training)
+    pace: dict[str, Any] = {"min_new_samples_for_retrain": world.min_new_samples}
     ml = replace(
         settings.ml,
+        features=world.features or settings.ml.features,
         **{name: value for name, value in pace.items() if not is_given("ml", name)},
         training=replace(
             settings.ml.training,
@@ -128,7 +124,17 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
         "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(chosen.ml.min_new_samples_for_retrain),
         "REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS": str(chosen.ml.training.train_window_days),
         "REFINERY_ML__TRAINING__STEP_SIZE_DAYS": str(chosen.ml.training.step_size_days),
+        **{f"REFINERY_ML__FEATURES__{name.upper()}": text for name, text in _features(chosen).items()},
         "REFINERY_LOG_LEVEL": "ERROR" if chosen.log_level == "ERROR" else "WARNING",
+    }
+
+
+def _features(chosen: Settings) -> Mapping[str, str]:
+    """The feature settings that are not the defaults, as the environment has them."""
+    told, plain = asdict(chosen.ml.features), asdict(FeatureConfig())
+    given = {name: value for name, value in told.items() if value != plain[name]}
+    return {
+        name: str(value) if isinstance(value, str) else orjson.dumps(value).decode() for name, value in given.items()
     }
 
 
@@ -201,16 +207,17 @@ def _play(
     chosen: Settings,
     client: redis.Redis,
     store: FeatureDatabase,
-    timeline: Sequence[Moment],
+    world: DemoWorld,
     tend: Callable[[], None],
 ) -> Summary:
     def look() -> Status:
         return read_status(chosen, store, client)
 
-    with live_display(Console(stderr=True)) as tell:
+    news = {} if world.desk is None else {world.desk.died_on: "the edge dies, and nobody is told"}
+    with live_display(Console(stderr=True), world.title, news) as tell:
         played = MarketReplay(
             client,
-            timeline,
+            world.timeline,
             streams=chosen.streams,
             look=look,
             is_due=lambda _: reason_if_due(chosen, store) is not None,
@@ -218,7 +225,8 @@ def _play(
             on_progress=tell,
             timeouts=ReplayTimeouts(training_s=chosen.training_timeout_s),
         ).run()
-    return summarise(played, learned(store), held(store, played))
+    planted = None if world.desk is None else planted_edge(played, world.desk)
+    return summarise(played, learned(store), held(store, played), planted)
 
 
 def _keep_running(chosen: Settings, children: Children) -> None:

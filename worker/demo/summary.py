@@ -13,41 +13,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 
 from trading_system.ml_refinement.typing import AnyArray, FloatArray
 from trading_system.ml_refinement.validation.metrics import clustered_auc, log_losses
 from trading_system.simulation.position_tracker import OutcomeEvent
 from trading_system.simulation.signal_generator import SignalEvent
+from worker.demo.edge import PlantedEdge
+from worker.demo.played import Played, Scored
 
 #: Fewer scored trades than this, or fewer of either result, say nothing about an edge.
 _LEAST, _LEAST_OF_EACH = 100, 30
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """One `signal.scored` message as it was read, and its exact bytes."""
-
-    signal_id: str
-    status: str
-    quality_score: float | None
-    quality_band: str | None
-    payload: bytes
-
-    @classmethod
-    def from_bytes(cls, payload: bytes) -> Scored:
-        fields = orjson.loads(payload)
-        return cls(fields["signal_id"], fields["status"], fields["quality_score"], fields["quality_band"], payload)
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """Everything the replay published and read back."""
-
-    signals: Sequence[SignalEvent]
-    outcomes: Sequence[OutcomeEvent]
-    scored: Sequence[Scored]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +109,15 @@ class Summary:
     out_of_sample: OutOfSample
     verdict: str
     seconds: float
+    planted: PlantedEdge | None = None
 
     def to_json(self) -> Mapping[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; `planted` where something was."""
+        fields = asdict(self)
+        return fields if self.planted is not None else {name: fields[name] for name in fields if name != "planted"}
 
 
-def summarise(played: Played, learned: Learned, held: Held) -> Summary:
+def summarise(played: Played, learned: Learned, held: Held, planted: PlantedEdge | None = None) -> Summary:
     """Put both sides beside each other."""
     payloads: dict[str, set[bytes]] = defaultdict(set)
     for message in played.scored:
@@ -166,8 +143,9 @@ def summarise(played: Played, learned: Learned, held: Held) -> Summary:
         + max(0, held.signals - len(played.signals))
         + max(0, held.outcomes - len(played.outcomes)),
         out_of_sample=out_of_sample,
-        verdict=verdict(out_of_sample),
+        verdict=verdict(out_of_sample) if planted is None else planted.words,
         seconds=round(played.seconds, 1),
+        planted=planted,
     )
 
 
