@@ -155,14 +155,6 @@ class MLConfig:
     """A retraining job is enqueued so many days after the last one, when at least one label is new."""
     min_new_samples_for_retrain: Count = 20
     """A retraining job is enqueued when this many labels are new since the last one."""
-    virtual_outcomes: Literal["off", "fill"] = "off"
-    """`fill`: trainings learn from signals without a reported outcome too, labelled by the bars that followed."""
-    virtual_hold_days: Annotated[float, Field(gt=0, le=3_650, allow_inf_nan=False)] | None = None
-    """After how long a virtual trade is ended; unset: as long as nine tenths of the signal type's own trades lasted."""
-    virtual_session_hours: dict[str, Annotated[float, Field(gt=0, le=168, allow_inf_nan=False)]] = field(
-        default_factory=dict
-    )
-    """Hours from a bar's opening to its close by asset class, where there are breaks: `{"equity": 6.5}`."""
     quality_threshold_high: Share = 0.7
     """From this P(win) on the quality band is `high`."""
     quality_threshold_low: Share = 0.3
@@ -171,6 +163,14 @@ class MLConfig:
     """Whether a proven model moves the combined score."""
     ml_score_weight: Share = 0.3
     """Share of the ML score in the combined score."""
+    virtual_outcomes: Literal["off", "fill"] = "off"
+    """`fill`: trainings learn from signals without a reported outcome too, labelled by the bars that followed."""
+    virtual_hold_days: Annotated[float, Field(gt=0, le=3_650, allow_inf_nan=False)] | None = None
+    """After how long a virtual trade is ended; unset: as long as nine tenths of the signal type's own trades lasted."""
+    virtual_session_hours: dict[str, Annotated[float, Field(gt=0, le=168, allow_inf_nan=False)]] = field(
+        default_factory=dict
+    )
+    """Hours from a bar's opening to its close by asset class, where there are breaks: `{"equity": 6.5}`."""
 
     @model_validator(mode="after")
     def _thresholds(self) -> MLConfig:
