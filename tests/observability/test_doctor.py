@@ -65,6 +65,12 @@ def test_settings_that_no_training_could_use_or_that_do_nothing_are_told(
     assert told[2].says.startswith("REFINERY_ML__TRAINING__EARLY_STOPPING does nothing here")
 
 
+def started(role: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """A process of this role with these settings, once it has ended."""
+    command = [sys.executable, "-m", "worker", role]
+    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.parametrize("role", ["worker", "trainer", "up"])
 def test_no_process_starts_with_hyperparameters_that_no_training_could_use(
     tmp_path: Path, valkey_url: str, role: str
@@ -74,13 +80,7 @@ def test_no_process_starts_with_hyperparameters_that_no_training_could_use(
         "REFINERY_REDIS_URL": valkey_url,
         "REFINERY_ML__TRAINING__HYPERPARAMETERS": '{"max_iter": "many"}',
     }
-    ended = subprocess.run(
-        [sys.executable, "-m", "worker", role],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = started(role, settings)
     assert ended.returncode == 1
     assert "REFINERY_ML__TRAINING__HYPERPARAMETERS: ensemble cannot use max_iter='many'" in ended.stderr
 
@@ -107,13 +107,7 @@ def test_no_process_starts_with_features_that_it_could_not_compute(
     features = {"FEATURE_SET": "custom", "CUSTOM_FEATURES": '["rsi_14"]', name: value}
     settings = {"REFINERY_STATE_DIR": str(tmp_path / "var"), "REFINERY_REDIS_URL": valkey_url}
     settings |= {f"REFINERY_ML__FEATURES__{field}": told for field, told in features.items()}
-    ended = subprocess.run(
-        [sys.executable, "-m", "worker", role],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    ended = started(role, settings)
     assert ended.returncode == 1
     assert line in ended.stderr
     assert "Traceback" not in ended.stderr

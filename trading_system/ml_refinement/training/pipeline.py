@@ -30,10 +30,11 @@ from trading_system.ml_refinement.training.auxiliary_models import (
 )
 from trading_system.ml_refinement.training.champion_record import champion_record, end_proof_if_failing, unless_pinned
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset, shortage
-from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, judge
+from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, ChampionRecord, judge
 from trading_system.ml_refinement.training.recipes import recipe_of
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict, in_words
 from trading_system.ml_refinement.training.virtual_evidence import virtual_figures
+from trading_system.ml_refinement.typing import StringArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
 
@@ -168,25 +169,10 @@ class _Run:
         evidence = judged.evidence(data, max_hold_us)
         figures = self._figures(data, judged, evidence, model) | virtual_figures(data, pooled, max_hold_us)
         model.set_validation(len(judged.rows), {k: v for k, v in figures.items() if isinstance(v, float)})
-        active = self.db.models.active(_TYPE.value)
-        champion = None
-        if active is not None:
-            active = end_proof_if_failing(self.db, active, training=self.config.training, now_us=now_us)
-            since_us = int(evidence.entered_us.min(initial=now_us))
-            champion = champion_record(self.db, active, data.signal_ids[judged.rows], since_us=since_us)
-            if active.feature_version != feature_version:  # it scores nothing any more, and so it blocks nothing
-                champion = replace(champion, proven=False)
         recipe = recipe_of(model, self.config)
+        champion = self._champion(evidence, data.signal_ids[judged.rows], feature_version, now_us)
         known_until_day = float(data.known_us[data.reported].max(initial=0)) / DAY_US
-        looked = self.db.runs.last_figure(_TYPE.value, LOOKED_UNTIL)
-        verdict = judge(
-            evidence,
-            recipe=recipe,
-            champion=champion,
-            tries=self._tries(recipe, feature_version),
-            days_since_look=math.inf if looked is None else known_until_day - looked,
-            min_rows=self.config.training.min_validation_samples,
-        )
+        verdict = self._verdict(evidence, recipe, champion, feature_version, known_until_day)
         if verdict.figures.get("skill_level", KEEP_LEVEL) != KEEP_LEVEL:
             figures[LOOKED_UNTIL] = known_until_day
         self.progress("register", 0, 1)
@@ -196,6 +182,39 @@ class _Run:
         expected = {kind: row.model_id if row is not None else None for kind, row in serving.items()}
         expected[_TYPE] = champion.model_id if champion else None
         return self._settle(model, auxiliary, data, verdict, figures | verdict.record, expected)
+
+    def _champion(
+        self, evidence: Evidence, signal_ids: StringArray, feature_version: str, now_us: int
+    ) -> ChampionRecord | None:
+        """What serves, its proof ended where it fails, with what its line served for these signals, shape (n,)."""
+        active = self.db.models.active(_TYPE.value)
+        if active is None:
+            return None
+        active = end_proof_if_failing(self.db, active, training=self.config.training, now_us=now_us)
+        since_us = int(evidence.entered_us.min(initial=now_us))
+        champion = champion_record(self.db, active, signal_ids, since_us=since_us)
+        if active.feature_version != feature_version:  # it scores nothing any more, and so it blocks nothing
+            champion = replace(champion, proven=False)
+        return champion
+
+    def _verdict(
+        self,
+        evidence: Evidence,
+        recipe: str,
+        champion: ChampionRecord | None,
+        feature_version: str,
+        known_until_day: float,
+    ) -> Verdict:
+        """The gate's answer, with tries and looks paid for."""
+        looked = self.db.runs.last_figure(_TYPE.value, LOOKED_UNTIL)
+        return judge(
+            evidence,
+            recipe=recipe,
+            champion=champion,
+            tries=self._tries(recipe, feature_version),
+            days_since_look=math.inf if looked is None else known_until_day - looked,
+            min_rows=self.config.training.min_validation_samples,
+        )
 
     def _labelled(self, start: str | None) -> LabellingRule | None:
         """The rule of virtual outcomes, once the signals from `start` on are labelled by it; None: they are off."""
