@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from trading_system.ml_refinement.models.fitting import FitPlan, RowSplit
 from trading_system.ml_refinement.models.selection import SelectionRule, select_columns
 from trading_system.ml_refinement.models.trees import from_gradient_boosting, from_histogram_boosting
 from trading_system.ml_refinement.recipe_parameters import PARAMETERS, defaults, wrong_parameters
+from trading_system.ml_refinement.storage.times import DAY_US
 
 RECIPES = ["ensemble", "gradient_boosting"]
 
@@ -312,6 +314,13 @@ def test_what_trades_of_one_week_share_is_not_taken_for_what_a_feature_knows() -
     X, rule = np.column_stack([market, own]), SelectionRule(threshold=0.3)
     assert select_columns(X, won, rule, period=week).columns.tolist() == [12]
     assert select_columns(X, won, rule).columns.tolist() != [12]
+    used = []
+    for entered_us in (20_000 * DAY_US + week * 7 * DAY_US, None):
+        model = SignalQualityModel(selection=rule, max_iter=4)
+        plan = replace(FitPlan.by_rows(800), entered_us=entered_us)
+        model.fit(X, np.where(won, 1.4, -1.0), plan=plan)
+        used.append(len(model.used_features) == 1 and model.used_features[0] == model.feature_names[12])
+    assert used == [True, False]
 
 
 def test_selection_settings_reach_the_fit() -> None:
