@@ -13,20 +13,26 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Container, Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import orjson
 from loguru import logger
 
+from tests.faults.catalogue import KINDS, run_of, schedule
 from tests.faults.fault_harness import FaultHarness, Tally
-from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS, Schedule, at_crash_point, schedule
+from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS, Schedule, at_crash_point
 from tests.support.processes import fork
+from worker.redis_server.binary import server_version
 
 
-def run_all(schedules: list[Schedule], directory: Path, *, verbose: bool = False) -> dict[str, Tally]:
+def run_all(
+    schedules: list[Schedule], directory: Path, *, redis_7: Path | None = None, verbose: bool = False
+) -> dict[str, Tally]:
     """Run the schedules; what they came to, by kind."""
     tallies: dict[str, Tally] = {}
-    with FaultHarness(directory, verbose=verbose) as harness:
+    with FaultHarness(directory, run_of, redis_7=redis_7, verbose=verbose) as harness:
         for made in schedules:
             tally = harness.run(made)
             tallies.setdefault(made.kind, Tally()).add(tally)
@@ -40,15 +46,30 @@ def table(tallies: dict[str, Tally]) -> str:
     everything = Tally()
     for tally in tallies.values():
         everything.add(tally)
-    lines = ["| kind | schedules | events | workers killed | lost | double | otherwise wrong | unfinished | s each |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    heads = ("kind", "schedules", "of them on Redis 7", "events", "processes killed", "lost", "double")
+    lines = [f"| {' | '.join((*heads, 'otherwise wrong', 'unfinished', 's each'))} |", "|---" * 10 + "|"]
     for name, t in [*sorted(tallies.items()), ("**all**", everything)]:
         each = t.seconds / max(1, t.schedules)
         lines.append(
-            f"| {name} | {t.schedules:,} | {t.events:,} | {t.killed:,} | {t.lost} | {t.double} | {t.wrong} |"
-            f" {t.unfinished} | {each:.2f} |"
+            f"| {name} | {t.schedules:,} | {t.on_redis_7:,} | {t.events:,} | {t.killed:,} | {t.lost} |"
+            f" {t.double} | {t.wrong} | {t.unfinished} | {each:.2f} |"
         )
     return "\n".join(lines)
+
+
+def of_kinds(first: int, kinds: Container[str]) -> Iterator[Schedule]:
+    """Schedules of these kinds, from that seed on."""
+    return (schedule(seed) for seed in count(first) if KINDS[seed % len(KINDS)] in kinds)
+
+
+def _redis_7() -> Path | None:
+    """The server of Redis 7 that is installed, if one is."""
+    found = shutil.which("redis-server")
+    return Path(found) if found and server_version(Path(found))[:1] == (7,) else None
+
+
+def _what(redis_7: Path | None) -> str:
+    return "none on Redis 7" if redis_7 is None else f"some on Redis {'.'.join(map(str, server_version(redis_7)))}"
 
 
 def _say(text: str) -> None:
@@ -63,19 +84,20 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--crash-points", action="store_true", help="a kill at every labelled crash point besides")
     parser.add_argument("--at", action="append", default=[], help="a kill at this crash point besides")
-    parser.add_argument("--kind", action="append", help="only the schedules of this kind")
+    parser.add_argument(
+        "--kind", action="append", choices=sorted(set(KINDS)), help="only schedules of this kind, as many"
+    )
+    parser.add_argument("--redis-7", type=Path, default=_redis_7(), help="its server; every fourth schedule runs on it")
     parser.add_argument("--json", type=Path, help="write the tallies there")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     first = args.seed if args.seed is not None else random.SystemRandom().randrange(10**6) * 10
     logger.remove()
-    _say(f"seeds {first} to {first + args.schedules - 1}")
     # What is killed are processes, so that memory is as good as a disk here, and many times faster.
     memory = Path("/dev/shm")  # noqa: S108
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory if memory.is_dir() else None))
-    made = [schedule(seed) for seed in range(first, first + args.schedules)]
-    if args.kind:
-        made = [one for one in made if one.kind in args.kind]
+    made = list(islice(of_kinds(first, args.kind or KINDS), args.schedules))
+    _say(f"seeds {first} to {made[-1].seed if made else first}, {_what(args.redis_7)}")
     crash_points = (*CRASH_POINTS, *TRAINING_CRASH_POINTS) if args.crash_points else args.at
     made = [at_crash_point(crash_point) for crash_point in crash_points] + made
     children = {}
@@ -84,7 +106,7 @@ def main() -> int:
 
         def run(part: list[Schedule] = part, place: Path = place) -> None:
             place.mkdir()
-            tallies = run_all(part, place, verbose=args.verbose)
+            tallies = run_all(part, place, redis_7=args.redis_7, verbose=args.verbose)
             (place / "tally.json").write_bytes(orjson.dumps(tallies))
 
         children[fork(run)] = place

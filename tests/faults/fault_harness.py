@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from loguru import logger
 from tests.faults.crash_points import arm
 from tests.faults.invariants import Key, Verdict, entries_of, judge
 from tests.faults.schedules import Life, Schedule
+from tests.faults.servers import ServerOf
 from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
 from tests.support.desk import settings_for
@@ -31,7 +33,7 @@ from tests.support.processes import fork, until
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
-from worker.consumer.batch_handler import BatchResult
+from worker.consumer.batch_handler import BatchHandler, BatchResult
 from worker.installation import open_store
 from worker.redis_server import connection
 from worker.redis_server.connection import connect
@@ -49,6 +51,7 @@ class Tally:
     """What schedules came to."""
 
     schedules: int = 0
+    on_redis_7: int = 0
     events: int = 0
     lost: int = 0
     double: int = 0
@@ -59,43 +62,87 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
     def add(self, other: Tally) -> None:
-        for name in ("schedules", "events", "lost", "double", "wrong", "unfinished", "killed", "seconds"):
+        for name in ("schedules", "on_redis_7", "events", "lost", "double", "wrong", "unfinished", "killed", "seconds"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.failures += other.failures
 
 
+@dataclass(frozen=True)
+class Place:
+    """A server with what leads to it."""
+
+    server: EmbeddedServer
+    client: redis.Redis
+    wire: Wire
+
+    @classmethod
+    def at(cls, directory: Path, binary: Path | None = None) -> Place:
+        """A server that runs, by default the one that is installed."""
+        directory.mkdir(exist_ok=True)
+        server = EmbeddedServer(directory / "data", join=False) if binary is None else ServerOf(binary, directory)
+        server.start()
+        wire = Wire(directory / "wire.sock", Path(server.url.removeprefix("unix://")))
+        return cls(server, redis.Redis.from_url(server.url), wire)
+
+    def close(self) -> None:
+        self.wire.close()
+        self.client.close()
+        self.server.stop()
+
+
 class FaultHarness:
-    """One server, one template of an empty store, and schedules one after the other.
+    """Servers, one template of an empty store, and schedules one after the other.
 
     Args:
         directory: for everything that is written.
+        run_of: what runs a schedule.
+        redis_7: a server of Redis 7, for those schedules that ask for it; None: they run on the one that is installed.
         verbose: let the workers' logs through.
     """
 
-    def __init__(self, directory: Path, *, verbose: bool = False) -> None:
-        self._directory = directory
-        self._verbose = verbose
-        self._server = EmbeddedServer(directory / "valkey", join=False)
-        self._template = directory / "template"
-        self._pool = [signal(number) for number in range(_POOL)]
+    def __init__(
+        self,
+        directory: Path,
+        run_of: Callable[[Schedule], type[ScheduleRun]],
+        *,
+        redis_7: Path | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.directory = directory
+        self.verbose = verbose
+        self._run_of = run_of
+        self._redis_7 = redis_7
+        self._open = ExitStack()
+        self._places: dict[bool, Place] = {}
+        self.template = directory / "template"
+        self.pool = [signal(number) for number in range(_POOL)]
 
     def __enter__(self) -> FaultHarness:
-        self._server.start()
-        with FeatureDatabase(self._template / "features.db"), EventArchive(self._template / "events.db"):
+        with FeatureDatabase(self.template / "features.db"), EventArchive(self.template / "events.db"):
             pass
-        self._client = redis.Redis.from_url(self._server.url)
-        self._wire = Wire(self._directory / "wire.sock", Path(self._server.url.removeprefix("unix://")))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._wire.close()
-        self._server.stop()
+        self._open.close()
+
+    def keep(self, closing: Callable[[], None]) -> None:
+        """Call this when everything is over."""
+        self._open.callback(closing)
+
+    def place(self, made: Schedule) -> Place:
+        """The server of a schedule; it is there for those that come after."""
+        on_redis_7 = made.on_redis_7 and self._redis_7 is not None
+        if on_redis_7 not in self._places:
+            name, binary = ("redis7", self._redis_7) if on_redis_7 else ("valkey", None)
+            self._places[on_redis_7] = Place.at(self.directory / name, binary)
+            self.keep(self._places[on_redis_7].close)
+        return self._places[on_redis_7]
 
     def run(self, made: Schedule) -> Tally:
         """Run a schedule and judge it."""
         started = time.monotonic()
-        state = self._directory / f"state-{made.seed}"
-        tally = Tally(schedules=1)
+        state = self.directory / f"state-{made.seed}"
+        tally = Tally(schedules=1, on_redis_7=int(made.on_redis_7 and self._redis_7 is not None))
         running = self._run_of(made)(self, made, state)
         try:
             verdict, finished = running.run()
@@ -110,12 +157,6 @@ class FaultHarness:
             shutil.rmtree(state)
         tally.seconds = time.monotonic() - started
         return tally
-
-    def _run_of(self, made: Schedule) -> type[ScheduleRun]:
-        from tests.faults.training import TrainingRun  # needs the learning stack, and this module
-
-        trains = any(life.role == "trainer" for lives in made.rounds for life in lives)
-        return TrainingRun if trains else ScheduleRun
 
 
 class ScheduleRun:
@@ -134,7 +175,9 @@ class ScheduleRun:
         self._harness = harness
         self._made = made
         self._state = state
-        self._client = harness._client
+        self._place = harness.place(made)
+        self._client = self._place.client
+        self._url = self._place.server.url
         self._rng = random.Random(f"play {made.seed}")
         self._market = state / "bars"
         self.sent: list[Key] = []
@@ -142,30 +185,30 @@ class ScheduleRun:
         self.killed = 0
         #: What was found to be wrong before the end.
         self.between: list[str] = []
-        self._traffic = Traffic(self._rng, harness._pool)
+        self._traffic = Traffic(self._rng, harness.pool)
 
     def run(self) -> tuple[Verdict, bool]:
         until(lambda: bool(self._client.flushall()))
         until(lambda: self._client.config_set("hz", 500))  # else a blocking read ends up to 100 ms late
-        self._harness._wire.plan((), one_in=1, seed=0)
+        self._place.wire.plan((), one_in=1, seed=0)
         self._set_up()
         self._market.mkdir()
         events = self._traffic.events
         first = self._rng.randint(1, len(events))
         for event in events[:first]:
             self._send(*event)
-        self._harness._wire.plan(self._made.wire, one_in=self._made.one_in, seed=self._made.seed)
+        self._place.wire.plan(self._made.wire, one_in=self._made.one_in, seed=self._made.seed)
         for number, lives in enumerate(self._made.rounds):
             last = number == len(self._made.rounds) - 1
             self._round(lives, events[first:] if last else [])
-        self._harness._wire.plan((), one_in=1, seed=0)
+        self._place.wire.plan((), one_in=1, seed=0)
         self._supply_bars()
         finished = self._finish()
         return self._judge(), finished
 
     def _set_up(self) -> None:
         """What is there before anything happens."""
-        shutil.copytree(self._harness._template, self._state)
+        shutil.copytree(self._harness.template, self._state)
 
     def _send(self, stream: str, data: bytes) -> None:
         entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
@@ -178,7 +221,7 @@ class ScheduleRun:
         (self._market / ".new").rename(self._market / "ACME.csv")
 
     def _settings(self, slot: int, life: Life) -> Settings:
-        url = f"unix://{self._harness._wire.address}" if life.through_wire else self._harness._server.url
+        url = f"unix://{self._place.wire.address}" if life.through_wire else self._url
         quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
         settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
@@ -210,6 +253,9 @@ class ScheduleRun:
     def _treat(self, pid: int, life: Life, age_s: float, stopped: dict[int, float]) -> None:
         if life.kill_after_s is not None and age_s >= life.kill_after_s:
             os.kill(pid, signals.SIGKILL)
+        elif life.term_after_s is not None and pid not in stopped and age_s >= life.term_after_s:
+            os.kill(pid, signals.SIGTERM)
+            stopped[pid] = float("inf")
         elif life.stop_after_s is not None and pid not in stopped and age_s >= life.stop_after_s:
             os.kill(pid, signals.SIGSTOP)
             stopped[pid] = age_s
@@ -234,7 +280,7 @@ class ScheduleRun:
     def _disaster(self) -> None:
         match self._made.disaster:
             case "kill server":
-                pid = self._harness._server.pid
+                pid = self._place.server.pid
                 if pid is not None:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signals.SIGKILL)
@@ -268,7 +314,7 @@ class ScheduleRun:
 
     def _live(self, slot: int, life: Life) -> None:
         """In the child: one worker's life, or one who replays dead letters."""
-        if self._harness._verbose:
+        if self._harness.verbose:
             logger.add(sys.stderr)
         if life.disk is not None:
             Disk([life.disk])
@@ -279,6 +325,8 @@ class ScheduleRun:
             return
         if life.crash_point is not None:
             arm(life.crash_point, life.nth)
+        if life.slow_s:
+            _slow_down(life.slow_s)
         work(settings, idle_rounds=3)
 
     def _finish(self) -> bool:
@@ -307,7 +355,7 @@ class ScheduleRun:
         return True
 
     def _replay_left(self) -> int:
-        with FeatureDatabase(self._state / "features.db") as store, connect(self._harness._server.url) as client:
+        with FeatureDatabase(self._state / "features.db") as store, connect(self._url) as client:
             dead = letters_module.DeadLetters(store, version="chaos")
             return len(dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos").sent)
 
@@ -345,6 +393,7 @@ return taken
 def work(settings: Settings, *, idle_rounds: int) -> None:
     """A worker that ends by itself after so many idle rounds in a row."""
     stop = threading.Event()
+    signals.signal(signals.SIGTERM, lambda *_: stop.set())
     idle = 0
 
     def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:
@@ -360,6 +409,17 @@ def work(settings: Settings, *, idle_rounds: int) -> None:
         consumer._backoff = Backoff(0.01, 0.1)
         consumer._retry_delay_s = 0.02
         consumer.run(stop)
+
+
+def _slow_down(by_s: float) -> None:
+    """Let this process, a worker, take so much longer over each batch that it has in hand."""
+    compute = BatchHandler._compute
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(by_s)
+        return compute(*args)
+
+    BatchHandler._compute = slowly  # type: ignore[method-assign, assignment]
 
 
 def _pending(client: redis.Redis) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 from tests.faults.wire import ACTIONS
 from tests.support.disk import DiskPlan
 
-KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
 #: Where a worker is killed: a method of ours, before it begins or after it is done.
 CRASH_POINTS = (
     "read", "claimed", "archived", "decoded", "computed", "begin", "written", "outcomes", "dead-lettered",
@@ -33,6 +34,10 @@ class Life:
     through_wire: bool = False
     kill_after_s: float | None = None
     stop_after_s: float | None = None
+    #: Told to end in good order (SIGTERM) after so long.
+    term_after_s: float | None = None
+    #: How much longer every batch takes.
+    slow_s: float = 0.0
     role: str = "worker"
     slot: int | None = None
     begin_after_s: float = 0.0
@@ -54,43 +59,66 @@ class Schedule:
     #: For trainings: whether a model serves at the beginning, and how often RQ has the same job.
     champion: bool = True
     copies: int = 1
+    #: Whether the server is Redis 7, where there is one.
+    on_redis_7: bool = False
+    #: What only the run of this kind knows how to read.
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def schedule(seed: int) -> Schedule:
-    """The schedule of a seed."""
-    rng = random.Random(f"schedule {seed}")
-    kind = KINDS[seed % len(KINDS)]
-    made = Schedule(seed, kind, [], archive=random.Random(f"archive {seed}").random() < 0.7)
-    if kind == "kill":
-        made.rounds = [[_killed(rng)] for _ in range(rng.randint(1, 4))]
-    elif kind == "several":
-        made.rounds = [[_killed(rng) if rng.random() < 0.6 else Life() for _ in range(rng.randint(2, 3))] for _ in "ab"]
-    elif kind == "disk":
-        times = rng.choice([1, 1, 2, 5, 1_000_000])
-        plan = DiskPlan(rng.choice(["write", "sync"]), rng.randint(1, 12), rng.choice(["EIO", "ENOSPC"]), times)
-        made.rounds = [[Life(disk=plan, kill_after_s=1.0 if times > 5 else None)]]
-        if rng.random() < 0.3:
-            made.rounds.append([Life(disk=DiskPlan("write", rng.randint(1, 9), "EIO", 1), crash_point="after commit")])
-    elif kind == "wire":
-        made.wire = tuple(rng.sample(ACTIONS, rng.randint(1, 3)))
-        made.one_in = rng.randint(5, 12)
-        made.rounds = [[Life(through_wire=True, kill_after_s=1.5)] * rng.randint(1, 2)]
-    elif kind == "stop":
-        made.rounds = [[Life(stop_after_s=rng.uniform(0, 0.15)), Life(stop_after_s=rng.choice([None, 0.1]))]]
-    elif kind == "server":
-        made.disaster = "kill server"
-        made.rounds = [[Life() for _ in range(rng.randint(1, 2))]]
-    elif kind == "server loses":
-        made.disaster = rng.choice(["flush", "destroy group", "trim"])
-        made.rounds = [[_killed(rng)], [Life() for _ in range(rng.randint(1, 2))]]
-    elif kind == "training":
-        made.champion = rng.random() < 0.7
-        made.copies = rng.choice([1, 1, 2, 3])
-        made.rounds = [_trainers(rng) for _ in range(rng.choice([1, 1, 2]))]
-    else:
-        made.rounds = [[Life()], [Life(role="replayer", kill_after_s=rng.choice([None, 0.02])), Life(role="replayer")]]
-        made.rounds.append([_killed(rng), Life(role="replayer")])
-    return made
+Plan = Callable[[random.Random, Schedule], None]
+
+
+def _kill(rng: random.Random, made: Schedule) -> None:
+    made.rounds = [[killed(rng)] for _ in range(rng.randint(1, 4))]
+
+
+def _several(rng: random.Random, made: Schedule) -> None:
+    made.rounds = [[killed(rng) if rng.random() < 0.6 else Life() for _ in range(rng.randint(2, 3))] for _ in "ab"]
+
+
+def _disk(rng: random.Random, made: Schedule) -> None:
+    times = rng.choice([1, 1, 2, 5, 1_000_000])
+    plan = DiskPlan(rng.choice(["write", "sync"]), rng.randint(1, 12), rng.choice(["EIO", "ENOSPC"]), times)
+    made.rounds = [[Life(disk=plan, kill_after_s=1.0 if times > 5 else None)]]
+    if rng.random() < 0.3:
+        made.rounds.append([Life(disk=DiskPlan("write", rng.randint(1, 9), "EIO", 1), crash_point="after commit")])
+
+
+def _wire(rng: random.Random, made: Schedule) -> None:
+    made.wire = tuple(rng.sample(ACTIONS, rng.randint(1, 3)))
+    made.one_in = rng.randint(5, 12)
+    made.rounds = [[Life(through_wire=True, kill_after_s=1.5)] * rng.randint(1, 2)]
+
+
+def _stop(rng: random.Random, made: Schedule) -> None:
+    made.rounds = [[Life(stop_after_s=rng.uniform(0, 0.15)), Life(stop_after_s=rng.choice([None, 0.1]))]]
+
+
+def _server(rng: random.Random, made: Schedule) -> None:
+    made.disaster = "kill server"
+    made.rounds = [[Life() for _ in range(rng.randint(1, 2))]]
+
+
+def _server_loses(rng: random.Random, made: Schedule) -> None:
+    made.disaster = rng.choice(["flush", "destroy group", "trim"])
+    made.rounds = [[killed(rng)], [Life() for _ in range(rng.randint(1, 2))]]
+
+
+def _training(rng: random.Random, made: Schedule) -> None:
+    made.champion = rng.random() < 0.7
+    made.copies = rng.choice([1, 1, 2, 3])
+    made.rounds = [_trainers(rng) for _ in range(rng.choice([1, 1, 2]))]
+
+
+def _replay(rng: random.Random, made: Schedule) -> None:
+    made.rounds = [[Life()], [Life(role="replayer", kill_after_s=rng.choice([None, 0.02])), Life(role="replayer")]]
+    made.rounds.append([killed(rng), Life(role="replayer")])
+
+
+PLANS: dict[str, Plan] = {
+    "kill": _kill, "training": _training, "several": _several, "disk": _disk, "wire": _wire, "stop": _stop,
+    "server": _server, "server loses": _server_loses, "replay": _replay,
+}  # fmt: skip
 
 
 def _trainers(rng: random.Random) -> list[Life]:
@@ -102,7 +130,7 @@ def _trainers(rng: random.Random) -> list[Life]:
         lives[0] = Life(role="trainer", stop_after_s=rng.uniform(0.2, 1.5), victim=rng.choice(VICTIMS[:2]))
     if rng.random() < 0.3:
         lives.append(Life(role="notebook", begin_after_s=rng.uniform(0, 1.5)))
-    return [*lives, Life() if rng.random() < 0.5 else _killed(rng)]
+    return [*lives, Life() if rng.random() < 0.5 else killed(rng)]
 
 
 def _killed_trainer(rng: random.Random) -> Life:
@@ -128,7 +156,7 @@ def at_crash_point(crash_point: str) -> Schedule:
     return Schedule(10**9 + CRASH_POINTS.index(crash_point), f"at {crash_point}", rounds)
 
 
-def _killed(rng: random.Random) -> Life:
+def killed(rng: random.Random) -> Life:
     if rng.random() < 0.25:
         return Life(kill_after_s=rng.uniform(0.0, 0.25))
     return Life(crash_point=rng.choice(CRASH_POINTS), nth=rng.randint(1, 3))

@@ -74,11 +74,11 @@ class TrainingRun(ScheduleRun):
 
     def _prepared(self) -> Path:
         """A store full of labels, as it is before and after its first training; made once for each harness."""
-        kept = self._harness._directory / ("learned" if self._made.champion else "labelled")
+        kept = self._harness.directory / ("learned" if self._made.champion else "labelled")
         if not kept.exists():
             growing = kept.with_suffix(".new")
-            shutil.copytree(self._harness._template, growing)
-            settings = settings_for(growing, self._harness._server.url, **self._changes)
+            shutil.copytree(self._harness.template, growing)
+            settings = settings_for(growing, self._url, **self._changes)
             # In a child, so that this process never trains: what it forks could not go on with its threads.
             _, status = os.waitpid(fork(lambda: fill(settings, train=self._made.champion)), 0)
             if status:
@@ -147,7 +147,7 @@ class TrainingRun(ScheduleRun):
     def _ask(self, copies: int) -> None:
         """Ask for a training as an operator does; and let RQ have the same job several times, as after a lost reply."""
         settings = self._settings(0, Life())
-        with open_store(settings) as store, connect_queue(self._harness._server.url) as client:
+        with open_store(settings) as store, connect_queue(self._url) as client:
             after = training_history(store, TYPE).newest
             enqueue(settings, store, client)
             jobs = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
@@ -169,7 +169,7 @@ class TrainingRun(ScheduleRun):
             return
         if life.crash_point is not None:
             arm_training(life.crash_point, life.nth, life.victim, self._note_of(life))
-        run_trainer(settings, self._harness._server.url)
+        run_trainer(settings, self._url)
 
     def _finish(self) -> bool:
         """An undisturbed trainer, beside the undisturbed worker, completes what is asked for now."""
@@ -180,7 +180,7 @@ class TrainingRun(ScheduleRun):
         pid = fork(lambda: self._live(9, Life(role="trainer")))
         try:
             quiet = super()._finish()
-            with open_store(settings) as store, connect_queue(self._harness._server.url) as client:
+            with open_store(settings) as store, connect_queue(self._url) as client:
                 trained = self._trained(settings, store, client, after=before)
         finally:
             os.kill(pid, signals.SIGTERM)
