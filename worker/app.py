@@ -88,6 +88,7 @@ def _look_after(
 ) -> None:
     """A store that cannot be read between two batches is waited for, like one that cannot take a batch."""
     with translated_store_errors(use="read"):
+        store.check_in_place()
         after_batch(store, result)
 
 

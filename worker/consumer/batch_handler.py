@@ -25,6 +25,7 @@ from trading_system.ml_refinement.storage import (
     OutcomeRow,
     PredictionRow,
     ServedRow,
+    StoreMoved,
 )
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.consumer.batch_result import BatchResult
@@ -131,11 +132,18 @@ class BatchHandler:
         return entry if kept is None else entry._replace(fields={b"data": kept})
 
     def _keep_originals(self, entries: Sequence[Entry]) -> None:
-        if self._archive is not None:
-            received_at = utc_text(self._clock())
-            self._archive.append(
-                [ArchivedEvent(e.stream, e.entry_id, received_at, e.data) for e in entries if e.data is not None]
-            )
+        self._store.check_in_place()  # first, since an archive is begun anew only beside the store that we have open
+        if self._archive is None:
+            return
+        received_at = utc_text(self._clock())
+        rows = [ArchivedEvent(e.stream, e.entry_id, received_at, e.data) for e in entries if e.data is not None]
+        try:
+            self._archive.append(rows)
+        except StoreMoved as error:
+            logger.error("what the archive held is not there any more, and it goes on with what is: {}", error)
+            self._archive.close()
+            self._archive.initialize()
+            self._archive.append(rows)
 
     def _decoded(self, entries: Sequence[Entry], now: datetime) -> Intake:
         return decode_batch(entries, self._kinds, now=now, limits=self._limits, provided=self._provided)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         StaleActivation as StaleActivation,
         StoreDamaged as StoreDamaged,
         StoreError as StoreError,
+        StoreMoved as StoreMoved,
         StoreUnavailable as StoreUnavailable,
         UnknownModel as UnknownModel,
     )
@@ -72,6 +73,7 @@ __getattr__, __dir__, __all__ = attach(
             "StaleActivation",
             "StoreDamaged",
             "StoreError",
+            "StoreMoved",
             "StoreUnavailable",
             "UnknownModel",
         ),

@@ -18,7 +18,13 @@ from typing import Any
 import apsw
 import orjson
 
-from trading_system.ml_refinement.storage.errors import StoreDamaged, StoreError, StoreUnavailable, translated
+from trading_system.ml_refinement.storage.errors import (
+    StoreDamaged,
+    StoreError,
+    StoreMoved,
+    StoreUnavailable,
+    translated,
+)
 
 Row = tuple[Any, ...]
 Values = Sequence[Any]
@@ -26,6 +32,8 @@ Values = Sequence[Any]
 #: Releases before this one can corrupt a WAL database that two connections write or checkpoint at once.
 FIRST_SOUND_SQLITE = (3, 51, 3)
 MEMORY = ":memory:"
+#: What SQLite has open beside the file itself. Where one of them is gone from its place, other processes make another.
+_BESIDE = ("-wal", "-shm")
 
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 #: Handles inherited through a fork. Closing one here could disturb the parent's locks, so they are kept, never closed.
@@ -37,6 +45,9 @@ class Connection:
 
     A forked child gets a connection of its own at first use. Every method raises `StoreUnavailable`, `StoreDamaged`,
     `ConstraintRefused` or `StoreError`, and ValueError for a value that SQLite cannot hold.
+
+    A transaction counts only in the file at `path`: what was committed into one that was removed, moved or replaced
+    meanwhile was not kept.
     """
 
     def __init__(
@@ -51,6 +62,8 @@ class Connection:
         self._writing = False
         self._failed = False
         self._lock = threading.RLock()
+        #: The files that were at their paths when they were opened, by path: device and inode.
+        self._opened: dict[str, _Identity] = {}
         _open_connections.add(self)
 
     def query(self, sql: str, params: Values = ()) -> list[Row]:
@@ -121,6 +134,7 @@ class Connection:
         a copy of every page that a batch touches.
 
         Raises:
+            StoreMoved: the file is not at its path any more; what was committed is in the other one, if anywhere.
             StoreUnavailable: SQLite gave the transaction up (disk full, I/O error); nothing of it was kept.
             StoreError: an inner block failed and its error was swallowed; nothing was kept.
         """
@@ -138,6 +152,8 @@ class Connection:
     def _frame(self, begin: str) -> Iterator[Connection]:
         outermost = self._depth == 0
         if outermost:
+            if begin != "BEGIN":
+                self.check_in_place()
             self._begin(begin)
             self._writing, self._failed = begin != "BEGIN", False
         self._depth += 1
@@ -145,6 +161,9 @@ class Connection:
             yield self
             if outermost:
                 self.run("COMMIT")
+                if self._writing:
+                    self._note_beside()
+                    self.check_in_place()
         except BaseException:
             self._failed = True
             raise
@@ -167,10 +186,27 @@ class Connection:
             self._handle.close(True)
             self._handle = None
 
+    def check_in_place(self) -> None:
+        """Refuse to go on with files that are not at their paths any more; nothing is asked before they are open.
+
+        Raises:
+            StoreMoved: one was removed, moved or replaced.
+            StoreUnavailable: nobody can tell now.
+        """
+        for path, identity in self._opened.items():
+            if _identity(path) != identity:
+                raise StoreMoved(
+                    f"{path} was removed, moved or replaced while it was open: put the same file back, "
+                    "or stop what uses it, see that the right store is there, and start again"
+                )
+
     def close(self) -> None:
-        """Close; the next use opens again. A disk that fails here costs nothing: the WAL holds what was committed."""
+        """Close; the next use opens what is at the path then. A disk that fails here costs nothing: the WAL holds what
+        was committed.
+        """
         with self._lock:
             handle, self._handle = self._handle, None
+            self._opened = {}
             if handle is not None:
                 with suppress(apsw.Error):
                     handle.close(True)
@@ -189,29 +225,54 @@ class Connection:
     def _open(self) -> apsw.Connection:
         if tuple(map(int, apsw.sqlite_lib_version().split("."))) < FIRST_SOUND_SQLITE:
             raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode: 3.51.3 is needed")
+        self.check_in_place()  # what was open before is opened again, or nothing is
         flags = apsw.SQLITE_OPEN_READONLY
         if not self.read_only:
             flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
             self._create_privately()
+        name = str(self.path)
+        found = None if name == MEMORY else _identity(name)
         handle = None
         try:
-            handle = apsw.Connection(str(self.path), flags=flags)
+            handle = apsw.Connection(name, flags=flags)
             self._configure(handle)
-        except apsw.Error as error:
+            self._note_place(found)
+        except (apsw.Error, StoreError) as error:
             if handle is not None:
                 handle.close()
-            raise translated(error, self.path) from error
+            raise (translated(error, self.path) if isinstance(error, apsw.Error) else error) from error
         return handle
 
+    def _note_place(self, found: _Identity | None) -> None:
+        """Remember which files were opened; what was at the path before and after was opened in between."""
+        if found is None:
+            return
+        self._opened = {os.path.abspath(self.path): found}
+        self._note_beside()
+        self.check_in_place()
+
+    def _note_beside(self) -> None:
+        """SQLite makes them when a new file is first written to, and keeps them for as long as it is open."""
+        if len(self._opened) in (0, 1 + len(_BESIDE)):
+            return
+        name = next(iter(self._opened))
+        for ending in _BESIDE:
+            if f"{name}{ending}" not in self._opened and (identity := _identity(f"{name}{ending}")) is not None:
+                self._opened[f"{name}{ending}"] = identity
+
     def _create_privately(self) -> None:
-        """The file exists before SQLite opens it, readable by its owner alone; its WAL inherits the mode."""
+        """The file exists before SQLite opens it, readable by its owner alone; its WAL inherits the mode.
+
+        One that is there is not touched: to close any descriptor of it would let go of the locks that this process has.
+        """
         if str(self.path) == MEMORY:
             return
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-        except IsADirectoryError as error:
-            raise StoreDamaged(f"{self.path}: a directory is in the place of the file") from error
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except FileExistsError:
+            if self.path.is_dir():
+                raise StoreDamaged(f"{self.path}: a directory is in the place of the file") from None
         except OSError as error:
             raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
 
@@ -242,6 +303,20 @@ class Connection:
             if mode not in ("wal", "memory"):
                 raise StoreError(f"{self.path}: the file system does not support WAL (journal mode is {mode})")
             return
+
+
+_Identity = tuple[int, int]
+
+
+def _identity(path: str) -> _Identity | None:
+    """Device and inode of what is at a path; None when nothing is."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
+    return found.st_dev, found.st_ino
 
 
 def _after_fork_in_child() -> None:

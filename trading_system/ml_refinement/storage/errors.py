@@ -16,6 +16,10 @@ class StoreUnavailable(StoreError, sqlite3.OperationalError):
     """Locked, full, unreadable or unwritable just now: pause and try the same work again."""
 
 
+class StoreMoved(StoreUnavailable):
+    """The files at the path are not those that are open; what was written since may be in neither."""
+
+
 class StoreDamaged(StoreError):
     """The file is not a database, or is corrupt: stop, and restore a copy."""
 

@@ -147,6 +147,14 @@ class FeatureDatabase:
                     reason,
                 )
 
+    def check_in_place(self) -> None:
+        """See that the file which is open is still the one at its path.
+
+        Raises:
+            StoreMoved: it was removed, moved or replaced.
+        """
+        self._connection.check_in_place()
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

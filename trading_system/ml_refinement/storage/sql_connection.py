@@ -197,6 +197,8 @@ class SqlConnection(Connection):
         with self._lock:
             if self.in_transaction:
                 self.run(how)
+                if how == "COMMIT":
+                    self.check_in_place()
                 if self._depth:
                     self.run("BEGIN IMMEDIATE")
 
