@@ -239,6 +239,18 @@ def test_what_is_discarded_stays_and_is_not_replayed(worker: Desk, valkey: redis
     assert entry.detail == {"reason": "a test event"}
 
 
+def test_what_has_no_bytes_is_not_sent_again(worker: Desk, valkey: redis.Redis) -> None:
+    """A replay of nothing would be one more dead letter, and its own would no longer be open."""
+    valkey.xadd(SIGNALS, {"payload": b"{}"})
+    worker.drain()
+    [letter] = worker.store.dead_letters.find()
+    assert letter.reason == "missing_data"
+    length = valkey.xlen(SIGNALS)
+    assert replay(worker) == ReplayReport(skipped=[letter.id])
+    assert valkey.xlen(SIGNALS) == length
+    assert worker.store.dead_letters.get(letter.id).status == "open"  # type: ignore[union-attr]
+
+
 def test_a_dead_letter_delivered_again_stays_what_it_is(worker: Desk, valkey: redis.Redis) -> None:
     """After a failover the group starts at 0: what was dead-lettered, replayed or discarded is not decided on again."""
     for number in (1, 2):

@@ -351,6 +351,28 @@ def test_a_newer_run_fences_off_an_older_one(proven: LearningInstallation) -> No
     assert proven.db.models.active_id(QUALITY) == before
 
 
+@pytest.mark.parametrize("how", ["overtaken", "given up"])
+def test_a_training_that_is_not_the_newest_that_runs_changes_no_model_and_enters_no_verdict(
+    proven: LearningInstallation, how: str
+) -> None:
+    """Also where its candidate would not serve anyway: the models beside it would, and the ledger tell of it."""
+    proven.db.models.pin(proven.db.models.active_id(QUALITY), reason="it is trusted")
+
+    def meanwhile(stage: str, done: int, total: int) -> None:
+        if stage == "register":
+            if how == "overtaken":
+                proven.db.runs.start("overtaker", QUALITY, {}, label_watermark=0)
+            else:
+                proven.db.runs.finish("late", "failed", error_message="killed: swept")
+
+    ledger, serving = proven.db.models.promotions(), proven.db.models.serving(QUALITY)
+    result = proven.train(run_id="late", progress=meanwhile)
+    assert result.reason.startswith("stale_activation")
+    assert proven.db.models.promotions() == ledger
+    assert [row for row in proven.db.models.serving(QUALITY) if not row.candidate] == list(serving)
+    assert proven.db.runs.get("late").status == "failed"
+
+
 def test_a_champion_changed_by_hand_meanwhile_is_not_overwritten(proven: LearningInstallation) -> None:
     other = fitted()
     proven.registry.register(other)

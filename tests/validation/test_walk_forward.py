@@ -140,3 +140,36 @@ def test_the_canary_sings_without_the_purge_and_is_silent_with_it() -> None:
     low, high = metrics.clustered_auc(won[test], purged, blocks).interval()
     assert low < 0.5 < high
     assert metrics.clustered_auc(won[test], leaking, blocks).value > 0.62
+
+
+def test_a_label_known_at_the_very_moment_a_window_begins_is_not_trained_on() -> None:
+    """Known then means known to whoever was about to be predicted: at the same moment is too late, everywhere."""
+    entered, known = days(0, 1, 10, 11), days(5, 10, 12, 13)
+    walk = PurgedWalkForward(max_hold_us=2 * DAY_US, train_days=50, min_train=1)
+    assert walk.training_rows(entered, known, at_us=10 * DAY_US).tolist() == [0]
+    assert walk.training_rows(entered, known, at_us=10 * DAY_US + 1).tolist() == [0, 1]
+    with pytest.raises(LeakageError):
+        checked(Fold(np.array([1]), np.array([2]), 0, 1), entered, known)
+    assert purged_tail(entered, known, share=0.5, max_hold_us=2 * DAY_US).train.tolist() == [0]
+    [_, block] = purged_blocks(entered, known, n_folds=2, max_hold_us=2 * DAY_US)
+    assert (block.test.tolist(), block.train.tolist()) == ([2, 3], [0])
+
+
+def test_rows_entered_a_day_after_a_calibration_block_was_known_are_embargoed() -> None:
+    entered, known = days(0, 1, 4, 4.1, 20, 21), days(2, 3, 5, 5.1, 22, 23)
+    [block, *_] = purged_blocks(entered, known, n_folds=3, max_hold_us=0)
+    assert block.test.tolist() == [0, 1]  # the last of them is known on day 3
+    assert block.train.tolist() == [3, 4, 5]  # more than a day later
+    [block, *_] = purged_blocks(entered, known, n_folds=3, max_hold_us=0, embargo_us=10 * DAY_US)
+    assert block.train.tolist() == [4, 5]
+
+
+def test_rows_entered_within_the_longest_holding_before_a_block_are_purged() -> None:
+    """Those that are known already are the quick losers of their days."""
+    entered, known = days(0, 5, 8, 10, 11), days(1, 6, 9, 12, 13)
+    for held_out in (
+        purged_blocks(entered, known, n_folds=2, max_hold_us=4 * DAY_US)[1],
+        purged_tail(entered, known, share=0.4, max_hold_us=4 * DAY_US),
+    ):
+        assert held_out.test.tolist() == [3, 4]
+        assert held_out.train.tolist() == [0, 1]

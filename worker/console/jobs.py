@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import rq_dashboard.web as dashboard
 from flask import Blueprint, Flask, abort, g, render_template, request
 from flask.typing import ResponseReturnValue
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, PackageLoader
@@ -19,12 +20,8 @@ from rq.serializers import JSONSerializer
 from worker.console.pages import console_queries
 from worker.console.security import require_operator
 from worker.observability.status import training_waits_for
-from worker.retraining.json_only import forbid_pickle
+from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
 from worker.retraining.queue import QUEUE_NAME, connect_queue
-
-forbid_pickle()  # before the dashboard is imported: it takes the default serializer over at import
-
-import rq_dashboard.web as dashboard  # noqa: E402 - see above
 
 dashboard.config.serializer = JSONSerializer
 

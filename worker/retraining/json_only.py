@@ -12,8 +12,7 @@ import rq.serializers
 from rq.serializers import JSONSerializer
 
 
-def forbid_pickle() -> None:
-    """Make it so; idempotent."""
+def _forbid_pickle() -> None:
     plain: Any = rq.serializers
     # Whoever has the class already keeps it: so its methods are replaced, and not only its name.
     plain.DefaultSerializer.dumps = staticmethod(JSONSerializer.dumps)
@@ -23,4 +22,4 @@ def forbid_pickle() -> None:
 
 
 # At import, because a process that can reach RQ through us must not be able to forget it.
-forbid_pickle()
+_forbid_pickle()

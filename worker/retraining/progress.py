@@ -8,6 +8,8 @@ import redis
 from loguru import logger
 from rq import get_current_job
 
+from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
+
 _EVERY_S = 0.5
 
 

@@ -19,7 +19,7 @@ from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
 
 from trading_system.ml_refinement.actors import SCHEDULE
-from worker.retraining.json_only import forbid_pickle
+from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
 from worker.retraining.policy import RetrainReason
 
 QUEUE_NAME = "refinery-retrain"
@@ -31,8 +31,6 @@ _KEEP_S = 24 * 3600
 _OVER = frozenset({JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED})
 #: A job that was over before its training began is followed by another one after these pauses, then by none.
 _RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120))
-
-forbid_pickle()
 
 
 def connect_queue(url: str, *, retries: bool = False) -> redis.Redis:
