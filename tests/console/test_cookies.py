@@ -37,7 +37,7 @@ def test_the_cookie_is_for_https_alone_where_the_setting_says_so(place: ConsoleI
     assert ("Secure" in re.split(r";\s*", cookie)) is secure
 
 
-def test_what_was_known_of_a_session_before_the_sign_in_is_worth_nothing_after_it(place: ConsoleInstallation) -> None:
+def test_what_was_known_of_a_session_before_the_sign_in_opens_nothing_after_it(place: ConsoleInstallation) -> None:
     """Whoever planted the cookie of a session that they know must not have the signed-in one."""
     client = client_of(place)
     planted = token_on(client, "/login")
