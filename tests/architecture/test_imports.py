@@ -114,3 +114,35 @@ def test_the_rules_of_imports_find_what_breaks_them(tmp_path: Path) -> None:
     assert sorted(set(circle(modules))) == ["worker.a", "worker.b", "worker.c"]
     assert strangers(modules) == ["worker/app.py:3 rq", "worker/c.py:2 apsw"]
     assert without_reason(modules) == ["worker/console/jobs.py:2 import rq"]
+
+
+def test_what_goes_to_a_terminal_passes_the_one_place_that_makes_it_printable() -> None:
+    home = "worker.observability.terminal"
+    raw = {"rich.markup", "rich.console.Console", "rich.table.Table", "rich.print"}
+    found = [
+        module.place(node, name)
+        for module in MODULES
+        if module.name != home
+        for node in {*ast.walk(module.tree)} - only_for_types(module)
+        if isinstance(node, Import)
+        for name in named(node)
+        if name in raw or name.rpartition(".")[0] in raw
+    ]
+    assert found == []
+
+
+def named(node: Import) -> list[str]:
+    """What an import brings, with its module."""
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return [alias.name for alias in node.names]
+
+
+def only_for_types(module: Module) -> set[ast.AST]:
+    """What stands under `if TYPE_CHECKING`."""
+    guarded = (
+        node
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    )
+    return {inner for node in guarded for inner in ast.walk(node)}

@@ -9,10 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import orjson
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
@@ -21,6 +18,7 @@ from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
 from worker.installation import open_store, release
+from worker.observability.terminal import Table
 from worker.redis_server.connection import server
 
 letters = typer.Typer(
@@ -221,7 +219,7 @@ def edit(
     if json:
         output.document({"id": letter_id, "difference": changes})
     else:
-        output.line(changes)
+        output.block(changes)
         output.note(f"`refinery dead-letters replay {letter_id}` sends it")
 
 
@@ -259,7 +257,7 @@ def export(
     count = 0
     with open_store(settings_and_log()) as store:
         for row in _letters(store).chosen([], wanted, limit=limit):
-            file.write(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE))
+            file.write(output.json_line(whole_letter(row)))
             count += 1
     output.note(f"{count} dead letters written")
 
@@ -285,8 +283,8 @@ def _show_letters(rows: Sequence[DeadLetterRow]) -> None:
     table = Table("id", "reason", "signal", "symbol", "first seen", "tries", "error", box=None, header_style="dim")
     for row in rows:
         texts = (row.reason, row.signal_id or "", row.symbol or "", row.first_seen[:19], row.attempts, row.error[:100])
-        table.add_row(str(row.id), *(escape(str(text)) for text in texts))
-    output.out().print(table if rows else "no dead letters")
+        table.add_row(str(row.id), *(str(text) for text in texts))
+    output.table(table, empty="no dead letters")
 
 
 def _show_letter_groups(rows: Sequence[DeadLetterGroup]) -> None:
@@ -294,17 +292,17 @@ def _show_letter_groups(rows: Sequence[DeadLetterGroup]) -> None:
     table = Table("count", "reason", "fingerprint", "first seen", "last seen", "example", box=None, header_style="dim")
     for row in rows:
         texts = (f"{row.count:,}", row.reason, row.fingerprint, row.first_seen[:19], row.last_seen[:19])
-        table.add_row(*(escape(text) for text in texts), str(row.example_id))
-    output.out().print(table if rows else "no dead letters")
+        table.add_row(*texts, str(row.example_id))
+    output.table(table, empty="no dead letters")
 
 
 def _show_letter(row: DeadLetterRow, audit: Sequence[AuditEntry]) -> None:
     """One dead letter with its bytes and its history."""
     output.pairs(letter_fields(row))
     if row.traceback:
-        output.out().print(escape(row.traceback))
+        output.block(row.traceback)
     payload = row.payload or b""
-    output.out().print(escape(payload[:4000].decode("utf-8", "backslashreplace")), soft_wrap=True)
+    output.block(payload[:4000].decode("utf-8", "backslashreplace"))
     if len(payload) > 4000:
         output.note(f"({len(payload):,} bytes in all; --json has them whole)")
     for entry in audit:

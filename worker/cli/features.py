@@ -8,12 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.installation import open_store
+from worker.observability.terminal import Table
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
@@ -125,8 +124,8 @@ def _show_left(left: Sequence[NotRebuilt]) -> None:
     table = Table("signal", "symbol", "as of", "reason", "detail", box=None, header_style="dim")
     for one in left:
         texts = (one.signal_id, one.symbol or "", one.timestamp[:19], one.obstacle.value, one.detail)
-        table.add_row(*(escape(text) for text in texts))
-    output.out().print(table)
+        table.add_row(*texts)
+    output.table(table)
 
 
 def _show_definitions(definitions: Sequence[FeatureDefinition]) -> None:
@@ -134,8 +133,8 @@ def _show_definitions(definitions: Sequence[FeatureDefinition]) -> None:
     for one in definitions:
         reach = "all" if one.lookback_bars is None else str(one.lookback_bars or "")
         texts = (one.name, one.category, _range(one), f"{one.neutral:g}", reach, one.meaning)
-        table.add_row(*(escape(text) for text in texts))
-    output.out().print(table)
+        table.add_row(*texts)
+    output.table(table)
 
 
 def _range(one: FeatureDefinition) -> str:

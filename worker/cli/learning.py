@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
-from rich.table import Table
 
 from trading_system.ml_refinement.config import MLConfig, ModelType, TrainingConfig
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -20,6 +19,7 @@ from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import RefineryError
 from worker.installation import open_store
+from worker.observability.terminal import Table
 from worker.settings.schema import load_settings
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def explain(
         table.add_row(
             move.name, f"{move.value:.4g}", f"{move.typical:.4g}", f"{move.moved:+.4f}", f"{move.columns:+.4f}"
         )
-    output.out().print(table if found.moves else "no feature moved it: the model serves its base rate")
+    output.table(table, empty="no feature moved it: the model serves its base rate")
     if found.type_adds:
         output.line(f"being of type {found.signal_type} adds {found.type_adds:+.4f} in log-odds by itself")
     earlier = found.earlier
@@ -190,7 +190,7 @@ def _show(found: Evaluation) -> None:
     table = Table("figure", "walk-forward [95 %]", "without skill", box=None, header_style="dim")
     for row in figure_rows(found):
         table.add_row(*row)
-    output.out().print(table)
+    output.table(table)
 
 
 def _fields(found: Evaluation) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage.
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
@@ -26,6 +27,7 @@ from worker.cli import (
 from worker.cli.options import CONTEXT
 from worker.errors import RefineryError
 from worker.installation import release
+from worker.observability.terminal import drop_stdout, prepare_streams
 
 _COMMANDS = (
     maintenance.backup,
@@ -63,11 +65,20 @@ cli.add_typer(features.features, name="features")
 
 
 def main() -> None:
-    """Run the command line, and turn what is raised on purpose into one line and exit code 1."""
+    """Run the command line; what is raised on purpose, and what a disk refuses, is one line and exit code 1."""
+    prepare_streams()
     try:
-        cli()
+        try:
+            cli()
+        finally:
+            sys.stdout.flush()
     except (RefineryError, StoreError) as error:
         output.fail(str(error))
+        sys.exit(1)
+    except OSError as error:
+        drop_stdout()
+        if error.errno != errno.EPIPE:
+            output.fail(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(1)
 
 

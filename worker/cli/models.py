@@ -8,8 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Column
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow, UnknownModel
@@ -18,6 +17,7 @@ from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.errors import RefineryError
 from worker.installation import open_store
+from worker.observability.terminal import Table
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.models import ModelRegistry
@@ -118,7 +118,7 @@ def compare(
     for row in rows:
         figure = "-" if row["metric"] is None else f"{row['metric']:.4f}"
         table.add_row("●" if row["is_active"] else "", row["model_id"], row["created_at"][:19], figure)
-    output.out().print(table if rows else "no models yet")
+    output.table(table, empty="no models yet")
 
 
 def _compare_two(first: str, second: str, *, json: bool) -> None:
@@ -138,7 +138,7 @@ def _compare_two(first: str, second: str, *, json: bool) -> None:
         for place, name in enumerate((first, second)):
             figures = (found.log_loss[place], found.auc[place], found.lift[place])
             table.add_row(name, f"{found.rows:,}", *(f"{figure:.4f}" for figure in figures))
-        output.out().print(table)
+        output.table(table)
         spread = f"[{found.margin_low:+.4f}, {found.margin_high:+.4f}]"
         output.line(f"log loss of the first less that of the second: {found.margin:+.4f} {spread}")
     output.line(found.words)
@@ -245,9 +245,9 @@ def history(
         return
     table = Table("at", "what", Column("model", no_wrap=True), "who", "why", box=None, header_style="dim")
     for entry in entries:
-        texts = (entry.model_id or "", escape(entry.actor or ""), escape(entry.reason))
+        texts = (entry.model_id or "", entry.actor or "", entry.reason)
         table.add_row(entry.at[:19], entry_in_words(entry), *texts)
-    output.out().print(table if entries else "the ledger is empty")
+    output.table(table, empty="the ledger is empty")
 
 
 def _unknown(model_id: str) -> RefineryError:
@@ -286,7 +286,7 @@ def _show_models(rows: Sequence[RegistryRow]) -> None:
             _figure(figures.get("log_loss")),
             _figure(figures.get("auc")),
         )
-    output.out().print(table if rows else "no models yet")
+    output.table(table, empty="no models yet")
 
 
 def _show_model(row: RegistryRow, promotions: Sequence[Promotion]) -> None:
@@ -301,8 +301,8 @@ def _show_model(row: RegistryRow, promotions: Sequence[Promotion]) -> None:
     output.pairs({f"importance {name}": _figure(value) for name, value in top})
     ledger = Table("at", "what", "who", "why", box=None, header_style="dim")
     for entry in promotions:
-        ledger.add_row(entry.at[:19], entry_in_words(entry), escape(entry.actor or ""), escape(entry.reason))
-    output.out().print(ledger if promotions else "the ledger has nothing about it")
+        ledger.add_row(entry.at[:19], entry_in_words(entry), entry.actor or "", entry.reason)
+    output.table(ledger, empty="the ledger has nothing about it")
 
 
 def _figure(value: float | None) -> str:

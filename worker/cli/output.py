@@ -9,43 +9,59 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from worker.observability.printable import printable_json
+from worker.observability.terminal import Table, console, grid, print_block, print_line, styled
 from worker.settings.masking import masker
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from rich.progress import Progress
+    from rich.text import Text
 
 
-def out() -> Console:
-    """The console of stdout, made when it is used so that a redirected stdout is seen; a pipe gets whole lines."""
-    width = None if sys.stdout.isatty() else 200
-    return Console(file=sys.stdout, highlight=False, width=width)
+def table(shown: Table, *, empty: str = "") -> None:
+    """A table on stdout; one line instead where it has no rows and there is something to say to that."""
+    if empty and not shown.row_count:
+        line(empty)
+    else:
+        console(sys.stdout).print(shown)
 
 
-def line(text: str) -> None:
-    """One plain line on stdout."""
-    out().print(escape(text), soft_wrap=True)
+def line(text: str | Text) -> None:
+    """One line on stdout."""
+    print_line(sys.stdout, text)
+
+
+def block(text: str) -> None:
+    """What somebody else wrote, over several lines on stdout."""
+    print_block(sys.stdout, text)
 
 
 def note(text: str) -> None:
     """One plain line on stderr."""
-    Console(stderr=True, highlight=False).print(escape(text), soft_wrap=True)
+    print_line(sys.stderr, text)
 
 
 def fail(text: str) -> None:
     """The one line a failed command ends with."""
-    first = masker(None)(" ".join(text.split()))
-    Console(stderr=True, highlight=False).print(f"[bold red]refinery:[/] {escape(first)}", soft_wrap=True)
+    print_line(sys.stderr, styled("[bold red]refinery:[/] {}", masker(None)(" ".join(text.split()))))
 
 
 def document(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.write(_json(value, orjson.OPT_INDENT_2))
     sys.stdout.buffer.flush()
+
+
+def json_line(value: Any) -> bytes:
+    """A JSON document as a line of a file."""
+    return _json(value, 0)
+
+
+def _json(value: Any, options: int) -> bytes:
+    """What a terminal would obey stands in it as an escape, which says the same."""
+    return printable_json(orjson.dumps(value, option=options | orjson.OPT_APPEND_NEWLINE).decode()).encode()
 
 
 def fields(row: DataclassInstance) -> dict[str, Any]:
@@ -74,15 +90,13 @@ def _bar(unit: str) -> Progress:
 
     described, counted = parts.TextColumn("{task.description}"), parts.TextColumn(unit)
     columns = (parts.SpinnerColumn(), described, parts.BarColumn(), parts.MofNCompleteColumn(), counted)
-    console = Console(stderr=True)
-    return parts.Progress(
-        *columns, parts.TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-    )
+    err = console(sys.stderr)
+    return parts.Progress(*columns, parts.TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
-    grid = Table.grid(padding=(0, 2))
+    rows = grid(between=2)
     for name, value in values.items():
-        grid.add_row(f"[dim]{escape(name.replace('_', ' '))}[/]", "-" if value is None else escape(str(value)))
-    out().print(grid)
+        rows.add_row(styled("[dim]{}[/]", name.replace("_", " ")), "-" if value is None else str(value))
+    table(rows)

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
@@ -16,6 +15,8 @@ from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
 from worker.installation import open_store
 from worker.observability.logging import set_up_logging
+from worker.observability.printable import printable
+from worker.observability.terminal import Table, styled
 from worker.redis_server.connection import server_if_there
 from worker.settings.schema import load_settings
 
@@ -46,13 +47,13 @@ def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
     from worker.observability.status import training_waits_for  # a status alone needs it
 
-    output.out().print(_sentence(state))
+    output.line(_sentence(state))
     streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
     for stream in state.streams:
         lag = "unknown" if stream.lag is None else f"{stream.lag:,}"
         streams.add_row(stream.name, f"{stream.length:,}", f"{stream.pending:,}", lag)
     if state.streams:
-        output.out().print(streams)
+        output.table(streams)
     output.pairs(
         {
             "redis": state.redis,
@@ -68,9 +69,9 @@ def _show_status(state: Status) -> None:
         }
     )
     if state.quarantined:
-        output.out().print(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
+        output.line(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
-        output.out().print(f"[yellow]![/] {escape(alarm['name'].replace('_', ' '))}: {escape(alarm['why'])}")
+        output.line(styled("[yellow]![/] {}: {}", alarm["name"].replace("_", " "), alarm["why"]))
 
 
 def _training(last: Training | None) -> str:
@@ -90,18 +91,19 @@ def _monitoring(found: Monitoring | None) -> str:
     return f"{len(found.alarms)} alarms, {drift}, looked at {found.at[:19]}{asked}"
 
 
-def _sentence(state: Status) -> str:
+def _sentence(state: Status) -> Text:
     if state.pending is None:
-        return "[bold red]Redis does not answer.[/] What is shown below is what the store holds."
+        return styled("[bold red]Redis does not answer.[/] What is shown below is what the store holds.")
     if state.dead_letters:
-        return f"[bold yellow]{state.dead_letters} events wait in the dead letters.[/] `refinery dead-letters list`"
+        waiting = f"{state.dead_letters} events wait in the dead letters."
+        return styled("[bold yellow]{}[/] `refinery dead-letters list`", waiting)
     if state.champion is None:
-        return "[bold]No model serves yet:[/] scores say cold_start until the first one."
+        return styled("[bold]No model serves yet:[/] scores say cold_start until the first one.")
     if not state.champion_fits:
         changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
-        return f"{changed} `refinery features rebuild`, then `refinery retrain`."
+        return styled(f"{changed} `refinery features rebuild`, then `refinery retrain`.")
     provisional = "The champion is not proven: it serves provisionally, and its scores move nothing."
-    return "[bold green]Running.[/] " + ("The champion is proven." if state.proven else provisional)
+    return styled("[bold green]Running.[/] {}", "The champion is proven." if state.proven else provisional)
 
 
 def _champion(state: Status) -> str:
@@ -142,6 +144,8 @@ def _show_findings(findings: list[Finding]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         colour = _COLOURS[finding.verdict]
-        advice = f"\n[dim]→ {escape(finding.advice)}[/]" if finding.advice else ""
-        table.add_row(f"[{colour}]{finding.verdict}[/]", finding.part, escape(finding.says) + advice)
-    output.out().print(table)
+        says = Text(printable(finding.says))
+        if finding.advice:
+            says.append("\n").append_text(styled("[dim]→ {}[/]", finding.advice))
+        table.add_row(styled(f"[{colour}]{{}}[/]", finding.verdict), finding.part, says)
+    output.table(table)

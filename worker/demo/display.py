@@ -7,19 +7,23 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.text import Text
 
 from trading_system.ml_refinement.standing import IN_WORDS, Standing
 from worker.demo.edge import PlantedEdge
 from worker.demo.replay import Progress
 from worker.demo.summary import Group as Band, OutOfSample, Summary
 from worker.observability.status import Status
+from worker.observability.terminal import Table, grid, print_line, styled
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: The demo that the real one names when it ends.
 OTHER = "refinery demo --world edge --exit"
@@ -60,7 +64,7 @@ def live_display(
 
 
 def _say(console: Console, words: str) -> None:
-    console.print(words, soft_wrap=True, highlight=False, markup=False)
+    print_line(console.file, words)
 
 
 def _turn(standing: Standing | None) -> str:
@@ -113,30 +117,30 @@ class _Picture:
         if progress is None:
             return Panel("starting server, worker and trainer", title="Signal Refinery")
         status = progress.status
-        grid = Table.grid(padding=(0, 3))
+        facts = grid(between=3)
         champion = "none yet" if status.champion is None else f"{status.champion} ({_standing(status.proven)})"
-        grid.add_row("[dim]replayed to[/]", f"[bold]{progress.at[:10]}[/]", "[dim]now[/]", _phase(progress))
-        grid.add_row(
-            "[dim]events per second[/]", f"{self.events_per_s():,.0f}", "[dim]published[/]", f"{progress.published:,}"
+        facts.add_row(_dim("replayed to"), styled("[bold]{}[/]", progress.at[:10]), _dim("now"), _phase(progress))
+        facts.add_row(
+            _dim("events per second"), f"{self.events_per_s():,.0f}", _dim("published"), f"{progress.published:,}"
         )
-        grid.add_row("[dim]scored[/]", f"{progress.scored:,}", "[dim]labelled[/]", f"{status.labelled:,}")
-        grid.add_row(
-            "[dim]retrainings[/]",
+        facts.add_row(_dim("scored"), f"{progress.scored:,}", _dim("labelled"), f"{status.labelled:,}")
+        facts.add_row(
+            _dim("retrainings"),
             f"{self.retrainings}",
-            "[dim]next after[/]",
+            _dim("next after"),
             f"{status.new_labels} of {status.min_new_labels} new labels{_samples(status)}",
         )
-        letters = f"[bold red]{status.dead_letters}[/]" if status.dead_letters else "0"
-        grid.add_row("[dim]dead letters[/]", letters, "[dim]champion[/]", escape(champion))
+        letters = styled("[bold red]{}[/]", str(status.dead_letters)) if status.dead_letters else "0"
+        facts.add_row(_dim("dead letters"), letters, _dim("champion"), champion)
         bar = ProgressBar(total=progress.moments, completed=progress.moment)
-        return Panel(Group(grid, "", bar), title=f"Signal Refinery: {self._title}", padding=(1, 2))
+        return Panel(Group(facts, "", bar), title=f"Signal Refinery: {self._title}", padding=(1, 2))
 
 
 def show_summary(summary: Summary, console: Console) -> None:
     """The summary for people."""
     found = summary.out_of_sample
     if summary.planted is not None:
-        console.print(escape(summary.planted.planted), soft_wrap=True)
+        _say(console, summary.planted.planted)
     console.print(_facts(summary))
     if summary.planted is not None:
         console.print(_life(summary.planted), soft_wrap=True)
@@ -144,26 +148,27 @@ def show_summary(summary: Summary, console: Console) -> None:
     elif found.n:
         console.print(_evidence(found))
         console.print(_bands(found))
-    console.print(f"[bold]{escape(summary.verdict)}[/]", soft_wrap=True)
+    print_line(console.file, styled("[bold]{}[/]", summary.verdict))
     if summary.planted is None:
-        console.print(f"\nWhere there is something to learn, it looks like this: {OTHER}", soft_wrap=True)
+        _say(console, "")
+        _say(console, f"Where there is something to learn, it looks like this: {OTHER}")
 
 
 def _facts(summary: Summary) -> Table:
-    grid = Table.grid(padding=(0, 3))
+    facts = grid(between=3)
     cold = f"{summary.cold_start:,} cold starts (no model yet)"
-    grid.add_row("[dim]signals[/]", f"{summary.signals:,}: {summary.scored:,} scored, {cold}")
-    grid.add_row("[dim]outcomes[/]", f"{summary.outcomes:,}: {summary.labelled:,} labelled")
+    facts.add_row(_dim("signals"), f"{summary.signals:,}: {summary.scored:,} scored, {cold}")
+    facts.add_row(_dim("outcomes"), f"{summary.outcomes:,}: {summary.labelled:,} labelled")
     served = f"{summary.promoted} promoted, {summary.provisional} not proven: serve provisionally"
     ends = f"{served}, {summary.not_serving} do not serve, {summary.failures} failed"
-    grid.add_row("[dim]retrainings[/]", f"{summary.retrainings}: {ends}")
+    facts.add_row(_dim("retrainings"), f"{summary.retrainings}: {ends}")
     if summary.too_few_samples:
-        grid.add_row("", f"and {summary.too_few_samples} jobs that found too few samples and trained nothing")
+        facts.add_row("", f"and {summary.too_few_samples} jobs that found too few samples and trained nothing")
     wrong = summary.lost or summary.duplicated or summary.dead_letters
     kept = f"{summary.lost} lost, {summary.duplicated} duplicated, {summary.dead_letters} dead letters"
-    grid.add_row("[dim]kept[/]", f"[bold red]{kept}[/]" if wrong else kept)
-    grid.add_row("[dim]took[/]", f"{summary.seconds:.0f} s")
-    return grid
+    facts.add_row(_dim("kept"), styled("[bold red]{}[/]", kept) if wrong else kept)
+    facts.add_row(_dim("took"), f"{summary.seconds:.0f} s")
+    return facts
 
 
 def _life(planted: PlantedEdge) -> Table:
@@ -182,7 +187,7 @@ def _life(planted: PlantedEdge) -> Table:
 def _evidence(found: OutOfSample) -> Table:
     table = Table("out of sample", "scores", "base rate", box=None, pad_edge=False, header_style="bold")
     interval = "" if found.auc_interval is None else " [{:.3f}, {:.3f}]".format(*found.auc_interval)
-    table.add_row(f"AUC, {found.n:,} trades", escape(f"{_figure(found.auc, 3)}{interval}"), "0.500")
+    table.add_row(f"AUC, {found.n:,} trades", f"{_figure(found.auc, 3)}{interval}", "0.500")
     table.add_row("log loss", _figure(found.log_loss, 4), _figure(found.base_rate_log_loss, 4))
     return table
 
@@ -191,7 +196,7 @@ def _bands(found: OutOfSample) -> Table:
     table = Table("score", "trades", "won", "mean R", box=None, pad_edge=False, header_style="bold")
     for name, band in [*found.bands.items(), *((f"{name} third", band) for name, band in found.thirds.items())]:
         table.add_row(name, *_band(band))
-    table.add_row("[bold]all[/]", *_band(Band(found.n, found.base_rate, found.mean_r)))
+    table.add_row(styled("[bold]{}[/]", "all"), *_band(Band(found.n, found.base_rate, found.mean_r)))
     return table
 
 
@@ -217,10 +222,13 @@ def _samples(status: Status) -> str:
     return f", {status.samples} of {status.min_samples} samples" if status.samples < status.min_samples else ""
 
 
-def _phase(progress: Progress) -> str:
-    return {"training": "[yellow]waiting for the training[/]", "queued": "[yellow]a retraining is due[/]"}.get(
-        progress.phase, "replaying"
-    )
+def _phase(progress: Progress) -> Text:
+    due = {"training": "waiting for the training", "queued": "a retraining is due"}.get(progress.phase)
+    return styled("[yellow]{}[/]", due) if due else Text("replaying")
+
+
+def _dim(label: str) -> Text:
+    return styled("[dim]{}[/]", label)
 
 
 def _standing(proven: bool) -> str:

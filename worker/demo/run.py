@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from typing import Any, Final
 import orjson
 import pandas as pd
 import redis
-from rich.console import Console
 
 from trading_system.ml_refinement.config import FeatureConfig, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -32,6 +32,7 @@ from worker.demo.worlds import DemoWorld, real_prices
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
 from worker.observability.status import Status, read_status
+from worker.observability.terminal import console, print_line
 from worker.redis_server.connection import connect, server_url
 from worker.retraining.requests import reason_if_due
 from worker.run.up import running
@@ -73,7 +74,7 @@ def run(
     last_day = _day(until)
     played = world()
     if played.desk is not None:
-        Console(stderr=True, highlight=False).print(PLANTED, soft_wrap=True)
+        print_line(sys.stderr, PLANTED)
     played = replace(played, timeline=up_to(played.timeline, last_day))
     chosen = demo_settings(settings, played)
     with _interrupt_on_signals(), own_place(chosen.state_dir), _everything(chosen, played.market) as (url, children):
@@ -87,7 +88,7 @@ def run(
 
 def show(summary: Summary) -> None:
     """The summary as tables on stdout."""
-    show_summary(summary, Console())
+    show_summary(summary, console(sys.stdout))
 
 
 def demo_settings(settings: Settings, world: DemoWorld) -> Settings:
@@ -214,7 +215,7 @@ def _play(
         return read_status(chosen, store, client)
 
     news = {} if world.desk is None else {world.desk.died_on: "the edge dies, and nobody is told"}
-    with live_display(Console(stderr=True), world.title, news) as tell:
+    with live_display(console(sys.stderr), world.title, news) as tell:
         played = MarketReplay(
             client,
             world.timeline,
@@ -231,9 +232,8 @@ def _play(
 
 def _keep_running(chosen: Settings, children: Children) -> None:
     words = f"Everything is still up, in {chosen.state_dir}; Ctrl-C ends it. To look around meanwhile:"
-    Console(stderr=True, highlight=False).print(
-        f"\n{words}\n  REFINERY_STATE_DIR={chosen.state_dir} refinery status", soft_wrap=True, markup=False
-    )
+    for line in ("", words, f"  REFINERY_STATE_DIR={chosen.state_dir} refinery status"):
+        print_line(sys.stderr, line)
     with suppress(KeyboardInterrupt):
         while True:
             children.tend()
