@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import redis
 from loguru import logger
@@ -17,15 +18,17 @@ from trading_system.ml_refinement.storage.times import utc_now
 from worker.consumer.batch_handler import BatchHandler
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Consumer, Handler
+from worker.consumer.reconciliation import Reconciliation
 from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
-from worker.events.decoding import Limits
+from worker.events.decoding import EventKind, Limits
 from worker.installation import feature_pipeline, open_archive, open_store, release
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import market_data
 from worker.settings.schema import Settings
 from worker.streams.claim_heartbeat import ClaimHeartbeat
+from worker.streams.entries import Entry
 from worker.streams.reader import GroupReader
 from worker.supervision.backoff import StartRetry
 
@@ -60,16 +63,17 @@ def worker_consumer(
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
-        def opened() -> tuple[FeatureDatabase, BatchHandler]:
+        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]]]:
             with ExitStack() as opening:
                 store = open_store(settings)
                 opening.callback(store.close)
                 archive = opening.enter_context(open_archive(settings)) if settings.archive.enabled else None
                 handler = _batch_handler(settings, store, archive)
+                struck_off = _struck_off(settings, store, archive, reader)
                 stack.enter_context(opening.pop_all())
-            return store, handler
+            return store, handler, struck_off
 
-        store, handler = opened() if retry is None else retry.until_possible(opened)
+        store, handler, struck_off = opened() if retry is None else retry.until_possible(opened)
         heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
@@ -80,7 +84,27 @@ def worker_consumer(
             claim_every_s=claim_idle_s / 4,
             after_batch=lambda result: _look_after(after_batch, store, result),
             heartbeat=stack.enter_context(heartbeat),
+            struck_off=struck_off,
         )
+
+
+def _struck_off(
+    settings: Settings, store: FeatureDatabase, archive: EventArchive | None, reader: GroupReader
+) -> Callable[[], list[Entry]]:
+    """How entries that nobody delivers again are found; without an archive nobody can know of them."""
+    if archive is None:
+        return list
+    reconciliation = Reconciliation(store, archive, reader, _kinds(settings))
+    reconciliation.begin()
+    return partial(reconciliation.struck_off, most=settings.batch_size)
+
+
+def _kinds(settings: Settings) -> dict[str, EventKind]:
+    """Event type by input stream."""
+    return {
+        settings.streams.signals_created: "signal.created",
+        settings.streams.trades_closed: "trade.closed",
+    }
 
 
 def _look_after(
@@ -104,10 +128,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
         market_data=market_data(settings, wanted=pipeline.reads_bars),
         dead_letters=DeadLetters(store, version=release()),
-        kinds={
-            settings.streams.signals_created: "signal.created",
-            settings.streams.trades_closed: "trade.closed",
-        },
+        kinds=_kinds(settings),
         limits=Limits(max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s),
         clock=utc_now,
     )

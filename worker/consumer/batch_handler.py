@@ -99,7 +99,9 @@ class BatchHandler:
         """
         with translated_store_errors():
             self._keep_originals(entries)
+            lost = sum(entry.is_lost for entry in entries)
             entries = [self._restored(entry) if entry.is_lost else entry for entry in entries]
+            restored = BatchResult(restored=lost - sum(entry.is_lost for entry in entries))
             settled = self._deduplication.already_settled(
                 [entry for entry in entries if entry.redelivered or entry.replay]
             )
@@ -110,7 +112,7 @@ class BatchHandler:
                 with self._store.atomic():
                     decided = self._deduplication.already_settled(entries)
                     if decided == settled:
-                        return self._apply(intake, computed, entries, settled)
+                        return self._apply(intake, computed, entries, settled) + restored
                 settled = decided  # another worker decided on some of them meanwhile
 
     def dead_letter(self, entry: Entry, error: Exception, attempts: int) -> BatchResult:

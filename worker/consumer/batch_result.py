@@ -20,6 +20,8 @@ class BatchResult:
     unknown_fields: int = 0
     #: Provided values that signals did not bring.
     missing_features: int = 0
+    #: Entries that the server had no more, handled with their bytes from the archive.
+    restored: int = 0
 
     def __add__(self, other: BatchResult) -> BatchResult:
         return BatchResult(
@@ -32,4 +34,5 @@ class BatchResult:
             self.dead_lettered + other.dead_lettered,
             self.unknown_fields + other.unknown_fields,
             self.missing_features + other.missing_features,
+            self.restored + other.restored,
         )

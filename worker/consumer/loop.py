@@ -69,6 +69,7 @@ class Consumer:
         backoff: the pauses while our own side is at fault.
         after_batch: called after each settled batch and each idle read.
         heartbeat: keeps the claim on the batch in hand while it takes long; None keeps none.
+        struck_off: entries that were read and not settled, and that nobody delivers again.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Consumer:
         backoff: Backoff | None = None,
         after_batch: Callable[[BatchResult], None] = lambda _: None,
         heartbeat: ClaimHeartbeat | None = None,
+        struck_off: Callable[[], list[Entry]] = list,
     ) -> None:
         self._reader = reader
         self._handler = handler
@@ -93,12 +95,15 @@ class Consumer:
         self._backoff = backoff or Backoff(0.1, 5.0)
         self._after_batch = after_batch
         self._heartbeat = heartbeat
+        self._struck_off = struck_off
         self._own_due = 0.0
         self._claim_due = 0.0
         self._groups_are_there = False
         self._retrying = False
         self._unsettled = False
         self._wrongly_charged: list[Entry] = []
+        #: Read, and not settled because our own side failed: what others do to the pending list must not lose them.
+        self._kept: list[Entry] = []
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; the batch in hand is finished first, and what cannot be finished is released.
@@ -132,7 +137,11 @@ class Consumer:
         self._after_batch(self._handle(entries) if entries else BatchResult())
 
     def _fetch(self) -> list[Entry]:
-        """Our own pending entries first when they are due, then other consumers' idle ones, then new ones."""
+        """What a pause interrupted, then our own pending entries when they are due, then what others have left, be it
+        pending or struck off, then new ones.
+        """
+        if self._kept:
+            return self._kept
         now = time.monotonic()
         if now >= self._own_due:
             if entries := self._reader.read_own():
@@ -142,14 +151,16 @@ class Consumer:
             self._reader.restart_own()
         if now >= self._claim_due:
             self._claim_due = now + self._claim_every_s
-            if entries := self._reader.claim_idle():
+            if entries := self._reader.claim_idle() or self._struck_off():
                 return entries
         return self._reader.read_new()
 
     def _handle(self, entries: list[Entry]) -> BatchResult:
         unsettled, self._unsettled = self._unsettled, True
+        self._kept = [entry._replace(redelivered=True) for entry in entries]
         with self._heartbeat.held(entries) if self._heartbeat else nullcontext():
             result = self._in_hand(entries)
+        self._kept = []
         self._unsettled = unsettled or self._retrying
         return result
 
@@ -233,6 +244,10 @@ class Consumer:
         """Give back what was read and not settled, so that other workers need not wait for it."""
         if not self._unsettled:
             return
+        try:
+            self._repay()
+        except (TransientError, StoreUnusable) as error:
+            logger.warning("a try that failed for our own fault stays charged: {}", error)
         try:
             released = self._reader.release_own()
         except TransientError as error:

@@ -56,6 +56,10 @@ class LoopMetrics:
             "refinery_missing_features_total",
             "Provided values that signals did not bring; neutral ones stand for them.",
         )
+        self.restored = counter(
+            "refinery_entries_restored_total",
+            "Entries that the server had no more, or not as pending, handled with their bytes from the archive.",
+        )
         self.failures = counter("refinery_handler_failures_total", "Batches or events whose handling failed.", "kind")
         self.batch_s = histogram("refinery_batch_seconds", "Decoding to commit, for a batch.", _BATCH_SECONDS)
         self.batch_events = histogram("refinery_batch_events", "Entries in a batch.", _BATCH_EVENTS)
@@ -86,6 +90,7 @@ class LoopMetrics:
         self.labels.inc(result.labelled)
         self.unknown_fields.inc(result.unknown_fields)
         self.missing_features.inc(result.missing_features)
+        self.restored.inc(result.restored)
         self.batch_s.observe(seconds)
         self.batch_events.observe(len(entries))
         self.latency_s.observe_since([entry.added_ms for entry in entries], time.time() * 1000)

@@ -17,7 +17,9 @@ from worker.streams.entries import Entry
 from worker.streams.errors import translated
 from worker.streams.lua import script
 
+_CLAIM_AGAIN = script("claim_again")
 _CLAIM_IDLE = script("claim_idle")
+_PENDING_AMONG = script("pending_among")
 _SETTLE = script("settle")
 
 
@@ -130,6 +132,18 @@ class GroupReader:
             most = max([most, *(int(row["times_delivered"]) for row in self._with_group(command, []))])
         return most
 
+    def pending_among(self, entries: Sequence[Entry]) -> set[tuple[str, str]]:
+        """The keys of those that are pending, with whichever consumer.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        pending = set()
+        for stream, ids in _ids_by_stream(entries).items():
+            found = self._with_group(partial(self._client.eval, _PENDING_AMONG, 1, stream, self._group, *ids), [])
+            pending |= {(stream, entry_id.decode()) for entry_id in found}
+        return pending
+
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
         """Publish the scores and acknowledge the entries, in one step of the server.
 
@@ -186,10 +200,8 @@ class GroupReader:
 
     def _claim_again(self, held: Sequence[Entry], *, idle_ms: int) -> None:
         for stream, ids in _ids_by_stream(held).items():
-            command = partial(
-                self._client.xclaim, stream, self._group, self._consumer, 0, list(ids), idle=idle_ms, justid=True
-            )
-            self._with_group(command, None)
+            words = (self._group, self._consumer, str(idle_ms), *ids)
+            self._with_group(partial(self._client.eval, _CLAIM_AGAIN, 1, stream, *words), None)
 
     def _read(self, positions: Mapping[Any, Any], *, redelivered: bool) -> list[Entry]:
         command = partial(

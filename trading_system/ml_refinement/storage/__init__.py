@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         UnknownModel as UnknownModel,
     )
     from trading_system.ml_refinement.storage.event_archive import (
+        ArchivedEntry as ArchivedEntry,
         ArchivedEvent as ArchivedEvent,
         EventArchive as EventArchive,
     )
@@ -77,7 +78,7 @@ __getattr__, __dir__, __all__ = attach(
             "StoreUnavailable",
             "UnknownModel",
         ),
-        "event_archive": ("ArchivedEvent", "EventArchive"),
+        "event_archive": ("ArchivedEntry", "ArchivedEvent", "EventArchive"),
         "feature_db": ("FeatureDatabase",),
         "outbox": ("Outbox",),
         "tables.dead_letters": ("AuditEntry", "DeadLetterGroup", "DeadLetterRow", "Filter", "NewDeadLetter"),

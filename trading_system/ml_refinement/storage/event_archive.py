@@ -23,6 +23,14 @@ class ArchivedEvent(NamedTuple):
     payload: bytes
 
 
+class ArchivedEntry(NamedTuple):
+    """Which entry a row of the archive is; `id` rises in the order in which they were kept."""
+
+    id: int
+    stream: str
+    entry_id: str
+
+
 class EventArchive:
     """Keeps what was received, so that vectors can be rebuilt and decisions explained. Synchronous NORMAL: after a
     power cut the newest entries may be gone, never the store's.
@@ -75,6 +83,14 @@ class EventArchive:
         """
         return [self._unpacked(stream, *row) for row in self._connection.query(NEWEST, (among, stream))]
 
+    def after(self, row_id: int, *, limit: int) -> list[ArchivedEntry]:
+        """The entries that were kept after row `row_id`, the oldest first."""
+        return [ArchivedEntry(*row) for row in self._connection.query(AFTER, (row_id, limit))]
+
+    def last_id(self) -> int:
+        """Id of the row that was kept last; 0 for none."""
+        return int(self._connection.query(LAST_ID)[0][0])
+
     def _unpacked(self, stream: str, entry_id: str, payload: bytes, packed: int) -> bytes:
         try:
             return zlib.decompress(payload) if packed else bytes(payload)
@@ -111,6 +127,8 @@ APPEND = """
 NEWEST = """
     SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?)
     WHERE stream = ? ORDER BY id DESC"""
+AFTER = "SELECT id, stream, entry_id FROM events WHERE id > ? ORDER BY id LIMIT ?"
+LAST_ID = "SELECT coalesce(max(id), 0) FROM events"
 GET = "SELECT payload, packed FROM events WHERE stream = ? AND entry_id = ?"
 STREAMS = """
     WITH RECURSIVE named(stream) AS (

@@ -26,7 +26,7 @@ from trading_system.ml_refinement.storage.sql_connection import SqlConnection, S
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
-from trading_system.ml_refinement.storage.tables.entries import Attempts, Entries
+from trading_system.ml_refinement.storage.tables.entries import Attempts, Entries, Marks
 from trading_system.ml_refinement.storage.tables.models import Models, metadata_of
 from trading_system.ml_refinement.storage.tables.monitoring import MonitoringReports
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
@@ -74,6 +74,7 @@ class FeatureDatabase:
         self.definitions = Definitions(self._connection, clock)
         self.entries = Entries(self._connection)
         self.outcomes = Outcomes(self._connection, clock)
+        self.marks = Marks(self._connection)
         self.quarantine = Quarantine(self._connection)
         self.signals = Signals(self._connection)
         self.monitoring = MonitoringReports(self._connection)

@@ -76,6 +76,23 @@ class Attempts:
         return self._connection.run("DELETE FROM attempts WHERE last_at < ?", (older_than,))
 
 
+class Marks:
+    """The table `marks`: how far entries have been looked through, by what looks."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, name: str) -> int | None:
+        """The mark of this name; None before the first."""
+        rows = self._connection.query(MARK, (name,))
+        return int(rows[0][0]) if rows else None
+
+    def put(self, name: str, value: int) -> None:
+        """Move the mark, or set it."""
+        with self._connection.atomic():
+            self._connection.run(PUT_MARK, (name, value))
+
+
 def _pairs(entries: Sequence[EntryKey]) -> str:
     return orjson.dumps(entries).decode()
 
@@ -98,3 +115,5 @@ CHARGE = """
 TAKE_BACK = "UPDATE attempts SET tries = tries - 1 WHERE stream = ? AND entry_id = ?"
 FORGET_UNCHARGED = "DELETE FROM attempts WHERE tries <= 0 AND stream = ? AND entry_id = ?"
 FORGET = "DELETE FROM attempts WHERE stream = ? AND entry_id = ?"
+MARK = "SELECT value FROM marks WHERE name = ?"
+PUT_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
