@@ -40,16 +40,17 @@ def test_the_cookie_is_for_https_alone_where_the_setting_says_so(place: ConsoleI
 def test_what_was_known_of_a_session_before_the_sign_in_opens_nothing_after_it(place: ConsoleInstallation) -> None:
     """Whoever planted the cookie of a session that they know must not have the signed-in one."""
     client = client_of(place)
+    name = client.application.config["SESSION_COOKIE_NAME"]
     planted = token_on(client, "/login")
-    before = client.get_cookie("refinery")
+    before = client.get_cookie(name)
     assert sign_in(client, planted) == 302
-    after = client.get_cookie("refinery")
+    after = client.get_cookie(name)
     assert before is not None
     assert after is not None
     assert after.value != before.value
     answer = client.post("/logout", data={"csrf_token": planted}, headers={"Origin": "http://localhost"})
     assert answer.status_code == 403
     other = client.application.test_client()
-    other.set_cookie("refinery", before.value)
+    other.set_cookie(name, before.value)
     assert other.get("/").status_code == 302
     assert token_on(client, "/models/rollback") != planted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from functools import partial
@@ -11,6 +12,7 @@ from flask import Flask, render_template
 from flask.typing import ResponseReturnValue
 from loguru import logger
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from trading_system.ml_refinement.storage import StoreError
 from worker.console import filters, security
@@ -19,6 +21,7 @@ from worker.console.diagrams import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
+from worker.console.sessions import LIFETIME_S
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
 from worker.settings.redis_url import is_loopback
@@ -46,11 +49,11 @@ def create_app(settings: Settings, url: str) -> Flask:
     flask.config.update(
         SECRET_KEY=secrets.token_bytes(32),
         MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
-        SESSION_COOKIE_NAME="refinery",
+        SESSION_COOKIE_NAME=_cookie_name(settings),
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=settings.console_secure_cookies,
-        PERMANENT_SESSION_LIFETIME=12 * 3600,
+        PERMANENT_SESSION_LIFETIME=LIFETIME_S,
     )
     flask.jinja_options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     flask.extensions["refinery"] = ConsoleQueries(settings, url)
@@ -60,7 +63,17 @@ def create_app(settings: Settings, url: str) -> Flask:
     flask.register_blueprint(actions)
     mount_dashboard(flask, url, settings.masked_redis_url)
     _explain_errors(flask)
+    if proxies := settings.console_proxies:
+        flask.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            flask.wsgi_app, x_for=proxies, x_proto=proxies, x_host=proxies, x_prefix=proxies
+        )
     return flask
+
+
+def _cookie_name(settings: Settings) -> str:
+    """Of this installation: browsers send a host's cookies to all its ports, and consoles would end each other's."""
+    place = hashlib.blake2b(str(settings.state_dir).encode(), digest_size=4).hexdigest()
+    return f"refinery-{settings.console_port}-{place}"
 
 
 def check_exposure(settings: Settings) -> None:
@@ -101,6 +114,7 @@ def run_console(settings: Settings, url: str) -> None:
             ident=None,
             max_request_body_size=MAX_REQUEST_BYTES,
             channel_timeout=30,
+            clear_untrusted_proxy_headers=not settings.console_proxies,
         )
     except OSError as error:
         raise RefineryError(

@@ -41,7 +41,7 @@ def overview() -> ResponseReturnValue:
         seen=seen,
         waits=training_waits_for(seen.status),
         runs=queries.runs(20),
-        address=f"{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
+        address=f"{request.script_root}{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
     )
 
 

@@ -7,11 +7,9 @@ browser's address bar is then checked, so that no web page elsewhere can speak f
 from __future__ import annotations
 
 import hmac
+import math
 import secrets
-import threading
-import time
-from collections import deque
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 from flask import (
@@ -29,16 +27,14 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
+from worker.console.sessions import Role, Sessions, SignInTries
 from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
-
-Role = Literal["viewer", "operator"]
 
 blueprint = Blueprint("security", __name__)
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OPEN_ENDPOINTS: Final = frozenset({"security.login", "static"})
-_TRIES, _TRIES_WITHIN_S = 10, 60.0
 
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -51,24 +47,6 @@ _CSP_JOBS: Final = (
 )
 
 
-class Guesses:
-    """Limits how fast passwords can be tried, over all who try."""
-
-    def __init__(self) -> None:
-        self._failed: deque[float] = deque(maxlen=_TRIES)
-        self._turn = threading.Lock()
-
-    def too_many(self) -> bool:
-        """Whether the last tries all failed, and not long ago."""
-        with self._turn:
-            return len(self._failed) == _TRIES and time.monotonic() - self._failed[0] < _TRIES_WITHIN_S
-
-    def failed(self) -> None:
-        """A wrong password."""
-        with self._turn:
-            self._failed.append(time.monotonic())
-
-
 def register(flask: Flask, settings: Settings) -> None:
     """Guard every route of the application, those of mounted blueprints too."""
     passwords: dict[Role, bytes] = {}
@@ -79,7 +57,8 @@ def register(flask: Flask, settings: Settings) -> None:
         if secret is not None:
             passwords[role] = secret.get_secret_value().encode()  # type: ignore[index]
     flask.extensions["refinery.passwords"] = passwords
-    flask.extensions["refinery.guesses"] = Guesses()
+    flask.extensions["refinery.sessions"] = Sessions()
+    flask.extensions["refinery.tries"] = SignInTries()
     flask.register_blueprint(blueprint)
     flask.before_request(_guard)
     flask.after_request(_headers)
@@ -112,52 +91,71 @@ def _guard() -> ResponseReturnValue | None:
     g.nonce = secrets.token_urlsafe(16)
     if not passwords and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
         abort(421, "This console answers to the names of this machine only.")
-    g.role = session.get("role") if passwords else "operator"
-    if g.role not in (*passwords, *(() if passwords else ("operator",))):
-        g.role = None
+    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    g.role = sessions.role(session.get("name")) if passwords else "operator"
     if request.method not in _SAFE_METHODS:
         _same_origin()
     if request.endpoint in _OPEN_ENDPOINTS or g.role is not None:
         return None
     if request.method in _SAFE_METHODS:
-        return redirect(url_for("security.login", next=request.full_path if request.path != "/" else None))
+        here = request.script_root + request.full_path
+        return redirect(url_for("security.login", next=here if request.path != "/" else None))
     return abort(401, "Sign in first.")
 
 
 def _same_origin() -> None:
     origin = request.headers.get("Origin") or request.headers.get("Referer") or ""
-    if urlsplit(origin).netloc != request.host:
+    if not _same_host(origin, request.host):
         abort(403, "This came from another page than the console's own.")
     sent = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token") or ""
     if not hmac.compare_digest(sent.encode(), token().encode()):
         abort(403, "This form is out of date: go back, reload the page, and try again.")
 
 
+def _same_host(origin: str, host: str) -> bool:
+    """Whether a page of `origin` is one of ours. A proxy may hand on `Host` without the port, or with the usual one."""
+    try:
+        theirs, ours = urlsplit(origin), urlsplit(f"//{host}")
+        usual = {"http": 80, "https": 443}.get(theirs.scheme)
+        port = theirs.port or usual
+        same_port = ours.port in (None, port)
+    except ValueError:
+        return False
+    return usual is not None and theirs.hostname is not None and theirs.hostname == ours.hostname and same_port
+
+
 @blueprint.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
     """Ask for a password; which one it is decides the role."""
     passwords: dict[Role, bytes] = current_app.extensions["refinery.passwords"]
-    guesses: Guesses = current_app.extensions["refinery.guesses"]
+    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    tries: SignInTries = current_app.extensions["refinery.tries"]
+    address = request.remote_addr or ""
     if not passwords:
         return redirect(url_for("pages.overview"))
     if request.method == "GET":
         return render_template("login.html", wrong=None)
-    if guesses.too_many():
-        return render_template("login.html", wrong="Too many wrong passwords: wait a minute."), 429
+    if wait_s := math.ceil(tries.wait_s(address)):
+        wrong = f"Too many wrong passwords from your address: wait {wait_s} s."
+        return render_template("login.html", wrong=wrong), 429, {"Retry-After": str(wait_s)}
     given = request.form.get("password", "").encode()
     roles = [role for role, password in passwords.items() if hmac.compare_digest(given, password)]
     if not roles:
-        guesses.failed()
+        tries.failed(address)
         return render_template("login.html", wrong="That is not a password of this console."), 401
+    tries.succeeded(address)
+    sessions.close(session.get("name"))
     session.clear()
     session.permanent = True
-    session["role"] = roles[0]
+    session["name"] = sessions.open(roles[0])
     return redirect(_inside(request.args.get("next", "")))
 
 
 @blueprint.route("/logout", methods=["POST"])
 def logout() -> ResponseReturnValue:
-    """Forget the session."""
+    """End the session, also for whoever has a copy of its cookie."""
+    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    sessions.close(session.get("name"))
     session.clear()
     return redirect(url_for("security.login"))
 

@@ -112,6 +112,8 @@ class Settings(BaseSettings):
     """Password of the role that may only look; unset: there is no such role."""
     console_secure_cookies: bool = False
     """Send the session cookie over HTTPS only; for a console behind a proxy that speaks TLS."""
+    console_proxies: Annotated[int, Field(ge=0, le=10)] = 0
+    """So many proxies stand before the console, and what they add to `X-Forwarded-*` is believed."""
     metrics_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address the metrics of worker and trainer listen on; they have no password."""
     metrics_port: Port = 9464
