@@ -44,6 +44,7 @@ def worker_consumer(
     after_batch: Callable[[FeatureDatabase, BatchResult], None],
     observed: Callable[[Handler], Handler] = lambda handler: handler,
     retry: StartRetry | None = None,
+    on_pause: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Consumer]:
     """A consumer with everything behind it; the store is closed when the block ends.
 
@@ -53,6 +54,7 @@ def worker_consumer(
         after_batch: called with the open store after every settled batch and every idle read.
         observed: given the handler, the one to use in its place.
         retry: for store, archive or disk that cannot be used just now; None: that is an error.
+        on_pause: told the cause whenever our own side is at fault.
 
     Raises:
         StoreUnavailable: the store or the archive cannot be opened now, and there was no `retry`.
@@ -85,6 +87,7 @@ def worker_consumer(
             after_batch=lambda result: _look_after(after_batch, store, result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
+            on_pause=on_pause,
         )
 
 

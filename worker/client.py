@@ -32,7 +32,6 @@ from worker.errors import DecodeError, Reason, TransientError
 from worker.events.decoding import EventKind, Limits, decode
 from worker.settings.schema import StreamSettings
 from worker.streams.entries import append, append_many
-from worker.streams.errors import translated
 
 _BACKOFF = ExponentialBackoff(base=0.1, cap=2.0)
 _AT_ONCE = 200
@@ -46,6 +45,9 @@ class RefineryClient:
         streams: names of the streams.
         outbox: file that keeps events until Redis has them; None sends at once or raises.
         patience_s: how long a call without an outbox tries again.
+
+    Attributes:
+        trouble: why Redis did not take what was sent last, in a line; None while it does.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class RefineryClient:
         }
         self._give_up_after_s = patience_s
         self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
+        self.trouble: str | None = None
         self._outbox = None if outbox is None else Outbox(Path(outbox))
 
     def __enter__(self) -> Self:
@@ -99,8 +102,10 @@ class RefineryClient:
         while batch := self._outbox.oldest(_AT_ONCE):
             try:
                 append_many(self._client, [(event.stream, event.data) for event in batch])
-            except TransientError:
+            except TransientError as error:
+                self._failed(error)
                 break
+            self.trouble = None
             self._outbox.drop_until(batch[-1].number)
         return self._outbox.count()
 
@@ -128,13 +133,21 @@ class RefineryClient:
         while True:
             pause_s = _BACKOFF.compute(failures)
             try:
-                with translated():
-                    return append(self._client, stream, data)
-            except TransientError:
+                entry_id = append(self._client, stream, data)
+            except TransientError as error:
+                self._failed(error)
                 if time.monotonic() + pause_s > give_up_at:
                     raise
+            else:
+                self.trouble = None
+                return entry_id
             time.sleep(pause_s)
             failures += 1
+
+    def _failed(self, error: TransientError) -> None:
+        """Keep the cause, and connect anew next time: the connection may lead to a server that was demoted."""
+        self.trouble = str(error)
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _refuse_not_finite(fields: Mapping[str, Any]) -> None:

@@ -421,5 +421,8 @@ def test_a_server_without_space_is_a_pause_and_charges_nothing(worker: Desk, val
 def test_what_a_server_says_when_it_cannot_serve_is_our_own_fault_in_a_script_too(said: str) -> None:
     with pytest.raises(TransientError), translated():
         raise redis.ResponseError(said)
-    with pytest.raises(redis.ResponseError), translated():
+
+
+def test_an_answer_that_nobody_has_thought_of_is_a_pause_too() -> None:
+    with pytest.raises(TransientError, match="OOMPH"), translated():
         raise redis.ResponseError("ERR unknown command 'OOMPH'")

@@ -253,6 +253,25 @@ def test_the_trainer_survives_a_restart_of_the_server(tmp_path: Path) -> None:
         assert job.get_status() == "finished"
 
 
+def test_a_trainer_that_lacks_a_right_says_so_and_goes_on_when_it_has_it(
+    client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    client.execute_command(
+        "ACL", "SETUSER", "trainer", "reset", "on", ">secret", "~*", "&*", "+@all", "-lmove", "-blmove"
+    )
+    try:
+        with trainer(valkey_url.replace("unix://", "unix://trainer:secret@"), tmp_path) as process:
+            assert process.stderr is not None
+            said = next(line for line in process.stderr if "lacks a right" in line or "Traceback" in line)
+            assert "trying again" in said
+            client.execute_command("ACL", "SETUSER", "trainer", "+@all")
+            job = put(client, "done", "yes")
+            wait_until(lambda: ended(job))
+            assert job.get_status() == "finished"
+    finally:
+        client.execute_command("ACL", "DELUSER", "trainer")
+
+
 def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
     worker = TrainerWorker(
         client, functions={}, housekeeping=lambda: None, shutdown_grace_s=1, stopping=threading.Event()

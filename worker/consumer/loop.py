@@ -70,6 +70,7 @@ class Consumer:
         after_batch: called after each settled batch and each idle read.
         heartbeat: keeps the claim on the batch in hand while it takes long; None keeps none.
         struck_off: entries that were read and not settled, and that nobody delivers again.
+        on_pause: told the cause whenever our own side is at fault.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Consumer:
         after_batch: Callable[[BatchResult], None] = lambda _: None,
         heartbeat: ClaimHeartbeat | None = None,
         struck_off: Callable[[], list[Entry]] = list,
+        on_pause: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._reader = reader
         self._handler = handler
@@ -96,6 +98,8 @@ class Consumer:
         self._after_batch = after_batch
         self._heartbeat = heartbeat
         self._struck_off = struck_off
+        self._on_pause = on_pause
+        self._said = ""
         self._own_due = 0.0
         self._claim_due = 0.0
         self._groups_are_there = False
@@ -231,9 +235,12 @@ class Consumer:
             self._wrongly_charged = []
 
     def _pause(self, error: Exception, stop: threading.Event) -> None:
-        """Say once that our side is at fault, wait with back-off, and look at our own pending entries next."""
-        if not self._backoff.failures:
+        """Say what is at fault whenever that changes, wait with back-off, and look at our own pending entries next."""
+        if not self._backoff.failures or str(error) != self._said:
             logger.error("paused, nothing is lost: {}", error)
+        self._said = str(error)
+        self._on_pause(self._said)
+        self._reader.drop_connections()
         stop.wait(self._backoff.next_s())
         self._groups_are_there = False
         self._unsettled = True

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 from loguru import logger
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.consumer.batch_result import BatchResult
@@ -69,10 +69,19 @@ class LoopMetrics:
             _LATENCY_SECONDS,
             registry,
         )
+        self.paused_for: str | None = None
         self.last_round = time.monotonic()
+        Gauge("refinery_paused", "1 while the loop waits for a fault of our own side.", registry=registry).set_function(
+            lambda: float(self.paused_for is not None)
+        )
+
+    def paused(self, cause: str) -> None:
+        """Our own side is at fault, and the loop waits."""
+        self.paused_for = cause
 
     def came_round(self) -> None:
         """The loop has settled a batch or read nothing."""
+        self.paused_for = None
         self.last_round = time.monotonic()
 
     def count(self, entries: Sequence[Entry], result: BatchResult, seconds: float) -> None:

@@ -19,11 +19,13 @@ from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
 from trading_system.ml_refinement.monitoring.served import out_of_distribution_share, read_served, served_figures
 from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
-from worker.errors import RefineryError
+from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
 from worker.observability.status import Status, read_status
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
+from worker.streams.errors import translated
+from worker.streams.state import is_replica
 
 _FIGURES_EVERY_S = 60.0
 #: How a training can end, by verdict and serving: told as 0 before the first, so that the first is an increase.
@@ -61,7 +63,7 @@ class StateCollector(Collector):
         with self._turn:
             yield _gauge("refinery_build_info", "1, with the release.", 1, version=release())
             redis_up = self.redis_answers()
-            yield _gauge("refinery_redis_up", "1 when Redis answers.", redis_up)
+            yield _gauge("refinery_redis_up", "1 when Redis answers and takes writes.", redis_up)
             try:
                 families = list(self._of_store(self._client if redis_up else None))
                 up = True
@@ -72,10 +74,13 @@ class StateCollector(Collector):
             yield from families
 
     def redis_answers(self) -> bool:
-        """Whether the server answers now."""
+        """Whether the server answers now, and is one that can be written to."""
         try:
-            return bool(self._client.ping())
-        except redis.RedisError:
+            with translated():
+                return not is_replica(self._client)
+        except TransientError as error:
+            logger.debug("a scrape without Redis: {}", error)
+            self._client.connection_pool.disconnect(inuse_connections=False)
             return False
 
     def store_answers(self) -> bool:

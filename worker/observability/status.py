@@ -119,14 +119,14 @@ def training_waits_for(state: Status) -> tuple[str, ...]:
 
 def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
     """Look at the store and, when it answers, at Redis. Takes the same time whatever the size of the store."""
-    states = _streams(settings, client)
+    states, trouble = _streams(settings, client)
     counts = store.counts()
     champion = store.models.active(ModelType.SIGNAL_QUALITY)
     last = store.runs.last(ModelType.SIGNAL_QUALITY)
     history = training_history(store, ModelType.SIGNAL_QUALITY)
     lags = [state.lag for state in states or ()]
     return Status(
-        redis=settings.masked_redis_url if states is not None else f"{settings.masked_redis_url} (does not answer)",
+        redis=f"{settings.masked_redis_url} ({trouble})" if trouble else settings.masked_redis_url,
         streams=states or (),
         pending=None if states is None else sum(state.pending for state in states),
         lag=None if states is None or None in lags else sum(lag for lag in lags if lag is not None),
@@ -186,13 +186,16 @@ def read_monitoring(store: FeatureDatabase) -> Monitoring | None:
     return Monitoring(last.at, tuple(last.alarms), int(figures.get("features", 0)), drifted, excess, last.requested)
 
 
-def _streams(settings: Settings, client: redis.Redis | None) -> tuple[StreamState, ...] | None:
+def _streams(settings: Settings, client: redis.Redis | None) -> tuple[tuple[StreamState, ...] | None, str]:
+    """The input streams, or None and why not; also what is wrong with a server that answers."""
     if client is None:
-        return None
-    from worker.streams.state import stream_states  # with the client of Redis, which whoever has one has loaded
+        return None, "does not answer"
+    # With the client of Redis, which whoever has one has loaded.
+    from worker.streams.state import is_replica, stream_states
 
     names = (settings.streams.signals_created, settings.streams.trades_closed)
     try:
-        return tuple(stream_states(client, names, settings.streams.group))
-    except TransientError:
-        return None
+        states = tuple(stream_states(client, names, settings.streams.group))
+        return states, "a replica, which takes no writes" if is_replica(client) else ""
+    except TransientError as error:
+        return None, str(error).splitlines()[0]

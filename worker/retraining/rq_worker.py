@@ -23,6 +23,7 @@ from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 from worker.errors import RefineryError
 from worker.retraining.queue import QUEUE_NAME, connect_queue
 from worker.settings.schema import Settings
+from worker.streams.errors import cause_of
 from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import die_with_parent
 
@@ -214,21 +215,25 @@ def work_until_stopped(
         functions: what may run, by name.
         housekeeping: called at the start, about twice a minute, and whenever a training was killed; must not raise.
     """
-    _rq_logs_to_ours()
+    rq_log = _rq_logs_to_ours()
     stopping = threading.Event()
     backoff = Backoff(0.5, 10.0)
     while not stopping.is_set():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
+        rq_log.fault = None
         try:
             _work(settings, url, functions, housekeeping, stopping)
-            backoff.reset()
         except redis.RedisError as error:
-            pause_s = backoff.next_s()
-            logger.warning("the trainer lost Redis ({}), trying again in {:.1f} s", error, pause_s)
-            stopping.wait(pause_s)
-        else:
+            rq_log.fault = error
+        # RQ ends its loop without a word of its own where Redis refuses something, as it does when it is told to stop.
+        if rq_log.fault is None:
+            backoff.reset()
             stopping.wait(_AGAIN_S)
+        else:
+            pause_s = backoff.next_s()
+            logger.warning("the trainer lost Redis, trying again in {:.1f} s: {}", pause_s, cause_of(rq_log.fault))
+            stopping.wait(pause_s)
 
 
 def _work(
@@ -253,13 +258,24 @@ def _work(
 
 
 class _ToLoguru(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        #: What Redis said that ended RQ's loop.
+        self.fault: redis.RedisError | None = None
+
     def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, redis.RedisError):
+            self.fault = error
+            return
         # RQ tells about its routine at INFO.
         level = "DEBUG" if record.levelno <= logging.INFO else record.levelname
         logger.opt(depth=6).log(level, "{}", record.getMessage())
 
 
-def _rq_logs_to_ours() -> None:
+def _rq_logs_to_ours() -> _ToLoguru:
     rq_logger = logging.getLogger("rq")
-    rq_logger.handlers = [_ToLoguru()]
+    handler = _ToLoguru()
+    rq_logger.handlers = [handler]
     rq_logger.propagate = False
+    return handler

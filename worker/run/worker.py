@@ -12,7 +12,7 @@ from loguru import logger
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.consumer.batch_result import BatchResult
-from worker.errors import StopRequested
+from worker.errors import StopRequested, TransientError
 from worker.installation import check_features, check_recipe, idle_settings
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
@@ -72,6 +72,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             client,
             after_batch=after_batch,
             observed=lambda handler: metrics.ObservedHandler(handler, counters),
+            on_pause=counters.paused,
             retry=StartRetry(stop, still_here=counters.came_round),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
@@ -92,6 +93,13 @@ class _Care:
         if now < self._due:
             return
         self._due = now + _CARE_EVERY_S
+        try:
+            self._look_after()
+        except TransientError as error:
+            # Tidying up is nobody's event: it may wait for a right, and if more is wrong the next read says so.
+            logger.warning("streams and consumers cannot be tidied up now: {}", error)
+
+    def _look_after(self) -> None:
         remove_dead_consumers(
             self._client,
             self._streams,

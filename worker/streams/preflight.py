@@ -43,7 +43,7 @@ def _check_commands(client: redis.Redis) -> None:
     try:
         # The client's own parser of COMMAND INFO breaks on a command that is not there.
         missing: Any = client.eval(_MISSING_COMMANDS, 0, *_NEEDED_COMMANDS)
-    except redis.ResponseError as error:
+    except redis.exceptions.NoPermissionError as error:
         raise ConfigurationError(f"this server does not let us run scripts, which we need: {error}") from error
     if missing:
         names = ", ".join(name.decode() for name in missing)
@@ -53,7 +53,7 @@ def _check_commands(client: redis.Redis) -> None:
 def _check_settings(client: redis.Redis) -> None:
     try:
         settings = client.config_get("maxmemory-policy", "appendonly")
-    except redis.ResponseError:
+    except redis.exceptions.NoPermissionError:
         logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
         return
     policy = settings.get("maxmemory-policy")

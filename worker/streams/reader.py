@@ -61,6 +61,10 @@ class GroupReader:
         self._scores_maxlen = scores_maxlen
         self._own_cursor = dict.fromkeys(self._streams, "0")
 
+    def drop_connections(self) -> None:
+        """Connect anew at the next command: the one that we have may lead to a server that was demoted."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
+
     def ensure_groups(self) -> None:
         """Create the group on every input stream where it is missing.
 

@@ -40,3 +40,18 @@ def _state(client: redis.Redis, stream: str, group: str) -> StreamState:
         if row["name"] == group.encode():
             return StreamState(stream, length, int(row["pending"]), row.get("lag"))
     return StreamState(stream, length, 0, length)
+
+
+def is_replica(client: redis.Redis) -> bool:
+    """Whether the server follows another one, and takes no writes; False where we may not ask.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        client.ping()
+        try:
+            replication: Any = client.info("replication")
+        except redis.exceptions.NoPermissionError:
+            return False
+    return bool(replication.get("role") == "slave")

@@ -57,7 +57,9 @@ class StartRetry:
         self._backoff = backoff or Backoff(0.1, 5.0)
 
     def until_possible(self, attempt: Callable[[], Found]) -> Found:
-        """What the attempt gives. It must leave nothing behind when it fails. That we wait is logged once.
+        """What the attempt gives. It must leave nothing behind when it fails.
+
+        Why we wait is logged whenever that changes.
 
         Raises:
             StopRequested: told to stop before it was possible.
@@ -66,14 +68,16 @@ class StartRetry:
                 of a newer release, a wrong setting.
         """
         self._backoff.reset()
+        said = ""
         while not self._stop.is_set():
             try:
                 found = attempt()
             except (StoreUnavailable, TransientError, OSError) as error:
                 if isinstance(error, OSError) and not may_pass(error):
                     raise ConfigurationError(f"cannot start: {error}") from error
-                if not self._backoff.failures:
+                if str(error) != said:
                     logger.error("waiting to start, nothing is lost: {}", error)
+                said = str(error)
                 self._still_here()
                 self._stop.wait(self._backoff.next_s())
             else:
