@@ -130,7 +130,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         pipeline=pipeline,
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
         market_data=market_data(settings, wanted=pipeline.reads_bars),
-        dead_letters=DeadLetters(store, version=release()),
+        dead_letters=DeadLetters(store, version=release(), largest_event=settings.max_event_bytes),
         kinds=_kinds(settings),
         limits=Limits(max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s),
         clock=utc_now,
@@ -178,6 +178,7 @@ def _group_reader(settings: Settings, client: redis.Redis) -> GroupReader:
         batch_size=settings.batch_size,
         block_ms=settings.block_ms,
         claim_idle_ms=settings.claim_idle_ms,
+        max_event_bytes=settings.max_event_bytes,
         scores=settings.streams.signals_scored,
         scores_maxlen=settings.scored_maxlen or None,
     )

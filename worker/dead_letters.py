@@ -27,11 +27,16 @@ from worker.streams.entries import Entry, append
 if TYPE_CHECKING:
     import redis
 
-_VARYING = re.compile(r"\"[^\"]*\"|'[^']*'|[\w:.+-]*\d[\w:.+-]*")
+# A word is looked at from its first letter only: from each of its letters, one without a digit takes quadratic time.
+_VARYING = re.compile(r"\"[^\"]*\"|'[^']*'|(?<![\w:.+-])[\w:.+-]*\d[\w:.+-]*")
+
+_MOST_DETAIL, _MOST_TRACEBACK = 2_000, 20_000
+_MOST_COMPARED_LINES, _MOST_CHANGED_LINES, _MOST_LINE = 1_000, 200, 500
 
 _NOTHING_TO_SEND = (Reason.PAYLOAD_LOST, Reason.MISSING_DATA)
 _PAGE = 200
 _ASKED_AT_ONCE = 100
+_ASKED_BYTES_AT_ONCE = 16 * 1024 * 1024
 _LOOK_EVERY_S = 0.05
 
 
@@ -85,11 +90,13 @@ class DeadLetters:
     Args:
         store: the open store.
         version: this release, kept with each rejected.
+        largest_event: bytes of the largest event that the door parses; a larger one is put away as it is.
     """
 
-    def __init__(self, store: FeatureDatabase, *, version: str) -> None:
+    def __init__(self, store: FeatureDatabase, *, version: str, largest_event: int = 1024 * 1024) -> None:
         self._store = store
         self._version = version
+        self._largest_event = largest_event
 
     def add(self, rejected: Sequence[Rejected]) -> None:
         """Keep the events with reason and original bytes; an entry that is dead-lettered already gets its count raised.
@@ -98,12 +105,16 @@ class DeadLetters:
             StoreUnavailable: the store cannot take them now.
         """
         if rejected:
-            rows = [_row(rejected, self._version) for rejected in rejected]
+            rows = [_row(each, self._version, self._largest_event) for each in rejected]
             taken = self._store.entries.dead_lettered([(row.stream, row.entry_id) for row in rows])
             self._store.dead_letters.add([_apart(row, taken) for row in rows])
 
-    def chosen(self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None) -> Iterator[DeadLetterRow]:
-        """The dead letters with these ids, in this order, or those that the filter lets through, with their payloads.
+    def chosen(
+        self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None, payloads: bool = True
+    ) -> Iterator[DeadLetterRow]:
+        """The dead letters with these ids, in this order, or those that the filter lets through.
+
+        Payloads are read one at a time: together they may be larger than memory.
 
         Raises:
             RefineryError: there is no dead letter of an id; nothing was given out before.
@@ -113,13 +124,19 @@ class DeadLetters:
             if missing:
                 raise RefineryError(f"there is no dead letter {', '.join(map(str, missing))}")
             found = (self._store.dead_letters.get(number) for number in dict.fromkeys(ids))
-            yield from islice((row for row in found if row is not None), limit)
+            rows_by_id = (row for row in found if row is not None)
+            yield from islice(
+                (row if payloads else replace(row, payload=None, edited=None) for row in rows_by_id), limit
+            )
             return
         last, left = 0, limit
         while left is None or left > 0:
             size = _PAGE if left is None else min(_PAGE, left)
-            rows = self._store.dead_letters.find(wanted, limit=size, after_id=last, payloads=True)
-            yield from rows
+            rows = self._store.dead_letters.find(wanted, limit=size, after_id=last)
+            if payloads:
+                yield from (whole for row in rows if (whole := self._store.dead_letters.get(row.id)) is not None)
+            else:
+                yield from rows
             if len(rows) < size:
                 return
             last, left = rows[-1].id, None if left is None else left - len(rows)
@@ -160,8 +177,7 @@ class DeadLetters:
 
     def _asked(self, letters: Iterable[DeadLetterRow], actor: str) -> Iterator[tuple[DeadLetterRow, int | None]]:
         """Each letter with the request to replay it, kept before it is sent; None where there is nothing to send."""
-        source = iter(letters)
-        while page := list(islice(source, _ASKED_AT_ONCE)):
+        for page in _pages(letters):
             wanted = [(letter.id, letter.replays + 1) for letter in page if _can_be_sent(letter)]
             requests = iter(self._store.replays.ask(wanted, actor=actor) if wanted else ())
             for letter in page:
@@ -217,13 +233,33 @@ class DeadLetters:
 
 
 def _can_be_sent(letter: DeadLetterRow) -> bool:
-    return letter.status == "open" and letter.payload is not None and letter.reason not in _NOTHING_TO_SEND
+    has_bytes = bool(letter.payload if letter.edited is None else letter.edited)
+    return letter.status == "open" and has_bytes and letter.reason not in _NOTHING_TO_SEND
+
+
+def _pages(letters: Iterable[DeadLetterRow]) -> Iterator[list[DeadLetterRow]]:
+    """The letters a few at a time, by number and by bytes."""
+    page: list[DeadLetterRow] = []
+    size = 0
+    for letter in letters:
+        page.append(letter)
+        size += len(letter.payload or b"") + len(letter.edited or b"")
+        if len(page) >= _ASKED_AT_ONCE or size >= _ASKED_BYTES_AT_ONCE:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def difference(original: bytes, edited: bytes) -> str:
-    """The difference as a unified diff, of one JSON field a line where both are JSON."""
+    """The difference as a unified diff, of one JSON field a line where both are JSON; long lines are cut, and many."""
     before, after = _lines(original), _lines(edited)
-    return "\n".join(difflib.unified_diff(before, after, "original", "edited", lineterm="", n=0))
+    if max(len(before), len(after)) > _MOST_COMPARED_LINES:
+        return f"{len(before)} lines of {len(original)} bytes became {len(after)} lines of {len(edited)} bytes"
+    changed = list(difflib.unified_diff(before, after, "original", "edited", lineterm="", n=0))
+    more = len(changed) - _MOST_CHANGED_LINES
+    shown = [_cut(line, _MOST_LINE) for line in changed[:_MOST_CHANGED_LINES]]
+    return "\n".join([*shown, f"... {more} lines more"] if more > 0 else shown)
 
 
 def _lines(payload: bytes) -> list[str]:
@@ -242,15 +278,24 @@ def fingerprint(reason: str, detail: str) -> str:
     return hashlib.blake2b(f"{reason}|{shape}".encode(), digest_size=6).hexdigest()
 
 
-def _row(rejected: Rejected, version: str) -> NewDeadLetter:
+def _cut(text: str, most: int) -> str:
+    """The text; of a long one the beginning and the end, with how much is left out."""
+    if len(text) <= most:
+        return text
+    begin, end = text[: most * 2 // 3], text[-most // 3 :]
+    return f"{begin}[... {len(text) - len(begin) - len(end)} characters ...]{end}"
+
+
+def _row(rejected: Rejected, version: str, largest_event: int) -> NewDeadLetter:
     error, entry = rejected.error, rejected.entry
     if isinstance(error, EventError):
-        reason, detail, trace = error.reason.value, error.detail, None
+        reason, detail, trace = error.reason.value, _cut(error.detail, _MOST_DETAIL), None
     else:
-        reason, detail = Reason.HANDLER_ERROR.value, f"{type(error).__name__}: {error}"
-        trace = "".join(traceback.format_exception(error))
+        reason, detail = Reason.HANDLER_ERROR.value, _cut(f"{type(error).__name__}: {error}", _MOST_DETAIL)
+        trace = _cut("".join(traceback.format_exception(error)), _MOST_TRACEBACK)
     payload = entry.data if entry.data is not None else b""
-    signal_id, symbol = _named(rejected, payload)
+    # What was too large to be parsed at the door is not parsed here either.
+    signal_id, symbol = _named(rejected, payload if len(payload) <= largest_event else b"")
     return NewDeadLetter(
         stream=entry.stream,
         entry_id=entry.entry_id,

@@ -141,7 +141,7 @@ def replay(
     with ExitStack() as stack:
         store = stack.enter_context(open_store(settings))
         dead = _letters(store)
-        rows = dead.chosen(ids or [], wanted, limit=limit)
+        rows = dead.chosen(ids or [], wanted, limit=limit, payloads=not dry_run)
         if dry_run:
             _show_would(rows, "replayed", json=json)
             return
@@ -193,7 +193,7 @@ def discard(
     wanted = _chosen(ids, every, Filter(code, stream, symbol, fingerprint, signal, "open", since, until))
     with open_store(settings_and_log()) as store:
         dead = _letters(store)
-        rows = list(dead.chosen(ids or [], wanted, limit=limit))
+        rows = list(dead.chosen(ids or [], wanted, limit=limit, payloads=False))
         if dry_run:
             _show_would(rows, "discarded", json=json)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -43,14 +44,17 @@ def _store() -> Iterator[FeatureDatabase]:
         yield store
 
 
-def _chosen(*, payloads: bool) -> list[DeadLetterRow]:
-    """The open dead letters that the form or the address names: by number, or all that a filter lets through."""
+def _chosen() -> list[DeadLetterRow]:
+    """The open dead letters that the form or the address names, without their payloads: by number, or all that a filter
+    lets through.
+    """
     letters = console_queries().store.dead_letters
     numbers = request.values.getlist("id", type=int)
     if numbers:
-        rows = [row for row in map(letters.get, numbers[:MOST_AT_ONCE]) if row is not None and row.status == "open"]
+        found = map(letters.get, numbers[:MOST_AT_ONCE])
+        rows = [replace(row, payload=None, edited=None) for row in found if row is not None and row.status == "open"]
     elif request.values.get("every"):
-        rows = letters.find(letter_filter(request.values), limit=MOST_AT_ONCE, payloads=payloads)
+        rows = letters.find(letter_filter(request.values), limit=MOST_AT_ONCE)
     else:
         rows = []
     if not rows:
@@ -64,7 +68,7 @@ def confirm() -> ResponseReturnValue:
     action = request.args.get("action")
     if action not in ("replay", "discard"):
         abort(400, "There is no such action.")
-    rows = _chosen(payloads=False)
+    rows = _chosen()
     kept = [(name, value) for name, value in request.args.items(multi=True) if name not in ("action", "csrf_token")]
     return render_template(
         "confirm.html", action=action, rows=rows[:_SHOWN], total=len(rows), most=MOST_AT_ONCE, kept=kept
@@ -74,9 +78,11 @@ def confirm() -> ResponseReturnValue:
 @blueprint.post("/dead-letters/replay")
 def replay() -> ResponseReturnValue:
     """Append the chosen dead letters to their streams again."""
-    rows = _chosen(payloads=True)
+    rows = _chosen()
     with _store() as store:
-        done = DeadLetters(store, version=release()).replay(console_queries().client, rows, actor=actor())
+        letters = DeadLetters(store, version=release())
+        chosen = letters.chosen([row.id for row in rows], None)
+        done = letters.replay(console_queries().client, chosen, actor=actor())
     flash(f"{len(done.sent):,} of {len(rows):,} were sent to their streams again.")
     return redirect(url_for("pages.letters"))
 
@@ -87,7 +93,7 @@ def discard() -> ResponseReturnValue:
     reason = request.form.get("why", "").strip()[:500]
     if not reason:
         abort(400, "Say why: the audit keeps it.")
-    rows = _chosen(payloads=False)
+    rows = _chosen()
     with _store() as store, store.atomic():
         done = DeadLetters(store, version=release()).discard(rows, reason, actor=actor())
     flash(f"{len(done):,} of {len(rows):,} were discarded.")

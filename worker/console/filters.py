@@ -16,6 +16,8 @@ from trading_system.ml_refinement.training.verdicts import entry_in_words, model
 #: Longer lists of a payload are shown by their ends; longer payloads are cut.
 _SHOWN_ITEMS = 6
 SHOWN_CHARACTERS = 20_000
+#: Of a larger payload the beginning is shown as it is: parsed it may take a hundred times its bytes.
+MOST_PARSED_BYTES = 1024 * 1024
 
 
 def register(flask: Flask) -> None:
@@ -131,9 +133,13 @@ def pretty(payload: bytes | None) -> tuple[str, bool]:
     """A payload as it is shown, and whether that is less than all of it."""
     if not payload:
         return "", False
+    if len(payload) > MOST_PARSED_BYTES:
+        return payload[:SHOWN_CHARACTERS].decode("utf-8", "backslashreplace"), True
     try:
-        shown = orjson.dumps(_shortened(orjson.loads(payload)), option=orjson.OPT_INDENT_2).decode()
-        cut = len(orjson.dumps(orjson.loads(payload))) > len(orjson.dumps(_shortened(orjson.loads(payload))))
+        whole = orjson.loads(payload)
+        short = _shortened(whole)
+        shown = orjson.dumps(short, option=orjson.OPT_INDENT_2).decode()
+        cut = len(orjson.dumps(whole)) > len(orjson.dumps(short))
     except (orjson.JSONDecodeError, RecursionError, TypeError):
         shown, cut = payload.decode("utf-8", "backslashreplace"), False
     return (shown[:SHOWN_CHARACTERS], True) if len(shown) > SHOWN_CHARACTERS else (shown, cut)

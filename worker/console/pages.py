@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, abort, current_app, render_template, request
+from flask import Blueprint, Response, abort, current_app, render_template, request, stream_with_context
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
@@ -21,8 +21,9 @@ from worker.console.filters import pretty
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, ConsoleQueries
-from worker.dead_letters import whole_letter
+from worker.dead_letters import DeadLetters, whole_letter
 from worker.errors import Reason, RefineryError
+from worker.installation import release
 from worker.observability.status import training_waits_for
 
 blueprint = Blueprint("pages", __name__)
@@ -144,10 +145,11 @@ def letter(number: int) -> ResponseReturnValue:
 @blueprint.get("/dead-letters/export")
 def export() -> ResponseReturnValue:
     """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
-    rows = console_queries().store.dead_letters.find(letter_filter(request.args), limit=MOST_EXPORTED, payloads=True)
-    lines = b"".join(orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+    letters = DeadLetters(console_queries().store, version=release())
+    rows = letters.chosen([], letter_filter(request.args), limit=MOST_EXPORTED)
+    lines = (orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
-    return Response(lines, mimetype="application/x-ndjson", headers=headers)
+    return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers=headers)
 
 
 @blueprint.get("/models")

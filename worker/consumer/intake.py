@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 from worker.dead_letters import Rejected
-from worker.errors import EventError, EventRejected, Reason
+from worker.errors import DecodeError, EventError, EventRejected, Reason
 from worker.events.decoding import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
 from worker.streams.entries import Entry
+
+#: Fields of an entry without an event that are named, and characters of each.
+_SHOWN, _SHOWN_CHARACTERS = 8, 40
 
 
 @dataclass(slots=True)
@@ -61,8 +65,21 @@ def decode_batch(
 
 
 def _decode(entry: Entry, kinds: Mapping[str, EventKind], now: datetime, limits: Limits) -> Decoded:
+    if entry.oversized is not None:
+        raise DecodeError(Reason.TOO_LARGE, _oversized(entry, entry.oversized, limits))
     if entry.is_lost:
         raise EventRejected(Reason.PAYLOAD_LOST, "the stream was trimmed before the event was handled")
     if entry.data is None:
-        raise EventRejected(Reason.MISSING_DATA, f"the entry has the fields {sorted(entry.fields)} and no 'data'")
+        raise EventRejected(Reason.MISSING_DATA, _without_data(entry))
     return decode(kinds[entry.stream], entry.data, now=now, limits=limits)
+
+
+def _oversized(entry: Entry, size: int, limits: Limits) -> str:
+    begins = f"; it was not kept, and begins {entry.beginning!r}"
+    return f"an entry of {size} bytes, at most {limits.max_bytes} are allowed{begins}"
+
+
+def _without_data(entry: Entry) -> str:
+    first = [name[:_SHOWN_CHARACTERS].decode("utf-8", "backslashreplace") for name in islice(entry.fields, _SHOWN)]
+    more = f" and {len(entry.fields) - _SHOWN} more" if len(entry.fields) > _SHOWN else ""
+    return f"the entry has the fields {', '.join(map(repr, first))}{more} and no 'data'"

@@ -17,6 +17,7 @@ from worker.errors import EventError, StoreUnusable, TransientError, WorkerDied
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
 from worker.streams.reader import GroupReader
+from worker.streams.replies import ReplyTooLarge
 from worker.supervision.backoff import Backoff
 
 #: A batch that was handed out so often without being settled may hold an event that kills its worker.
@@ -148,7 +149,7 @@ class Consumer:
             return self._kept
         now = time.monotonic()
         if now >= self._own_due:
-            if entries := self._reader.read_own():
+            if entries := self._own():
                 return entries
             self._own_due = now + (self._retry_delay_s if self._retrying else self._claim_every_s)
             self._unsettled, self._retrying = self._retrying, False
@@ -157,7 +158,17 @@ class Consumer:
             self._claim_due = now + self._claim_every_s
             if entries := self._reader.claim_idle() or self._struck_off():
                 return entries
-        return self._reader.read_new()
+        try:
+            return self._reader.read_new()
+        except ReplyTooLarge as error:
+            logger.warning("{}: the entries are read again, a few at a time", error)
+        self._reader.restart_own()
+        self._own_due = 0.0
+        return self._own()
+
+    def _own(self) -> list[Entry]:
+        """The next of our own pending entries; unread ones where one of them may have killed whoever read it."""
+        return self._reader.own_suspects(_SUSPECT_AT - 1) or self._reader.read_own()
 
     def _handle(self, entries: list[Entry]) -> BatchResult:
         unsettled, self._unsettled = self._unsettled, True
@@ -170,8 +181,7 @@ class Consumer:
 
     def _in_hand(self, entries: list[Entry]) -> BatchResult:
         self._repay()
-        redelivered = [entry for entry in entries if entry.redelivered]
-        if redelivered and self._reader.most_deliveries(redelivered) >= _SUSPECT_AT:
+        if self._may_kill(entries):
             logger.warning("a batch of {} was never settled and is tried one by one", len(entries))
             return self._one_by_one(entries)
         try:
@@ -180,10 +190,17 @@ class Consumer:
             if self._action(error) in (FailureAction.PAUSE, FailureAction.STOP):
                 raise
             # One poison event must not take the others with it.
-            logger.warning("a batch of {} failed and is tried one by one: {!r}", len(entries), error)
+            logger.warning("a batch of {} failed and is tried one by one: {!r:.500}", len(entries), error)
             return self._one_by_one(entries)
         self._reader.settle(entries, result.scores)
         return result
+
+    def _may_kill(self, entries: list[Entry]) -> bool:
+        """Whether the batch may hold an event that kills its worker."""
+        redelivered = [entry for entry in entries if entry.redelivered]
+        if not redelivered:
+            return False
+        return redelivered[0].is_unread or self._reader.most_deliveries(redelivered) >= _SUSPECT_AT
 
     def _one_by_one(self, entries: list[Entry]) -> BatchResult:
         total = BatchResult()
@@ -192,10 +209,19 @@ class Consumer:
         return total
 
     def _alone(self, entry: Entry) -> BatchResult:
-        """Handle one event, charged before it is tried: one that kills its worker is dead-lettered in the end."""
+        """Handle one event, charged before it is read and tried: one that kills its worker is dead-lettered in the end.
+
+        One that kills its worker also when it is only read and put away is dead-lettered without its bytes.
+        """
         tries = self._retry_budget.charge(entry)
         result: BatchResult | None
         try:
+            if entry.is_unread and tries <= 2 * self._max_tries:
+                found = self._reader.read_one(entry)
+                if found is None:  # another worker has it
+                    self._retry_budget.forget(entry)
+                    return BatchResult()
+                entry = found
             if tries > self._max_tries:
                 result = self._handler.dead_letter(entry, _died(tries - 1), tries - 1)
             else:
@@ -222,7 +248,7 @@ class Consumer:
                     return self._handler.dead_letter(entry, error, tries)
                 case FailureAction.RETRY:
                     logger.bind(stream=entry.stream, entry_id=entry.entry_id).warning(
-                        "{} {} failed and will be tried again: {!r}", entry.stream, entry.entry_id, error
+                        "{} {} failed and will be tried again: {!r:.500}", entry.stream, entry.entry_id, error
                     )
                     return None
                 case FailureAction.PAUSE | FailureAction.STOP:

@@ -119,6 +119,8 @@ def _newest_signals(settings: Settings) -> list[SignalCreated]:
         kept = archive.newest(settings.streams.signals_created, among=_EVENTS)
     signals = []
     for data in kept:
+        if len(data) > settings.max_event_bytes:
+            continue  # the door refused it too
         with suppress(DecodeError):  # it went to the dead letters
             signals.append(decode_kept(data))
     return signals

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from worker.settings.schema import Settings
+from worker.streams.entries import kept_bytes
 
 if TYPE_CHECKING:
     import redis
@@ -64,11 +65,19 @@ def server_if_there(settings: Settings) -> Iterator[redis.Redis | None]:
 _SOCKET_TIMEOUT_S = 10.0
 
 
-def connect(url: str) -> redis.Redis:
-    """A client that neither retries nor decodes: for everything that writes to or reads from streams."""
+def connect(url: str, *, largest_event: int = 0) -> redis.Redis:
+    """A client that neither retries nor decodes: for everything that writes to or reads from streams.
+
+    Args:
+        url: address of the server.
+        largest_event: bytes of the largest event that is let in. A reply with many times as many, and more than is read
+            of any, is given up with `ReplyTooLarge`.
+    """
     import redis  # takes long to load, and a command without a server does without
     from redis.backoff import NoBackoff
     from redis.retry import Retry
+
+    from worker.streams.replies import MOST_REPLY_BYTES, bounded_parser  # loads the client
 
     return redis.Redis.from_url(
         url,
@@ -76,4 +85,5 @@ def connect(url: str) -> redis.Redis:
         socket_timeout=_SOCKET_TIMEOUT_S,
         socket_connect_timeout=_SOCKET_TIMEOUT_S,
         protocol=2,
+        parser_class=bounded_parser(max(MOST_REPLY_BYTES, 3 * kept_bytes(largest_event))),
     )

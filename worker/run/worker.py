@@ -48,7 +48,7 @@ def run_worker(settings: Settings) -> None:
     with ExitStack() as stack, suppress(StopRequested):
         settings = retry.until_possible(lambda: stack.enter_context(worker_slot(settings)))
         url = stack.enter_context(server_url(settings))
-        client = stack.enter_context(connect(url))
+        client = stack.enter_context(connect(url, largest_event=settings.max_event_bytes))
         stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
         names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
         retry.until_possible(lambda: check_server(client, names))

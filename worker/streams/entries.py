@@ -17,6 +17,16 @@ _REPLAY = re.compile(rb"([0-9]{1,18})/([0-9]{1,18})")
 _REQUEST = b"replay_request"
 _NUMBER = re.compile(rb"[0-9]{1,18}")
 
+#: An event of so many times the size that is let in is still read, so that its bytes are kept with the refusal.
+_KEPT_TIMES = 4
+#: How much of a larger one is read.
+SHOWN_BYTES = 256
+
+
+def kept_bytes(largest_event: int) -> int:
+    """How many bytes an entry may have to be read whole, where events of `largest_event` bytes are let in."""
+    return _KEPT_TIMES * largest_event
+
 
 class Entry(NamedTuple):
     """One entry of an input stream, as delivered to this consumer."""
@@ -26,11 +36,20 @@ class Entry(NamedTuple):
     fields: Mapping[bytes, bytes]
     #: Delivered before, to us or to another consumer: its effects may be in the store already.
     redelivered: bool = False
+    #: Its size, where it has more bytes than are read of any; `fields` then has what its data begins with.
+    oversized: int | None = None
+    #: It is pending for us, and nothing of it was read yet.
+    is_unread: bool = False
 
     @property
     def data(self) -> bytes | None:
-        """The event's bytes; None when the entry was trimmed away while pending, or has no such field."""
-        return self.fields.get(_DATA)
+        """The event's bytes; None when the entry was trimmed away while pending, is oversized, or has no such field."""
+        return self.fields.get(_DATA) if self.oversized is None else None
+
+    @property
+    def beginning(self) -> bytes:
+        """What the data begins with; for an oversized entry all there is of it."""
+        return self.fields.get(_DATA, b"")[:SHOWN_BYTES]
 
     @property
     def is_lost(self) -> bool:

@@ -71,11 +71,16 @@ def translated() -> Iterator[None]:
     An answer that nobody has thought of pauses like the known ones: what is wrong with a server is put right there.
 
     Raises:
+        ReplyTooLarge: the server says more than is read at once.
         TransientError: the server cannot be reached, timed out, or does not do what it was asked.
     """
     import redis  # as above
 
+    from worker.streams.replies import ReplyTooLarge  # the same
+
     try:
         yield
+    except ReplyTooLarge:
+        raise
     except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, redis.InvalidResponse) as error:
         raise TransientError(cause_of(error)) from error

@@ -13,13 +13,14 @@ from typing import Any
 import redis
 from loguru import logger
 
-from worker.streams.entries import Entry
+from worker.streams.entries import SHOWN_BYTES, Entry, kept_bytes
 from worker.streams.errors import translated
 from worker.streams.lua import script
+from worker.streams.replies import MOST_REPLY_BYTES, ReplyTooLarge
 
 _CLAIM_AGAIN = script("claim_again")
-_CLAIM_IDLE = script("claim_idle")
 _PENDING_AMONG = script("pending_among")
+_TAKE_PENDING = script("take_pending")
 _SETTLE = script("settle")
 
 
@@ -34,6 +35,7 @@ class GroupReader:
         batch_size: most entries of one stream in one read.
         block_ms: how long a read waits for new entries; below the client's socket timeout.
         claim_idle_ms: entries that another consumer has held for longer are taken over.
+        max_event_bytes: the largest event that is let in; of entries many times as large only the beginning is read.
         scores: name of the output stream, and its approximate length limit (None: never trimmed).
     """
 
@@ -47,6 +49,7 @@ class GroupReader:
         batch_size: int,
         block_ms: int,
         claim_idle_ms: int,
+        max_event_bytes: int,
         scores: str,
         scores_maxlen: int | None,
     ) -> None:
@@ -57,6 +60,9 @@ class GroupReader:
         self._batch_size = batch_size
         self._block_ms = block_ms
         self._claim_idle_ms = claim_idle_ms
+        self._most_bytes_of_one = kept_bytes(max_event_bytes)
+        self._most_bytes = max(MOST_REPLY_BYTES // 4, self._most_bytes_of_one)
+        self._read_at_once = batch_size
         self._scores = scores
         self._scores_maxlen = scores_maxlen
         self._own_cursor = dict.fromkeys(self._streams, "0")
@@ -83,24 +89,62 @@ class GroupReader:
         """Entries never delivered to anyone, waiting up to `block_ms` for the first one.
 
         Raises:
+            ReplyTooLarge: they have too many bytes to be read at once; `read_own` gives them in parts.
             TransientError: Redis is away; what it may have handed out is found by `read_own`.
         """
-        return self._read(dict.fromkeys(self._streams, ">"), redelivered=False)
+        try:
+            entries = self._read()
+        except ReplyTooLarge:
+            self._read_at_once = max(1, self._read_at_once // 8)
+            raise
+        if self._read_at_once < self._batch_size and len(entries) >= self._read_at_once:
+            self._read_at_once = min(self._batch_size, 2 * self._read_at_once)
+        return entries
 
     def restart_own(self) -> None:
         """Begin the next walk over our own pending entries at the oldest one."""
         self._own_cursor = dict.fromkeys(self._streams, "0")
 
     def read_own(self) -> list[Entry]:
-        """The next of our own pending entries, oldest first; empty when this walk is done.
+        """The next of our own pending entries, oldest first, few enough by their bytes; empty when this walk is done.
 
         Raises:
             TransientError: Redis is away.
         """
-        entries = self._read(self._own_cursor, redelivered=True)
+        entries = [
+            entry for stream in self._streams for entry in self._take(stream, first=f"({self._own_cursor[stream]}")
+        ]
+        self._go_on_after(entries)
+        return entries
+
+    def own_suspects(self, deliveries: int) -> list[Entry]:
+        """The next of our own pending entries if one of them was handed out so often; none of their bytes are read.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        entries, most = [], 0
+        for stream in self._streams:
+            rows = self._pending_of(stream, f"({self._own_cursor[stream]}", "+", self._batch_size)
+            entries += [Entry(stream, row["message_id"].decode(), {}, redelivered=True, is_unread=True) for row in rows]
+            most = max([most, *(int(row["times_delivered"]) for row in rows)])
+        if most < deliveries:
+            return []
+        self._go_on_after(entries)
+        return entries
+
+    def read_one(self, entry: Entry) -> Entry | None:
+        """A pending entry of ours with its bytes; None when it is not pending for us any more.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        found = self._take(entry.stream, first=entry.entry_id, last=entry.entry_id)
+        return found[0] if found else None
+
+    def _go_on_after(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._own_cursor[entry.stream] = entry.entry_id
-        return entries
 
     def claim_idle(self) -> list[Entry]:
         """Take over entries that another consumer has left pending for too long.
@@ -114,11 +158,21 @@ class GroupReader:
         return [entry for stream in self._streams for entry in self._claim_idle_of(stream)]
 
     def _claim_idle_of(self, stream: str) -> list[Entry]:
-        arguments = (self._group, self._consumer, self._claim_idle_ms, self._batch_size)
-        rows = self._with_group(partial(self._client.eval, _CLAIM_IDLE, 1, stream, *map(str, arguments)), [])
-        if rows:
-            logger.info("took over {} entries of {} from an idle consumer", len(rows), stream)
-        return [Entry(stream, entry_id.decode(), _pairs(flat), redelivered=True) for entry_id, flat in rows]
+        entries = self._take(stream, idle_ms=self._claim_idle_ms)
+        if entries:
+            logger.info("took over {} entries of {} from an idle consumer", len(entries), stream)
+        return entries
+
+    def _take(self, stream: str, *, idle_ms: int | None = None, first: str = "-", last: str = "+") -> list[Entry]:
+        """Entries that are pending: our own, or those of others that are idle for so long."""
+        whose = (self._group, self._consumer, "" if idle_ms is None else str(idle_ms))
+        bounds = (self._batch_size, self._most_bytes, self._most_bytes_of_one, SHOWN_BYTES)
+        words = (stream, *whose, first, last, *map(str, bounds))
+        rows = self._with_group(partial(self._client.eval, _TAKE_PENDING, 1, *words), [])
+        return [
+            Entry(stream, row[0].decode(), _pairs(row[1]), redelivered=True, oversized=row[2] if row[2:] else None)
+            for row in rows
+        ]
 
     def most_deliveries(self, entries: Sequence[Entry]) -> int:
         """How often the most delivered of our pending entries was handed out: an upper bound of how often it was tried,
@@ -130,10 +184,8 @@ class GroupReader:
         most = 1
         for stream, ids in _ids_by_stream(entries).items():
             first, last = min(ids, key=_id_order), max(ids, key=_id_order)
-            command = partial(
-                self._client.xpending_range, stream, self._group, first, last, len(ids), consumername=self._consumer
-            )
-            most = max([most, *(int(row["times_delivered"]) for row in self._with_group(command, []))])
+            rows = self._pending_of(stream, first, last, len(ids))
+            most = max([most, *(int(row["times_delivered"]) for row in rows)])
         return most
 
     def pending_among(self, entries: Sequence[Entry]) -> set[tuple[str, str]]:
@@ -147,6 +199,14 @@ class GroupReader:
             found = self._with_group(partial(self._client.eval, _PENDING_AMONG, 1, stream, self._group, *ids), [])
             pending |= {(stream, entry_id.decode()) for entry_id in found}
         return pending
+
+    def _pending_of(self, stream: str, first: str, last: str, count: int) -> list[Any]:
+        """What the server says of our own pending entries."""
+        command = partial(
+            self._client.xpending_range, stream, self._group, first, last, count, consumername=self._consumer
+        )
+        rows: list[Any] = self._with_group(command, [])
+        return rows
 
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
         """Publish the scores and acknowledge the entries, in one step of the server.
@@ -190,10 +250,7 @@ class GroupReader:
         for stream in self._streams:
             start = "-"
             while True:
-                command = partial(
-                    self._client.xpending_range, stream, self._group, start, "+", 1000, consumername=self._consumer
-                )
-                rows = self._with_group(command, [])
+                rows = self._pending_of(stream, start, "+", 1000)
                 held = [Entry(stream, row["message_id"].decode(), {}) for row in rows]
                 self.release(held)
                 released += len(held)
@@ -207,16 +264,16 @@ class GroupReader:
             words = (self._group, self._consumer, str(idle_ms), *ids)
             self._with_group(partial(self._client.eval, _CLAIM_AGAIN, 1, stream, *words), None)
 
-    def _read(self, positions: Mapping[Any, Any], *, redelivered: bool) -> list[Entry]:
+    def _read(self) -> list[Entry]:
         command = partial(
             self._client.xreadgroup,
             self._group,
             self._consumer,
-            dict(positions),
-            count=self._batch_size,
-            block=None if redelivered else self._block_ms,
+            dict.fromkeys(self._streams, ">"),
+            count=self._read_at_once,
+            block=self._block_ms,
         )
-        return _entries(self._with_group(command, None), redelivered=redelivered)
+        return _entries(self._with_group(command, None), self._most_bytes_of_one)
 
     def _with_group(self, command: Callable[[], Any], otherwise: Any) -> Any:
         """The command's reply; where a flush or a failover took the group, it is made again and `otherwise` returned.
@@ -234,17 +291,24 @@ class GroupReader:
         return otherwise
 
 
-def _entries(reply: Any, *, redelivered: bool) -> list[Entry]:
+def _entries(reply: Any, most_bytes: int) -> list[Entry]:
     """Normalise XREADGROUP's reply, whose shape differs with the protocol (a list of pairs, or a map of lists)."""
     if isinstance(reply, dict):
         pairs = [(stream, [row for chunk in chunks for row in chunk]) for stream, chunks in reply.items()]
     else:
         pairs = [(stream, rows) for stream, rows in reply or ()]
     return [
-        Entry(stream.decode(), entry_id.decode(), fields or {}, redelivered)
+        Entry(stream.decode(), entry_id.decode(), fields or {})
+        if not fields or sum(map(len, fields.values())) <= most_bytes
+        else _oversized(stream.decode(), entry_id.decode(), fields)
         for stream, rows in pairs
         for entry_id, fields in rows
     ]
+
+
+def _oversized(stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
+    size = sum(map(len, fields)) + sum(map(len, fields.values()))
+    return Entry(stream, entry_id, {b"data": fields.get(b"data", b"")[:SHOWN_BYTES]}, oversized=size)
 
 
 def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes]:
