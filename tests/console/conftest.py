@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import waitress
 from flask import Flask
 
 from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation, fill
 from tests.support.desk import settings_for
 from tests.support.waiting import HANGS_AFTER_S
-from worker.console.application import create_app
+from worker.console.application import MAX_REQUEST_BYTES, create_app
+from worker.console.server import create_server
 from worker.redis_server.embedded import EmbeddedServer
 
 
@@ -36,7 +36,7 @@ def flask_app(place: ConsoleInstallation) -> Flask:
 @pytest.fixture(scope="module")
 def address(flask_app: Flask) -> Iterator[str]:
     """The console behind the server it is shipped with."""
-    server: Any = waitress.create_server(flask_app, host="127.0.0.1", port=0, threads=4)
+    server = create_server(flask_app, host="127.0.0.1", port=0, most_request_bytes=MAX_REQUEST_BYTES)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.effective_port}"

@@ -7,7 +7,6 @@ import logging
 import secrets
 from functools import partial
 
-import waitress
 from flask import Flask, render_template
 from flask.typing import ResponseReturnValue
 from loguru import logger
@@ -21,6 +20,7 @@ from worker.console.diagrams import warm
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
+from worker.console.server import create_server
 from worker.console.sessions import LIFETIME_S
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
@@ -106,15 +106,12 @@ def run_console(settings: Settings, url: str) -> None:
         raise ConfigurationError("REFINERY_CONSOLE_PORT=0: the console is turned off")
     flask = create_app(settings, url)
     try:
-        server = waitress.create_server(
+        server = create_server(
             flask,
             host=settings.console_host,
             port=settings.console_port,
-            threads=4,
-            ident=None,
-            max_request_body_size=MAX_REQUEST_BYTES,
-            channel_timeout=30,
-            clear_untrusted_proxy_headers=not settings.console_proxies,
+            most_request_bytes=MAX_REQUEST_BYTES,
+            proxied=settings.console_proxies > 0,
         )
     except OSError as error:
         raise RefineryError(

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
+import redis
 import rq_dashboard.web as dashboard
 from flask import Blueprint, Flask, abort, g, render_template, request
 from flask.typing import ResponseReturnValue
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, PackageLoader
+from loguru import logger
 from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
+from werkzeug.exceptions import HTTPException
 
 from worker.console.pages import console_queries
 from worker.console.security import require_operator
@@ -65,6 +69,9 @@ def register(flask: Flask, url: str, shown_url: str) -> None:
     flask.before_request(_guard)
     flask.context_processor(lambda: {"nonce": g.nonce})
     flask.register_blueprint(mounted, url_prefix=PREFIX)
+    for endpoint, view in list(flask.view_functions.items()):
+        if endpoint.startswith("rq_dashboard."):
+            flask.view_functions[endpoint] = _answering(endpoint.removeprefix("rq_dashboard."), view)
     flask.jinja_env.loader = ChoiceLoader([_escaped_templates(), _loader(flask)])
     flask.register_error_handler(NoSuchJobError, _unknown)
     flask.register_error_handler(InvalidJobOperation, _refused)
@@ -88,6 +95,27 @@ def _guard() -> None:
         value = str(arguments.get(name, 1))
         if not value.isdigit() or not 1 <= int(value) <= (_MOST_PER_PAGE if name == "per_page" else 10**6):
             abort(404)
+
+
+def _answering(name: str, view: Callable[..., Any]) -> Callable[..., Any]:
+    """The dashboard's view, with an answer also where what is in Redis is not as RQ writes it."""
+
+    @wraps(view)
+    def answer(**arguments: Any) -> Any:
+        try:
+            return view(**arguments)
+        except (HTTPException, NoSuchJobError, InvalidJobOperation):
+            raise
+        except (redis.ConnectionError, redis.TimeoutError):
+            return render_template("error.html", title="Redis does not answer", text="Try again in a moment."), 503
+        except Exception as error:  # noqa: BLE001 - whatever RQ raises over a hash that somebody else wrote
+            if name == "compact_queue" and isinstance(error, redis.ResponseError) and "no such key" in str(error):
+                return {"status": "OK"}  # an empty queue is compact
+            logger.opt(exception=error).warning("the dashboard's {} cannot use what is in Redis", name)
+            told = "What is in Redis is not as RQ writes it; the console's log says where."
+            return render_template("error.html", title="Not possible", text=told), 409
+
+    return answer
 
 
 def _unknown(_: Exception) -> ResponseReturnValue:
