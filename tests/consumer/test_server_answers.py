@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
 
 from tests.faults.servers import ServerOf
 from tests.support.desk import desk, pending, scored, send, settings_for
 from tests.support.events import SIGNALS, signal
+from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.client import RefineryClient
 from worker.observability.state_collector import StateCollector
@@ -171,3 +174,29 @@ def test_tidying_up_that_is_not_allowed_stops_nobody(
         admin.execute_command("ACL", "SETUSER", "desk", "-xinfo|consumers")
         _Care(worker.settings, client)()
         assert [("cannot be tidied up" in line, "lacks a right" in line) for line in warnings_logged] == [(True, True)]
+
+
+def test_a_full_server_is_trimmed_first_and_the_worker_goes_on_by_itself(
+    tmp_path: Path, url: str, admin: redis.Redis
+) -> None:
+    """Settling and making the group are refused then; trimming what was handled and is old enough is not."""
+    old = int(time.time() * 1000) - 2 * 3600 * 1000
+    for number in range(40):
+        admin.xadd(SIGNALS, {"data": orjson.dumps(signal(number))}, id=f"{old + number}-0")
+    with desk(settings_for(tmp_path / "var", url)) as worker:
+        worker.drain()
+    send(admin, SIGNALS, signal(50))
+    memory: Any = admin.info("memory")
+    admin.config_set("maxmemory", memory["used_memory"] - 100_000)
+    installation = Installation(tmp_path / "var", url)
+    installation.environment["REFINERY_INPUT_RETENTION_HOURS"] = "1"
+    process = installation.start("worker")
+    try:
+        wait_until(lambda: process.poll() is not None or len(scored(admin)) == 41)
+        assert process.poll() is None
+        wait_until(lambda: not pending(admin))
+        assert admin.xlen(SIGNALS) == 1
+    finally:
+        process.terminate()
+        process.wait(HANGS_AFTER_S)
+        admin.config_set("maxmemory", "0")

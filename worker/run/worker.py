@@ -19,7 +19,7 @@ from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.retraining.queue import connect_queue
 from worker.retraining.requests import enqueue_if_due
 from worker.settings.schema import Settings
-from worker.streams.maintenance import remove_dead_consumers, trim_handled
+from worker.streams.maintenance import remove_dead_consumers, trim_handled, trim_to
 from worker.streams.preflight import check_server
 from worker.supervision.backoff import StartRetry
 from worker.supervision.signals import drain_deadline, stop_on_signals
@@ -67,12 +67,16 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             trigger(store, result)
             care()
 
+        def on_pause(cause: str) -> None:
+            counters.paused(cause)
+            care.make_room()
+
         with app.worker_consumer(
             settings,
             client,
             after_batch=after_batch,
             observed=lambda handler: metrics.ObservedHandler(handler, counters),
-            on_pause=counters.paused,
+            on_pause=on_pause,
             retry=StartRetry(stop, still_here=counters.came_round),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
@@ -107,8 +111,20 @@ class _Care:
             me=self._settings.consumer,
             idle_ms=max(_CONSUMER_GONE_MS, 10 * self._settings.claim_idle_ms),
         )
+        self._trim()
+
+    def make_room(self) -> None:
+        """Drop what may be dropped before anything else is asked of the server: a full one takes nothing but that."""
+        try:
+            self._trim()
+        except TransientError as error:
+            logger.debug("no room could be made: {}", error)
+
+    def _trim(self) -> None:
         if hours := self._settings.input_retention_hours:
             trim_handled(self._client, self._streams, older_than_s=hours * 3600)
+        if length := self._settings.scored_maxlen:
+            trim_to(self._client, self._settings.streams.signals_scored, length)
 
 
 class _RetrainingTrigger:

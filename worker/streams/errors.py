@@ -19,7 +19,7 @@ _MEANINGS = {
     "CROSSSLOT": "this is a cluster, which puts our streams on several servers: give them one hash tag",
     "MOVED": "this is a cluster, and another of its servers has our streams",
     "MISCONF": "the server cannot write its own files: look at its disk",
-    "OOM": "the server has used up its maxmemory",
+    "OOM": "the server has used up its maxmemory: raise it, or let REFINERY_INPUT_RETENTION_HOURS drop handled events",
     "LOADING": "the server is still loading its data",
     "MASTERDOWN": "the server is a replica that has lost its master",
     "CLUSTERDOWN": "the cluster is down",

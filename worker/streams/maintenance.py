@@ -69,5 +69,15 @@ def trim_handled(client: redis.Redis, streams: Sequence[str], *, older_than_s: f
     return dropped
 
 
+def trim_to(client: redis.Redis, stream: str, length: int) -> None:
+    """Trim a stream to about this many entries; one that is not there stays so.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        client.xtrim(stream, maxlen=length, approximate=True)
+
+
 def _is_missing(error: redis.ResponseError) -> bool:
     return "NOGROUP" in str(error) or "no such key" in str(error)
