@@ -53,6 +53,20 @@ def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
     assert b"4 of 20" in installation.run("status").stdout
 
 
+def test_a_byte_order_mark_costs_no_event_and_an_array_is_refused_at_once(
+    installation: Installation, valkey: redis.Redis
+) -> None:
+    events = lines([("signal.created", signal(1)), ("trade.closed", outcome(1))])
+    done = installation.run("publish", "-", "--json", stdin=b"\xef\xbb\xbf" + events)
+    assert json.loads(done.stdout) == {"published": 2, "refused": 0}
+    array = b"\xef\xbb\xbf\n[\n" + b",\n".join(events.splitlines()) + b"\n]\n"
+    done = installation.run("publish", "-", stdin=array)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert b"a JSON array" in done.stderr
+    assert valkey.xlen(SIGNALS) == 1
+
+
 def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
     installation: Installation, running: Callable[[str], subprocess.Popen[bytes]], valkey: redis.Redis
 ) -> None:

@@ -11,8 +11,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.support.composed import GUIDE, ROOT, documented_commands, free_port, install, ready, start
+from tests.support.composed import COMPOSE, GUIDE, ROOT, documented_commands, free_port, install, ready, start
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.redis_server.binary import find_server
 from worker.settings.messages import setting_types
@@ -65,6 +66,9 @@ def test_a_unit_starts_a_command_of_ours_and_lets_it_finish(name: str) -> None:
     if name != "console":
         assert int(unit["TimeoutStopSec"]) > int(environment()["REFINERY_SHUTDOWN_GRACE_S"])
     assert unit["NoNewPrivileges"] == "yes"
+    limit = yaml.safe_load((ROOT / COMPOSE).read_text())["services"][name]["mem_limit"]
+    assert unit["MemoryMax"] == limit.upper()
+    assert f"{name} {limit[:-1]} GiB" in GUIDE.read_text()
 
 
 def environment() -> dict[str, str]:

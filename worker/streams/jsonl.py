@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import redis
 
 _CHUNK = 500
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ def publish_lines(
     parse: Callable[[bytes], dict[str, Any]],
     progress: Callable[[int], None] = lambda _: None,
 ) -> Published:
-    """Append each line's event to the stream of its `type`, in order; empty lines are passed over.
+    """Append each line's event to the stream of its `type`, in order; empty lines are passed over, and so is a byte
+    order mark at the beginning.
 
     The events themselves are not checked: the worker's door does that, and says why it refuses one. But what reading
     the line would lose without a word, `parse` refuses.
@@ -60,9 +63,10 @@ def publish_lines(
 
     Raises:
         TransientError: Redis is away. Publishing the same file again is harmless: events have an identity.
+        RefineryError: the file begins a JSON array, which is not lines; nothing was published.
     """
     events, refused = 0, []
-    numbered = enumerate(lines, start=1)
+    numbered = enumerate(_unmarked(lines), start=1)
     while chunk := list(islice(numbered, _CHUNK)):
         ready = []
         for number, line in chunk:
@@ -78,6 +82,19 @@ def publish_lines(
     return Published(events, tuple(refused))
 
 
+def _unmarked(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines, without the byte order mark that some editors put first; an array is refused before the first."""
+    begun = False
+    for number, line in enumerate(lines):
+        text = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+        if not begun and text.lstrip().startswith(b"["):
+            raise RefineryError(
+                "the file begins a JSON array, and events are one JSON object a line: jq -c '.[]' FILE makes lines"
+            )
+        begun = begun or bool(text.strip())
+        yield text
+
+
 def _addressed(line: bytes, streams: Mapping[str, str], parse: Callable[[bytes], dict[str, Any]]) -> tuple[str, bytes]:
     """The stream of a line and the event's bytes, without the `type` that addressed it."""
     try:
@@ -86,5 +103,5 @@ def _addressed(line: bytes, streams: Mapping[str, str], parse: Callable[[bytes],
         raise BadLine(str(error)) from None
     kind = fields.pop("type", None)
     if kind not in streams:
-        raise BadLine(f"type must be one of {', '.join(streams)}, and is {kind!r}")
+        raise BadLine(f"type must be one of {', '.join(streams)}, and is {repr(kind)[:_SHOWN_CHARACTERS]}")
     return streams[kind], orjson.dumps(fields)
