@@ -258,3 +258,37 @@ def test_jobs_that_an_earlier_release_queued_are_known_by_their_name() -> None:
     """The name is on the wire: a queue may hold jobs from before an upgrade."""
     assert RETRAIN == "worker.retraining.job.retrain"
     assert callable(resolve_name("worker.retraining.job:retrain"))
+
+
+@pytest.mark.parametrize(
+    "field", ["created_at", "enqueued_at", "status", "timeout", "meta", "result_ttl", "all", "string"]
+)
+def test_garbage_under_the_next_trainings_id_does_not_keep_it_from_being_asked_for(
+    valkey: redis.Redis, valkey_url: str, field: str
+) -> None:
+    with connect_queue(valkey_url) as client:
+        queue = RetrainQueue(client, timeout_s=60)
+        arguments = {"model_type": "signal_quality", "after": 7, "reason": RetrainReason.MANUAL}
+        asked = queue.enqueue(**arguments)  # type: ignore[arg-type]
+        key, whole = f"rq:job:{asked.job_id}", valkey.hgetall(f"rq:job:{asked.job_id}")
+        valkey.flushall()
+        if field == "string":
+            valkey.set(key, "no hash")
+        else:
+            names = whole if field == "all" else [field.encode()]  # type: ignore[union-attr]
+            valkey.hset(key, mapping={**whole, **dict.fromkeys(names, b"\xff garbage")})  # type: ignore[dict-item]
+        assert queue.failure(asked.job_id) is None
+        again = queue.enqueue(**arguments)  # type: ignore[arg-type]
+        assert (again.job_id, again.new) == (asked.job_id, True)
+        assert pending_job(client) == "queued"
+        assert not queue.enqueue(**arguments).new  # type: ignore[arg-type]
+
+
+def test_a_job_that_says_it_waits_and_is_in_no_queue_is_asked_for_again(valkey: redis.Redis, valkey_url: str) -> None:
+    with connect_queue(valkey_url) as client:
+        queue = RetrainQueue(client, timeout_s=60)
+        first = queue.enqueue(model_type="signal_quality", after=7, reason=RetrainReason.MANUAL)
+        valkey.delete(f"rq:queue:{QUEUE_NAME}")
+        again = queue.enqueue(model_type="signal_quality", after=7, reason=RetrainReason.MANUAL)
+        assert (again.job_id, again.new) == (first.job_id, True)
+        assert valkey.llen(f"rq:queue:{QUEUE_NAME}") == 1

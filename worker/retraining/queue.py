@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import redis
+from loguru import logger
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 from rq import Queue
@@ -103,7 +104,7 @@ class RetrainQueue:
         arguments = {"model_type": model_type, "after": after, "reason": reason.value, "requested_by": requested_by}
         job_id = job_id_of(model_type, after)
         for pause in (*_RETRY_AFTER, None):
-            if self._added(job_id, arguments):
+            if self._added(job_id, arguments) or (self._leads_nowhere(job_id) and self._added_anew(job_id, arguments)):
                 return Asked(job_id, new=True)
             if pause is None or not self._may_follow(job_id, pause):
                 break
@@ -117,18 +118,16 @@ class RetrainQueue:
 
     def result(self, job_id: str) -> Mapping[str, Any] | None:
         """What the job returned, or None when it has not, or its result is forgotten."""
-        try:
-            job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
-        except NoSuchJobError:
+        job = self._fetched(job_id)
+        if job is None:
             return None
         value = job.return_value()
         return value if isinstance(value, dict) else None
 
     def failure(self, job_id: str) -> str | None:
         """What made the job fail, in a line; None when it did not, or is forgotten."""
-        try:
-            job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
-        except NoSuchJobError:
+        job = self._fetched(job_id)
+        if job is None:
             return None
         last = job.latest_result()
         lines = ((last.exc_string if last else None) or "").strip().splitlines()
@@ -150,10 +149,41 @@ class RetrainQueue:
             return False  # also what a retried command says whose first reply was lost
         return True
 
-    def _may_follow(self, job_id: str, pause: timedelta) -> bool:
+    def _fetched(self, job_id: str) -> Job | None:
+        """The job, or None where there is none, or where what anyone wrote under its id is no job."""
         try:
             job = Job.fetch(job_id, connection=self._client, serializer=JSONSerializer)
+            job.get_status(refresh=False)
+        except (redis.ConnectionError, redis.TimeoutError):
+            raise
         except NoSuchJobError:
+            return None
+        except Exception as error:  # noqa: BLE001 - each of a job's fields fails to be read in a way of its own
+            logger.warning("what Redis holds under the job {} is no job: {!r}", job_id, error)
+            return None
+        return job
+
+    def _leads_nowhere(self, job_id: str) -> bool:
+        """Whether what is under the id blocks it and is no job, or one that says it waits and is in no queue."""
+        with self._client.pipeline(transaction=True) as pipeline:
+            pipeline.type(Job.key_for(job_id))
+            pipeline.lpos(self._queue.key, job_id)
+            pipeline.lpos(self._queue.intermediate_queue_key, job_id)
+            pipeline.zscore(StartedJobRegistry(queue=self._queue).key, job_id)
+            kind, queued, popped, started = pipeline.execute()
+        if kind == b"none" or (queued, popped, started) != (None, None, None):
+            return False
+        job = self._fetched(job_id)
+        return job is None or job.get_status(refresh=False) == JobStatus.QUEUED
+
+    def _added_anew(self, job_id: str, arguments: Mapping[str, Any]) -> bool:
+        logger.warning("the training {} could never have run, and is asked for again", job_id)
+        self._client.delete(Job.key_for(job_id))
+        return self._added(job_id, arguments)
+
+    def _may_follow(self, job_id: str, pause: timedelta) -> bool:
+        job = self._fetched(job_id)
+        if job is None:
             return False  # forgotten between two commands: the next one who asks starts over
         if job.get_status(refresh=False) not in _OVER:
             return False
