@@ -38,23 +38,6 @@ def of_a_life(world: DeskWorld, life: Life, edge: Edge) -> Figures:
     }
 
 
-def of_noise(looks: list[Look]) -> Figures:
-    """False proofs: promotions by look, and by year whether anything proven served or was promoted. Only whole years.
-
-    A year begins with the first look, since before it there was nothing to be wrong about.
-    """
-    if not looks:
-        return {"looks": 0.0, "promoted": [], "false_years": []}
-    year = np.array([(look.day - looks[0].day) // YEAR_DAYS for look in looks])
-    false = np.array([look.verdict == "promote" or look.proven for look in looks])
-    whole = (looks[-1].day - looks[0].day) // YEAR_DAYS
-    return {
-        "looks": float(len(looks)),
-        "promoted": [float(look.verdict == "promote") for look in looks],
-        "false_years": [float(false[year == number].any()) for number in range(whole)],
-    }
-
-
 def of_ranking(world: DeskWorld, quality: np.ndarray) -> Figures:
     """How what was served ranks while the edge lives: shares of attainable AUC, and R.
 

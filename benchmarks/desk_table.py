@@ -169,21 +169,22 @@ def _clustered_proof(lines: list[Line]) -> list[Row]:
 
 
 def _noise(lines: list[Line]) -> list[Row]:
+    """Looks are counted by world, since those of one share their evidence; years by year."""
     rows = []
-    for kind, step in sorted({(line["case"][0], line["case"][1]) for line in lines}):
-        mine = [line for line in lines if tuple(line["case"][:2]) == (kind, step)]
-        promoted = [float(np.mean(line["promoted"])) for line in mine if line["promoted"]]
-        years = [year for line in mine for year in line["false_years"]]
-        looks = sum(len(line["promoted"]) for line in mine)
-        how = "weekly" if step == 7 else f"every {step} days"
-        words, interval = share_of(sum(promoted), len(promoted))
-        told = f"{looks} looks in {len(mine)} worlds; {interval}, a world counted once"
-        each = float(np.mean(promoted)) <= 0.02
-        rows.append(row_of(f"false proofs per retraining, {how}, {kind}", "<= 2 %", words, told, each))
-        words, interval = share_of(sum(years), len(years))
-        target, any_of = ("<= 10 %", float(np.mean(years)) <= 0.10) if step == 7 else ("", None)
-        told = f"{len(years)} years of {NOISE_YEARS}; {interval}"
-        rows.append(row_of(f"years with any false proof, looks {how}, {kind}", target, words, told, any_of))
+    for kind in sorted({line["case"][0] for line in lines}):
+        mine = [line for line in lines if line["case"][0] == kind]
+        for step, how in ((21, "every 21 days"), (7, "weekly")):
+            proven = [float(np.mean(line[f"proven_{step}"])) for line in mine]
+            years = [year for line in mine for year in line[f"years_{step}"]]
+            looks = sum(len(line[f"proven_{step}"]) for line in mine)
+            words, interval = share_of(sum(proven), len(proven))
+            told = f"{looks} looks in {len(mine)} worlds; {interval}, a world counted once"
+            each = float(np.mean(proven)) <= 0.02
+            rows.append(row_of(f"false proofs per retraining, {how}, {kind}", "<= 2 %", words, told, each))
+            words, interval = share_of(sum(years), len(years))
+            any_of = float(np.mean(years)) <= 0.10
+            told = f"{len(years)} years of {NOISE_YEARS}; {interval}"
+            rows.append(row_of(f"years with any false proof, looks {how}, {kind}", "<= 10 %", words, told, any_of))
     return rows
 
 

@@ -15,18 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.desk_figures import of_a_life, of_noise
+from benchmarks.desk_figures import of_a_life
 from benchmarks.lockstep import Life, lived
-from trading_system.simulation import worlds
 from trading_system.simulation.desks import PLANS, SMALL_DESK, DeskWorld, Edge, drawn
-from trading_system.simulation.learning_experiments import Experiment, Figures, noise_or_edge
+from trading_system.simulation.learning_experiments import Experiment, Figures, as_desk, noise_or_edge
 from trading_system.simulation.seeds import Case
 
-NOISES = ("independent", "clustered", "trend noise")
-#: Three years of looks in a world, and the time before there are labels enough for the first.
-NOISE_DAYS = 3 * 365 + 80
-#: Days from one look to the next: as the tables have it, and as a busy desk's labels make it due.
-STEPS = (21, 7)
 CLUSTERED_LOOKS = 42
 #: The first training of a clustered world is on this day, so that one falls on day 273.
 CLUSTERED_FIRST = 63
@@ -35,12 +29,10 @@ CLUSTERED_DAY = 273
 
 def plan() -> list[Experiment]:
     """Every part with its cases, repetitions outermost."""
-    noise = [(kind, step, k) for k in range(100) for step in STEPS for kind in NOISES]
     return [
         Experiment("clustered proof", [(k,) for k in range(20)], of_a_clustered_proof),
         Experiment("small desk", [(k,) for k in range(20)], of_a_small_desk),
         Experiment("desk", [(k,) for k in range(20)], of_a_desk),
-        Experiment("noise", noise, of_looks_at_noise),
     ]
 
 
@@ -63,16 +55,6 @@ def _life_of(name: str, rng: np.random.Generator) -> Figures:
     return of_a_life(world, _live(world), edge)
 
 
-def of_looks_at_noise(case: Case, rng: np.random.Generator) -> Figures:
-    """Case (kind, days from look to look, repetition): three years of looks at a world where nothing can be learned."""
-    kind, step = str(case[0]), int(case[1])
-    if kind == "trend noise":
-        world = drawn(replace(PLANS[kind], days=NOISE_DAYS), rng)
-    else:
-        world = as_desk(noise_or_edge(kind, NOISE_DAYS, rng))
-    return of_noise(_live(world, every_days=step).looks)
-
-
 def of_a_clustered_proof(case: Case, rng: np.random.Generator) -> Figures:
     """Case (repetition,): clustered trades with an edge of AUC .65, looked at every 42 days for a year and a half."""
     del case
@@ -84,28 +66,6 @@ def of_a_clustered_proof(case: Case, rng: np.random.Generator) -> Figures:
         "by_day": float(any(day <= CLUSTERED_DAY for day in proven)),
     }
     return figures | ({"first_proof": float(proven[0])} if proven else {})
-
-
-def as_desk(world: worlds.World) -> DeskWorld:
-    """A world of one symbol and one kind of signal as a desk: its rows in order of entry."""
-    order = np.argsort(world.entered_us, kind="stable")
-    n, k = world.X.shape
-    entered, known = world.entered_us[order], world.known_us[order]
-    return DeskWorld(
-        X=world.X[order],
-        r=world.r[order],
-        truth=world.truth[order],
-        entered_us=entered,
-        known_us=known,
-        names=tuple(f"x{column:02d}" for column in range(k)),
-        signal_type=np.full(n, "breakout"),
-        symbol=np.full(n, "SYM"),
-        alive=np.full(n, float(np.ptp(world.truth)) > 0.0),
-        day=(entered - worlds.START_US) // worlds.DAY_US,
-        open_days=-((entered - known) // worlds.DAY_US),
-        scopes=("own",) * k,
-        informative=(),
-    )
 
 
 def behaviour() -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from loguru import logger
 
 from benchmarks import desks
-from benchmarks.learning_table import WORLDS, summary
+from benchmarks.learning_table import summary
 from benchmarks.results import Results, until
 from benchmarks.table_rows import markdown
 from trading_system.ml_refinement.config import MLConfig
@@ -40,12 +40,11 @@ QUICK = {
     "null": 12,
     "cells": 16,
     "power": 2,
-    "years": 4,
     "anew": 16,
     "clustered proof": 1,
     "small desk": 1,
     "desk": 0,
-    "noise": 0,
+    "noise": 1,
 }
 
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
@@ -59,7 +58,7 @@ def plan() -> list[Experiment]:
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
     edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
     power = [(kind, k) for kind, count in edges for k in range(count)]
-    years = [(kind, k) for k in range(WORLDS) for kind in ("clustered", "independent")]
+    noise = [(kind, k) for k in range(100) for kind in parts.NOISES]
     return [
         Experiment("schedules", [(k,) for k in range(20)], parts.of_schedules),
         Experiment("drift", [(k,) for k in range(100)], parts.of_drift),
@@ -68,7 +67,7 @@ def plan() -> list[Experiment]:
         Experiment("cells", cells, parts.of_one_fit),
         Experiment("anew", cells, parts.of_one_anew),
         Experiment("power", power, parts.of_one_retraining),
-        Experiment("years", years, parts.of_a_year),
+        Experiment("noise", noise, parts.of_looks_at_noise),
     ]
 
 

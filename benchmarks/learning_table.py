@@ -10,11 +10,9 @@ from scipy import stats
 
 from benchmarks import desk_table
 from benchmarks.table_rows import Line, Row, row_of, share_of
-from trading_system.simulation.learning_experiments import CELLS, RETRAININGS, SIZES
+from trading_system.simulation.learning_experiments import CELLS, SIZES
 
 _ERROR_TARGETS = (0.040, 0.029, 0.020, 0.017)
-#: Years of each kind of noise that the figures are meant to rest on.
-WORLDS = 300
 _EXCESS_TARGETS = (0.0055, 0.0025, 0.0008, 0.0002)
 
 
@@ -26,7 +24,6 @@ def summary(lines: Sequence[Line]) -> list[Row]:
     makers: dict[str, Callable[[list[Line]], list[Row]]] = {
         "cells": _cells,
         "null": _null,
-        "years": _years,
         "power": _power,
         "canary": _canary,
         "schedules": _schedules,
@@ -86,26 +83,6 @@ def _null(lines: list[Line]) -> list[Row]:
     for n, target in zip(SIZES, _EXCESS_TARGETS, strict=True):
         excess = [line["log_loss_excess"] for line in lines if line["case"][2] == n]
         rows += _mean_row(f"log loss above base rate on null, n = {n}", target, excess)
-    return rows
-
-
-def _years(lines: list[Line]) -> list[Row]:
-    rows = []
-    for kind in ("independent", "clustered"):
-        years = [line["promoted"] for line in lines if line["case"][0] == kind]
-        if not years:
-            continue
-        count, each = len(years), float(np.mean(years))
-        any_of = sum(max(year) for year in years)
-        percent, interval = share_of(each * count, count)
-        told = f"{RETRAININGS * count} retrainings in {count} worlds; {interval}, a world counted once"
-        rows.append(row_of(f"false promotion per retraining, {kind} noise", "<= 2 %", percent, told, each <= 0.02))
-        percent, interval = share_of(any_of, count)
-        name = f"years of {RETRAININGS} retrainings with any false promotion, {kind}"
-        rows.append(row_of(name, "<= 10 %", percent, f"{count} years; {interval}", any_of / count <= 0.10))
-        if count < WORLDS:
-            for row in rows[-2:]:
-                row["reached"] += f", with {count} worlds of {WORLDS}"
     return rows
 
 

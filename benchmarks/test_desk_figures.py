@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.desk_figures import auc_within, of_calibration, of_noise, of_proof, of_ranking, slope, upper_half
+from benchmarks.desk_figures import auc_within, of_calibration, of_proof, of_ranking, slope, upper_half
 from benchmarks.lockstep import Life, Look, lived
 from trading_system.ml_refinement.config import MLConfig, TrainingConfig
 from trading_system.ml_refinement.models.calibration import to_logit
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training import backtest
+from trading_system.simulation import learning_experiments as parts
 from trading_system.simulation.desks import DESK, SMALL_DESK, DeskWorld, drawn
 from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.worlds import START_US
@@ -81,6 +82,14 @@ def test_neither_remembered_fits_nor_models_left_out_beside_it_change_what_is_se
     assert [said(look) for look in plain.looks] == [said(look) for look in life[0].looks]
 
 
+def test_looks_at_noise_are_those_of_a_desk_until_something_is_proven(tmp_path: Path) -> None:
+    world = parts.as_desk(parts.noise_or_edge("clustered .65", 330, np.random.default_rng(2)))
+    looks = lived(world, tmp_path).looks
+    told = parts.of_looks_at(world, 330)["proven_21"]
+    first = told.index(1.0)
+    assert [look.verdict == "promote" for look in looks[: first + 1]] == [False] * first + [True]
+
+
 def test_whoever_knows_the_truth_reaches_all_of_it_and_whoever_says_one_thing_nothing() -> None:
     world = drawn(replace(DESK, days=900), np.random.default_rng(3))
     perfect, dumb = of_ranking(world, world.truth), of_ranking(world, np.full(len(world.r), np.nan))
@@ -123,14 +132,6 @@ def test_a_proof_is_dated_from_the_edges_beginning_and_its_end_from_the_edges_de
     assert (never["ended_in_time"], "notice" in never) == (0.0, False)
     assert "first_proof" not in of_proof(looks[:1], 0, 170)
     assert of_proof([*looks, looked(400, proven=True)], 0, 170)["proven_after"] == [1.0]
-
-
-def test_a_year_of_noise_is_false_if_anything_was_proven_in_it() -> None:
-    looks = [looked(100 + 30 * k, proven=k == 3, verdict="promote" if k == 3 else "reject") for k in range(26)]
-    told = of_noise(looks)
-    assert told["false_years"] == [1.0, 0.0]
-    assert sum(told["promoted"]) == 1.0
-    assert of_noise([])["false_years"] == []
 
 
 def test_probabilities_that_are_the_truth_are_calibrated_with_a_slope_of_one() -> None:

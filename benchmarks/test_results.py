@@ -95,11 +95,13 @@ def test_the_table_of_desks_tells_of_proofs_that_ended() -> None:
 
 
 def test_the_table_of_noise_counts_looks_by_world_and_years_by_year() -> None:
-    def world(step: int, promoted: list[float], years: list[float]) -> dict[str, object]:
-        return {"part": "noise", "case": ["clustered", step, 0], "promoted": promoted, "false_years": years}
+    def world(weekly: list[float], seldom: list[float], years: list[float]) -> dict[str, object]:
+        told = {"proven_7": weekly, "proven_21": seldom, "years_7": years, "years_21": [0.0] * len(years)}
+        return {"part": "noise", "case": ["clustered", 0], **told}
 
-    rows = summary([world(7, [0.0] * 9 + [1.0], [1.0, 0.0]), world(21, [0.0] * 4, [0.0])])
-    weekly = {row["figure"]: (row["measured"], row["reached"]) for row in rows}
-    assert weekly["false proofs per retraining, weekly, clustered"] == ("10.0 %", "NO")
-    assert weekly["years with any false proof, looks weekly, clustered"] == ("50.0 %", "NO")
-    assert weekly["years with any false proof, looks every 21 days, clustered"] == ("0.0 %", "")
+    rows = summary([world([0.0] * 8 + [1.0, 1.0], [0.0] * 4, [1.0, 0.0]), world([0.0] * 3, [0.0], [])])
+    told = {row["figure"]: (row["measured"], row["reached"]) for row in rows}
+    assert told["false proofs per retraining, weekly, clustered"] == ("10.0 %", "NO")
+    assert told["false proofs per retraining, every 21 days, clustered"] == ("0.0 %", "yes")
+    assert told["years with any false proof, looks weekly, clustered"] == ("50.0 %", "NO")
+    assert told["years with any false proof, looks every 21 days, clustered"] == ("0.0 %", "yes")

@@ -38,10 +38,15 @@ def test_where_there_is_nothing_to_learn_it_says_the_base_rate(n: int, at_most: 
     assert 0.0 <= figures["log_loss_excess"] < at_most
 
 
-def test_a_year_of_retrainings_on_noise_promotes_nothing() -> None:
-    figures = parts.of_a_year(("independent 252", 0), generator("test", ("independent 252", 0)))
-    assert figures["promoted"] == [0.0] * parts.RETRAININGS
+def test_a_year_of_looks_at_noise_proves_nothing_and_an_edge_is_proven() -> None:
+    days = 365 + 112
+    noise = parts.as_desk(parts.noise_or_edge("independent 252", days, generator("test", ("looks", 0))))
+    figures = parts.of_looks_at(noise, days)
+    assert (figures["years_7"], figures["years_21"]) == ([0.0], [0.0])
+    assert not sum(figures["proven_7"] + figures["proven_21"])
     assert figures["folds"] > 5 * figures["fits"]
+    edge = parts.as_desk(parts.noise_or_edge("independent .70", 200, generator("test", ("looks", 1))))
+    assert sum(parts.of_looks_at(edge, 200)["proven_7"])
 
 
 def test_what_is_measured_is_what_a_training_in_a_store_puts_before_the_gate(tmp_path: Path) -> None:

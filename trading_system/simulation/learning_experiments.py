@@ -31,18 +31,19 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_tail,
 )
 from trading_system.simulation import families, worlds
+from trading_system.simulation.desks import PLANS, DeskWorld, drawn
 from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.seeds import Case
 
 SIZES = (150, 400, 1000, 3000)
 CELLS = tuple((kind, auc) for kind in ("linear", "mixed") for auc in (0.6, 0.7))
-RETRAININGS = 12
-STEP_DAYS = 21
+NOISES = ("independent", "clustered", "trend noise")
+#: Three years of looks in a world, and the time before there are labels enough for the first.
+NOISE_DAYS = 3 * 365 + 80
 
 _TEST_ROWS = 20_000
 _NAMES = tuple(f"x{i}" for i in range(worlds.N_FEATURES))
-#: Two windows of 252 days, the longest holding, and eleven further steps.
-_YEAR_DAYS = 504 + 21 + 11 * STEP_DAYS + 1
+#: Two windows of 252 days, and the longest holding.
 SINGLE_DAYS = 504 + 21
 
 Figures = dict[str, float | list[float]]
@@ -124,6 +125,50 @@ def evidence(data: Dataset, config: MLConfig, fit: backtest.Fit = backtest.fit_o
     return pooled.evidence(data, backtest.splitter(data, config).max_hold_us)
 
 
+def noise(kind: str, days: int, rng: np.random.Generator) -> DeskWorld:
+    """A world where nothing can be learned, of one of `NOISES`."""
+    if kind == "trend noise":
+        return drawn(replace(PLANS[kind], days=days), rng)
+    return as_desk(noise_or_edge(kind, days, rng))
+
+
+def as_desk(world: worlds.World) -> DeskWorld:
+    """A world of one symbol and one kind of signal as a desk: its rows in order of entry."""
+    order = np.argsort(world.entered_us, kind="stable")
+    n, k = world.X.shape
+    entered, known = world.entered_us[order], world.known_us[order]
+    return DeskWorld(
+        X=world.X[order],
+        r=world.r[order],
+        truth=world.truth[order],
+        entered_us=entered,
+        known_us=known,
+        names=tuple(f"x{column:02d}" for column in range(k)),
+        signal_type=np.full(n, "breakout"),
+        symbol=np.full(n, "SYM"),
+        alive=np.full(n, float(np.ptp(world.truth)) > 0.0),
+        day=(entered - worlds.START_US) // DAY_US,
+        open_days=-((entered - known) // DAY_US),
+        scopes=("own",) * k,
+        informative=(),
+    )
+
+
+def as_read(world: DeskWorld, *, now_us: int) -> Dataset:
+    """A desk's rows as a training at a moment reads them: those whose outcome was known by then."""
+    rows = np.flatnonzero(world.known_us <= now_us)
+    return Dataset(
+        world.X[rows],
+        world.r[rows],
+        world.names,
+        np.array([f"s{row:06d}" for row in rows]),
+        world.entered_us[rows],
+        world.known_us[rows],
+        {},
+        world.signal_type[rows],
+    )
+
+
 def noise_or_edge(kind: str, days: int, rng: np.random.Generator) -> worlds.World:
     """The worlds the gate is tried on: four signals a day, one a day where the name says so."""
     if kind == "clustered":
@@ -136,22 +181,38 @@ def noise_or_edge(kind: str, days: int, rng: np.random.Generator) -> worlds.Worl
     return worlds.independent(days * 4, rng, kind="linear", auc=float(kind.split()[-1]))
 
 
-def of_a_year(case: Case, rng: np.random.Generator) -> Figures:
-    """Case (kind, repetition): twelve retrainings, 21 days apart, each judged as a first model is.
+def of_looks_at_noise(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, repetition): three years in which nothing can be learned, looked at every week."""
+    return of_looks_at(noise(str(case[0]), NOISE_DAYS, rng), NOISE_DAYS)
 
-    A verdict after a false promotion would have to pass the same test of skill and one more: what is counted here is
-    at least what would happen.
+
+def of_looks_at(world: DeskWorld, days: int) -> Figures:
+    """What looks proved: weekly ones, and of every third besides as one of a desk that looks every 21 days.
+
+    Each puts the evidence of its day before the gate as for a first model. A verdict after a proof would have to pass
+    the same test of skill and more: what is counted here is at least what would happen. A year begins with the first
+    look; `years_7` and `years_21` say of each whole one whether anything was proven in it.
     """
-    world = noise_or_edge(str(case[0]), _YEAR_DAYS, rng)
     fit, config = RememberedFits(), MLConfig()
-    last = int(world.known_us.max())
-    verdicts, t = [], []
-    for ago in reversed(range(RETRAININGS)):
-        data = dataset(world, known_by_us=last - ago * STEP_DAYS * DAY_US)
-        verdict = judge(evidence(data, config, fit), recipe="ensemble", champion=None)
-        verdicts.append(float(verdict.decision is Decision.PROMOTE))
-        t.append(verdict.figures["auc_t"])
-    return {"promoted": verdicts, "auc_t": t, "fits": float(fit.fitted), "folds": float(fit.asked)}
+    looked = {7: -np.inf, 21: -np.inf}
+    proven: dict[int, list[float]] = {7: [], 21: []}
+    t = []
+    for day in range(21, days, 7):
+        data = as_read(world, now_us=worlds.START_US + day * DAY_US)
+        if len(data.r) < config.training.min_training_samples:
+            continue
+        seen, known_day = evidence(data, config, fit), float(data.known_us.max()) / DAY_US
+        for step in (7, 21) if day % 21 == 0 else (7,):
+            verdict = judge(seen, recipe="ensemble", champion=None, days_since_look=known_day - looked[step])
+            looked[step] = known_day
+            proven[step].append(float(verdict.decision is Decision.PROMOTE))
+        t.append(verdict.figures.get("auc_within_weeks_t", 0.0))
+    figures: Figures = {"within_weeks_t": t, "fits": float(fit.fitted), "folds": float(fit.asked)}
+    for step, each in proven.items():
+        a_year = 365 // step
+        figures[f"proven_{step}"] = each
+        figures[f"years_{step}"] = [max(each[at : at + a_year]) for at in range(0, len(each) - a_year + 1, a_year)]
+    return figures
 
 
 def of_one_retraining(case: Case, rng: np.random.Generator) -> Figures:

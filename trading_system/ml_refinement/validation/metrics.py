@@ -68,29 +68,42 @@ def clustered_auc(won: BoolArray, score: FloatArray, cluster: IntArray, window: 
     base rate contains the earlier windows' outcomes, which pulls the AUC of noise below 0.5.
     """
     _, stratum = np.unique(np.zeros(len(won)) if window is None else window, return_inverse=True)
-    auc_of, weight = np.full(len(won), 0.5), np.zeros(len(won))
-    within = np.zeros(len(won))
-    for label in range(int(stratum.max(initial=-1)) + 1):
-        rows = np.flatnonzero(stratum == label)
-        wins, losses = int(won[rows].sum()), int((~won[rows]).sum())
-        if wins and losses:
-            weight[rows] = wins * losses / (wins + losses + 1.0) / len(rows)
-            beaten = _placements(won[rows], score[rows])
-            auc_of[rows] = beaten[won[rows]].mean()
-            within[rows] = weight[rows] * len(rows) * (beaten - auc_of[rows]) / np.where(won[rows], wins, losses)
+    rows = np.bincount(stratum).astype(np.float64)
+    wins = np.bincount(stratum, weights=won).astype(np.float64)
+    losses = rows - wins
+    both = np.minimum(wins, losses) > 0
+    weight = np.where(both, wins * losses / (rows + 1.0), 0.0)
     if not weight.sum():
         return Estimate(math.nan, math.nan, 0)
+    beaten = _placements(won, score, stratum, wins, losses)
+    auc_of = np.bincount(stratum, weights=beaten * won) / np.where(both, wins, 1.0)
     value = float(np.average(auc_of, weights=weight))
-    influence = (within + weight * (auc_of - value)) / weight.sum()
+    own = np.where(won, wins[stratum], losses[stratum])
+    within = weight[stratum] * (beaten - auc_of[stratum]) / np.where(both[stratum], own, 1.0)
+    influence = (within + (weight / rows * (auc_of - value))[stratum]) / weight.sum()
     return Estimate(value, *_robust_error(influence, cluster))
 
 
-def _placements(won: BoolArray, score: FloatArray) -> FloatArray:
-    """For a win the share of losses it outranks, for a loss the share of wins that outrank it; ties count half."""
-    among = np.empty(len(score))
-    among[won], among[~won] = stats.rankdata(score[won]), stats.rankdata(score[~won])
-    of_other_class = stats.rankdata(score) - among
-    return np.asarray(np.where(won, of_other_class / (~won).sum(), 1.0 - of_other_class / won.sum()), dtype=np.float64)
+def _placements(
+    won: BoolArray, score: FloatArray, stratum: IntArray, wins: FloatArray, losses: FloatArray
+) -> FloatArray:
+    """For a win the share of its stratum's losses it outranks, for a loss the share of wins that outrank it, (n,).
+
+    Ties count half. `wins` and `losses` are counts of each stratum; where one is 0 there is nothing to outrank.
+    """
+    order = np.lexsort((score, stratum))
+    first = np.r_[True, (np.diff(score[order]) != 0) | (np.diff(stratum[order]) != 0)]
+    tie = np.empty(len(score), dtype=np.int64)
+    tie[order] = np.cumsum(first) - 1
+    of_other = []
+    for mine, other, total in ((won, ~won, losses), (~won, won, wins)):
+        tied = np.bincount(tie, weights=other)
+        ahead = np.r_[0.0, np.cumsum(total)][stratum[mine]]  # of the strata before this one
+        outranked = (np.cumsum(tied) - tied)[tie[mine]] - ahead + tied[tie[mine]] / 2.0
+        of_other.append(outranked / np.maximum(total[stratum[mine]], 1.0))
+    shares = np.empty(len(score))
+    shares[won], shares[~won] = of_other[0], 1.0 - of_other[1]
+    return shares
 
 
 def _robust_error(influence: FloatArray, cluster: IntArray) -> tuple[float, int]:
