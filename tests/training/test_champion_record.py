@@ -66,6 +66,15 @@ def test_a_proof_ends_when_skill_does_not_show_any_more(tmp_path: Path, world: W
     assert "skill does not show in what was served of 252 days: AUC 0." in why
 
 
+def test_a_proof_ends_when_the_newest_half_shows_next_to_nothing(tmp_path: Path, world: World) -> None:
+    """Good months outweigh the rest, in the whole year and in its log loss, though the edge has been dead for long."""
+    dead = world.entered_us > world.entered_us.max() - timedelta(days=130) / timedelta(microseconds=1)
+    noise = 0.45 + 0.002 * np.random.default_rng(6).standard_normal(len(world.r))
+    over, why = ended(served(tmp_path, world, np.where(dead, noise, world.truth)), code="skill_not_shown")
+    assert over
+    assert "skill does not show in what was served of 126 days: AUC 0." in why
+
+
 def test_a_record_that_is_too_short_ends_nothing(tmp_path: Path, world: World) -> None:
     installation = served(tmp_path, World(*(a[-90:] for a in vars(world).values())), np.full(90, 0.45))
     assert not ended(installation)[0]

@@ -443,6 +443,24 @@ def test_a_champion_that_served_worse_than_the_base_rate_is_demoted_and_replaced
     assert ledger == [("activate", "gate"), ("demote", "gate")]
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_months_that_were_good_prove_nothing_again_after_a_proof_that_ended(tmp_path: Path, ended: bool) -> None:
+    """The edge dies 110 days before the training, and the champion is told of as harmful, or not at all."""
+    world = strong()
+    dead = world.entered_us > world.entered_us.max() - 110 * DAY_US
+    r = np.where(dead, np.where(np.random.default_rng(4).random(len(dead)) < 0.45, 1.5, -1.0), world.r)
+    installation = learning_installation(tmp_path, replace(world, r=r))
+    model = fitted(0, clock=lambda: NOW)
+    installation.registry.enter(model, recipe="another")
+    if ended:
+        installation.registry.promote(model.model_id, proven=True)
+        served(installation, replace(world, r=r), np.where(r > 0, 0.3, 0.7))
+    verdict = installation.train().verdict
+    assert verdict.rule == "skill"
+    assert verdict.decision is (Decision.REJECT if ended else Decision.PROMOTE)
+    assert ("but the last proof ended" in verdict.reason) is ended
+
+
 def test_nothing_fitted_in_a_fold_has_seen_the_rows_it_is_tested_on() -> None:
     """Poison everything that comes after a window began: what was fitted before must not move."""
     world = strong(500)

@@ -235,3 +235,54 @@ def test_skill_within_weeks_does_not_excuse_probabilities_that_are_worse_than_th
     verdict = decide(high)
     assert (verdict.decision, verdict.serve) == (Decision.REJECT, Serve.NO)
     assert "above the base rate's" in verdict.reason
+
+
+def joined(*parts: Evidence) -> Evidence:
+    """Pieces of evidence one after the other."""
+    columns = ("won", "p", "base", "entered_us", "window")
+    later = [0, *np.cumsum([np.ptp(part.entered_us) + DAY_US for part in parts[:-1]]).tolist()]
+    told = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
+    entered = np.concatenate([part.entered_us + at for part, at in zip(parts, later, strict=True)])
+    return Evidence(**{**told, "entered_us": entered, "window": entered // (21 * DAY_US)}, block_us=parts[0].block_us)
+
+
+def once_good(rng: np.random.Generator, *, good: int, since: float) -> Evidence:
+    """A forecast that knew much for so many days, and since then as much as `since` says."""
+    return joined(
+        evidence(rng, edge=1.5, days=good),
+        evidence(rng, edge=1.5 * since, days=DAYS - good) if since else unknowing(rng, DAYS - good),
+    )
+
+
+def unknowing(rng: np.random.Generator, days: int) -> Evidence:
+    """Outcomes of which the forecast knows nothing, and is not sure of anything."""
+    seen = evidence(rng, edge=0.0, days=days)
+    p = 0.45 + 0.02 * rng.standard_normal(len(seen.won))
+    return Evidence(seen.won, p, seen.base, seen.entered_us, seen.window, seen.block_us)
+
+
+def test_after_a_proof_that_ended_the_newest_evidence_has_to_show_skill_by_itself() -> None:
+    seen = once_good(np.random.default_rng(3), good=126, since=0.0)
+    assert decide(seen).serve is Serve.PROVEN
+    after = decide(seen, renewal=True)
+    assert (after.decision, after.serve, after.not_proven) == (Decision.REJECT, Serve.PROVISIONAL, "skill_not_shown")
+    assert "the newest 126 days do not show it at level 0.1: AUC 0." in after.reason
+    again = decide(once_good(np.random.default_rng(3), good=126, since=0.7), renewal=True)
+    assert (again.decision, again.serve) == (Decision.PROMOTE, Serve.PROVEN)
+    assert "; in the newest 126 days AUC 0." in again.reason
+
+
+def test_the_newest_evidence_of_a_renewal_is_enough_blocks_of_shared_luck_or_it_waits() -> None:
+    rng = np.random.default_rng(3)
+    slow = {"block_us": block_us(28 * DAY_US)}
+    seen = once_good(rng, good=126, since=0.7)
+    long = Evidence(seen.won, seen.p, seen.base, seen.entered_us, seen.window, **slow)
+    assert "; in the newest 196 days AUC 0." in decide(long, renewal=True).reason
+    rare = evidence(rng, edge=2.5, days=300, per_day=1)
+    late = np.arange(300) >= 280
+    entered = rare.entered_us + np.where(late, 100 * DAY_US, 0)
+    gap = Evidence(rare.won, rare.p, rare.base, entered, entered // (21 * DAY_US), rare.block_us)
+    assert decide(gap).serve is Serve.PROVEN
+    held = decide(gap, renewal=True)
+    assert (held.decision, held.serve) == (Decision.HOLD, Serve.PROVISIONAL)
+    assert "but the last proof ended, and of the newest 126 days there are" in held.reason

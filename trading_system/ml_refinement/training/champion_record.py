@@ -21,8 +21,12 @@ from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, Champion
 from trading_system.ml_refinement.training.verdicts import Verdict
 from trading_system.ml_refinement.typing import StringArray
 
-#: Skill is looked for in what was served of so many days' signals.
+#: Skill is looked for in what was served of so many days' signals ...
 PROOF_DAYS = 252
+#: ... and in the newest of them, where it has to show at one-sided `NEWEST_LEVEL` and fewer blocks will do.
+NEWEST_DAYS = 126
+NEWEST_LEVEL = 0.50
+_NEWEST_BLOCKS = 4
 
 
 def champion_line(db: FeatureDatabase, active: RegistryRow, *, proven: bool = True) -> set[str]:
@@ -44,6 +48,13 @@ def champion_record(
     return ChampionRecord(active.model_id, active.recipe or "", active.proven, served)
 
 
+def ended_by_what_was_served(models: Models, model_type: str) -> bool:
+    """Whether the last proof was ended by what was served under it, and none has followed; one that expired was not."""
+    last = models.last_proof(model_type)
+    ended = last is not None and last.action == "demote" and last.figures.get(NOT_PROVEN)
+    return ended in (NotProven.HARM, NotProven.SKILL_NOT_SHOWN)
+
+
 def unless_pinned(verdict: Verdict, models: Models, model_type: str) -> Verdict:
     """The verdict; where an operator pinned what serves, with a candidate that is watched and does not serve."""
     pinned = models.pinned(model_type)
@@ -56,8 +67,9 @@ def end_proof_if_failing(
     """The champion's row, proven no longer where its proof has ended; the ledger says why.
 
     It ends by its age; by what its line served, worse than the base rate beyond doubt; or by what models of its recipe
-    served over `PROOF_DAYS`, in which skill does not even show at `KEEP_LEVEL`. That many rows, blocks and rows of each
-    class are asked of the last as of any proof: a record that is too short ends nothing.
+    served over `PROOF_DAYS`, in which skill does not even show at `KEEP_LEVEL`, or over `NEWEST_DAYS`, in which next to
+    none does. As many rows, blocks and rows of each class are asked for as of any proof: a record that is too short
+    ends nothing.
     """
     if not active.proven:
         return active
@@ -86,11 +98,13 @@ def _failing(
     record = read_served(db, train_window_days=days, days=PROOF_DAYS, model_ids=alike)
     if record.evidence.shortfall():
         return "", {}
-    shown, words = skill(record.evidence, KEEP_LEVEL)
-    if shown:
-        return "", {}
-    why = f"skill does not show in what was served of {PROOF_DAYS} days: {words}"
-    return why, record_figures(record) | _because(NotProven.SKILL_NOT_SHOWN)
+    newest = record.evidence.newest(NEWEST_DAYS)
+    for evidence, told_days, level in ((record.evidence, PROOF_DAYS, KEEP_LEVEL), (newest, NEWEST_DAYS, NEWEST_LEVEL)):
+        shown, words = skill(evidence, level)
+        if not shown and not evidence.shortfall(min_blocks=_NEWEST_BLOCKS):
+            why = f"skill does not show in what was served of {told_days} days: {words}"
+            return why, record_figures(record) | _because(NotProven.SKILL_NOT_SHOWN)
+    return "", {}
 
 
 def _because(code: NotProven) -> dict[str, Any]:

@@ -28,7 +28,12 @@ from trading_system.ml_refinement.training.auxiliary_models import (
     settle_auxiliary_models,
     train_auxiliary_models,
 )
-from trading_system.ml_refinement.training.champion_record import champion_record, end_proof_if_failing, unless_pinned
+from trading_system.ml_refinement.training.champion_record import (
+    champion_record,
+    end_proof_if_failing,
+    ended_by_what_was_served,
+    unless_pinned,
+)
 from trading_system.ml_refinement.training.dataset import Dataset, check_dataset, read_dataset, shortage
 from trading_system.ml_refinement.training.promotion import KEEP_LEVEL, ChampionRecord, judge
 from trading_system.ml_refinement.training.recipes import recipe_of
@@ -214,6 +219,7 @@ class _Run:
             tries=self._tries(recipe, feature_version),
             days_since_look=math.inf if looked is None else known_until_day - looked,
             min_rows=self.config.training.min_validation_samples,
+            renewal=ended_by_what_was_served(self.db.models, _TYPE.value),
         )
 
     def _labelled(self, start: str | None) -> LabellingRule | None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from trading_system.ml_refinement.standing import NotProven
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
-from trading_system.ml_refinement.validation.evidence import Evidence, evidence_figures, finite
+from trading_system.ml_refinement.validation.evidence import MIN_BLOCKS, Evidence, evidence_figures, finite
 
 #: One-sided level of a first proof: half of it for skill within windows, half for skill within weeks.
 SKILL_LEVEL = 0.025
@@ -24,6 +25,9 @@ KEEP_LEVEL = 0.20
 LOOK_DAYS = 21.0
 REFRESH_LEVEL = 0.10
 NEW_RECIPE_LEVEL = 0.05
+#: Where the last proof was ended by what was served, the newest evidence has to show skill by itself, at this level.
+RENEWAL_LEVEL = 0.10
+RENEWAL_DAYS = 126.0
 PROVISIONAL_LEVEL = 0.10
 
 
@@ -45,6 +49,7 @@ def judge(
     tries: int = 1,
     days_since_look: float = math.inf,
     min_rows: int = 20,
+    renewal: bool = False,
 ) -> Verdict:
     """The gate.
 
@@ -55,6 +60,8 @@ def judge(
         tries: how many recipes and parameter settings were tried, this one included; a proof pays for all of them.
         days_since_look: how many days of outcomes came since the gate last looked; infinite for a first look.
         min_rows: with fewer out-of-sample rows than this the candidate is held, and does not even serve provisionally.
+        renewal: the last proof was ended by what was served. The evidence of a new one still holds the months that were
+            good; so its newest part is asked besides.
     """
     rule = "skill"
     if champion is not None and champion.proven:
@@ -76,6 +83,8 @@ def judge(
         if decision is Decision.PROMOTE and champion is not None and rule != "skill":
             decision, reasons = _against_champion(evidence, champion, rule, tries, figures)
             failed = NotProven.NOT_BETTER if decision is Decision.REJECT else None
+        elif decision is Decision.PROMOTE and renewal:
+            decision, reasons, failed = _renewed(evidence, reasons)
     serve, serving = (Serve.PROVEN if decision is Decision.PROMOTE else Serve.NO), ""
     if serve is Serve.NO and rule == "skill":
         serve, serving = _provisionally(evidence, min_rows)
@@ -119,6 +128,19 @@ def _skill(evidence: Evidence, level: float) -> tuple[Decision, list[str], NotPr
         reason = f"{words}; but log loss is {worse.value:.4f} above the base rate's"
         return Decision.REJECT, [reason], NotProven.WORSE_THAN_BASE_RATE
     return Decision.PROMOTE, [words], None
+
+
+def _renewed(evidence: Evidence, reasons: list[str]) -> tuple[Decision, list[str], NotProven | None]:
+    """Does skill show in the newest evidence too? It is as long as `RENEWAL_DAYS`, and enough blocks of shared luck."""
+    asked = max(RENEWAL_DAYS, (MIN_BLOCKS + 1) * evidence.block_us / DAY_US)
+    newest, days = evidence.newest(asked), f"the newest {asked:.0f} days"
+    if shortfall := newest.shortfall():
+        return Decision.HOLD, [f"{reasons[0]}; but the last proof ended, and of {days} there are {shortfall}"], None
+    shown, words = skill(newest, RENEWAL_LEVEL)
+    if shown:
+        return Decision.PROMOTE, [f"{reasons[0]}; in {days} {words}"], None
+    reason = f"{reasons[0]}; but the last proof ended, and {days} do not show it at level {RENEWAL_LEVEL}: {words}"
+    return Decision.REJECT, [reason], NotProven.SKILL_NOT_SHOWN
 
 
 def _against_champion(

@@ -79,10 +79,14 @@ class Evidence:
             self.block_us,
         )
 
-    def shortfall(self) -> str:
+    def newest(self, days: float) -> Evidence:
+        """The same evidence on the signals of the newest `days`."""
+        return self.rows(self.entered_us > self.entered_us.max(initial=0) - days * DAY_US)
+
+    def shortfall(self, *, min_blocks: int = MIN_BLOCKS) -> str:
         """What is missing to judge by, in words; empty where nothing is."""
         smaller = min(int(self.won.sum()), int((~self.won).sum()))
-        have = ((len(np.unique(self.cluster)), MIN_BLOCKS, "blocks"), (len(self.won), MIN_ROWS, "rows"))
+        have = ((len(np.unique(self.cluster)), min_blocks, "blocks"), (len(self.won), MIN_ROWS, "rows"))
         missing = [f"{seen} of {wanted} {what}" for seen, wanted, what in have if seen < wanted]
         missing += [f"{smaller} of {MIN_PER_CLASS} rows of the rarer outcome"] * (smaller < MIN_PER_CLASS)
         return ", ".join(missing)
