@@ -66,7 +66,7 @@ class Reason(StrEnum):
     )
     BAD_TIME = (
         "bad_time",
-        "A time has no offset, is not RFC 3339, or lies in an absurd year. Fix the producer.",
+        "A time has no offset, is not RFC 3339, or lies in an absurd year (before 1980, after 2100). Fix the producer.",
     )
     FUTURE_TIMESTAMP = (
         "future_timestamp",

@@ -23,7 +23,7 @@ KINDS = ("signal.created", "trade.closed")
 # --- valid events -----------------------------------------------------------------------------------------------------
 
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-instants = st.datetimes(datetime(1971, 1, 1), datetime(2024, 6, 1), timezones=offsets)  # noqa: DTZ001
+instants = st.datetimes(datetime(1980, 1, 2), datetime(2024, 6, 1), timezones=offsets)  # noqa: DTZ001
 labels = st.text("abcxyz019_.-", min_size=1, max_size=20).map(lambda s: "a" + s)
 scores = st.none() | st.floats(0, 10) | st.integers(0, 10)
 prices = st.none() | st.floats(1e-6, 1e9) | st.integers(1, 10**9)
@@ -88,7 +88,7 @@ outcomes = st.fixed_dictionaries(
     {
         "signal_id": st.text("aZ09_.:-", min_size=1, max_size=128),
         "closed_at": instants.map(datetime.isoformat),
-        "r_multiple": st.floats(-1e6, 1e6) | st.integers(-100, 100),
+        "r_multiple": st.floats(-1e3, 1e3) | st.integers(-100, 100),
     },
     optional={
         "return_pct": st.none() | st.floats(-1e6, 1e6),

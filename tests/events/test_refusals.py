@@ -195,8 +195,9 @@ TIMES = {
 } | {
     "a number for a time": (signal(timestamp=1717185600), R.SCHEMA),
     "null for a time": (signal(timestamp=None), R.SCHEMA),
-    "five minutes and a second ahead": (signal(timestamp="2024-06-03T12:05:01Z"), R.FUTURE_TIMESTAMP),
-    "ahead by its offset": (signal(timestamp="2024-06-03T11:59:00-01:00"), R.FUTURE_TIMESTAMP),
+    "five minutes and a second ahead": (signal(timestamp="2024-07-01T12:05:01Z"), R.FUTURE_TIMESTAMP),
+    "ahead by its offset": (signal(timestamp="2024-07-01T11:59:00-01:00"), R.FUTURE_TIMESTAMP),
+    "of 1970": (signal(timestamp="1970-01-01T00:00:00Z"), R.BAD_TIME),
     "of 2099": (signal(timestamp="2099-01-01T00:00:00Z"), R.FUTURE_TIMESTAMP),
 }
 
@@ -318,6 +319,9 @@ OUTCOMES = {
     "an R that is NaN": (outcome(r_multiple=float("nan")), R.BAD_NUMBER),
     "an R that is infinite": (outcome(r_multiple=float("-inf")), R.BAD_NUMBER),
     "an R of 1e308": (outcome(r_multiple=1e308), R.BAD_NUMBER),
+    "an R that cannot be meant": (outcome(r_multiple=-1000.5), R.BAD_NUMBER),
+    "closed in 2099": (outcome(closed_at="2099-01-01T00:00:00Z"), R.FUTURE_TIMESTAMP),
+    "closed by a clock that was never set": (outcome(closed_at="1970-01-01T00:00:03Z"), R.BAD_TIME),
     "a return of -1e308": (outcome(return_pct=-1e308), R.BAD_NUMBER),
     "a revision below 0": (outcome(revision=-1), R.SCHEMA),
     "a revision of 1.0": (outcome(revision=1.0), R.SCHEMA),

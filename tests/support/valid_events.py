@@ -10,7 +10,7 @@ import numpy as np
 
 from worker.events.decoding import Decoded, Limits, SignalCreated, TradeClosed, decode
 
-NOW = datetime(2024, 6, 3, 12, tzinfo=UTC)
+NOW = datetime(2024, 7, 1, 12, tzinfo=UTC)
 LIMITS = Limits()
 AT = "2024-05-31T20:00:00Z"
 

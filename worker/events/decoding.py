@@ -54,11 +54,15 @@ class Limits:
 
     max_bytes: int = 1024 * 1024
     max_bars: int = MAX_BARS
-    #: How far a signal's timestamp may lie ahead of our clock.
+    #: How far a signal's timestamp, or a trade's close, may lie ahead of our clock.
     max_future_s: int = 300
+    #: No signal and no trade is older: a clock that was never set, or a time of 0, is one of 1970.
+    earliest_us: int = 315_532_800_000_000  # 1980-01-01T00:00:00Z
+    #: Of an outcome's R-multiple, either way.
+    max_r_multiple: float = 1000.0
 
 
-_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize)
+_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, earliest_us=0)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
@@ -118,7 +122,7 @@ def decode(kind: str, data: bytes, *, now: datetime, limits: Limits) -> Decoded:
     if kind == "signal.created":
         return _decode_signal(data, now, limits)
     if kind == "trade.closed":
-        return _decode_outcome(data, limits)
+        return _decode_outcome(data, now, limits)
     raise ValueError(f"{kind!r} is no event that is read here")
 
 
@@ -136,9 +140,7 @@ def decode_kept(data: bytes) -> SignalCreated:
 def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     raw = parse_object(data, max_bytes=limits.max_bytes)
     fields = _validated(SignalCreatedJson, raw)
-    timestamp_us = _instant("timestamp", fields.timestamp)
-    if timestamp_us > (now.timestamp() + limits.max_future_s) * 1e6:
-        raise DecodeError(Reason.FUTURE_TIMESTAMP, f"timestamp is more than {limits.max_future_s} s ahead of our clock")
+    timestamp_us = _believable("timestamp", fields.timestamp, now, limits)
     tally = _Tally(raw, fields)
     bars = _bars(raw, "bars", timestamp_us, limits, tally)
     benchmark = _bars(raw, "benchmark", timestamp_us, limits, tally)
@@ -148,10 +150,12 @@ def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     return Decoded(_signal(fields, timestamp_us, bars, benchmark, news, features), tally.unknown_fields)
 
 
-def _decode_outcome(data: bytes, limits: Limits) -> Decoded:
+def _decode_outcome(data: bytes, now: datetime, limits: Limits) -> Decoded:
     raw = parse_object(data, max_bytes=limits.max_bytes)
     fields = _validated(TradeClosedJson, raw)
-    closed_at_us = _instant("closed_at", fields.closed_at)
+    closed_at_us = _believable("closed_at", fields.closed_at, now, limits)
+    if abs(fields.r_multiple) > limits.max_r_multiple:
+        raise DecodeError(Reason.BAD_NUMBER, f"r_multiple: more than {limits.max_r_multiple:g} in size")
     tally = _Tally(raw, fields)
     refuse_double_keys(data, tally.strings)
     outcome = TradeClosed(
@@ -209,6 +213,17 @@ def _instant(where: str, text: str) -> int:
         return instant_us(text)
     except BadTimestamp as error:
         raise DecodeError(Reason.BAD_TIME, f"{where}: {error}") from None
+
+
+def _believable(where: str, text: str, now: datetime, limits: Limits) -> int:
+    """A time at which something may have happened to a desk: one strange date decides about windows and alarms."""
+    us = _instant(where, text)
+    if us > (now.timestamp() + limits.max_future_s) * 1e6:
+        raise DecodeError(Reason.FUTURE_TIMESTAMP, f"{where} is more than {limits.max_future_s} s ahead of our clock")
+    if us < limits.earliest_us:
+        earliest = datetime.fromtimestamp(limits.earliest_us / 1e6, UTC).date()
+        raise DecodeError(Reason.BAD_TIME, f"{where}: before {earliest}, as times of clocks that were never set are")
+    return us
 
 
 def _bars(

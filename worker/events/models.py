@@ -124,8 +124,10 @@ class TradeClosedJson(_Contract):
     model_config = ConfigDict(title="trade.closed")
 
     signal_id: Identity
-    closed_at: Annotated[Timestamp, Field(description="Not before the signal's timestamp.")]
-    r_multiple: Ratio
+    closed_at: Annotated[
+        Timestamp, Field(description="Not before the signal's timestamp; ahead of the worker's clock as little.")
+    ]
+    r_multiple: Annotated[Ratio, Field(description="At most 1,000 in size (setting).")]
     return_pct: Ratio | None = None
     exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
     revision: Annotated[

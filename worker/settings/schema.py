@@ -137,7 +137,9 @@ class Settings(BaseSettings):
     max_event_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     """Largest event that is parsed."""
     max_future_s: Annotated[int, Field(ge=0)] = 300
-    """How far a signal's timestamp may lie ahead of our clock."""
+    """How far a signal's timestamp, or a trade's close, may lie ahead of our clock."""
+    max_r_multiple: Annotated[float, Field(gt=0, le=1e15)] = 1000.0
+    """An outcome with a larger R-multiple, either way, is dead-lettered: it cannot be meant."""
     scored_maxlen: Annotated[int, Field(ge=0)] = 1_000_000
     """The scores' stream is trimmed to about this many entries; 0 keeps all."""
     input_retention_hours: Annotated[int, Field(ge=0)] = 0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement import robust
 from trading_system.ml_refinement.evaluation.equity import Interval, mean_interval
 from trading_system.ml_refinement.evaluation.figures import interval_of
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
@@ -85,7 +86,7 @@ def outcome_coverage(db: FeatureDatabase, served: PredictionRecord | None) -> Ou
     if served is None:
         return None
     asked = db.scores.answered()
-    hold = int((served.known_us - served.entered_us).max())
+    hold = int(robust.largest(served.known_us - served.entered_us))
     old = asked.timestamp_us < int(served.known_us.max()) - hold
     score, labelled = asked.score[old], asked.labelled[old]
     if not len(score):

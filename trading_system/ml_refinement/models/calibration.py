@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
+from trading_system.ml_refinement import robust
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray, TimeArray
@@ -85,7 +86,7 @@ def periods(entered_us: TimeArray) -> IntArray:
     """The week of entry of rows (n,), or as many weeks as hold twenty of them on average, shape (n,)."""
     if not len(entered_us):
         return np.zeros(0, dtype=np.int64)
-    weeks = (int(entered_us.max()) - int(entered_us.min())) / _WEEK_US + 1.0
+    weeks = robust.span(entered_us) / _WEEK_US + 1.0
     length = max(1, int(np.ceil(_ROWS_A_PERIOD * weeks / len(entered_us))))
     return np.asarray(entered_us // (length * _WEEK_US), dtype=np.int64)
 

@@ -30,11 +30,11 @@ class StoreCounts:
     newest_label: str | None
 
 
-def read_counts(connection: Connection) -> StoreCounts:
-    """All counters at one moment."""
+def read_counts(connection: Connection, *, now: str) -> StoreCounts:
+    """All counters at one moment; an outcome of a later time than `now` is not the newest."""
     with connection.snapshot() as reads:
         counters: dict[str, int] = dict(reads.query(COUNTERS))
-        newest = reads.query(NEWEST_LABEL)[0][0]
+        newest = reads.query(NEWEST_LABEL, (now,))[0][0]
     return StoreCounts(**counters, newest_label=newest)
 
 
@@ -46,4 +46,4 @@ def count_inserted(connection: Connection, name: str, rows: int) -> None:
 
 ADD = "UPDATE counters SET value = value + ? WHERE name = ?"
 COUNTERS = "SELECT name, value FROM counters"
-NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL"
+NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL AND label_time <= ?"

@@ -190,7 +190,7 @@ class FeatureDatabase:
 
     def counts(self) -> StoreCounts:
         """How much there is of everything, at a cost that does not grow with it."""
-        return read_counts(self._connection)
+        return read_counts(self._connection, now=utc_text(self._clock()))
 
     def store_feature_vector(
         self,

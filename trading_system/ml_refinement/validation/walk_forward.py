@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trading_system.ml_refinement import robust
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import IndexArray, IntArray, TimeArray
 
@@ -114,7 +115,8 @@ def purged_blocks(
     """Contiguous blocks in time, each held out once, for calibration inside a training window.
 
     Rows to fit on lie before the block (entered more than `max_hold_us` earlier, and known before it begins) or after
-    it (entered more than `embargo_us` after the block's last outcome).
+    it (entered more than `embargo_us` after the block's last outcome). Trades held longer than `max_hold_us` are not
+    held out: of what shares their days there may be nothing left to fit on.
 
     Args:
         entered_us: when each row was entered, shape (n,), in any order.
@@ -128,7 +130,8 @@ def purged_blocks(
     """
     order = np.argsort(entered_us, kind="stable")
     folds = []
-    for block in np.array_split(order, n_folds):
+    for part in np.array_split(order, n_folds):
+        block = part[known_us[part] - entered_us[part] <= max_hold_us]
         if not len(block):
             continue
         start, end = int(entered_us[block].min()), int(entered_us[block].max())
@@ -160,12 +163,12 @@ def purged_tail(entered_us: TimeArray, known_us: TimeArray, *, share: float, max
 
 
 def measured_hold_us(entered_us: TimeArray, known_us: TimeArray, *, train_days: float) -> int:
-    """The longest holding seen, but not beyond a quarter of a training window of `train_days`; 0 without rows.
+    """The longest holding, but neither that of a straggler (`robust.largest`) nor beyond a quarter of a window.
 
-    Both arrays have shape (n,). A straggler is purged by when it closed all the same.
+    Both arrays have shape (n,), the training window is of `train_days`; 0 without rows. A straggler is purged by when
+    it closed all the same.
     """
-    longest = int((known_us - entered_us).max(initial=0))
-    return min(longest, int(train_days * HOLD_SHARE * DAY_US))
+    return int(min(robust.largest(known_us - entered_us), train_days * HOLD_SHARE * DAY_US))
 
 
 def time_blocks(entered_us: TimeArray, *, block_us: int) -> IntArray:

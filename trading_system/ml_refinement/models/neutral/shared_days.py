@@ -12,8 +12,9 @@ import numpy as np
 from scipy.linalg import cholesky, eigvalsh, solve_triangular
 from scipy.sparse import csr_array
 
+from trading_system.ml_refinement import robust
 from trading_system.ml_refinement.storage.times import DAY_US
-from trading_system.ml_refinement.typing import FloatArray, TimeArray
+from trading_system.ml_refinement.typing import FloatArray, IntArray, TimeArray
 
 #: Variances of a day beside that of a trade's own luck, of which the likeliest is taken.
 SHARES = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -30,11 +31,16 @@ class SharedDays:
 
     @classmethod
     def of(cls, entered_us: TimeArray, known_us: TimeArray) -> SharedDays:
-        """Of n trades; both arrays have shape (n,). A trade that closed on its day of entry was open on that day."""
-        first, last = entered_us // DAY_US, known_us // DAY_US
-        begin = int(first.min())
-        stretch = -(-(int(last.max()) - begin + 1) // MOST_DAYS)
-        first, last = (first - begin) // stretch, (last - begin) // stretch
+        """Of n trades; both arrays have shape (n,). A trade that closed on its day of entry was open on that day.
+
+        Days on which none was open are left out; a trade that was held strangely long counts with its last days alone.
+        """
+        last = known_us // DAY_US
+        held = np.maximum(last - entered_us // DAY_US, 1)
+        first = np.maximum(entered_us // DAY_US, last - int(robust.largest(held)))
+        first, last = _consecutive(first, np.maximum(last, first + 1))
+        stretch = -(-(int(last.max()) + 1) // MOST_DAYS)
+        first, last = first // stretch, last // stretch
         held = np.maximum(last - first, 1)
         trade = np.repeat(np.arange(len(held)), held)
         within = np.arange(int(held.sum())) - np.repeat(np.cumsum(held) - held, held)
@@ -42,6 +48,17 @@ class SharedDays:
         days = int((first + held).max())
         incidence = csr_array((weight, (trade, np.repeat(first, held) + within)), shape=(len(held), days))
         return cls(incidence, np.asarray((incidence.T @ incidence).toarray(), dtype=np.float64))
+
+
+def _consecutive(first: IntArray, last: IntArray) -> tuple[IntArray, IntArray]:
+    """Days `[first, last)` of n trades, numbered from 0 over those days alone on which any was open, both (n,)."""
+    order = np.argsort(first, kind="stable")
+    starts, at = np.unique(first[order], return_index=True)
+    ends = np.maximum.accumulate(np.maximum.reduceat(last[order], at))
+    begins = np.r_[True, starts[1:] > ends[:-1]]
+    gap = np.where(begins, starts - np.r_[0, ends[:-1]], 0)
+    before = np.cumsum(gap)[np.searchsorted(starts, first, side="right") - 1]
+    return first - before, last - before
 
 
 @dataclass(frozen=True, slots=True)
