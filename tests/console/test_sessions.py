@@ -42,7 +42,7 @@ def sign_in(client: FlaskClient, password: str = OPERATOR, **headers: str) -> in
     return client.post("/login", data=data, headers=headers).status_code
 
 
-def test_a_copy_of_the_cookie_is_worth_nothing_after_the_logout(place: ConsoleInstallation) -> None:
+def test_a_copy_of_the_cookie_opens_nothing_after_the_logout(place: ConsoleInstallation) -> None:
     client = app_of(place).test_client()
     assert sign_in(client) == 302
     name = client.application.config["SESSION_COOKIE_NAME"]
