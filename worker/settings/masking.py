@@ -6,7 +6,12 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
+from worker.settings.redis_url import SECRET_OPTION
+
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*(?=@)")
+#: A password that should have been percent-encoded, as one with `/`, is none the less a password.
+_OF_REDIS = re.compile(r"(?<=redis://|ediss://)[^\s'\"]*(?=@)")
+_URL = re.compile(r"://[^\s'\"]+")
 #: A shorter password would blacken half of every line, and is none.
 _SHORTEST = 4
 
@@ -22,7 +27,8 @@ def masker(url: str | None) -> Callable[[str], str]:
     words = sorted({word for word in (password, password and unquote(password)) if word and len(word) >= _SHORTEST})
 
     def mask(text: str) -> str:
-        text = _CREDENTIALS.sub("***", text)
+        text = _CREDENTIALS.sub("***", _OF_REDIS.sub("***", text))
+        text = _URL.sub(lambda url: SECRET_OPTION.sub(r"\1***", url[0]), text)
         for word in words:
             text = text.replace(word, "***")
         return text

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel
 from pydantic.dataclasses import is_pydantic_dataclass
@@ -17,8 +17,16 @@ from pydantic.fields import FieldInfo
 from worker.errors import ConfigurationError
 from worker.settings.redis_url import mask_url
 
+_Value = TypeVar("_Value", str, "str | None")
+
 PREFIX = "REFINERY_"
 CONFIG_VARIABLE = "REFINERY_CONFIG"
+
+#: As `X_PORT` may be a setting, it is a link by its value alone.
+_LINK_NAME = re.compile(
+    r"_(?:(PORT)|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?|SERVICE_(?:HOST|PORT(?:_\w+)?))$"
+)
+_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://[^/\s]+:\d+")
 
 #: Fields of the library's configuration that are no settings, with what the paths follow from.
 _DERIVED = {
@@ -51,10 +59,21 @@ def refuse_unknown(environ: Mapping[str, str], types: Mapping[str, Any]) -> None
     groups = {name.rsplit("__", depth)[0] for name in types for depth in range(1, name.count("__") + 1)}
     known = {*types, *groups, CONFIG_VARIABLE}
     by_key = tuple(f"{name}__" for name, kind in types.items() if get_origin(kind) is dict)
-    given = sorted(name.upper() for name in environ if name.upper().startswith(PREFIX))
+    ours = without_service_links(environ)
+    given = sorted(name.upper() for name in ours if name.upper().startswith(PREFIX))
     unknown = [name for name in given if name not in known and not name.startswith(by_key)]
     if unknown:
         raise ConfigurationError("; ".join(_no_such(name, types) for name in unknown))
+
+
+def without_service_links(environ: Mapping[str, _Value]) -> dict[str, _Value]:
+    """`environ` without what Kubernetes adds of its own accord for services whose names begin as our settings do."""
+    return {name: value for name, value in environ.items() if not _is_service_link(name, value)}
+
+
+def _is_service_link(name: str, value: str | None) -> bool:
+    linked = _LINK_NAME.search(name.upper())
+    return linked is not None and (linked[1] is None or _LINK_VALUE.fullmatch(value or "") is not None)
 
 
 def check_config_file(path: str | None, types: Mapping[str, Any]) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+import re
+from urllib.parse import parse_qsl, urlsplit
 
+#: The part of a URL that names a secret, and the secret.
+SECRET_OPTION = re.compile(r"((?:password|passwd|pwd|pass|auth|token|secret|username|user)=)[^&\s'\"#]+", re.IGNORECASE)
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.]*\]|[^\s/:@?#]*)(?::\d*)?(?:[/?]|$)")
 #: Other options would change how replies are read or switch certificate checks off.
 _OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 
@@ -15,6 +19,9 @@ def check_redis_url(url: str, *, allow_plain_remote: bool) -> None:
     Raises:
         ValueError: what is allowed instead; never contains the URL.
     """
+    rest = url.partition("://")[2]
+    if "@" in rest and "@" not in re.split(r"[/?#]", rest, maxsplit=1)[0] and not url.startswith("unix:"):
+        raise ValueError("has a `/`, `?` or `#` in its password: percent-encode it, as %2F, %3F and %23")
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -49,12 +56,13 @@ def is_loopback(host: str) -> bool:
 
 
 def mask_url(text: str) -> str:
-    """`text` with the credentials of a URL replaced by asterisks; text that is no URL is returned as it is."""
-    if "://" not in text or "@" not in text:
-        return text
-    scheme, _, rest = text.partition("://")
-    _, _, after = rest.rpartition("@")
-    try:
-        return urlunsplit(urlsplit(f"{scheme}://***@{after}"))
-    except ValueError:
-        return f"{scheme}://***"
+    """`text` with whatever may be a secret in a URL replaced by asterisks; text that is no URL is returned as it is."""
+    scheme, is_url, rest = text.partition("://")
+    if not is_url:
+        _, at, after = text.rpartition("@")
+        return f"***@{after}" if at else SECRET_OPTION.sub(r"\1***", text)
+    _, at, after = rest.rpartition("@")
+    if scheme.startswith("redis") and not _HOST_AND_PORT.match(after):
+        return f"{scheme}://***"  # no host, or one that may be a password's end
+    shown = SECRET_OPTION.sub(r"\1***", after)
+    return f"{scheme}://***@{shown}" if at else f"{scheme}://{shown}"

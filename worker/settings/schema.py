@@ -38,6 +38,7 @@ from worker.settings.messages import (
     explain_json,
     refuse_unknown,
     setting_types,
+    without_service_links,
 )
 from worker.settings.redis_url import check_redis_url, mask_url
 
@@ -188,6 +189,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and the environment over the file."""
+        if isinstance(env_settings, EnvSettingsSource):
+            env_settings.env_vars = without_service_links(env_settings.env_vars)
         path = os.environ.get(CONFIG_VARIABLE)
         file = (TomlConfigSettingsSource(settings_cls, toml_file=path),) if path else ()
         return init_settings, env_settings, *file
