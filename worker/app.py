@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import redis
@@ -22,15 +22,19 @@ from worker.consumer.reconciliation import Reconciliation
 from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
+from worker.errors import AnotherInstallation, ConfigurationError, CopyAtWork, TransientError
 from worker.events.decoding import EventKind, Limits
-from worker.installation import feature_pipeline, open_archive, open_store, release
+from worker.installation import feature_pipeline, open_archive, open_store, ownership, refuse_other_owner, release
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import market_data
 from worker.settings.schema import Settings
+from worker.state_dir import make_private
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
+from worker.streams.ownership import Ownership
 from worker.streams.reader import GroupReader
 from worker.supervision.backoff import StartRetry
+from worker.supervision.slots import others_at_work
 
 #: A batch that is in hand for so many times the take-over time is given up to whoever claims it: its worker hangs.
 _MOST_CLAIM_TIMES = 20
@@ -59,23 +63,30 @@ def worker_consumer(
     Raises:
         StoreUnavailable: the store or the archive cannot be opened now, and there was no `retry`.
         StopRequested: told to stop before they could be.
-        StoreDamaged, SchemaMismatch, ConfigurationError: waiting would not help.
+        StoreDamaged, SchemaMismatch, ConfigurationError: waiting would not help; the last also where another
+            installation handles the streams, or the store that handled them is gone.
     """
     reader = _group_reader(settings, client)
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
-        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]]]:
+        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]], Ownership]:
             with ExitStack() as opening:
+                if not settings.store_path.exists():
+                    # Before an empty one is made in its place.
+                    refuse_other_owner(settings, client)
                 store = open_store(settings)
                 opening.callback(store.close)
+                make_private(settings.state_dir / "workers")
+                ours = _taken(settings, client, store)
+                opening.callback(_let_go, settings, ours)
                 archive = opening.enter_context(open_archive(settings)) if settings.archive.enabled else None
                 handler = _batch_handler(settings, store, archive)
                 struck_off = _struck_off(settings, store, archive, reader)
                 stack.enter_context(opening.pop_all())
-            return store, handler, struck_off
+            return store, handler, struck_off, ours
 
-        store, handler, struck_off = opened() if retry is None else retry.until_possible(opened)
+        store, handler, struck_off, ours = opened() if retry is None else retry.until_possible(opened)
         heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
@@ -84,9 +95,10 @@ def worker_consumer(
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,
-            after_batch=lambda result: _look_after(after_batch, store, result),
+            after_batch=lambda result: _look_after(after_batch, store, ours, result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
+            admit=ours.check,
             on_pause=on_pause,
         )
 
@@ -111,12 +123,39 @@ def _kinds(settings: Settings) -> dict[str, EventKind]:
 
 
 def _look_after(
-    after_batch: Callable[[FeatureDatabase, BatchResult], None], store: FeatureDatabase, result: BatchResult
+    after_batch: Callable[[FeatureDatabase, BatchResult], None],
+    store: FeatureDatabase,
+    ours: Ownership,
+    result: BatchResult,
 ) -> None:
     """A store that cannot be read between two batches is waited for, like one that cannot take a batch."""
     with translated_store_errors(use="read"):
         store.check_in_place()
+        ours.check_if_due()
         after_batch(store, result)
+
+
+def _taken(settings: Settings, client: redis.Redis, store: FeatureDatabase) -> Ownership:
+    """The streams as this installation's. One that handles them is not waited for at the start; a copy may end.
+
+    Where the server is away, the loop asks before it reads.
+    """
+    ours = ownership(settings, client, store)
+    try:
+        ours.check()
+    except AnotherInstallation as error:
+        raise ConfigurationError(str(error)) from error
+    except CopyAtWork:
+        raise
+    except TransientError as error:
+        logger.debug("whose the streams are is asked again: {}", error)
+    return ours
+
+
+def _let_go(settings: Settings, ours: Ownership) -> None:
+    with suppress(TransientError, redis.RedisError, OSError):
+        if not others_at_work(settings):
+            ours.release()
 
 
 def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArchive | None) -> BatchHandler:

@@ -102,7 +102,7 @@ class Reason(StrEnum):
     )
     BAD_MARKET_DATA = (
         "bad_market_data",
-        "The market-data source has the symbol; its file is unreadable or contradicts itself. Repair it, then replay.",
+        "The market-data source has the symbol; its file breaks a rule or contradicts itself. Repair it, then replay.",
     )
     PAYLOAD_LOST = (
         "payload_lost",
@@ -151,6 +151,14 @@ class EventRejected(EventError):
 
 class TransientError(RefineryError):
     """Our own side is at fault (store locked, disk full, Redis away): pause, ack nothing, charge no event."""
+
+
+class AnotherInstallation(TransientError):
+    """Another installation handles the streams; the message says which, and what to do."""
+
+
+class CopyAtWork(TransientError):
+    """A copy of this very store works on the streams just now."""
 
 
 class StoreUnusable(RefineryError):

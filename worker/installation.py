@@ -5,6 +5,8 @@ Kept apart from the composition root, so that looking at a store does not load w
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +17,13 @@ from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from worker.errors import ConfigurationError
 from worker.settings.messages import variable
 from worker.settings.schema import Settings, is_given
-from worker.state_dir import refuse_half_restored
+from worker.state_dir import place_of, refuse_half_restored
 
 if TYPE_CHECKING:
+    import redis
+
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+    from worker.streams.ownership import Ownership
 
 
 def release() -> str:
@@ -39,6 +44,78 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
     if not read_only:
         store.initialize()
     return store
+
+
+def open_for_looking(settings: Settings) -> FeatureDatabase:
+    """The store as `open_store` opens it; where there is none, an empty one that is kept nowhere.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no store, or a damaged one.
+        ConfigurationError: a restore of it was interrupted.
+    """
+    if settings.store_path.exists():
+        return open_store(settings)
+    refuse_half_restored(settings)
+    store = FeatureDatabase(":memory:")
+    store.initialize()
+    return store
+
+
+def ownership(settings: Settings, client: redis.Redis, store: FeatureDatabase) -> Ownership:
+    """What the installation of this store handles on a server."""
+    from worker.streams.ownership import Owner, Ownership  # with the client of Redis
+
+    me = Owner(store.installation_id(), socket.gethostname(), str(settings.state_dir))
+    return Ownership(client, _inputs(settings), settings.streams.group, me=me, place=place_of(settings.state_dir))
+
+
+def other_owner(settings: Settings, client: redis.Redis, store: FeatureDatabase | None) -> str | None:
+    """What is wrong where another installation than this store's handles the streams; None where none does.
+
+    Args:
+        settings: of this process.
+        client: of the server.
+        store: of this installation; None: there is none yet.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    from worker.streams.ownership import owner_of  # with the client of Redis
+
+    for stream in _inputs(settings):
+        owner = owner_of(client, stream, settings.streams.group)
+        if owner is None or (store is not None and store.installation_id() == owner.installation):
+            continue
+        if store is None:
+            return (
+                f"there is no store in {settings.state_dir}, and {stream} was handled by one in {owner}: put it back "
+                "or restore a backup, or set REFINERY_STATE_DIR; `refinery adopt` begins anew with an empty one"
+            )
+        return (
+            f"{stream} is handled by another installation, in {owner}, and not by that of {settings.state_dir}: "
+            "compare REFINERY_STATE_DIR and REFINERY_REDIS_URL; `refinery adopt` has this one handle it"
+        )
+    return None
+
+
+def refuse_other_owner(settings: Settings, client: redis.Redis) -> None:
+    """Refuse to work beside another installation, or in the place of a store that is gone. Makes no store.
+
+    Raises:
+        ConfigurationError: another installation handles the streams, or the store of this one is not there.
+        TransientError: Redis is away.
+        StoreError: the store cannot be opened now.
+    """
+    with ExitStack() as stack:
+        there = settings.store_path.exists()
+        store = stack.enter_context(open_store(settings)) if there else None
+        if (wrong := other_owner(settings, client, store)) is not None:
+            raise ConfigurationError(wrong)
+
+
+def _inputs(settings: Settings) -> tuple[str, str]:
+    return settings.streams.signals_created, settings.streams.trades_closed
 
 
 def open_copy(path: Path) -> FeatureDatabase:

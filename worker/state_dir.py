@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 from pathlib import Path
 
 from worker.errors import ConfigurationError, TransientError
@@ -45,6 +46,33 @@ def take_lock(path: Path) -> int | None:
     return descriptor
 
 
+def place_of(state_dir: Path) -> str:
+    """A token of this state directory: it outlives restarts, restores and being moved, and a copy gets another one.
+
+    Kept in a file that names its own inode, which a copy does not have.
+
+    Raises:
+        OSError: it can be neither read nor written now.
+    """
+    directory = os.open(state_dir / "workers", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        path = state_dir / "workers" / "place"
+        words = path.read_text(encoding="ascii", errors="replace").split() if path.exists() else []
+        if len(words) == 2 and words[1] == str(path.stat().st_ino):
+            return words[0]
+        new, token = path.with_name("place.new"), secrets.token_hex(6)
+        with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{token} {os.fstat(file.fileno()).st_ino}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
+        os.fsync(directory)
+        return token
+    finally:
+        os.close(directory)
+
+
 #: In the state directory while a restore replaces files; no store is opened beside it.
 RESTORE_MARKER = "restore-in-progress.json"
 
@@ -57,6 +85,26 @@ def refuse_half_restored(settings: Settings) -> None:
     """
     if (settings.state_dir / RESTORE_MARKER).exists():
         raise ConfigurationError(f"a restore of {settings.state_dir} was interrupted: run `refinery restore` again")
+
+
+#: A file that is smaller fits into the space that a full disk's last block has left.
+_PROBE_BYTES = 1 << 16
+
+
+def unwritable(directory: Path) -> str | None:
+    """Why nothing can be written into `directory` just now; None where it can, or where waiting would not help."""
+    probe = directory / f".probe-{os.getpid()}"
+    try:
+        try:
+            with open(probe, "wb") as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror if may_pass(error) else None
+    return None
 
 
 #: What a disk or a file system says that may be well again later.

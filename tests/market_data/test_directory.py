@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     os.utime(tmp_path / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     (tmp_path / "new").replace(path)
     assert bars_of(given).close.tolist() == bars(6, seed=9)["close"]
+    put(tmp_path / "MSFT.csv", bars(5))
     path.unlink()
     with pytest.raises(NoMarketData, match="no file"):
         bars_of(given)
@@ -135,8 +139,114 @@ def test_a_symbol_without_a_file_is_named_with_the_time_wanted(tmp_path: Path) -
 
 def test_no_directory_means_no_bars_and_a_lost_one_means_wait(tmp_path: Path) -> None:
     assert refusal(None).reason is Reason.NO_MARKET_DATA
-    with pytest.raises(TransientError, match="is not there"):
+    with pytest.raises(TransientError, match=r"unmounted: No such file"):
         source(tmp_path / "unmounted").lookup([wanting()])
+
+
+def test_a_directory_that_has_lost_all_of_its_files_is_waited_for(tmp_path: Path) -> None:
+    """As a mount point looks whose file system is gone."""
+    path = put(tmp_path / "AAPL.csv", bars(5))
+    given = source(tmp_path)
+    assert len(bars_of(given)) == 5
+    path.unlink()
+    with pytest.raises(TransientError, match="is empty, and was not before"):
+        bars_of(given)
+    put(path, bars(6))
+    assert len(bars_of(given)) == 6
+
+
+@contextmanager
+def _no_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextmanager
+def _no_rights(path: Path) -> Iterator[None]:
+    mode, me = path.stat().st_mode, os.geteuid()
+    path.chmod(0)
+    if me == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        yield
+    finally:
+        os.seteuid(me)
+        path.chmod(mode)
+
+
+@contextmanager
+def _something_else(path: Path, make: Callable[[Path], None]) -> Iterator[None]:
+    path.rename(path.with_suffix(".kept"))
+    make(path)
+    try:
+        yield
+    finally:
+        path.rmdir() if path.is_dir() else path.unlink()
+        path.with_suffix(".kept").rename(path)
+
+
+UNREADABLE: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
+    "EACCES, the file": _no_rights,
+    "EACCES, the directory": lambda path: _no_rights(path.parent),
+    "EMFILE": lambda _: _no_descriptors(),
+    "EIO": lambda path: _something_else(path, lambda place: place.symlink_to("/proc/self/mem")),
+    "ELOOP": lambda path: _something_else(path, lambda place: place.symlink_to(place)),
+    "EISDIR": lambda path: _something_else(path, Path.mkdir),
+}
+
+
+@pytest.mark.parametrize("how", UNREADABLE)
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("which", ["AAPL", "SPX"])
+def test_what_cannot_be_read_now_is_waited_for_and_not_remembered(
+    which: str, suffix: str, how: str, tmp_path: Path
+) -> None:
+    if how == "EIO" and not Path("/proc/self/mem").exists():
+        pytest.skip("nothing here that cannot be read")
+    directory = tmp_path / "bars"
+    directory.mkdir()
+    for symbol in ("AAPL", "SPX"):
+        put(directory / f"{symbol}.csv", bars(5))
+    path = directory / f"{which}.csv"
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+        columns = bars(5)
+        pq = pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pytest.importorskip("pyarrow").table(columns), path.with_suffix(suffix))
+        path.unlink()
+        path = path.with_suffix(suffix)
+    given = source(directory, benchmark_symbols={"equity": "SPX"})
+    for _ in range(2):
+        with UNREADABLE[how](path), pytest.raises(TransientError) as waited:
+            given.lookup([wanting()]).request(wanting())
+        assert "cannot be read now: " in str(waited.value)
+        assert str(path) in str(waited.value) or str(directory) in str(waited.value)
+    found = given.lookup([wanting()]).request(wanting())
+    assert (len(found.bars), len(found.benchmark or ())) == (5, 5)
+
+
+def test_a_file_repaired_in_place_with_its_former_time_is_read_again(tmp_path: Path) -> None:
+    path = put(tmp_path / "AAPL.csv", bars(5))
+    whole, stat = path.read_bytes(), path.stat()
+    path.write_bytes(whole.replace(b",", b";"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    given = source(tmp_path)
+    with pytest.raises(NoMarketData):
+        bars_of(given)
+    path.write_bytes(whole)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert len(bars_of(given)) == 5
+
+
+def test_a_symbol_too_long_for_a_files_name_has_no_file(tmp_path: Path) -> None:
+    put(tmp_path / "AAPL.csv", bars(5))
+    with pytest.raises(NoMarketData) as refused:
+        source(tmp_path).lookup([wanting("é" * 64)]).request(wanting("é" * 64))
+    assert refused.value.reason is Reason.NO_MARKET_DATA
 
 
 def test_no_bar_before_the_signal_is_no_market_data_and_says_what_is_there(tmp_path: Path) -> None:
@@ -230,11 +340,6 @@ def test_a_file_that_breaks_a_rule_is_refused_and_not_repaired(tmp_path: Path, c
     assert why in error.detail
 
 
-def test_a_directory_in_the_place_of_a_file_is_a_bad_file(tmp_path: Path) -> None:
-    (tmp_path / "AAPL.csv").mkdir()
-    assert refusal(tmp_path).reason is Reason.BAD_MARKET_DATA
-
-
 def test_one_bad_file_does_not_touch_other_symbols(tmp_path: Path) -> None:
     (tmp_path / "AAPL.csv").write_text("rubbish")
     put(tmp_path / "MSFT.csv", bars())
@@ -272,12 +377,13 @@ def test_a_missing_benchmark_is_none_and_said_once(tmp_path: Path, warnings_logg
     assert len(warnings_logged) == 2
 
 
-def test_a_bad_benchmark_is_not_taken_for_a_missing_one(tmp_path: Path) -> None:
+def test_a_bad_benchmark_is_neither_taken_for_a_missing_one_nor_charged_to_signals(tmp_path: Path) -> None:
     (tmp_path / "SPX.csv").write_text("rubbish")
-    book = source(tmp_path, benchmark_symbols={"equity": "SPX"}).lookup([wanting()])
-    with pytest.raises(NoMarketData, match="benchmark SPX") as refused:
-        book.benchmark("equity")
-    assert refused.value.reason is Reason.BAD_MARKET_DATA
+    given = source(tmp_path, benchmark_symbols={"equity": "SPX"})
+    with pytest.raises(TransientError, match=r"the benchmark SPX: SPX.csv: column timestamp is missing"):
+        given.lookup([wanting()]).benchmark("equity")
+    put(tmp_path / "SPX.csv", bars())
+    assert given.lookup([wanting()]).benchmark("equity") is not None
 
 
 class TestParquet:

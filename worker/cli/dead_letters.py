@@ -17,7 +17,7 @@ from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
-from worker.installation import open_store, release
+from worker.installation import open_store, refuse_other_owner, release
 from worker.observability.terminal import Table
 from worker.redis_server.connection import server
 
@@ -146,6 +146,7 @@ def replay(
             _show_would(rows, "replayed", json=json)
             return
         client = stack.enter_context(server(settings))
+        refuse_other_owner(settings, client)
         report = dead.replay(client, rows, actor=acting_user(), pace=Pace(rate=rate, give_up_after_s=wait))
     _show_replay(report, json=json)
     if report.stopped:

@@ -32,6 +32,7 @@ from worker.observability.terminal import drop_stdout, prepare_streams
 _COMMANDS = (
     maintenance.backup,
     maintenance.restore,
+    maintenance.adopt,
     maintenance.prune,
     processes.console,
     status.doctor,

@@ -10,8 +10,9 @@ import typer
 
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
-from worker.installation import release
+from worker.installation import open_store, ownership, release
 from worker.redis_server.connection import server
+from worker.state_dir import make_private
 
 
 def backup(
@@ -58,6 +59,24 @@ def restore(
     output.line(f"restored the backup of {done.created_at}: {done.files} files")
     if done.replaced is not None:
         output.note(f"what was there before is in {done.replaced}")
+
+
+def adopt(json: Json = False) -> None:
+    """Have this installation handle the streams of its settings, whichever did before.
+
+    After a store was lost or exchanged, or on purpose. The workers of the other one pause within a minute.
+    """
+    settings = settings_and_log()
+    make_private(settings.state_dir)
+    make_private(settings.state_dir / "workers")
+    with server(settings) as client, open_store(settings) as store:
+        before = ownership(settings, client, store).adopt()
+    if json:
+        output.document({"state_dir": str(settings.state_dir), "before": [str(owner) for owner in before]})
+        return
+    output.line(f"{settings.state_dir} handles the streams of group {settings.streams.group} from here on")
+    for owner in before:
+        output.note(f"before, {owner} did: its workers pause within a minute, and what it stored stays there")
 
 
 def prune(

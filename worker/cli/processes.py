@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from enum import StrEnum
 from typing import Annotated
 
@@ -110,10 +111,12 @@ def console() -> None:
         ConfigurationError: the extra is missing.
     """
     _exit_on_signals()
+    from worker.supervision.backoff import StartRetry  # with the log
+
     settings = settings_and_log()
     try:
         from worker.console.application import run_console  # its packages are an extra
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error.name} is missing: pip install 'signal-refinery[console]'") from error
-    with server_url(settings) as url:
+    with server_url(settings, retry=StartRetry(threading.Event())) as url:  # a signal ends this process until it works
         run_console(settings, url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,7 +13,7 @@ from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
-from worker.installation import open_store
+from worker.installation import open_for_looking
 from worker.observability.logging import set_up_logging
 from worker.observability.printable import printable
 from worker.observability.terminal import Table, styled
@@ -31,12 +31,14 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 def status(json: Json = False) -> None:
     """Streams, labels, dead letters, champion and last training."""
     from worker.observability.status import read_status  # a status alone needs it
+    from worker.observability.waiting_workers import waiting_workers  # the same
 
     settings = settings_and_log()
     with ExitStack() as stack:
         client = stack.enter_context(server_if_there(settings))
-        store = stack.enter_context(open_store(settings))
+        store = stack.enter_context(open_for_looking(settings))
         state = read_status(settings, store, client)
+    state = replace(state, waits_for=tuple(f"worker {slot}: {cause}" for slot, cause in waiting_workers(settings)))
     if json:
         output.document(state.to_json())
     else:
@@ -92,6 +94,10 @@ def _monitoring(found: Monitoring | None) -> str:
 
 
 def _sentence(state: Status) -> Text:
+    if state.other_owner:
+        return styled("[bold red]This installation handles nothing:[/] {}", state.other_owner)
+    if state.waits_for:
+        return styled("[bold red]Nothing is handled, and nothing is lost.[/] {}", "; ".join(state.waits_for))
     if state.pending is None:
         return styled("[bold red]Redis does not answer.[/] What is shown below is what the store holds.")
     if state.dead_letters:

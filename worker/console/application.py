@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+from contextlib import suppress
 from functools import partial
 
 from flask import Flask, render_template
@@ -22,8 +23,9 @@ from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
 from worker.console.server import create_server
 from worker.console.sessions import LIFETIME_S
-from worker.errors import ConfigurationError, RefineryError
-from worker.installation import open_store
+from worker.errors import ConfigurationError, RefineryError, TransientError
+from worker.installation import open_store, refuse_other_owner
+from worker.redis_server.connection import connect
 from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
 
@@ -40,10 +42,14 @@ def create_app(settings: Settings, url: str) -> Flask:
         url: address of the server.
 
     Raises:
-        ConfigurationError: it would be open to others without a password, or with one that can be guessed.
+        ConfigurationError: it would be open to others without a password, or with one that can be guessed; or its store
+            is gone.
         StoreError: the store cannot be opened.
     """
     check_exposure(settings)
+    if not settings.store_path.exists():
+        with suppress(TransientError), connect(url) as client:
+            refuse_other_owner(settings, client)
     open_store(settings).close()  # brings the schema up to date, since the console itself only reads
     flask = Flask("worker.console", template_folder="templates", static_folder="static")
     flask.config.update(

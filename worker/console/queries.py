@@ -25,7 +25,7 @@ from trading_system.ml_refinement.monitoring.served import (
     read_served,
     served_figures,
 )
-from trading_system.ml_refinement.storage import FeatureDatabase, RegistryRow, StoreError, TrainingRun
+from trading_system.ml_refinement.storage import FeatureDatabase, RegistryRow, StoreError, StoreMoved, TrainingRun
 from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
@@ -66,6 +66,12 @@ class ConsoleQueries:
     @property
     def store(self) -> FeatureDatabase:
         """This thread's read-only connection."""
+        if hasattr(self._local, "store"):
+            try:
+                self._local.store.check_in_place()
+            except StoreMoved:  # a restore, or somebody else, has put another one there
+                self._local.store.close()
+                del self._local.store
         if not hasattr(self._local, "store"):
             self._local.store = open_store(self.settings, read_only=True)
         store: FeatureDatabase = self._local.store

@@ -72,6 +72,7 @@ class Consumer:
         heartbeat: keeps the claim on the batch in hand while it takes long; None keeps none.
         struck_off: entries that were read and not settled, and that nobody delivers again.
         on_pause: told the cause whenever our own side is at fault.
+        admit: asked at the start and after each pause whether anything may be read.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Consumer:
         heartbeat: ClaimHeartbeat | None = None,
         struck_off: Callable[[], list[Entry]] = list,
         on_pause: Callable[[str], None] = lambda _: None,
+        admit: Callable[[], None] = lambda: None,
     ) -> None:
         self._reader = reader
         self._handler = handler
@@ -100,6 +102,7 @@ class Consumer:
         self._heartbeat = heartbeat
         self._struck_off = struck_off
         self._on_pause = on_pause
+        self._admit = admit
         self._said = ""
         self._own_due = 0.0
         self._claim_due = 0.0
@@ -136,6 +139,7 @@ class Consumer:
 
     def _step(self) -> None:
         if not self._groups_are_there:
+            self._admit()
             self._reader.ensure_groups()
             self._groups_are_there = True
         entries = self._fetch()

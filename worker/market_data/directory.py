@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,9 @@ class MarketBook:
         """What a signal's features are computed from: what it brought, and what the source has for the rest.
 
         Raises:
-            NoMarketData: its bars are not to be had, or its benchmark's file is bad.
+            NoMarketData: its bars are not to be had.
+            TransientError: its benchmark's file cannot be used; that is for the operator to repair, and no fault of any
+                signal's.
         """
         bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
         if bars is None:
@@ -58,7 +61,7 @@ class MarketBook:
         """All bars of the asset class's benchmark; None where none is set or its file is missing.
 
         Raises:
-            NoMarketData: bad_market_data, the file is there and cannot be used.
+            TransientError: the file is there and cannot be used.
         """
         symbol = self.benchmark_symbols.get(asset_class)
         found = self.found.get(symbol) if symbol is not None else None
@@ -66,7 +69,7 @@ class MarketBook:
             return found
         if found.reason is Reason.NO_MARKET_DATA:
             return None
-        raise NoMarketData(found.reason, f"benchmark {found.detail}")
+        raise TransientError(f"the benchmark {found.detail}")
 
     def _bars(self, symbol: str, us: int) -> Bars:
         """All bars of a symbol, where the newest that had closed at `us` is not older than `max_bar_age_days`."""
@@ -104,6 +107,7 @@ class DirectorySource:
         self._benchmark_symbols = dict(benchmark_symbols)
         self._max_bar_age_days = max_bar_age_days
         self._wanted = wanted
+        self._had_files = False
         self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
         self._missed: set[str] = set()  # benchmarks whose absence was said
 
@@ -111,7 +115,7 @@ class DirectorySource:
         """What there is for a batch of signals, of that which they did not bring; one look per symbol.
 
         Raises:
-            TransientError: the directory itself is gone.
+            TransientError: the directory is gone or empty, or a file in it cannot be read now.
         """
         if not self._wanted:
             return MarketBook({}, {}, self._max_bar_age_days, wanted=False)
@@ -126,7 +130,7 @@ class DirectorySource:
         """All bars of a symbol, or why there are none, `wanted` or not.
 
         Raises:
-            TransientError: the directory itself is gone.
+            TransientError: the directory is gone or empty, or a file in it cannot be read now.
         """
         return self._symbol(symbol)
 
@@ -142,11 +146,20 @@ class DirectorySource:
     def _symbol(self, symbol: str) -> Bars | NoMarketData:
         if self._directory is None:
             return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: no bars in the event, and no market-data directory")
-        places = _paths(self._directory, symbol)
+        try:
+            return self._looked_up(self._directory, symbol)
+        except OSError as error:
+            raise TransientError(
+                f"market data of {symbol} cannot be read now: {error.filename or self._directory}: {error.strerror}"
+            ) from error
+
+    def _looked_up(self, directory: Path, symbol: str) -> Bars | NoMarketData:
+        places = _paths(directory, symbol)
         versions = {path: version for path, name in places if (version := _version(name)) is not None}
         if not versions:
             self._kept.pop(symbol, None)
-            return self._absent(self._directory, symbol, file_stem(symbol))
+            return self._absent(directory, symbol, file_stem(symbol))
+        self._had_files = True
         if len(versions) > 1:
             return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: both a CSV and a Parquet file are there")
         ((path, version),) = versions.items()
@@ -156,8 +169,9 @@ class DirectorySource:
         return kept[1]
 
     def _absent(self, directory: Path, symbol: str, stem: str) -> NoMarketData:
-        if not directory.is_dir():
-            raise TransientError(f"the market-data directory {directory} is not there")
+        os.stat(directory)  # one that is not there is no symbol's fault
+        if self._had_files and not _has_files(directory):  # it has lost its mount
+            raise TransientError(f"the market-data directory {directory} is empty, and was not before")
         names = " or ".join(f"{stem}{suffix}" for suffix in SUFFIXES)
         return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}")
 
@@ -182,7 +196,7 @@ def market_data(settings: Settings, *, wanted: bool = True) -> DirectorySource:
     )
 
 
-_Version = tuple[str, int, int, int]
+_Version = tuple[str, int, int, int, int]
 
 
 @lru_cache(maxsize=16_384)  # to name a file takes longer than to ask the system whether it has changed
@@ -197,7 +211,17 @@ def _version(path: str) -> _Version | None:
         stat = os.stat(path)
     except FileNotFoundError:
         return None
-    return path, stat.st_mtime_ns, stat.st_size, stat.st_ino
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have such a symbol's name
+            return None
+        raise
+    # The time of the last change of any kind too: a file repaired in place can have the former time of its content.
+    return path, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+
+
+def _has_files(directory: Path) -> bool:
+    with os.scandir(directory) as found:
+        return any(entry.name.endswith(SUFFIXES) for entry in found)
 
 
 def _extent(bars: Bars) -> str:

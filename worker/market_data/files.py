@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -34,21 +35,17 @@ def read_bars(path: Path) -> Bars:
     """All bars of a file.
 
     Raises:
-        BadFileError: unreadable, or a bar breaks a rule.
+        BadFileError: what it holds breaks a rule.
         FileNotFoundError: it is gone.
+        OSError: it cannot be read now; nothing is known of what it holds.
     """
-    try:
-        return _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise BadFileError(f"cannot be read: {error.strerror}") from error
+    data = path.read_bytes()
+    return _read_csv(data) if path.suffix == ".csv" else _read_parquet(data)
 
 
-def _read_csv(path: Path) -> Bars:
+def _read_csv(data: bytes) -> Bars:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
+        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadFileError(f"no CSV file in UTF-8: {error}") from error
     if not rows:
@@ -101,15 +98,15 @@ def _checked(timestamp: IntArray, columns: dict[str, list[float]], counting: str
         raise BadFileError(f"{error} ({counting})") from None
 
 
-def _read_parquet(path: Path) -> Bars:
+def _read_parquet(data: bytes) -> Bars:
     try:
         import pyarrow  # an extra
         from pyarrow import parquet
     except ImportError:
         raise BadFileError("Parquet files need the extra `parquet`: pip install 'signal-refinery[parquet]'") from None
     try:
-        table = parquet.read_table(path)
-    except pyarrow.ArrowException as error:
+        table = parquet.read_table(pyarrow.BufferReader(data))
+    except (pyarrow.ArrowException, OSError) as error:  # of bytes in memory it is damage, whatever Arrow calls it
         raise BadFileError(f"no Parquet file: {str(error)[:200]}") from None
     wanted = {name: table.column(place) for name, place in _places(table.column_names).items()}
     times = wanted.pop("timestamp")

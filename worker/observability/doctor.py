@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,13 +17,22 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
-from worker.errors import DecodeError, RefineryError
+from worker.errors import DecodeError, RefineryError, TransientError
 from worker.events.decoding import SignalCreated, decode_kept
-from worker.installation import check_features, check_recipe, feature_pipeline, idle_settings, open_archive, open_store
+from worker.installation import (
+    check_features,
+    check_recipe,
+    feature_pipeline,
+    idle_settings,
+    open_archive,
+    open_store,
+    other_owner,
+)
 from worker.market_data.files import BadFileError, file_stem, read_bars
 from worker.observability.status import read_status, training_waits_for
+from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
-from worker.redis_server.connection import connect
+from worker.redis_server.connection import connect, server_if_there
 from worker.redis_server.embedded import answers, socket_path
 from worker.settings.schema import Settings
 from worker.streams.preflight import check_server
@@ -34,6 +43,9 @@ Verdict = Literal["ok", "warn", "bad"]
 _REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
 _ASIDE_ADVICE = "docs/operations.md says how to read them"
 _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a newer one needs a newer release"
+_FILE_ADVICE = (
+    "repair it: signals of what it breaks a rule in are dead-lettered, and the worker waits for one it cannot read"
+)
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
@@ -60,6 +72,8 @@ def examine(settings: Settings) -> list[Finding]:
         ("settings", _learning),
         ("features", _provided),
         ("redis", _redis),
+        ("installation", _ownership),
+        ("worker", _waiting),
         ("disk", _disk),
         ("store", _store),
         ("models", _models),
@@ -151,6 +165,34 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     yield Finding("redis", "ok", f"{settings.masked_redis_url} answers; {lag:,} waiting, {pending:,} pending")
     if not durable:
         yield Finding("redis", "warn", "appendonly is not yes: a crash loses events", "CONFIG SET appendonly yes")
+
+
+def _ownership(settings: Settings) -> Iterator[Finding]:
+    """Whether the streams are handled by this store."""
+    with ExitStack() as stack:
+        client = stack.enter_context(server_if_there(settings))
+        if client is None:
+            return
+        store = None
+        if settings.store_path.exists():
+            store = stack.enter_context(closing(open_store(settings, read_only=True)))
+            try:
+                store.initialize()
+            except SchemaMismatch:
+                return  # the store's own finding says so
+        try:
+            wrong = other_owner(settings, client, store)
+        except TransientError:
+            return  # the server's own finding says so
+    if wrong is not None:
+        yield Finding("installation", "bad", wrong, "docs/operations.md, Which installation handles the streams")
+
+
+def _waiting(settings: Settings) -> Iterator[Finding]:
+    for slot, cause in waiting_workers(settings):
+        yield Finding(
+            "worker", "bad", f"worker {slot} handles nothing, and nothing is lost: {cause}", "see to that cause"
+        )
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -258,7 +300,7 @@ def _market_data(settings: Settings) -> Iterator[Finding]:
     files = sorted(path for path in directory.iterdir() if path.suffix in (".csv", ".parquet"))
     broken = list(_broken(files[:_MOST_FILES]))
     for path, why in broken[:_SHOWN_FILES]:
-        yield Finding("market data", "bad", f"{path.name}: {why}", "repair the file; its signals are dead-lettered")
+        yield Finding("market data", "bad", f"{path.name}: {why}", _FILE_ADVICE)
     stems = {path.stem for path in files}
     missing = sorted({symbol for symbol in settings.benchmark_symbols.values() if file_stem(symbol) not in stems})
     if missing:
@@ -276,6 +318,8 @@ def _broken(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             read_bars(path)
         except BadFileError as error:
             yield path, str(error)
+        except OSError as error:
+            yield path, f"cannot be read: {error.strerror}"
 
 
 def _console(settings: Settings) -> Iterator[Finding]:

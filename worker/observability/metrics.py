@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -76,8 +76,9 @@ class LoopMetrics:
         )
 
     def paused(self, cause: str) -> None:
-        """Our own side is at fault, and the loop waits."""
+        """Our own side is at fault, and the loop waits; one that says so does not hang."""
         self.paused_for = cause
+        self.last_round = time.monotonic()
 
     def came_round(self) -> None:
         """The loop has settled a batch or read nothing."""
@@ -188,13 +189,15 @@ class MetricsServer:
         """Whether a restart would help: only a loop that hangs while its server answers is unhealthy."""
         return {"loop": not self._hangs() or not self._state.redis_answers()}
 
-    def readiness(self) -> dict[str, bool]:
-        """Whether events are being result now."""
-        return {
-            "loop": not self._hangs(),
+    def readiness(self) -> dict[str, bool | str]:
+        """Whether events are being handled now, and what the loop waits for where they are not."""
+        waits_for = self._loop and self._loop.paused_for
+        checks: dict[str, bool | str] = {
+            "loop": not self._hangs() and not waits_for,
             "redis": self._state.redis_answers(),
             "store": self._state.store_answers(),
         }
+        return checks | ({"waits_for": waits_for} if waits_for else {})
 
     def _hangs(self) -> bool:
         return self._loop is not None and time.monotonic() - self._loop.last_round > HUNG_S
@@ -240,5 +243,5 @@ class _Answers(BaseHTTPRequestHandler):
         """Scrapes are not worth a line each."""
 
 
-def _verdict(checks: dict[str, bool]) -> tuple[int, str, bytes]:
+def _verdict(checks: Mapping[str, bool | str]) -> tuple[int, str, bytes]:
     return (200 if all(checks.values()) else 503), "application/json", orjson.dumps(checks) + b"\n"

@@ -18,7 +18,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
 from trading_system.ml_refinement.monitoring.served import out_of_distribution_share, read_served, served_figures
 from trading_system.ml_refinement.standing import NotProven
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreMoved
 from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
 from worker.observability.status import Status, read_status
@@ -100,6 +100,12 @@ class StateCollector(Collector):
     @property
     def _store(self) -> FeatureDatabase:
         """Opened when it is first asked for: at the start of a process it may not be there, or be half restored."""
+        if self._opened is not None:
+            try:
+                self._opened.check_in_place()
+            except StoreMoved:  # a restore, or somebody else, has put another one there
+                self._opened.close()
+                self._opened = None
         if self._opened is None:
             self._opened = open_store(self._settings, read_only=True)
         return self._opened

@@ -12,6 +12,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import TransientError
+from worker.installation import other_owner
 from worker.retraining.history import training_history
 from worker.retraining.policy import due, retrain_rule
 from worker.settings.schema import Settings
@@ -98,6 +99,10 @@ class Status:
     standing: Standing | None = None
     #: False where the settings turn retraining off, and nothing is ever due.
     retraining: bool = True
+    #: What is wrong where another installation handles the streams, or the store that did is gone.
+    other_owner: str | None = None
+    #: What workers of this machine wait for, and handle nothing meanwhile.
+    waits_for: tuple[str, ...] = ()
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""
@@ -166,7 +171,17 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         min_samples=settings.ml.training.min_training_samples,
         due=due(retrain_rule(settings), history, now=utc_now()),
         retraining=settings.ml.enabled,
+        other_owner=_other_owner(settings, store, client),
     )
+
+
+def _other_owner(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> str | None:
+    if client is None:
+        return None
+    try:
+        return other_owner(settings, client, store if settings.store_path.exists() else None)
+    except TransientError:
+        return None
 
 
 def _feature_version(settings: Settings) -> str:

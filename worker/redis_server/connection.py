@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from worker.settings.schema import Settings
@@ -11,6 +11,8 @@ from worker.streams.entries import kept_bytes
 
 if TYPE_CHECKING:
     import redis
+
+    from worker.supervision.backoff import StartRetry
 
 
 def stream_of_kind(settings: Settings) -> Mapping[str, str]:
@@ -22,10 +24,15 @@ def stream_of_kind(settings: Settings) -> Mapping[str, str]:
 
 
 @contextmanager
-def server_url(settings: Settings) -> Iterator[str]:
+def server_url(settings: Settings, *, retry: StartRetry | None = None) -> Iterator[str]:
     """Address of the server: the configured one, or the embedded one, hosted or joined while the block runs.
 
+    Args:
+        settings: of this process.
+        retry: for a disk on which the embedded one cannot start just now; None: that is an error.
+
     Raises:
+        StopRequested: told to stop before it could start.
         ConfigurationError: there is no server to host.
         RefineryError: it does not start.
     """
@@ -34,8 +41,12 @@ def server_url(settings: Settings) -> Iterator[str]:
         return
     from worker.redis_server.embedded import EmbeddedServer  # with the client of Redis, which takes long to load
 
-    with EmbeddedServer(settings.valkey_dir) as embedded:
-        yield embedded.url
+    with ExitStack() as stack:
+
+        def hosted() -> str:
+            return stack.enter_context(EmbeddedServer(settings.valkey_dir)).url
+
+        yield hosted() if retry is None else retry.until_possible(hosted)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from urllib.parse import quote
 
 from loguru import logger
 
-from worker.errors import RefineryError, ServerBusy
+from worker.errors import RefineryError, ServerBusy, TransientError
 from worker.redis_server.binary import find_server
-from worker.state_dir import make_private, take_lock
+from worker.state_dir import make_private, take_lock, unwritable
 from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import Guard, launch_command
 
@@ -44,6 +44,7 @@ class EmbeddedServer:
     Raises (from `start`):
         ServerBusy: another process hosts the server and `join` is off, or it does not answer.
         ConfigurationError: there is no server binary, or the directory cannot be made private.
+        TransientError: its disk cannot be written just now.
         RefineryError: the server ended while starting; the message has the end of its log.
     """
 
@@ -172,7 +173,10 @@ class EmbeddedServer:
         while not answers(self._socket):
             if ended():
                 self._forget_server()
-                raise RefineryError(f"the embedded server ended while starting: {self._end_of_log()}")
+                told = f"the embedded server ended while starting: {self._end_of_log()}"
+                if (why := unwritable(self._directory)) is not None:
+                    raise TransientError(f"{self._directory} cannot be written just now: {why}; {told}")
+                raise RefineryError(told)
             if self._stopping.is_set():
                 return False
             if or_lock and (lock := take_lock(self._directory / "valkey.lock")) is not None:

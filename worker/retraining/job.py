@@ -19,7 +19,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.errors import ConfigurationError, TransientError
-from worker.installation import open_store
+from worker.installation import open_store, refuse_other_owner
 from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
@@ -104,6 +104,7 @@ def retrain(
 def housekeeping(settings: Settings, client: redis.Redis) -> None:
     """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs."""
     try:
+        refuse_other_owner(settings, client)
         with closing(open_store(settings)) as store:
             lock = take_lock(settings.training_lock_path)
             if lock is not None:
@@ -114,7 +115,7 @@ def housekeeping(settings: Settings, client: redis.Redis) -> None:
                     os.close(lock)
             enqueue_if_due(settings, store, client)
             _monitor_on_schedule(settings, store, client)
-    except (StoreError, ConfigurationError, OSError) as error:
+    except (StoreError, ConfigurationError, TransientError, OSError) as error:
         logger.warning("the store could not be looked after: {}", error)
 
 

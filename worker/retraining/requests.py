@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, closing
 from typing import Any
 
 import redis
@@ -14,7 +15,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import RefineryError, TransientError
-from worker.installation import open_store
+from worker.installation import open_store, refuse_other_owner
 from worker.redis_server.connection import server_url
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
@@ -26,10 +27,12 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
     """Enqueue a retraining, due or not; with `wait`, how its run ended, and how its candidate serves.
 
     Raises:
+        ConfigurationError: another installation handles the streams.
         RefineryError: no trainer took the job in time, or it failed before its training began.
     """
-    with server_url(settings) as url, open_store(settings) as store:
-        client = connect_queue(url)
+    with server_url(settings) as url, closing(connect_queue(url)) as client, ExitStack() as stack:
+        refuse_other_owner(settings, client)
+        store = stack.enter_context(open_store(settings))
         try:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
+
 from loguru import logger
 
-from worker.installation import check_features, check_recipe, idle_settings
+from trading_system.ml_refinement.storage import StoreUnavailable
+from worker.errors import TransientError
+from worker.installation import check_features, check_recipe, idle_settings, refuse_other_owner
 from worker.observability import metrics
-from worker.redis_server.connection import server_url
+from worker.redis_server.connection import connect, server_url
 from worker.retraining.job import run_trainer as work
 from worker.settings.schema import Settings
+from worker.supervision.backoff import StartRetry
 
 
 def run_trainer(settings: Settings) -> None:
     """Run retraining jobs until SIGTERM or SIGINT.
 
     Raises:
-        ConfigurationError: no training could be made with these settings.
+        ConfigurationError: no training could be made with these settings, or another installation handles the streams.
     """
     check_recipe(settings)
     check_features(settings)
     for line in idle_settings(settings):
         logger.warning(line)
-    with server_url(settings) as url, metrics.served(settings, url, port=settings.trainer_metrics_port, loop=False):
-        work(settings, url)
+    with server_url(settings, retry=StartRetry(threading.Event())) as url:  # a signal ends this process until it works
+        with suppress(TransientError, StoreUnavailable), connect(url) as client:  # then housekeeping looks again
+            refuse_other_owner(settings, client)
+        with metrics.served(settings, url, port=settings.trainer_metrics_port, loop=False):
+            work(settings, url)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 
 from loguru import logger
 
+from worker.errors import StopRequested
 from worker.installation import check_features, check_recipe
 from worker.redis_server.connection import server_url
 from worker.settings.schema import Settings
+from worker.supervision.backoff import StartRetry
 from worker.supervision.children import Children
 from worker.supervision.signals import stop_on_signals
 
@@ -24,7 +26,7 @@ def run_workers(settings: Settings, processes: int) -> None:
     check_recipe(settings)
     check_features(settings)
     stop = stop_on_signals()
-    with server_url(settings) as url:
+    with suppress(StopRequested), server_url(settings, retry=StartRetry(stop)) as url:
         children = _children(settings, url)
         try:
             for slot in range(processes):
@@ -66,7 +68,11 @@ def run_up(settings: Settings) -> None:
     check_recipe(settings)
     check_features(settings)
     stop = stop_on_signals()
-    with server_url(settings) as url, running(_children(settings, url), *up_roles(settings)) as children:
+    with (
+        suppress(StopRequested),
+        server_url(settings, retry=StartRetry(stop)) as url,
+        running(_children(settings, url), *up_roles(settings)) as children,
+    ):
         logger.info(
             "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
         )

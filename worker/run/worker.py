@@ -47,7 +47,7 @@ def run_worker(settings: Settings) -> None:
     retry = StartRetry(stop)
     with ExitStack() as stack, suppress(StopRequested):
         settings = retry.until_possible(lambda: stack.enter_context(worker_slot(settings)))
-        url = stack.enter_context(server_url(settings))
+        url = stack.enter_context(server_url(settings, retry=retry))
         client = stack.enter_context(connect(url, largest_event=settings.max_event_bytes))
         stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
         names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
@@ -77,7 +77,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             after_batch=after_batch,
             observed=lambda handler: metrics.ObservedHandler(handler, counters),
             on_pause=on_pause,
-            retry=StartRetry(stop, still_here=counters.came_round),
+            retry=StartRetry(stop, waits=counters.paused),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
             consumer.run(stop)

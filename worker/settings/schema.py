@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     streams: StreamSettings = StreamSettings()
     """Names of the streams and of the consumer group."""
     consumer_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
-    """Stable name of this machine in the consumer group; unset: the host name."""
+    """Begins the names of workers in the consumer group, before the state directory's token; unset: the host name."""
     consumer_slot: Annotated[int, Field(ge=0, le=999)] = 0
     """Which of several workers on this machine this one is."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 512

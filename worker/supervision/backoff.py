@@ -41,7 +41,7 @@ class StartRetry:
 
     Args:
         stop: ends the waiting when it is set.
-        still_here: called before each pause, for whoever watches that the process lives.
+        waits: told before each pause what is waited for.
         backoff: the pauses.
     """
 
@@ -49,11 +49,11 @@ class StartRetry:
         self,
         stop: threading.Event,
         *,
-        still_here: Callable[[], None] = lambda: None,
+        waits: Callable[[str], None] = lambda _: None,
         backoff: Backoff | None = None,
     ) -> None:
         self._stop = stop
-        self._still_here = still_here
+        self._waits = waits
         self._backoff = backoff or Backoff(0.1, 5.0)
 
     def until_possible(self, attempt: Callable[[], Found]) -> Found:
@@ -78,7 +78,7 @@ class StartRetry:
                 if str(error) != said:
                     logger.error("waiting to start, nothing is lost: {}", error)
                 said = str(error)
-                self._still_here()
+                self._waits(said)
                 self._stop.wait(self._backoff.next_s())
             else:
                 if self._backoff.failures:

@@ -1,4 +1,4 @@
-"""Which worker of this machine a process is: the slot makes its name in the group, and a lock makes it its own.
+"""Which worker a process is: state directory and slot make its name in the group, and a lock makes it its own.
 
 Two workers of one name would read each other's pending entries. A slot outlives its process, so that the next one in it
 finds what the last one had in hand.
@@ -7,19 +7,21 @@ finds what the last one had in hand.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from worker.errors import ServerBusy
 from worker.settings.schema import Settings
-from worker.state_dir import make_private, take_lock
+from worker.state_dir import make_private, place_of, take_lock
 
 _MOST_SLOTS = 1000
 
 
 @contextmanager
 def worker_slot(settings: Settings) -> Iterator[Settings]:
-    """The settings with a slot that no other process of this state directory has, while the block runs.
+    """The settings with a slot that no other process of this state directory has, while the block runs, and with a name
+    that no other state directory has.
 
     The slot that was asked for, or else the lowest free one.
 
@@ -35,9 +37,24 @@ def worker_slot(settings: Settings) -> Iterator[Settings]:
         lock = take_lock(directory / f"slot-{slot}.lock")
         if lock is not None:
             try:
-                yield settings.model_copy(update={"consumer_slot": slot})
+                yield settings.model_copy(update={"consumer_slot": slot, "consumer_name": _named(settings)})
             finally:
                 os.close(lock)
             return
     which = f"slot {settings.consumer_slot}" if wanted else "every slot"
     raise ServerBusy(f"{which} of {settings.state_dir} is taken by a running worker")
+
+
+def others_at_work(settings: Settings) -> bool:
+    """Whether another slot of this state directory is taken."""
+    for path in (settings.state_dir / "workers").glob("slot-*.lock"):
+        if path.name != f"slot-{settings.consumer_slot}.lock":
+            lock = take_lock(path)
+            if lock is None:
+                return True
+            os.close(lock)
+    return False
+
+
+def _named(settings: Settings) -> str:
+    return f"{settings.consumer_name or socket.gethostname()}-{place_of(settings.state_dir)}"

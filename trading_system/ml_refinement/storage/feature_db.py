@@ -21,7 +21,7 @@ from trading_system.ml_refinement.storage.quarantine import (
     Quarantine,
     QuarantineGroup,
 )
-from trading_system.ml_refinement.storage.schema import made_at, migrate, steps
+from trading_system.ml_refinement.storage.schema import installation_id, made_at, migrate, steps
 from trading_system.ml_refinement.storage.sql_connection import SqlConnection, SqlRow
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
@@ -155,6 +155,10 @@ class FeatureDatabase:
             StoreMoved: it was removed, moved or replaced.
         """
         self._connection.check_in_place()
+
+    def installation_id(self) -> str:
+        """Which store this is: made with it, and the same in its copies and backups."""
+        return installation_id(self._connection)
 
     def close(self) -> None:
         """Close the file."""

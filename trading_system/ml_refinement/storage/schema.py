@@ -34,6 +34,11 @@ def made_at(connection: Connection) -> str | None:
     return None if rows[0][0] is None else str(rows[0][0])
 
 
+def installation_id(connection: Connection) -> str:
+    """Which store this is: made with it, and the same in its copies."""
+    return str(connection.query("SELECT id FROM installation")[0][0])
+
+
 def migrate(
     connection: Connection,
     scripts: dict[int, str],
