@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo demo-edge test lint chaos fuzz audit bench bench-quick bench-guard bench-learning clean
+.PHONY: install demo demo-edge test lint chaos fuzz mutants audit bench bench-quick bench-guard bench-learning clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,13 +29,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Faults on purpose: processes killed, disks and wires that fail. Minutes; see docs/faults.md.
+# Faults on purpose: processes killed, disks, wires, clocks and servers that fail. Half an hour; see docs/faults.md.
 chaos: $(STAMP)
-	$(BIN)/python -m tests.faults.chaos --crash-points --schedules 1000 --processes 2
+	$(BIN)/python -m tests.faults.chaos --crash-points --schedules 2000 --processes 2
 
 # Mutated events through the door and through the worker.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --cases 200000 --processes 2
+
+# Lines that enforce a rule, each broken in a copy: the tests beside it have to notice. TURN=--turn for ten of them.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants --processes 2 $(TURN)
 
 # Speed, beside named baselines: about a quarter of an hour; two minutes; and the check of a change, ratios only.
 $(VENV)/.bench: $(STAMP)

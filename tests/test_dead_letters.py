@@ -239,6 +239,23 @@ def test_what_is_discarded_stays_and_is_not_replayed(worker: Desk, valkey: redis
     assert entry.detail == {"reason": "a test event"}
 
 
+def test_a_copy_of_a_replay_that_took_effect_is_no_dead_letter_of_its_own(worker: Desk, valkey: redis.Redis) -> None:
+    """A worker that gives up on the copy finds out in time that there is nothing to give up on."""
+    send(valkey, SIGNALS, without_bars(1))
+    worker.drain()
+    supply_bars(worker)
+    [letter] = worker.store.dead_letters.find(payloads=True)
+    append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))
+    worker.drain()
+    append(worker.client, letter.stream, letter.payload or b"", replay=(letter.id, 1))
+    [copy] = worker.consumer._reader.read_new()
+    worker.consumer._handler.dead_letter(copy, ValueError("given up"), 5)
+    worker.consumer._reader.settle([copy], [])
+    counts = worker.store.counts()
+    assert (counts.signals, counts.duplicates, counts.dead_letters) == (1, 1, 1)
+    everything_received_is_settled_once(worker, valkey)
+
+
 def test_what_has_no_bytes_is_not_sent_again(worker: Desk, valkey: redis.Redis) -> None:
     """A replay of nothing would be one more dead letter, and its own would no longer be open."""
     valkey.xadd(SIGNALS, {"payload": b"{}"})

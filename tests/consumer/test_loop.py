@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from tests.support.desk import Desk, desk, pending, scored, send, settings_for
-from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
+from tests.support.events import GROUP, SCORES, SIGNALS, TRADES, outcome, signal
 from tests.support.processes import fork
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.consumer.batch_handler import BatchHandler, BatchResult
@@ -227,6 +227,47 @@ def test_an_event_that_was_unfit_for_one_worker_and_fit_for_another_is_settled_o
     worker.drain()
     counts = worker.store.counts()
     assert (counts.signals, counts.dead_letters) == (1, 0)
+
+
+def test_what_was_stored_and_not_published_is_published_as_it_was_stored_when_it_is_delivered_again(
+    worker: Desk, valkey: redis.Redis
+) -> None:
+    """Killed between commit and publishing."""
+    worker.drain()
+    send(valkey, SIGNALS, signal(1))
+    entries = worker.consumer._reader.read_new()
+    [said] = worker.consumer._handler.handle(entries).scores
+    assert scored(valkey) == []
+    worker.consumer._own_due = 0.0
+    worker.drain()
+    [(_, fields)] = valkey.xrange(SCORES)  # type: ignore[misc]
+    assert fields[b"data"] == said
+    assert pending(valkey) == 0
+
+
+def test_an_event_that_another_worker_dead_lettered_while_this_one_computed_is_not_applied_too(
+    worker: Desk, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was asked before the store was locked is asked again inside: an entry ends in one way."""
+    worker.drain()
+    send(valkey, SIGNALS, signal(1))
+    compute, others = BatchHandler._compute, []
+
+    def hangs(handler: BatchHandler, intake: Any, now: Any) -> Any:
+        computed = compute(handler, intake, now)
+        if not others:
+            others.append(1)
+            [(entry_id, fields)] = valkey.xrange(SIGNALS)  # type: ignore[misc]
+            with desk(worker.settings.model_copy(update={"consumer_slot": 5})) as other:
+                entry = Entry(SIGNALS, entry_id.decode(), fields)
+                other.consumer._handler.dead_letter(entry, ValueError("no good there"), 3)
+        return computed
+
+    monkeypatch.setattr(BatchHandler, "_compute", hangs)
+    worker.drain()
+    counts = worker.store.counts()
+    assert (counts.signals, counts.dead_letters) == (0, 1)
+    assert pending(valkey) == 0
 
 
 def _apply_elsewhere(settings: Any, client: redis.Redis) -> None:
