@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 
 from tests.faults.fault_harness import ScheduleRun
-from tests.faults.schedules import PLANS, Schedule
+from tests.faults.kinds import clocks, failover, redis_side
+from tests.faults.schedules import PLANS as OF_WORKERS, Plan, Schedule
 from tests.faults.training import TrainingRun
 
 #: Seeds take the kinds by turns; one that stands twice has twice as many.
-KINDS = ("kill", "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay")
-#: Kinds that take more than a worker, a server and a disk.
-RUNS: dict[str, type[ScheduleRun]] = {"training": TrainingRun}
+KINDS = (
+    "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay",
+    "trimmed", "full", "rights", "clock", "failover", "kill", "trimmed", "rights", "clock", "failover", "full",
+)  # fmt: skip
+PLANS: dict[str, Plan] = OF_WORKERS | redis_side.PLANS | clocks.PLANS | failover.PLANS
+RUNS: dict[str, type[ScheduleRun]] = {"training": TrainingRun} | redis_side.RUNS | clocks.RUNS | failover.RUNS
 
 
 def schedule(seed: int) -> Schedule:

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import redis
 from loguru import logger
@@ -23,13 +23,13 @@ from loguru import logger
 from tests.faults.crash_points import arm
 from tests.faults.invariants import Key, Verdict, entries_of, judge
 from tests.faults.schedules import Life, Schedule
-from tests.faults.servers import ServerOf
 from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
 from tests.support.desk import settings_for
 from tests.support.disk import Disk
 from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
 from tests.support.processes import fork, until
+from tests.support.servers import ServerOf
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
@@ -43,6 +43,8 @@ from worker.streams.errors import translated
 from worker.supervision.backoff import Backoff
 
 _CLAIM_IDLE_MS = 100
+#: Every second entry deleted, or the stream trimmed to its newest half, or to nothing.
+Trim = Literal["half", "oldest", "all"]
 _POOL = 24
 
 
@@ -77,9 +79,13 @@ class Place:
 
     @classmethod
     def at(cls, directory: Path, binary: Path | None = None) -> Place:
-        """A server that runs, by default the one that is installed."""
+        """A server that runs, by default of the make that is installed."""
         directory.mkdir(exist_ok=True)
-        server = EmbeddedServer(directory / "data", join=False) if binary is None else ServerOf(binary, directory)
+        return cls.of(ServerOf(directory, binary=binary), directory)
+
+    @classmethod
+    def of(cls, server: EmbeddedServer, directory: Path) -> Place:
+        """The server, which is started."""
         server.start()
         wire = Wire(directory / "wire.sock", Path(server.url.removeprefix("unix://")))
         return cls(server, redis.Redis.from_url(server.url), wire)
@@ -111,7 +117,9 @@ class FaultHarness:
         self.directory = directory
         self.verbose = verbose
         self._run_of = run_of
-        self._redis_7 = redis_7
+        self.redis_7 = redis_7
+        #: What runs of a kind share: servers of their own.
+        self.shared: dict[str, Any] = {}
         self._open = ExitStack()
         self._places: dict[bool, Place] = {}
         self.template = directory / "template"
@@ -131,9 +139,9 @@ class FaultHarness:
 
     def place(self, made: Schedule) -> Place:
         """The server of a schedule; it is there for those that come after."""
-        on_redis_7 = made.on_redis_7 and self._redis_7 is not None
+        on_redis_7 = made.on_redis_7 and self.redis_7 is not None
         if on_redis_7 not in self._places:
-            name, binary = ("redis7", self._redis_7) if on_redis_7 else ("valkey", None)
+            name, binary = ("redis7", self.redis_7) if on_redis_7 else ("valkey", None)
             self._places[on_redis_7] = Place.at(self.directory / name, binary)
             self.keep(self._places[on_redis_7].close)
         return self._places[on_redis_7]
@@ -142,7 +150,7 @@ class FaultHarness:
         """Run a schedule and judge it."""
         started = time.monotonic()
         state = self.directory / f"state-{made.seed}"
-        tally = Tally(schedules=1, on_redis_7=int(made.on_redis_7 and self._redis_7 is not None))
+        tally = Tally(schedules=1, on_redis_7=int(made.on_redis_7 and self.redis_7 is not None))
         running = self._run_of(made)(self, made, state)
         try:
             verdict, finished = running.run()
@@ -170,22 +178,33 @@ class ScheduleRun:
 
     #: Settings beside those of every run.
     _changes: ClassVar[dict[str, Any]] = {}
+    #: What is dead-lettered for these reasons is fit for use in the end, and replayed then.
+    _replayed: ClassVar[tuple[str, ...]] = ("no_market_data",)
 
     def __init__(self, harness: FaultHarness, made: Schedule, state: Path) -> None:
         self._harness = harness
         self._made = made
         self._state = state
-        self._place = harness.place(made)
+        self._place = self._find_place()
         self._client = self._place.client
-        self._url = self._place.server.url
+        #: Where workers find the server, and where whoever is not to be disturbed does.
+        self._workers_url = self._url = self._place.server.url
         self._rng = random.Random(f"play {made.seed}")
         self._market = state / "bars"
         self.sent: list[Key] = []
         self.may: list[Key] = []
+        #: Ids that a server gave to two entries: to one that it lost, and to another one.
+        self.twice: set[Key] = set()
         self.killed = 0
         #: What was found to be wrong before the end.
         self.between: list[str] = []
         self._traffic = Traffic(self._rng, harness.pool)
+        self._due: list[tuple[float, Callable[[], None]]] = []
+        #: Whether every valid signal has to be stored with its label; not so where some may have been lost unread.
+        self._labels_hold = True
+
+    def _find_place(self) -> Place:
+        return self._harness.place(self._made)
 
     def run(self) -> tuple[Verdict, bool]:
         until(lambda: bool(self._client.flushall()))
@@ -201,6 +220,7 @@ class ScheduleRun:
         for number, lives in enumerate(self._made.rounds):
             last = number == len(self._made.rounds) - 1
             self._round(lives, events[first:] if last else [])
+        self._undisturb()
         self._place.wire.plan((), one_in=1, seed=0)
         self._supply_bars()
         finished = self._finish()
@@ -221,13 +241,13 @@ class ScheduleRun:
         (self._market / ".new").rename(self._market / "ACME.csv")
 
     def _settings(self, slot: int, life: Life) -> Settings:
-        url = f"unix://{self._place.wire.address}" if life.through_wire else self._url
+        url = f"unix://{self._place.wire.address}" if life.through_wire else self._workers_url
         quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
         settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
-        children = {}
+        children: dict[int, Life] = {}
         for place, life in enumerate(lives):
             slot = place if life.slot is None else life.slot
             children[fork(partial(self._live, slot, life))] = life
@@ -237,18 +257,36 @@ class ScheduleRun:
             if position == len(events) // 2:
                 self._disaster()
             self._send(*event)
+        try:
+            self._watch(children)
+        finally:
+            for pid in children:  # those of a finding that ended this round must not work on in the next schedule
+                with suppress(ProcessLookupError, ChildProcessError):
+                    self._kill(pid)
+
+    def _watch(self, children: dict[int, Life]) -> None:
+        """Until each has ended, which is then taken out; disturb them meanwhile."""
         started = time.monotonic()
         stopped: dict[int, float] = {}
+        self._disturb()
         while children and time.monotonic() - started < HANGS_AFTER_S:
+            while self._due and time.monotonic() - started >= self._due[0][0]:
+                self._due.pop(0)[1]()
             for pid, life in list(children.items()):
                 if self._ended(pid):
                     del children[pid]
                 else:
                     self._treat(pid, life, time.monotonic() - started, stopped)
             time.sleep(0.002)
-        for pid in children:
-            self.between.append("a worker neither ended nor was killed")
-            self._kill(pid)
+        while self._due:
+            self._due.pop(0)[1]()
+        self.between += ["a worker neither ended nor was killed" for _ in children]
+
+    def _disturb(self) -> None:
+        """What is to happen in this round: entered into `_due` as (seconds since its beginning, what), in order."""
+
+    def _undisturb(self) -> None:
+        """After the last round: everything is as it should be from now on."""
 
     def _treat(self, pid: int, life: Life, age_s: float, stopped: dict[int, float]) -> None:
         if life.kill_after_s is not None and age_s >= life.kill_after_s:
@@ -302,10 +340,11 @@ class ScheduleRun:
             case "trim":
                 self._trim()
 
-    def _trim(self) -> None:
+    def _trim(self, how: Trim = "half") -> None:
         """Take entries away from under the group; those that nobody had read are gone, and nobody can know."""
+        self._labels_hold = False
         for stream in (SIGNALS, TRADES):
-            gone = self._client.eval(_TAKE_AWAY, 1, stream, GROUP)
+            gone = self._client.eval(_TAKE_AWAY, 1, stream, GROUP, how)
             for entry_id, was_read in gone:  # type: ignore[union-attr]
                 key = (stream, entry_id.decode())
                 if not was_read and key in self.sent:
@@ -314,6 +353,8 @@ class ScheduleRun:
 
     def _live(self, slot: int, life: Life) -> None:
         """In the child: one worker's life, or one who replays dead letters."""
+        stop = threading.Event()
+        signals.signal(signals.SIGTERM, lambda *_: stop.set())
         if self._harness.verbose:
             logger.add(sys.stderr)
         if life.disk is not None:
@@ -327,7 +368,11 @@ class ScheduleRun:
             arm(life.crash_point, life.nth)
         if life.slow_s:
             _slow_down(life.slow_s)
-        work(settings, idle_rounds=3)
+        self._before_work(life)
+        work(settings, stop, idle_rounds=3)
+
+    def _before_work(self, life: Life) -> None:
+        """In the child, before its worker begins."""
 
     def _finish(self) -> bool:
         """An undisturbed worker ends what is left, and replays what died only for want of bars."""
@@ -357,15 +402,16 @@ class ScheduleRun:
     def _replay_left(self) -> int:
         with FeatureDatabase(self._state / "features.db") as store, connect(self._url) as client:
             dead = letters_module.DeadLetters(store, version="chaos")
-            return len(dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos").sent)
+            letters = [letter for reason in self._replayed for letter in dead.chosen([], Filter(reason=reason))]
+            return len(dead.replay(client, letters, actor="chaos").sent)
 
     def _judge(self) -> Verdict:
         known = set(self.sent) | set(self.may)
         self.sent += [key for key in entries_of(self._client) if key not in known]
-        labels = self._traffic.labels
-        if self.may and self._made.disaster == "trim":  # what nobody had read is gone: some of it may be missed
-            labels = {}
-        verdict = judge(self._state / "features.db", self._client, must=self.sent, may=self.may, labels=labels)
+        labels = self._traffic.labels if self._labels_hold else {}
+        verdict = judge(
+            self._state / "features.db", self._client, must=self.sent, may=self.may, twice=self.twice, labels=labels
+        )
         verdict.other += self.between
         return verdict
 
@@ -380,20 +426,21 @@ if ok then
 end
 local read = {}
 for _, row in ipairs(redis.call('XRANGE', KEYS[1], '-', last)) do read[row[1]] = true end
-for i, row in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do
-    if i % 2 == 0 then
-        redis.call('XDEL', KEYS[1], row[1])
+local rows = redis.call('XRANGE', KEYS[1], '-', '+')
+local keep = ARGV[2] == 'all' and 0 or math.floor(#rows / 2)
+for i, row in ipairs(rows) do
+    if ARGV[2] == 'half' and i % 2 == 0 or ARGV[2] ~= 'half' and i <= #rows - keep then
+        if ARGV[2] == 'half' then redis.call('XDEL', KEYS[1], row[1]) end
         taken[#taken + 1] = {row[1], read[row[1]] and 1 or 0}
     end
 end
+if ARGV[2] ~= 'half' and #rows > 0 then redis.call('XTRIM', KEYS[1], 'MAXLEN', '=', keep) end
 return taken
 """
 
 
-def work(settings: Settings, *, idle_rounds: int) -> None:
+def work(settings: Settings, stop: threading.Event, *, idle_rounds: int) -> None:
     """A worker that ends by itself after so many idle rounds in a row."""
-    stop = threading.Event()
-    signals.signal(signals.SIGTERM, lambda *_: stop.set())
     idle = 0
 
     def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:

@@ -60,6 +60,7 @@ def judge(
     *,
     must: Iterable[Key],
     may: Iterable[Key] = (),
+    twice: Iterable[Key] = (),
     labels: Mapping[str, set[float | None]],
 ) -> Verdict:
     """Hold the store against what was sent.
@@ -67,21 +68,22 @@ def judge(
     Args:
         must: entries that must have exactly one end.
         may: entries that may have one, and never two: the server lost them before anyone had read them.
+        twice: ids of `must` that stood for a lost entry before: they may have an end for each of the two.
         labels: for each signal that must be stored, the labels that would be right.
     """
-    must, may = set(must), set(may)
+    must, may, twice = set(must), set(may), set(twice)
     verdict = Verdict()
     found = settled(store_path)
     for key in must:
         if found[key] == 0:
             verdict.lost.append(key)
     known = {*must, *may}
-    verdict.double = [key for key, count in found.items() if count > 1]
+    verdict.double = [key for key, count in found.items() if count > 1 + (key in twice)]
     verdict.other += [f"{key} is in the store and was never sent" for key in found if key not in known]
     connection = Connection(store_path, read_only=True)
     try:
         _judge_content(connection, client, labels, verdict)
-        _judge_bytes(connection, client, must - may, verdict)
+        _judge_bytes(connection, client, must - may - twice, verdict)
     finally:
         connection.close()
     return verdict

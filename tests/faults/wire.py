@@ -38,6 +38,10 @@ class Wire:
             self._actions, self._one_in, self._rng = actions, one_in, random.Random(seed)
             self.struck = []
 
+    def lead_to(self, server: Path) -> None:
+        """New connections lead there; those that are there stay."""
+        self._server = str(server)
+
     def close(self) -> None:
         """Listen no more; what is connected stays."""
         self._listener.close()
