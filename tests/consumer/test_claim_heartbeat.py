@@ -31,6 +31,7 @@ def reader_of(client: redis.Redis, consumer: str) -> GroupReader:
         batch_size=8,
         block_ms=10,
         claim_idle_ms=1000,
+        max_event_bytes=1024,
         scores=SCORES,
         scores_maxlen=None,
     )
