@@ -124,6 +124,16 @@ def test_nothing_is_wrong_with_a_healthy_set_up(set_up: Any) -> None:
     assert parts == {finding.part for finding in findings}
 
 
+def test_what_kubernetes_adds_for_services_is_named_and_is_no_setting(
+    set_up: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFINERY_CONSOLE_PORT", "tcp://10.0.0.1:8700")
+    monkeypatch.setenv("REFINERY_CONSOLE_SERVICE_HOST", "10.0.0.1")
+    [told] = [finding for finding in doctor.examine(set_up) if "Kubernetes" in finding.says]
+    assert told.verdict == "ok"
+    assert told.says.endswith("ignored: REFINERY_CONSOLE_PORT, REFINERY_CONSOLE_SERVICE_HOST")
+
+
 def told_of_trainings(settings: Any) -> Finding:
     [finding] = [finding for finding in doctor.examine(settings) if finding.part == "trainings"]
     return finding

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from worker.errors import ConfigurationError
 from worker.settings.masking import masker
+from worker.settings.messages import service_links
 from worker.settings.redis_url import mask_url
 from worker.settings.schema import load_settings
 
@@ -59,8 +62,10 @@ def test_service_links_of_kubernetes_stop_no_command(monkeypatch: pytest.MonkeyP
         monkeypatch.setenv(f"{service}_SERVICE_PORT_HTTP", "8700")
     settings = load_settings()
     assert (settings.console_port, settings.metrics_port) == (8700, 9464)
+    assert len(service_links(os.environ)) == 18
     monkeypatch.setenv("REFINERY_CONSOLE_PORT", "8800")
     assert load_settings().console_port == 8800
+    assert "REFINERY_CONSOLE_PORT" not in service_links(os.environ)
 
 
 @pytest.mark.parametrize("name", ["REFINERY_CONSOLE_PRT", "REFINERY_PORT", "REFINERY_CONSOLE_PORT"])

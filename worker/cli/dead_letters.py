@@ -260,6 +260,7 @@ def export(
         for row in _letters(store).chosen([], wanted, limit=limit):
             file.write(output.json_line(whole_letter(row)))
             count += 1
+    file.flush()  # what does not fit on the disk is said before anything is called written
     output.note(f"{count} dead letters written")
 
 

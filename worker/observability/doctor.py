@@ -34,6 +34,7 @@ from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect, server_if_there
 from worker.redis_server.embedded import answers, socket_path
+from worker.settings.messages import service_links
 from worker.settings.schema import Settings
 from worker.streams.preflight import check_server
 from worker.streams.state import stream_states
@@ -49,6 +50,7 @@ _FILE_ADVICE = (
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
+_SHOWN_LINKS = 5
 #: Among so many of the newest events, those that are signals are looked at for what was provided.
 _EVENTS = 1_000
 #: So many of the newest trainings are looked at.
@@ -100,6 +102,9 @@ def _learning(settings: Settings) -> Iterator[Finding]:
         yield Finding("settings", "bad", str(error), "worker and trainer do not start: correct it")
     for line in idle_settings(settings):
         yield Finding("settings", "warn", line, "unset it, or choose what it acts for")
+    if links := service_links(os.environ):
+        shown = ", ".join([*links[:_SHOWN_LINKS], *(["..."] if len(links) > _SHOWN_LINKS else [])])
+        yield Finding("settings", "ok", f"{len(links)} that Kubernetes adds for services are ignored: {shown}")
 
 
 def _provided(settings: Settings) -> Iterator[Finding]:

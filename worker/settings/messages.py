@@ -71,6 +71,13 @@ def without_service_links(environ: Mapping[str, _Value]) -> dict[str, _Value]:
     return {name: value for name, value in environ.items() if not _is_service_link(name, value)}
 
 
+def service_links(environ: Mapping[str, str]) -> list[str]:
+    """The variables of `environ` that have our prefix and are Kubernetes', not ours."""
+    return sorted(
+        name for name, value in environ.items() if name.upper().startswith(PREFIX) and _is_service_link(name, value)
+    )
+
+
 def _is_service_link(name: str, value: str | None) -> bool:
     linked = _LINK_NAME.search(name.upper())
     return linked is not None and (linked[1] is None or _LINK_VALUE.fullmatch(value or "") is not None)

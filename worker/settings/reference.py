@@ -28,6 +28,10 @@ Environment variables, or a TOML file named by `{CONFIG_VARIABLE}` (`REFINERY_ML
 `max_features` in its table `[ml.training]`); a variable wins over the file. They are read once, when a process starts.
 A wrong or unknown one stops the start with a line that names it, its value and what is allowed.
 
+What Kubernetes adds for services whose names begin as our settings do (`REFINERY_SERVICE_HOST`,
+`REFINERY_CONSOLE_PORT=tcp://10.0.0.1:8700`) is no setting and is ignored: a setting of that name keeps its default, and
+`refinery doctor` names the variables. `enableServiceLinks: false` in the pod keeps them away.
+
 This page is generated: `python -m worker.settings.reference > docs/settings.md`.
 """
 
