@@ -94,6 +94,36 @@ def test_schema_and_door_say_the_same_of_features(features: Any, let_in: bool) -
         assert let_in
 
 
+@pytest.mark.parametrize(
+    ("symbol", "let_in"),
+    [
+        *((symbol, True) for symbol in ("BTC/USDT:USDT", "M&M.NS", "ES1!", "BRK B", "$SPX", "^", "トヨタ", "é" * 64)),
+        *((symbol, False) for symbol in ("", " ", " A", "A ", "A" * 65, "A\nB", "A\x9bB", "A\xa0B", "A\xadB", 7, None)),
+    ],
+)
+def test_schema_and_door_say_the_same_of_symbols(symbol: Any, let_in: bool) -> None:
+    event = signal(1, symbol=symbol)
+    assert jsonschema.Draft202012Validator(json_schema("signal.created")).is_valid(event) is let_in
+    try:
+        decode("signal.created", orjson.dumps(event), now=datetime.now(UTC), limits=Limits())
+    except DecodeError:
+        assert not let_in
+    else:
+        assert let_in
+
+
+@pytest.mark.parametrize("value", [0, 3, 3.0, 3.5, True, "3"])
+def test_schema_and_door_say_the_same_of_whole_numbers(value: Any) -> None:
+    event = {"signal_id": "s", "closed_at": "2024-06-01T00:00:00Z", "r_multiple": 1, "revision": value}
+    let_in = jsonschema.Draft202012Validator(json_schema("trade.closed")).is_valid(event)
+    try:
+        decode("trade.closed", orjson.dumps(event), now=datetime.now(UTC), limits=Limits())
+    except DecodeError:
+        assert not let_in
+    else:
+        assert let_in
+
+
 def sent(client: redis.Redis, stream: str) -> list[dict[str, Any]]:
     rows: Any = client.xrange(stream)
     return [orjson.loads(fields[b"data"]) for _, fields in rows]

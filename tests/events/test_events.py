@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from tests.support.valid_events import (
     AT,
@@ -23,7 +25,9 @@ from tests.support.valid_events import (
     with_bars,
 )
 from trading_system.ml_refinement.bars import Bars
+from worker.errors import DecodeError, Reason
 from worker.events.decoding import SignalScored, json_schema
+from worker.events.models import Symbol
 
 
 def us(instant: str) -> int:
@@ -79,6 +83,69 @@ def test_an_outcome_arrives() -> None:
     assert tuple(event) == ("sig-1", us("2024-06-02T20:00:00Z"), 1.75, 3.5, "target", 3)
     least = read_outcome(outcome(return_pct=..., exit_reason=..., revision=..., r_multiple=-1))
     assert tuple(least) == ("sig-1", us("2024-06-02T20:00:00Z"), -1.0, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        "BTC/USDT:USDT",
+        "M&M.NS",
+        "BINANCE:BTCUSDT.P",
+        "ES1!",
+        "BRK B",
+        "$SPX",
+        "7203 トヨタ",
+        "a\\b",
+        "é" * 64,
+        "^",
+        "🚀",
+    ],
+)
+def test_a_symbol_is_as_the_vendor_writes_it(symbol: str) -> None:
+    assert read_signal(signal(symbol=symbol)).symbol == symbol
+
+
+def test_a_symbol_is_shown_on_a_terminal_as_it_is() -> None:
+    """Of all signs of the first plane, no other one is let in that the terminal would have to write out."""
+    of_symbols = TypeAdapter(Symbol)
+    assigned = (chr(code) for code in range(0x10000) if unicodedata.category(chr(code)) not in ("Cn", "Cs"))
+    for sign in assigned:
+        try:
+            of_symbols.validate_python(f"A{sign}B")
+        except ValidationError:
+            assert not sign.isprintable(), hex(ord(sign))
+        else:
+            assert sign.isprintable(), hex(ord(sign))
+
+
+def test_a_refused_symbol_is_told_the_rule() -> None:
+    with pytest.raises(DecodeError, match="symbol: 1 to 64 printable characters, no blank at either end"):
+        read_signal(signal(symbol="A "))
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    event = read_outcome(outcome(revision=3.0, schema_version=1.0))
+    assert (event.revision, type(event.revision)) == (3, int)
+    assert read_signal(signal(schema_version=1.0)).digest == read_signal(signal()).digest
+
+
+def test_prices_of_the_smallest_coins_and_volumes_of_the_largest_are_read() -> None:
+    columns = {**bars(), **{name: [4e-16] * 5 for name in ("open", "high", "low", "close")}, "volume": [3e17] * 5}
+    event = read_signal(signal(bars=columns, entry_price=4e-16))
+    assert event.bars is not None
+    assert (event.metadata.entry_price, event.bars.close[0], event.bars.volume[0]) == (4e-16, 4e-16, 3e17)
+
+
+def test_a_number_beyond_its_bounds_is_refused_with_them() -> None:
+    for event, bound in (
+        (signal(entry_price=9e-19), "allowed: 1e-18 to 1e+12"),
+        (signal(entry_price=2e12), "allowed: 1e-18 to 1e+12"),
+        (signal(bars={**bars(), "volume": [1e21] * 5}), "allowed: 0 to 1e+20"),
+        (signal(bars={**bars(), "low": [1e-19] * 5}), "allowed: 1e-18 to 1e+12"),
+    ):
+        with pytest.raises(DecodeError, match=re.escape(bound)) as refused:
+            read_signal(event)
+        assert refused.value.reason is Reason.BAD_NUMBER
 
 
 def test_an_optional_field_that_is_null_is_a_field_that_is_not_there() -> None:

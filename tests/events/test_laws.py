@@ -25,6 +25,9 @@ KINDS = ("signal.created", "trade.closed")
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 instants = st.datetimes(datetime(1980, 1, 2), datetime(2024, 6, 1), timezones=offsets)  # noqa: DTZ001
 labels = st.text("abcxyz019_.-", min_size=1, max_size=20).map(lambda s: "a" + s)
+symbols = st.text(
+    st.characters(exclude_categories=("C", "Z")) | st.sampled_from(" /:&$!.="), min_size=1, max_size=64
+).filter(lambda text_: text_ == text_.strip(" "))
 scores = st.none() | st.floats(0, 10) | st.integers(0, 10)
 prices = st.none() | st.floats(1e-6, 1e9) | st.integers(1, 10**9)
 
@@ -71,13 +74,13 @@ def signals(draw: st.DrawFn) -> dict[str, Any]:
         "bars": st.none() | bar_columns(at),
         "benchmark": st.none() | bar_columns(at),
         "features": st.none() | provided,
-        "schema_version": st.just(1),
+        "schema_version": st.sampled_from([1, 1.0]),
         "extra": st.recursive(st.none() | st.booleans() | st.text(max_size=5), st.lists, max_leaves=4),
     }
     required = {
         "signal_id": st.text("aZ09_.:-", min_size=1, max_size=128),
         "timestamp": st.just(at.isoformat()),
-        "symbol": st.text("AZaz09._/^=-", min_size=1, max_size=32),
+        "symbol": symbols,
         "asset_class": labels,
         "signal_type": labels,
     }
@@ -93,7 +96,7 @@ outcomes = st.fixed_dictionaries(
     optional={
         "return_pct": st.none() | st.floats(-1e6, 1e6),
         "exit_reason": st.none() | st.text(max_size=50),
-        "revision": st.integers(0, 1000),
+        "revision": st.integers(0, 1000) | st.integers(0, 1000).map(float),
     },
 )
 
@@ -114,6 +117,13 @@ def check_number(given_: Any, got: float | None) -> None:
     assert given_ == got
 
 
+def check_whole(plain: dict[str, Any], name: str) -> None:
+    """`1` and `1.0` are whole numbers; true and a text are none."""
+    value = plain.get(name, 0)
+    assert type(value) in (int, float)
+    assert value == int(value)
+
+
 def check_bars(given_: Any, got: Any) -> None:
     if given_ is None:
         assert got is None
@@ -129,6 +139,7 @@ def check_read(kind: str, data: bytes, decoded: Decoded) -> None:
     plain = json.loads(data, object_pairs_hook=no_double_keys)
     event = decoded.event
     assert event.signal_id == plain["signal_id"]
+    check_whole(plain, "schema_version")
     if isinstance(event, TradeClosed):
         assert kind == "trade.closed"
         assert event.closed_at_us == us(plain["closed_at"])
@@ -136,6 +147,8 @@ def check_read(kind: str, data: bytes, decoded: Decoded) -> None:
         check_number(plain.get("return_pct"), event.return_pct)
         assert event.exit_reason == plain.get("exit_reason")
         assert event.revision == plain.get("revision", 0)
+        check_whole(plain, "revision")
+        assert type(event.revision) is int
         return
     assert kind == "signal.created"
     assert event.timestamp_us == us(plain["timestamp"])

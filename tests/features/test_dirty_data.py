@@ -136,7 +136,7 @@ def test_what_came_after_the_signal_is_not_held_against_it() -> None:
     [
         ({**SIGNAL, "technical_score": "eight"}, "technical_score is 'eight', not a number"),
         ({**SIGNAL, "technical_score": 11}, "technical_score is 11, not from 0 to 10"),
-        ({**SIGNAL, "stop_price": 0}, "stop_price is 0, not from 1e-09 to 1e+12"),
+        ({**SIGNAL, "stop_price": 0}, "stop_price is 0, not from 1e-18 to 1e+12"),
         ({**SIGNAL, "entry_price": math.nan}, "entry_price is nan, not a number"),
         ({**SIGNAL, "conviction": 3}, "conviction is 3, not text"),
         ({**SIGNAL, "target_price": 10**400}, "target_price is 10"),

@@ -247,6 +247,8 @@ def test_a_symbol_too_long_for_a_files_name_has_no_file(tmp_path: Path) -> None:
     with pytest.raises(NoMarketData) as refused:
         source(tmp_path).lookup([wanting("é" * 64)]).request(wanting("é" * 64))
     assert refused.value.reason is Reason.NO_MARKET_DATA
+    assert "so long a name" in refused.value.detail
+    assert len(refused.value.detail) < 300
 
 
 def test_no_bar_before_the_signal_is_no_market_data_and_says_what_is_there(tmp_path: Path) -> None:
@@ -279,6 +281,13 @@ def test_a_file_with_no_bars_has_none_for_the_signal(tmp_path: Path) -> None:
         ("^GSPC", "^GSPC"),
         ("EURUSD=X", "EURUSD=X"),
         ("BRK.B", "BRK.B"),
+        ("BRK B", "BRK%20B"),
+        ("BTC/USDT:USDT", "BTC%2FUSDT%3AUSDT"),
+        ("M&M.NS", "M%26M.NS"),
+        ("BINANCE:BTCUSDT.P", "BINANCE%3ABTCUSDT.P"),
+        ("ES1!", "ES1%21"),
+        ("$SPX", "%24SPX"),
+        ("7203 トヨタ", "7203%20%E3%83%88%E3%83%A8%E3%82%BF"),
         ("a\\b:c*?", "a%5Cb%3Ac%2A%3F"),
         ("%2F", "%252F"),
         ("a\x00b", "a%00b"),

@@ -8,6 +8,6 @@ from __future__ import annotations
 PRICES = ("open", "high", "low", "close")
 COLUMNS = ("timestamp", *PRICES, "volume")
 
-#: Beyond these a number cannot be meant.
-PRICE_MIN, PRICE_MAX = 1e-9, 1e12
-VOLUME_MAX = 1e15
+#: Beyond these a number cannot be meant. Coins are quoted in trillionths of others, and traded by quadrillions.
+PRICE_MIN, PRICE_MAX = 1e-18, 1e12
+VOLUME_MAX = 1e20

@@ -20,6 +20,7 @@ MATRIX_ROWS = ("open", "close", "high", "low", "volume")
 
 #: Relative: prices that were adjusted column by column differ in their last bits.
 _ROUNDING = 1e-9
+_PRICES = f"allowed: {PRICE_MIN:g} to {PRICE_MAX:g}"
 
 BarsFault = Literal[
     "missing_column",
@@ -192,8 +193,12 @@ class Bars:
         yield BrokenRule("high_below_low", ("high", "low"), self.high < self.low, "high of")
         for name in PRICES:
             price = getattr(self, name)
-            yield BrokenRule("absurd_price", (name,), (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd,")
-        yield BrokenRule("absurd_volume", ("volume",), self.volume > VOLUME_MAX, "volume is absurd,")
+            yield BrokenRule(
+                "absurd_price", (name,), (price < PRICE_MIN) | (price > PRICE_MAX), f"{name} is absurd ({_PRICES}),"
+            )
+        yield BrokenRule(
+            "absurd_volume", ("volume",), self.volume > VOLUME_MAX, f"volume is absurd (allowed: 0 to {VOLUME_MAX:g}),"
+        )
         slack = self.high * _ROUNDING
         for name in ("open", "close") if enclosed else ():
             price = getattr(self, name)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import orjson
 from pydantic import ValidationError
 
-from trading_system.ml_refinement.bar_limits import PRICE_MIN
+from trading_system.ml_refinement.bar_limits import PRICE_MAX, PRICE_MIN
 from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
@@ -21,10 +21,12 @@ from worker.events.models import (
     ABSURD_BOUNDS,
     MAX_BARS,
     SCHEMA_VERSION,
+    SYMBOL_RULE,
     SignalCreatedJson,
     SignalScored,
     TradeClosedJson,
     json_schema,
+    whole_number,
 )
 from worker.events.provided_values import provided_from_json
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
@@ -190,6 +192,7 @@ def _validated(model: type[Model], raw: dict[str, Any]) -> Model:
 
 
 def _refuse_version(version: object) -> None:
+    version = whole_number(version)
     if type(version) is int and version != SCHEMA_VERSION:
         raise DecodeError(Reason.UNKNOWN_VERSION, f"schema_version is not {SCHEMA_VERSION}")
 
@@ -204,8 +207,13 @@ def _decode_error(error: ValidationError) -> DecodeError:
         reason = Reason.BAD_NUMBER
     else:
         reason = Reason.SCHEMA
+    said = first["msg"]
+    if where == "symbol" and type(first["input"]) is str:
+        said = SYMBOL_RULE
+    elif reason is Reason.BAD_NUMBER and bound in (PRICE_MIN, PRICE_MAX):
+        said = f"absurd (allowed: {PRICE_MIN:g} to {PRICE_MAX:g})"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return DecodeError(reason, f"{where}: {first['msg']}{more}")
+    return DecodeError(reason, f"{where}: {said}{more}")
 
 
 def _instant(where: str, text: str) -> int:

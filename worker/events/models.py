@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
 from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, VOLUME_MAX
@@ -52,7 +52,22 @@ _PROVIDED_SCHEMA = {
 _LENGTHS = "columns of equal length, oldest bar first; in each bar low <= open, close <= high"
 
 Identity = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
-Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9._/^=-]{1,32}$")]
+#: No control, no format character, nothing for private use, no blank.
+_SIGN = r"[^\p{Cc}\p{Cf}\p{Co}\p{Z}]"
+SYMBOL_RULE = "1 to 64 printable characters, no blank at either end"
+#: In the schema what every language's expressions can say of it; they do not agree on how to name the rest.
+_SYMBOL_SCHEMA = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 64,
+    "pattern": r"^[^\x00-\x20\x7f-\xa0\xad](?:[^\x00-\x1f\x7f-\xa0\xad]*[^\x00-\x20\x7f-\xa0\xad])?$",
+    "description": f"As the vendor writes it: {SYMBOL_RULE}. Beyond the pattern: no format characters, no wide blanks.",
+}
+Symbol = Annotated[
+    str,
+    Field(max_length=64, pattern=rf"^{_SIGN}(?:(?:{_SIGN}| )*{_SIGN})?$"),
+    WithJsonSchema(_SYMBOL_SCHEMA),
+]
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
 Timestamp = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
 Score = Annotated[float, Field(ge=0, le=10)]
@@ -71,6 +86,14 @@ NotProvenCode = Literal[
     "skill_not_shown",
     "not_recorded",
 ]
+
+
+def whole_number(value: Any) -> Any:
+    """A whole number as such where it was written with a point, `1.0`; anything else as it is."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(whole_number)]
 
 
 class _Contract(BaseModel):
@@ -115,7 +138,7 @@ class SignalCreatedJson(_Contract):
     benchmark: Annotated[Any, WithJsonSchema(_bars_schema(f"Bars of a benchmark: {_LENGTHS}."))] = None
     news: Annotated[list[NewsJson], Field(fail_fast=True)] | None = None
     features: Annotated[Any, WithJsonSchema(_PROVIDED_SCHEMA)] = None
-    schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
+    schema_version: Annotated[Whole, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
 
 
 class TradeClosedJson(_Contract):
@@ -131,14 +154,14 @@ class TradeClosedJson(_Contract):
     return_pct: Ratio | None = None
     exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
     revision: Annotated[
-        int,
+        Whole,
         Field(
             ge=0,
             le=REVISION_MAX,
             description="A higher revision corrects an earlier outcome; the same one with other content is a conflict.",
         ),
     ] = 0
-    schema_version: Annotated[int, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
+    schema_version: Annotated[Whole, WithJsonSchema({"const": SCHEMA_VERSION, "type": "integer"})] = SCHEMA_VERSION
 
 
 class SignalScored(_Contract):

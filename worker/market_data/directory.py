@@ -20,6 +20,7 @@ from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bar
 from worker.settings.schema import Settings
 
 _NO_BARS = Bars.empty()
+_LONGEST_NAME = 255  # of a file, in bytes
 
 
 class NoMarketData(EventRejected):
@@ -173,6 +174,10 @@ class DirectorySource:
         if self._had_files and not _has_files(directory):  # it has lost its mount
             raise TransientError(f"the market-data directory {directory} is empty, and was not before")
         names = " or ".join(f"{stem}{suffix}" for suffix in SUFFIXES)
+        if len(stem) + len(SUFFIXES[0]) > _LONGEST_NAME:
+            return NoMarketData(
+                Reason.NO_MARKET_DATA, f"{symbol}: no file can have so long a name; its events have to bring bars"
+            )
         return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}")
 
     def _read(self, symbol: str, path: Path) -> Bars | NoMarketData:

@@ -175,6 +175,7 @@ def strange_bars() -> dict[str, Bars]:
         "steady growth": _scaled(replace(usual, open=flat, high=flat, low=flat, close=flat), growth),
         "no volume": replace(usual, volume=np.zeros(len(usual))),
         "tiny": _scaled(usual, np.full(len(usual), 1e-8)),
+        "least": _scaled(usual, np.full(len(usual), 1e-18)),
         "huge": _scaled(usual, np.full(len(usual), 1e4)),
         "split in two": _scaled(usual, halves),
         "split in ten": _scaled(usual, tenths),
