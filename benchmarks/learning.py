@@ -41,12 +41,15 @@ QUICK = {
     "cells": 16,
     "power": 2,
     "anew": 16,
+    "limit": 2,
     "clustered proof": 1,
     "small desk": 1,
     "desk": 0,
     "noise": 1,
 }
 
+#: Cells whose limit is known, each with 150, 400 and 1,000 rows.
+LIMIT = (("linear", 0.6), ("mixed", 0.7))
 #: Repetitions of a cell by its number of rows: larger fits vary less and cost more.
 _REPETITIONS = {150: 16, 400: 12, 1000: 8, 3000: 3}
 _NULL_REPETITIONS = {150: 30, 400: 30, 1000: 20, 3000: 10}
@@ -66,6 +69,9 @@ def plan() -> list[Experiment]:
         Experiment("null", null, parts.of_one_fit),
         Experiment("cells", cells, parts.of_one_fit),
         Experiment("anew", cells, parts.of_one_anew),
+        Experiment(
+            "limit", [(*cell, n, k) for k in range(12) for n in (150, 400, 1000) for cell in LIMIT], parts.of_the_limit
+        ),
         Experiment("power", power, parts.of_one_retraining),
         Experiment("noise", noise, parts.of_looks_at_noise),
     ]

@@ -24,6 +24,7 @@ def summary(lines: Sequence[Line]) -> list[Row]:
     makers: dict[str, Callable[[list[Line]], list[Row]]] = {
         "cells": _cells,
         "null": _null,
+        "limit": _limit,
         "power": _power,
         "canary": _canary,
         "schedules": _schedules,
@@ -84,6 +85,18 @@ def _null(lines: list[Line]) -> list[Row]:
         excess = [line["log_loss_excess"] for line in lines if line["case"][2] == n]
         rows += _mean_row(f"log loss above base rate on null, n = {n}", target, excess)
     return rows
+
+
+def _limit(lines: list[Line]) -> list[Row]:
+    """What is served beside what who knows the family reaches, over worlds with as many of each cell."""
+    served, limit = (float(np.mean([line[name] for line in lines])) for name in ("served", "limit"))
+    differences = np.array([line["served"] - line["limit"] for line in lines])
+    error = differences.std(ddof=1) / np.sqrt(len(lines)) if len(lines) > 1 else np.nan
+    cells = len({tuple(line["case"][:3]) for line in lines})
+    told = f"{served:.3f} of {limit:.3f} in {len(lines)} worlds of {cells} cells; s.e. of the difference {error:.3f}"
+    return [
+        row_of("share of the Bayes limit, as served", ">= 0.95", f"{served / limit:.2f}", told, served / limit >= 0.95)
+    ]
 
 
 def _power(lines: list[Line]) -> list[Row]:

@@ -105,3 +105,13 @@ def test_the_table_of_noise_counts_looks_by_world_and_years_by_year() -> None:
     assert told["false proofs per retraining, every 21 days, clustered"] == ("0.0 %", "yes")
     assert told["years with any false proof, looks weekly, clustered"] == ("50.0 %", "NO")
     assert told["years with any false proof, looks every 21 days, clustered"] == ("0.0 %", "yes")
+
+
+def test_the_table_of_the_limit_is_a_ratio_of_means() -> None:
+    cases = [["linear", 0.6, 150, 0], ["mixed", 0.7, 150, 0]]
+    lines = [
+        {"part": "limit", "case": case, "served": s, "limit": 0.5} for case, s in zip(cases, (0.5, 0.3), strict=True)
+    ]
+    [row] = summary(lines)
+    assert (row["figure"], row["measured"], row["reached"]) == ("share of the Bayes limit, as served", "0.80", "NO")
+    assert row["evidence"].startswith("0.400 of 0.500 in 2 worlds of 2 cells; s.e.")

@@ -11,7 +11,7 @@ import pytest
 from tests.support.learning_installation import learning_installation
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
-from trading_system.simulation import learning_experiments as parts, worlds
+from trading_system.simulation import bayes_limit, learning_experiments as parts, worlds
 from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.seeds import Case, generator
 
@@ -99,3 +99,13 @@ def test_the_worlds_are_what_they_say() -> None:
         world = worlds.independent(20_000, rng, kind=kind, auc=0.7)
         assert worlds.bayes_auc(world.truth) == pytest.approx(0.7, abs=0.01)
         assert (world.r > 0).mean() == pytest.approx(worlds.BASE_RATE, abs=0.015)
+
+
+def test_who_knows_the_family_ranks_better_than_who_does_not() -> None:
+    figures = measured("test", parts.of_the_limit, ("linear", 0.7, 400, 0), ("linear", 0.6, 150, 1))
+    assert figures["served"] < figures["limit"] < 1.0
+    rng = generator("test", ("limit", 0))
+    X = worlds.features(3_000, rng)
+    won = rng.random(3_000) < 1.0 / (1.0 + np.exp(-1.5 * (X[:, 7] * X[:, 30])))
+    scores = bayes_limit.limit_scores("mixed", 0.7, X[:1000], won[:1000], X[1000:], rng, sweeps=700)
+    assert np.corrcoef(scores, X[1000:, 7] * X[1000:, 30])[0, 1] > 0.8

@@ -30,7 +30,7 @@ from trading_system.ml_refinement.validation.walk_forward import (
     purged_blocks,
     purged_tail,
 )
-from trading_system.simulation import families, worlds
+from trading_system.simulation import bayes_limit, families, worlds
 from trading_system.simulation.desks import PLANS, DeskWorld, drawn
 from trading_system.simulation.remembered_fits import RememberedFits
 from trading_system.simulation.seeds import Case
@@ -64,10 +64,30 @@ class Experiment:
 def of_one_fit(case: Case, rng: np.random.Generator) -> Figures:
     """Case (kind, Bayes AUC, n, repetition): one fit on n rows, asked about 20,000 others whose truth is known."""
     kind, auc, n = str(case[0]), float(case[1]), int(case[2])
+    return _one_fit(*_drawn(kind, auc, n, rng), n, rng, ranks=kind != "null")
+
+
+def of_the_limit(case: Case, rng: np.random.Generator) -> Figures:
+    """Case (kind, Bayes AUC, n, repetition): shares of attainable AUC of the product, and of who knows the family."""
+    kind, auc, n = str(case[0]), float(case[1]), int(case[2])
+    X, truth = _drawn(kind, auc, n, rng)
+    won = rng.random(len(truth)) < truth
+    r, asked, true = worlds.outcomes(won, rng), X[n:], truth[n:]
+    model = SignalQualityModel()
+    model.fit(X[:n], r[:n])
+    attainable = worlds.bayes_auc(true) - 0.5
+    scores = {
+        "served": model.predict_proba(asked),
+        "limit": bayes_limit.limit_scores(kind, auc, X[:n], won[:n], asked, rng),
+    }
+    return {name: (worlds.expected_auc(true, score) - 0.5) / attainable for name, score in scores.items()}
+
+
+def _drawn(kind: str, auc: float, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Features of n rows and of those asked about, and every row's true P(win)."""
     scale, offset = worlds.calibrated_scale(kind, auc)
     X = worlds.features(n + _TEST_ROWS, rng)
-    truth = expit(scale * worlds.opinion(X, kind) + offset)
-    return _one_fit(X, truth, n, rng, ranks=kind != "null")
+    return X, expit(scale * worlds.opinion(X, kind) + offset)
 
 
 def of_one_anew(case: Case, rng: np.random.Generator) -> Figures:
