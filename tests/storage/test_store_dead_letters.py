@@ -99,3 +99,18 @@ def test_the_audit_outlives_the_dead_letter_and_the_counters_follow(db: FeatureD
     db.connection.run("DELETE FROM dead_letters WHERE id IN (1, 2)")
     assert len(db.dead_letters.audit(1)) == 1
     assert (db.counts().dead_letters, db.counts().dead_letters_open) == (0, 0)
+
+
+def test_only_settled_ones_are_pruned_and_each_is_audited(db: FeatureDatabase, clock: SteppingClock) -> None:
+    db.dead_letters.add([dead(f"{n}-0") for n in range(1, 5)])
+    db.dead_letters.mark_discarded(1, "seen", actor="ops")
+    db.dead_letters.mark_replayed(2, "9-0", actor="ops")
+    clock.move(days=1)
+    db.dead_letters.add([dead("5-0")])
+    db.dead_letters.mark_discarded(5, "seen", actor="ops")
+    assert db.dead_letters.prune("2024-06-02", actor="keeper") == 2
+    assert [row.id for row in db.dead_letters.find(Filter(status=None))] == [3, 4, 5]
+    for number, was in ((1, "discarded"), (2, "replayed")):
+        last = db.dead_letters.audit(number)[-1]
+        assert (last.action, last.actor, last.detail["was"]) == ("pruned", "keeper", was)
+    assert [entry.action for entry in db.dead_letters.audit(3)] == []
