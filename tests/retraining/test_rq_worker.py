@@ -274,7 +274,12 @@ def test_a_trainer_that_lacks_a_right_says_so_and_goes_on_when_it_has_it(
 
 def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
     worker = TrainerWorker(
-        client, functions={}, housekeeping=lambda: None, shutdown_grace_s=1, stopping=threading.Event()
+        client,
+        queue_name=QUEUE_NAME,
+        functions={},
+        housekeeping=lambda: None,
+        shutdown_grace_s=1,
+        stopping=threading.Event(),
     )
     [queue] = worker.queues
     assert queue.acquire_maintenance_lock()
@@ -284,7 +289,9 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
 
 def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(client: redis.Redis) -> None:
     stopping = threading.Event()
-    worker = TrainerWorker(client, functions={}, housekeeping=stopping.set, shutdown_grace_s=1, stopping=stopping)
+    worker = TrainerWorker(
+        client, queue_name=QUEUE_NAME, functions={}, housekeeping=stopping.set, shutdown_grace_s=1, stopping=stopping
+    )
     stopping.set()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

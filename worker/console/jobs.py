@@ -25,7 +25,7 @@ from worker.console.pages import console_queries
 from worker.console.security import require_operator
 from worker.observability.status import training_waits_for
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
-from worker.retraining.queue import QUEUE_NAME, connect_queue
+from worker.retraining.queue import connect_queue
 
 dashboard.config.serializer = JSONSerializer
 
@@ -45,7 +45,7 @@ def overview() -> ResponseReturnValue:
         seen=seen,
         waits=training_waits_for(seen.status),
         runs=queries.runs(20),
-        address=f"{request.script_root}{PREFIX}/0/view/jobs/{QUEUE_NAME}/finished/8/dsc/1",
+        address=f"{request.script_root}{PREFIX}/0/view/jobs/{queries.settings.queue_name}/finished/8/dsc/1",
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import redis
 from loguru import logger
-from rq import Worker
+from rq import Queue, Worker
 from rq.serializers import JSONSerializer
 
 from trading_system.ml_refinement.config import ModelType
@@ -186,7 +186,7 @@ class ConsoleQueries:
         return Overview(
             status=status,
             processes=self._processes() if answers else (),
-            training=pending_job(self.rq_client) if answers else None,
+            training=pending_job(self.rq_client, self.settings.queue_name) if answers else None,
             oldest_pending_s=self._oldest_pending_s() if answers and status.pending else None,
             per_second=_rate(samples[-4:]),
             per_second_5min=_rate(samples),
@@ -203,7 +203,8 @@ class ConsoleQueries:
         for row in rows:
             doing = f"{row['pending']:,} pending"
             found.append(Process(row["name"].decode(), "worker", row["idle"] / 1000, doing))
-        for worker in Worker.all(connection=self.rq_client, serializer=JSONSerializer):
+        queue = Queue(self.settings.queue_name, connection=self.rq_client)
+        for worker in Worker.all(queue=queue, serializer=JSONSerializer):
             heard = worker.last_heartbeat
             silent = age_s(heard.isoformat()) if heard else float("inf")
             found.append(Process(worker.name, "trainer", silent, str(worker.get_state())))

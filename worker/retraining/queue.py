@@ -22,8 +22,8 @@ from rq.serializers import JSONSerializer
 from trading_system.ml_refinement.actors import SCHEDULE
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
 from worker.retraining.policy import RetrainReason
+from worker.settings.schema import QUEUE_NAME as QUEUE_NAME
 
-QUEUE_NAME = "refinery-retrain"
 #: The one function that a trainer runs.
 RETRAIN = "worker.retraining.job.retrain"
 
@@ -47,13 +47,13 @@ def connect_queue(url: str, *, retries: bool = False) -> redis.Redis:
 
 
 def job_id_of(model_type: str, after: int) -> str:
-    """Id of the job that does the training after the one with token `after`."""
+    """Id of the training after the one with token `after`, in its store; its job's id ends like this."""
     return f"retrain-{model_type}-{after}"
 
 
 def run_id_of(job_id: str) -> str | None:
     """Id of the run that the job or its successors begin; None when this is no id of ours."""
-    found = re.fullmatch(r"(retrain-[a-z_]+-\d+)(-\d+s-later)?", job_id)
+    found = re.fullmatch(r"(?:[A-Za-z0-9_-]+-)?(retrain-[a-z_]+-\d+)(-\d+s-later)?", job_id)
     return found.group(1) if found else None
 
 
@@ -65,9 +65,9 @@ class Asked:
     new: bool
 
 
-def pending_job(client: redis.Redis) -> Literal["queued", "started"] | None:
-    """Whether a training waits or runs. Reads only: no registry is cleaned up in this process."""
-    queue = Queue(QUEUE_NAME, connection=client)
+def pending_job(client: redis.Redis, name: str = QUEUE_NAME) -> Literal["queued", "started"] | None:
+    """Whether a training waits or runs in the queue `name`. Reads only: no registry is cleaned up in this process."""
+    queue = Queue(name, connection=client)
     with client.pipeline(transaction=True) as pipeline:
         pipeline.llen(queue.key)
         pipeline.llen(queue.intermediate_queue_key)
@@ -84,12 +84,15 @@ class RetrainQueue:
     Args:
         client: from `connect`.
         timeout_s: a training that takes longer is ended.
+        name: of the queue.
     """
 
-    def __init__(self, client: redis.Redis, *, timeout_s: int) -> None:
+    def __init__(self, client: redis.Redis, *, timeout_s: int, name: str = QUEUE_NAME) -> None:
         self._client = client
         self._timeout_s = timeout_s
-        self._queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
+        self._queue = Queue(name, connection=client, serializer=JSONSerializer)
+        # All queues of a server share the keys of jobs. Jobs of the usual queue have the ids that they always had.
+        self._prefix = "" if name == QUEUE_NAME else f"{name}-"
 
     def enqueue(self, *, model_type: str, after: int, reason: RetrainReason, requested_by: str = SCHEDULE) -> Asked:
         """Ask for the training that follows the one with token `after`; who asks first is kept.
@@ -102,13 +105,13 @@ class RetrainQueue:
             redis.RedisError: the queue cannot be reached now; asking again is harmless.
         """
         arguments = {"model_type": model_type, "after": after, "reason": reason.value, "requested_by": requested_by}
-        job_id = job_id_of(model_type, after)
+        first = job_id = self._prefix + job_id_of(model_type, after)
         for pause in (*_RETRY_AFTER, None):
             if self._added(job_id, arguments) or (self._leads_nowhere(job_id) and self._added_anew(job_id, arguments)):
                 return Asked(job_id, new=True)
             if pause is None or not self._may_follow(job_id, pause):
                 break
-            job_id = f"{job_id_of(model_type, after)}-{pause.seconds}s-later"
+            job_id = f"{first}-{pause.seconds}s-later"
         return Asked(job_id, new=False)
 
     def state(self, job_id: str) -> str | None:

@@ -36,7 +36,7 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
         try:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None
-            failure = RetrainQueue(client, timeout_s=settings.training_timeout_s).failure(job_id)
+            failure = _queue(settings, client).failure(job_id)
         except redis.RedisError as error:
             raise TransientError(f"Redis does not answer: {error}") from error
         if not wait:
@@ -88,7 +88,7 @@ def enqueue(
         redis.RedisError: the queue cannot be reached now; asking again is harmless.
     """
     after = training_history(store, ModelType.SIGNAL_QUALITY).newest
-    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    queue = _queue(settings, client)
     by = acting_user() if reason is RetrainReason.MANUAL else SCHEDULE
     asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason, requested_by=by)
     if asked.new:
@@ -111,12 +111,12 @@ def wait_for(
     Raises:
         StoreError, redis.RedisError: either cannot be reached.
     """
-    queue = RetrainQueue(client, timeout_s=settings.training_timeout_s)
+    queue = _queue(settings, client)
     run_id = run_id_of(job_id) or job_id
     give_up_at = time.monotonic() + untaken_s
     while True:
         # The job's state is read first: a job that is over has finished its row.
-        state, pending = queue.state(job_id), pending_job(client)
+        state, pending = queue.state(job_id), pending_job(client, settings.queue_name)
         run = store.runs.get(run_id)
         if run is not None and run.status != "running":
             return run
@@ -125,3 +125,7 @@ def wait_for(
         elif state not in ("queued", "started") or time.monotonic() > give_up_at:
             return None
         time.sleep(0.1)
+
+
+def _queue(settings: Settings, client: redis.Redis) -> RetrainQueue:
+    return RetrainQueue(client, timeout_s=settings.training_timeout_s, name=settings.queue_name)

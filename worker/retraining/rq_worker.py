@@ -8,20 +8,21 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
 import redis
 from loguru import logger
 from rq import Queue, Worker
-from rq.exceptions import StopRequested
+from rq.exceptions import NoSuchJobError, StopRequested
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.timeouts import JobTimeoutException, UnixSignalDeathPenalty
 
 from worker.errors import RefineryError
-from worker.retraining.queue import QUEUE_NAME, connect_queue
+from worker.retraining.queue import connect_queue
 from worker.settings.schema import Settings
 from worker.streams.errors import cause_of
 from worker.supervision.backoff import Backoff
@@ -58,14 +59,42 @@ class TrainerJob(Job):
     """A job whose function is looked up in `functions`, and never imported.
 
     It has no callbacks and no webhooks, and RQ does not run it again: when the next training is due, the store says.
+    What cannot be read as a job is none, so that RQ drops it from wherever it is named, and the trainer goes on.
     """
 
     functions: Mapping[str, JobFunction] = {}
 
     def restore(self, raw_data: Any) -> None:
-        """What Redis holds of the job, without what would have RQ run it again."""
-        super().restore(raw_data)
+        """What Redis holds of the job, without what would have RQ run it again.
+
+        Raises:
+            NoSuchJobError: it is no job.
+        """
+        try:
+            super().restore(raw_data)
+        except NoSuchJobError:
+            raise
+        except Exception as error:  # each of a job's fields fails to be read in a way of its own
+            raise self._no_job(error) from error
         self.retries_left = self.repeats_left = None
+
+    def refresh(self) -> None:
+        """Read the job again.
+
+        Raises:
+            NoSuchJobError: there is none, or something else under its key.
+            redis.RedisError: Redis cannot be asked now.
+        """
+        try:
+            super().refresh()  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if not _is_garbage(error):
+                raise
+            raise self._no_job(error) from error
+
+    def _no_job(self, error: Exception) -> NoSuchJobError:
+        logger.warning("what Redis holds under the job {} is no job, and is passed over: {!r}", self.id[:200], error)
+        return NoSuchJobError(f"{self.key!r} is no job")
 
     @property
     def func(self) -> JobFunction:
@@ -96,11 +125,38 @@ class TrainerJob(Job):
 
 
 class TrainerQueue(Queue):
-    """A queue whose lock on cleaning up ends soon after the trainer that held it was killed."""
+    """A queue that may hold garbage. Its lock on cleaning up ends soon after the trainer that held it was killed."""
+
+    @classmethod
+    def dequeue_any(cls, queues: Iterable[Queue], *arguments: Any, **named: Any) -> Any:
+        """RQ's own, which would end the trainer over an id that is no text."""
+        while True:
+            try:
+                return super().dequeue_any(queues, *arguments, **named)
+            except UnicodeDecodeError as error:
+                logger.warning(
+                    "what waits in the queue of trainings is no id of a job, and is passed over: {!r}", error
+                )
+                for queue in queues:
+                    _drop_what_is_no_id(queue)
 
     def acquire_maintenance_lock(self) -> bool:
         """RQ's own is held for a quarter of an hour, and abandoned trainings wait for it."""
         return bool(self.connection.set(self.registry_cleaning_key, 1, nx=True, ex=2 * _MAINTENANCE_S))
+
+
+def _is_garbage(error: redis.RedisError) -> bool:
+    """Whether a key is of another type than RQ's, which no waiting mends."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("WRONGTYPE")
+
+
+def _drop_what_is_no_id(queue: Queue) -> None:
+    popped: Any = queue.connection.lrange(queue.intermediate_queue_key, 0, -1)
+    for raw in popped:
+        try:
+            raw.decode()
+        except UnicodeDecodeError:
+            queue.connection.lrem(queue.intermediate_queue_key, 0, raw)
 
 
 class TrainerWorker(Worker):
@@ -108,6 +164,7 @@ class TrainerWorker(Worker):
 
     Args:
         client: from `connect`.
+        queue_name: where the trainings wait.
         functions: what may run, by name.
         housekeeping: called now and then, and whenever a training was killed.
         shutdown_grace_s: how long a training may go on after SIGTERM.
@@ -120,13 +177,14 @@ class TrainerWorker(Worker):
         self,
         client: redis.Redis,
         *,
+        queue_name: str,
         functions: Mapping[str, JobFunction],
         housekeeping: Callable[[], None],
         shutdown_grace_s: float,
         stopping: threading.Event,
     ) -> None:
         super().__init__(
-            [QUEUE_NAME],
+            [queue_name],
             name=f"trainer-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
             connection=client,
             serializer=JSONSerializer,
@@ -168,7 +226,17 @@ class TrainerWorker(Worker):
         """
         if self._stop_requested:
             raise StopRequested
-        super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        try:
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except (StopRequested, redis.ConnectionError, redis.TimeoutError):
+            raise
+        except Exception as error:  # whatever RQ raises over entries that somebody else wrote
+            if isinstance(error, redis.RedisError) and not _is_garbage(error):
+                raise
+            logger.warning(
+                "RQ cannot clean up its registries, since what is in Redis is not as it writes it: {!r}", error
+            )
+            self.last_cleaned_at = datetime.now(UTC)  # type: ignore[assignment]  # None is what RQ begins with
         self._housekeeping()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
@@ -246,6 +314,7 @@ def _work(
     with connect_queue(url, retries=True) as client:
         worker = TrainerWorker(
             client,
+            queue_name=settings.queue_name,
             functions=functions,
             housekeeping=housekeeping,
             shutdown_grace_s=settings.shutdown_grace_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from dataclasses import replace
@@ -44,6 +45,10 @@ from worker.settings.redis_url import check_redis_url, mask_url
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+#: The queue of trainings of an installation whose streams and group have their usual names.
+QUEUE_NAME = "refinery-retrain"
 
 
 class _Part(BaseModel):
@@ -149,6 +154,8 @@ class Settings(BaseSettings):
     """The archive of events as they were received."""
     training_timeout_s: Annotated[int, Field(ge=10)] = 3600
     """A training that takes longer is ended and counts as failed."""
+    training_queue: QueueName | None = None
+    """Queue of trainings; unset: `refinery-retrain`, with a suffix where input streams or group have other names."""
     shutdown_grace_s: Annotated[int, Field(ge=1)] = 30
     """How long a stopping process may finish what it has begun."""
     log_format: Literal["text", "json"] = "text"
@@ -219,6 +226,19 @@ class Settings(BaseSettings):
     def training_lock_path(self) -> Path:
         """File that the process which is training keeps locked."""
         return self.state_dir / "training.lock"
+
+    @property
+    def queue_name(self) -> str:
+        """The queue of trainings: another one for each pair of input streams and group, unless it is set."""
+        if self.training_queue is not None:
+            return self.training_queue
+        named, usual = (
+            (streams.signals_created, streams.trades_closed, streams.group)
+            for streams in (self.streams, StreamSettings())
+        )
+        if named == usual:
+            return QUEUE_NAME
+        return f"{QUEUE_NAME}-{hashlib.blake2b(' '.join(named).encode(), digest_size=4).hexdigest()}"
 
     @property
     def consumer(self) -> str:
