@@ -250,3 +250,12 @@ def test_virtual_outcomes_are_compared_and_change_no_figure_of_reported_ones(tmp
     assert plain(on)["virtual"]["rows"] == 450
     assert plain(on)["virtual"]["difference"]["low"] > 0
     installation.db.close()
+
+
+def test_a_pause_that_leaves_the_next_training_little_is_on_the_page_and_in_the_json(noise: Evaluation) -> None:
+    assert noise.pause_words == ""
+    assert plain(noise)["pause"] is None
+    assert "The next training sees less" not in html(noise)
+    paused = replace(noise, pause_words="no trade closed between 2023-05-01 and 2026-01-02")
+    assert plain(paused)["pause"] == paused.pause_words
+    assert "No trade closed between 2023-05-01 and 2026-01-02." in html(paused)

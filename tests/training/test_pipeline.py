@@ -195,6 +195,32 @@ def test_what_no_window_reaches_is_not_read_and_changes_nothing(tmp_path: Path) 
     assert backtest.first_needed(sparse.db, config, **version) is None
 
 
+def test_history_that_ended_long_before_one_trade_of_today_is_said_with_the_rows_that_leaves(tmp_path: Path) -> None:
+    old = null(300)
+    late = int(old.known_us.max()) + 300 * DAY_US
+    ends = {"entered_us": late - DAY_US, "known_us": late}
+    entered, known = (np.append(getattr(old, name)[:-1], ends[name]) for name in ("entered_us", "known_us"))
+    paused = World(old.X, old.r, old.truth, entered, known)
+    result = learning_installation(tmp_path / "paused", paused).train(quick(hyperparameters={"max_iter": 4}))
+    between = f"between {text_from_us(int(np.sort(known)[-2]))[:10]} and {text_from_us(late)[:10]}"
+    assert f"no trade closed {between}: the window of 252 days counts back from the newest outcome" in result.reason
+    assert "which leaves 0 rows to judge by and 50 to learn from" in result.reason
+    assert backtest.pause_in_words(dataset(old), quick()) == ""
+
+
+def test_a_pause_is_said_for_as_long_as_it_reaches_into_the_window() -> None:
+    def words(pause_days: int, days_after: int) -> str:
+        entered = np.concatenate([np.arange(200), 200 + pause_days + np.arange(days_after)]) * DAY_US
+        rng = np.random.default_rng(0)
+        X, r = rng.standard_normal((len(entered), 2)), rng.standard_normal(len(entered))
+        return backtest.pause_in_words(dataset(World(X, r, r, entered, entered + DAY_US)), quick())
+
+    assert words(120, 10) == ""
+    assert "leaves 113 rows to judge by and 111 to learn from" in words(140, 100)
+    assert "leaves 250 rows to judge by" in words(140, 250)
+    assert words(140, 270) == ""
+
+
 def failing_worlds() -> dict[str, World]:
     world = null(150)
     constant, missing, label = (world.X.copy() for _ in range(3))

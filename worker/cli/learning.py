@@ -62,6 +62,8 @@ def evaluate(
         return
     output.line(found.words)
     output.line(f"of what serves: {standing_in_words(found.standing)}")
+    if found.pause_words:
+        output.line(f"of the next training: {found.pause_words}")
     if found.virtual_words:
         output.line(f"{found.virtual_words}; {found.virtual.words}")
     _show(found)

@@ -118,6 +118,7 @@ def plain(evaluation: Evaluation) -> dict[str, Any]:
             for g in e.groups
         ],
         "importance": {item.name: item.loss for item in e.importance},
+        "pause": e.pause_words or None,
         "virtual": plain_comparison(e.virtual) | {"learned": e.virtual_words or None},
     }
 

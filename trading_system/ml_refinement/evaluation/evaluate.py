@@ -75,6 +75,8 @@ class Evaluation:
     virtual: VirtualComparison
     #: Where virtual outcomes fill in, what was learned from, and the evidence with them and without.
     virtual_words: str
+    #: What a training of now would have left of its window after a long pause without outcomes; empty without one.
+    pause_words: str
 
     @property
     def words(self) -> str:
@@ -145,6 +147,7 @@ def evaluate(
         ledger=tuple(db.models.promotions(_LEDGER, _TYPE.value)),
         virtual=compare_virtual(db, rule, train_window_days=train_window_days),
         virtual_words=virtual_words,
+        pause_words=backtest.pause_in_words(data, config),
     )
 
 

@@ -35,6 +35,9 @@ Fit = Callable[..., SignalQualityModel]
 #: No walk-forward here takes larger steps than this or the configured one.
 LONGEST_STEP_DAYS = 63.0
 
+#: No outcome for so much of the window is a pause that is told.
+_PAUSE_SHARE = 0.5
+
 _CALIBRATION_FOLDS = 4
 _STOPPING_SHARE = 0.2
 
@@ -106,6 +109,27 @@ def splitter(data: Dataset, config: MLConfig) -> PurgedWalkForward:
         step_days=training.step_size_days,
         pool_days=training.train_window_days,
         min_train=max(2, training.min_training_samples // 2),
+    )
+
+
+def pause_in_words(data: Dataset, config: MLConfig) -> str:
+    """Where no trade closed for half of the window or longer, what that leaves of it; empty where none is missed.
+
+    One trade of today after a history that ended long ago moves the whole window to today.
+    """
+    if len(data.r) < 2:
+        return ""
+    walk, known = splitter(data, config), np.sort(data.known_us)
+    first, end = walk.pool(known)
+    paused = np.flatnonzero(np.diff(known) > walk.pool_days * DAY_US * _PAUSE_SHARE)
+    if not len(paused) or known[paused[-1] + 1] <= first:
+        return ""
+    begun, over = (text_from_us(int(known[at]))[:10] for at in (paused[-1], paused[-1] + 1))
+    judged = int(((data.entered_us >= first) & (data.entered_us <= end) & data.reported).sum())
+    learned = len(walk.training_rows(data.entered_us, data.known_us, at_us=int(known[-1]) + 1))
+    return (
+        f"no trade closed between {begun} and {over}: the window of {walk.pool_days:.0f} days counts back from the "
+        f"newest outcome, which leaves {judged:,} rows to judge by and {learned:,} to learn from"
     )
 
 

@@ -178,6 +178,8 @@ class _Run:
         champion = self._champion(evidence, data.signal_ids[judged.rows], feature_version, now_us)
         known_until_day = float(data.known_us[data.reported].max(initial=0)) / DAY_US
         verdict = self._verdict(evidence, recipe, champion, feature_version, known_until_day)
+        if paused := backtest.pause_in_words(data, self.config):
+            verdict = replace(verdict, reasons=(*verdict.reasons, paused))
         if verdict.figures.get("skill_level", KEEP_LEVEL) != KEEP_LEVEL:
             figures[LOOKED_UNTIL] = known_until_day
         self.progress("register", 0, 1)

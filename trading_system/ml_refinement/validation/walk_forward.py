@@ -73,14 +73,21 @@ class PurgedWalkForward:
         if not len(entered_us):
             return
         step, width = int(self.step_days * DAY_US), int(self.test_days * DAY_US)
-        end = int(known_us.max()) - self.max_hold_us
-        first = end - int(self.pool_days * DAY_US)
+        first, end = self.pool(known_us)
         for start in range(first // step * step, end + 1, step):
             inside = (entered_us >= max(start, first)) & (entered_us < min(start + width, end + 1))
             test = np.flatnonzero(inside)
             train = self.training_rows(entered_us, known_us, at_us=start)
             if len(test) and len(train) >= self.min_train:
                 yield checked(Fold(train, test, start, min(start + width, end + 1)), entered_us, known_us)
+
+    def pool(self, known_us: TimeArray) -> tuple[int, int]:
+        """The first and the last moment at which a test row may have been entered.
+
+        `known_us` has shape (n,), n at least 1: the pool counts back from the newest outcome.
+        """
+        end = int(known_us.max()) - self.max_hold_us
+        return end - int(self.pool_days * DAY_US), end
 
     def training_rows(self, entered_us: TimeArray, known_us: TimeArray, *, at_us: int) -> IndexArray:
         """Indices of the rows a model fitted at `at_us` trains on, in time order, shape (n_train,).
