@@ -24,7 +24,7 @@ _EVERY = 10
 
 @dataclass(frozen=True)
 class Kind:
-    """Columns of one kind: of which features (columns, 1 or 2), made how, how many matter, their mean squared weight."""
+    """Columns of one kind: of which features (columns, 1 or 2), made how, how many matter, their squared weight."""
 
     features: IntArray
     made: Callable[[FloatArray], FloatArray]

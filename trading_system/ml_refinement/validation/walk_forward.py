@@ -122,8 +122,8 @@ def purged_blocks(
     """Contiguous blocks in time, each held out once, for calibration inside a training window.
 
     Rows to fit on lie before the block (entered more than `max_hold_us` earlier, and known before it begins) or after
-    it (entered more than `embargo_us` after the block's last outcome). Trades held longer than `max_hold_us` are not
-    held out: of what shares their days there may be nothing left to fit on.
+    it (entered more than `embargo_us` after the block's last outcome). Stragglers (`robust.largest`) are not held
+    out: of what shares their days there may be nothing left to fit on.
 
     Args:
         entered_us: when each row was entered, shape (n,), in any order.
@@ -136,9 +136,11 @@ def purged_blocks(
         LeakageError: a block overlaps what is fitted on.
     """
     order = np.argsort(entered_us, kind="stable")
+    held = known_us - entered_us
+    longest = robust.largest(held)
     folds = []
     for part in np.array_split(order, n_folds):
-        block = part[known_us[part] - entered_us[part] <= max_hold_us]
+        block = part[held[part] <= longest]
         if not len(block):
             continue
         start, end = int(entered_us[block].min()), int(entered_us[block].max())
