@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 import signal as signals
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import redis
 
+from tests.support.disk import Disk, Journal
 from trading_system.ml_refinement.storage import Connection
 from trading_system.ml_refinement.storage.tables.entries import Attempts
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
@@ -92,3 +95,30 @@ def arm(crash_point: str, nth: int) -> None:
             around(GroupReader, "settle")
         case "charged":
             around(Attempts, "charge")
+
+
+#: What changes files, of the functions that Python's own library goes through.
+_FILE_OPERATIONS = ("open", "fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "remove", "chmod")
+
+
+class _BurningJournal(Journal):
+    def __init__(self, fuse: Fuse, counted: tuple[str, ...]) -> None:
+        super().__init__()
+        self._fuse = fuse
+        self._counted = counted
+
+    def note(self, what: str, name: str = "", offset: int = 0, data: bytes = b"") -> None:
+        if what in self._counted:
+            self._fuse.burn()
+
+
+def after_file_operation(fuse: Fuse, *, sqlite: tuple[str, ...] = ("write", "truncate", "sync", "delete")) -> Disk:
+    """Lay the fuse after everything that this process does to files, itself and, of those kinds, through SQLite.
+
+    SQLite forgets a disk that nobody holds: keep what is returned.
+    """
+    for name in _FILE_OPERATIONS:
+        fuse.around(os, name)
+    for module in (io, builtins):
+        fuse.around(module, "open", only=lambda _, mode="r", *__: isinstance(mode, str) and mode[:1] in "wxa")
+    return Disk(journal=_BurningJournal(fuse, sqlite))

@@ -226,13 +226,13 @@ STEPS = 6
 
 
 def killed_before_rename(step: int, settings: Settings, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restore that dies before its rename of this number, 1 is the first."""
+    """A restore that dies before it moves the file of this number, 1 is the first; its marker is in place by then."""
     rename, done = Path.rename, 0
 
     def dying(self: Path, target: Any) -> Path:
         nonlocal done
         done += 1
-        if done == step:
+        if done == step + 1:
             raise KeyboardInterrupt
         return rename(self, target)
 

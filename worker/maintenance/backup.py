@@ -1,7 +1,7 @@
 """Copies of an installation's store, archive and models, and putting one back.
 
 A backup is a directory that is complete or is not there. A restore verifies everything before it replaces anything,
-keeps what it replaces, and finishes when it is run again after it was interrupted.
+keeps what it replaces, and finishes when it is run again after it was interrupted, wherever that was.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ _STAGED = "restore-staged"
 _FORMAT = 1
 _NAME = re.compile(r"features\.db|events\.db|models/[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\.(?:skops|pkl)")
 _TOP = ("features.db", "events.db", "models")
+#: SQLite's files beside a database. A log that could not be folded belongs to its file, and must never meet another.
+_BESIDE = ("-wal", "-shm", "-journal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,36 +153,45 @@ def _write_manifest(partial: Path, target: Path, missing: list[str], *, release:
 
 
 def _write_durably(path: Path, value: dict[str, Any]) -> None:
-    path.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
-    sync(path)
+    """Write a file that is there whole, also after a power cut, or not at all."""
+    new = path.with_name(f".{path.name}.new")
+    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)
+    sync(path.parent)
 
 
 def restore(settings: Settings, source: Path, *, now: datetime) -> Restored:
     """Put a backup in the place of what is there, which is kept beside it.
 
-    A restore that was interrupted while it replaced files is finished first, and that is all that is done.
+    A restore that was interrupted while it replaced files is finished first, and that is all that is done. Where what
+    it left does not say how (its marker is torn, what it had staged is gone), this one begins anew.
 
     Raises:
         RefineryError: the backup is not whole, is of a newer release, or someone still works on the state directory;
             nothing was replaced.
     """
     make_private(settings.state_dir.resolve())
+    staged = settings.state_dir / _STAGED
     with _alone(settings):
-        marker = settings.state_dir / RESTORE_MARKER
-        if marker.exists():
-            return _replace(settings.state_dir, orjson.loads(marker.read_bytes()), resumed=True)
-        manifest = _stage(settings.state_dir / _STAGED, source)
+        if (plan := _resumable(settings.state_dir)) is not None:
+            return _replace(settings.state_dir, plan, resumed=True)
+        manifest = _read_manifest(source)
+        if (settings.state_dir / RESTORE_MARKER).exists():  # its plan must not be taken for that of what is staged next
+            _write_durably(settings.state_dir / RESTORE_MARKER, {})
+        _stage(staged, source, manifest)
         for path in (settings.store_path, settings.archive_path):
             if path.exists():
                 _fold(path)
-        there = any((settings.state_dir / name).exists() for name in _TOP)
         plan = {
             "created_at": manifest["created_at"],
             "files": len(manifest["files"]),
-            "replaced": f"replaced-{now:%Y%m%dT%H%M%SZ}" if there else None,
+            "replaced": _unused_name(settings.state_dir, now) if _there(settings.state_dir) else None,
+            "staged": {name: (staged / name).stat().st_ino for name in _staged(settings.state_dir)},
         }
-        _write_durably(marker, plan)
-        sync(settings.state_dir)
+        _write_durably(settings.state_dir / RESTORE_MARKER, plan)
         return _replace(settings.state_dir, plan, resumed=False)
 
 
@@ -216,12 +228,11 @@ def _alone(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _stage(staged: Path, source: Path) -> dict[str, Any]:
+def _stage(staged: Path, source: Path, manifest: dict[str, Any]) -> None:
     """Copy a backup into the state directory and verify the copy, so that what is checked is what is used."""
-    shutil.rmtree(staged, ignore_errors=True)
+    _remove(staged)
     make_private(staged)
     (staged / "models").mkdir(mode=0o700)
-    manifest = _read_manifest(source)
     for name, entry in manifest["files"].items():
         if _copy_file(source / name, staged / name) != entry["sha256"]:
             raise RefineryError(f"{source / name} is missing or is not what the manifest says; nothing was replaced")
@@ -236,7 +247,6 @@ def _stage(staged: Path, source: Path) -> dict[str, Any]:
             raise RefineryError(f"the file of model {model_id} is not the one it was registered with")
     for directory in (staged / "models", staged):
         sync(directory)
-    return manifest
 
 
 def _read_manifest(source: Path) -> dict[str, Any]:
@@ -261,21 +271,55 @@ def _verify_database(path: Path, *, newest: int) -> None:
         raise RefineryError(f"{path.name} of the backup is of a newer release; nothing was replaced")
 
 
+def _resumable(state: Path) -> dict[str, Any] | None:
+    """The plan of a restore that was interrupted while it replaced files, if all that it needs is there."""
+    try:
+        plan = orjson.loads((state / RESTORE_MARKER).read_bytes())
+        places = {name: state / _STAGED / name if name in _staged(state) else state / name for name in plan["staged"]}
+        there = all(places[name].stat().st_ino == inode for name, inode in plan["staged"].items())
+        whole = "features.db" in plan["staged"] and isinstance(plan["replaced"], str | None)
+        whole = whole and isinstance(plan["created_at"], str) and isinstance(plan["files"], int)
+    except (FileNotFoundError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None
+    return plan if whole and there else None
+
+
+def _staged(state: Path) -> list[str]:
+    return [name for name in _TOP if (state / _STAGED / name).exists()]
+
+
+def _there(state: Path) -> list[str]:
+    """What a restore moves away; logs that lost their database too."""
+    files = [name for name in _TOP if name != "models"]
+    return [name for name in (*(f"{name}{end}" for name in files for end in _BESIDE), *_TOP) if (state / name).exists()]
+
+
+def _unused_name(state: Path, now: datetime) -> str:
+    """A name for what is replaced; two restores within a second, or under a clock set back, do not share one."""
+    name = f"replaced-{now:%Y%m%dT%H%M%SZ}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(name for name in names if not (state / name).exists())
+
+
 def _replace(state: Path, plan: dict[str, Any], *, resumed: bool) -> Restored:
-    """Move the old away and the staged in; every step is one rename, and is skipped when it was done before."""
+    """Move the old away and the staged in; every step may have been done before, and is skipped then."""
     replaced = state / plan["replaced"] if plan["replaced"] else None
     if replaced is not None:
         make_private(replaced)
-    for name in _TOP:
-        if not (state / _STAGED / name).exists():
-            continue  # it is in its place already; or the backup has none, and what is there stays
-        # A log that could not be folded belongs to the old file, and must never meet the new one.
-        for old in (f"{name}-wal", f"{name}-shm", name):
+    for name in _staged(state):  # what is not there is in its place; or the backup has none, and what is there stays
+        for old in (*(f"{name}{end}" for end in _BESIDE), name):
             if replaced is not None and (state / old).exists():
                 (state / old).rename(replaced / old)
+        if replaced is not None:
+            sync(replaced)
         (state / _STAGED / name).rename(state / name)
     sync(state)
-    (state / _STAGED).rmdir()
+    _remove(state / _STAGED)
     (state / RESTORE_MARKER).unlink()
     sync(state)
     return Restored(plan["created_at"], plan["files"], replaced, resumed)
+
+
+def _remove(directory: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
