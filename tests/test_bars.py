@@ -9,8 +9,9 @@ import pytest
 from trading_system.ml_refinement.bars import Bars, BarsError
 from trading_system.ml_refinement.features.checks import sample_bars
 
+AT = 1_704_142_800_000_000  # 2024-01-01T21:00:00Z
 COLUMNS = {
-    "timestamp": [1_000, 2_000, 3_000],
+    "timestamp": [AT + 1_000, AT + 2_000, AT + 3_000],
     "open": [10.0, 11.0, 12.0],
     "high": [11.0, 12.0, 13.0],
     "low": [9.0, 10.0, 11.0],
@@ -21,7 +22,14 @@ COLUMNS = {
 
 def test_a_cut_holds_the_bars_that_had_closed() -> None:
     bars = Bars.from_columns(COLUMNS)
-    assert [len(bars.as_of(us)) for us in (999, 1_000, 1_001, 2_999, 3_000, 10**18)] == [0, 1, 1, 2, 3, 3]
+    assert [len(bars.as_of(us)) for us in (AT + 999, AT + 1_000, AT + 1_001, AT + 2_999, AT + 3_000, 10**18)] == [
+        0,
+        1,
+        1,
+        2,
+        3,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("cut", range(0, 301, 7))
@@ -68,9 +76,9 @@ def test_times_of_a_frame_may_be_a_column_or_the_index_and_naive_means_utc(times
     ("code", "change"),
     [
         ("unequal_lengths", {"close": [1.0, 2.0]}),
-        ("unequal_lengths", {"timestamp": [1, 2]}),
-        ("unsorted", {"timestamp": [1_000, 3_000, 2_000]}),
-        ("unsorted", {"timestamp": [1_000, 1_000, 2_000]}),
+        ("unequal_lengths", {"timestamp": [AT, AT + 1]}),
+        ("unsorted", {"timestamp": [AT, AT + 2, AT + 1]}),
+        ("unsorted", {"timestamp": [AT, AT, AT + 1]}),
         ("not_a_number", {"close": [10.5, float("nan"), 12.5]}),
         ("not_a_number", {"volume": [5, float("inf"), 7]}),
         ("not_a_number", {"open": ["10", "11", "12"]}),
@@ -99,3 +107,46 @@ def test_a_missing_column_or_time_is_refused_with_its_code() -> None:
         with pytest.raises(BarsError) as caught:
             Bars.from_frame(bad)
         assert caught.value.code == code
+
+
+SECONDS = np.array([1_717_185_600, 1_717_272_000, 1_717_358_400])
+PRICES_OF_THREE = {name: values for name, values in COLUMNS.items() if name != "timestamp"}
+UNITS = {"s": 1, "ms": 10**3, "ns": 10**9}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_whole_numbers_of_another_unit_are_refused_with_the_way_to_times(unit: str) -> None:
+    times = SECONDS * UNITS[unit]
+    column = pd.DataFrame({**PRICES_OF_THREE, "timestamp": times})
+    index = pd.DataFrame(PRICES_OF_THREE, index=times)
+    wrong = (column, index, index.rename_axis("timestamp"), pd.DataFrame(PRICES_OF_THREE, index=times.astype(object)))
+    for frame in wrong:
+        with pytest.raises(BarsError, match=rf"pd.to_datetime\(..., unit='{unit}', utc=True\)") as caught:
+            Bars.from_frame(frame)
+        assert caught.value.code == "bad_time_unit"
+    with pytest.raises(BarsError, match=f"unit='{unit}'"):
+        Bars.from_columns({**COLUMNS, "timestamp": times})
+    repaired = column.assign(timestamp=pd.to_datetime(times, unit=unit, utc=True))
+    assert Bars.from_frame(repaired).timestamp.tolist() == (SECONDS * 10**6).tolist()
+
+
+@pytest.mark.parametrize("times", [[20240529, 20240530, 20240531], [1, 2, 3], [-3, 2, 10**17]])
+def test_a_column_of_other_whole_numbers_is_no_column_of_times(times: list[int]) -> None:
+    with pytest.raises(BarsError, match="no time in microseconds since 1970"):
+        Bars.from_frame(pd.DataFrame({**PRICES_OF_THREE, "timestamp": times}))
+
+
+def test_microseconds_are_times_in_a_column_and_no_positions_in_an_index() -> None:
+    assert Bars.from_frame(pd.DataFrame(COLUMNS)).timestamp.tolist() == COLUMNS["timestamp"]
+    before = [-2_000_000_000_000_000, -1, 1]  # from 1906 on
+    assert Bars.from_frame(pd.DataFrame({**COLUMNS, "timestamp": before})).timestamp.tolist() == before
+    for index in (COLUMNS["timestamp"], [20240529, 20240530, 20240531]):
+        with pytest.raises(BarsError, match=r"in the index is no position; pd\.to_datetime"):
+            Bars.from_frame(pd.DataFrame(PRICES_OF_THREE, index=index))
+    for positions in (
+        [0, 1, 2],
+        [5, 9, 10],
+        [20_240_530, 20_240_531, 20_240_532],
+        [99_999_997, 99_999_998, 99_999_999],
+    ):
+        assert Bars.from_frame(pd.DataFrame(PRICES_OF_THREE, index=positions)).timestamp[-1] == 0

@@ -388,3 +388,29 @@ def test_an_extractor_of_ones_own_is_not_held_to_what_it_cannot_know(name: str) 
     assert why in features.incomplete
     assert features["spread"] == 0.0 or "not_enclosed" in why
     assert pipeline.extract_features("s", CLEAN, SIGNAL)["spread"] > 0
+
+
+@pytest.mark.parametrize(("unit", "per_second"), [("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)])
+def test_bars_with_whole_numbers_of_another_unit_are_refused_and_know_nothing_later(unit: str, per_second: int) -> None:
+    frame = CLEAN.set_axis(CLEAN.index.as_unit("ns").asi8 // 10**9 * per_second)
+    middle = CLEAN.index[-20].to_pydatetime()
+    for one in (frame, frame.rename_axis("timestamp").reset_index()):
+        if unit == "us" and one is not frame:
+            given = PIPELINE.extract_features("s", one, SIGNAL, as_of=middle)
+            assert given == PIPELINE.extract_features("s", CLEAN, SIGNAL, as_of=middle)
+            continue
+        for call in (
+            lambda one=one: PIPELINE.extract_features("s", one, SIGNAL, as_of=middle),
+            lambda one=one: PIPELINE.extract_features("s", one, SIGNAL, one),
+            *(lambda one=one, extractor=extractor: extractor.extract(one, -20) for extractor in ON_BARS),
+        ):
+            with pytest.raises(BarsError, match=f"unit='{unit}'"):
+                call()
+
+
+@pytest.mark.parametrize("per_second", [1, 10**3, 10**9])
+def test_news_with_whole_numbers_of_another_unit_is_said_and_not_passed_over(per_second: int) -> None:
+    now = int(Bars.from_frame(CLEAN).timestamp[-1])
+    features = PIPELINE.extract_features("s", CLEAN, SIGNAL, news=[NewsItem(now // 10**6 * per_second, 0.5)])
+    assert "published_us of item 0" in features.incomplete
+    assert "no time in microseconds" in features.incomplete

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, PRICES, VOLUME_MAX
+from trading_system.ml_refinement.time_units import no_microseconds, no_order
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _PRICES = f"allowed: {PRICE_MIN:g} to {PRICE_MAX:g}"
 BarsFault = Literal[
     "missing_column",
     "bad_timestamp",
+    "bad_time_unit",  # whole numbers that are no microseconds since 1970, and in an index no positions
     "unequal_lengths",
     "unsorted",  # times that do not strictly increase, doubled ones included
     "not_a_number",  # a value that is no finite number
@@ -93,8 +95,10 @@ class Bars:
         Other keys are passed over; `timestamp` is in microseconds.
 
         Raises:
-            BarsError: a column is missing or a rule is broken.
+            BarsError: a column is missing or a rule is broken, or the times are in another unit.
         """
+        if "timestamp" in columns:
+            _refuse_unit(_instants(columns["timestamp"]), no_microseconds)
         return cls._from_columns(columns, enclosed=True)
 
     @classmethod
@@ -126,7 +130,8 @@ class Bars:
 
         The times are a `timestamp` column or else the index: datetimes or text, where naive means UTC, or in the column
         whole microseconds. An index of increasing integers is no time, only an order: the newest bar is then at 0 and
-        the others count back from it, so that two such frames meet at their newest rows.
+        the others count back from it, so that two such frames meet at their newest rows. Integers that are neither, as
+        seconds and nanoseconds since 1970 are, and in an index also microseconds, are refused with their unit.
 
         Args:
             frame: one row a bar, oldest first.
@@ -258,6 +263,11 @@ def _instants(values: ArrayLike) -> TimeArray:
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
+def _refuse_unit(whole: TimeArray, wrong: Callable[[int, int], str]) -> None:
+    if whole.size and (said := wrong(int(whole[0]), int(whole[-1]))):
+        raise BarsError("bad_time_unit", said)
+
+
 def frame_times(frame: pd.DataFrame) -> tuple[TimeArray, bool]:
     """The times of a frame's rows, shape (n,), as `Bars.from_frame` takes them, and whether they are times at all.
 
@@ -266,16 +276,17 @@ def frame_times(frame: pd.DataFrame) -> tuple[TimeArray, bool]:
     """
     import pandas as pd  # takes long to load, and the worker has no frames
 
-    times = frame["timestamp"] if "timestamp" in frame else frame.index.to_series()
+    dated = "timestamp" in frame
+    times = (frame["timestamp"] if dated else frame.index.to_series()).infer_objects()
     if times.ndim != 1 or times.dtype.kind in "fcbm":
         raise BarsError(
             "bad_timestamp", "no times but several columns" if times.ndim != 1 else f"no times but {times.dtype}"
         )
+    if times.dtype.kind in "iu":
+        whole = times.to_numpy(dtype=np.int64)
+        _refuse_unit(whole, no_microseconds if dated else no_order)
+        return (whole if dated else whole - whole[-1:]), dated
     try:
-        if times.dtype.kind in "iu":
-            whole = times.to_numpy(dtype=np.int64)
-            dated = times.name == "timestamp"
-            return (whole if dated else whole - whole[-1:]), dated
         stamps = pd.DatetimeIndex(pd.to_datetime(times, utc=True, format="ISO8601"))
     except (ValueError, TypeError, OverflowError) as error:
         raise BarsError("bad_timestamp", str(error)) from error

@@ -208,7 +208,7 @@ class FeaturePipeline:
             news: items about the symbol.
 
         Raises:
-            BarsError: one of the frames has times and the other has none.
+            BarsError: one of the frames has times and the other has none, or one has whole numbers of another unit.
         """
         request = request_from(signal_id, ohlcv_data, signal_metadata, benchmark_data, as_of=as_of, news=news)
         values, errors = self._extracted([request])

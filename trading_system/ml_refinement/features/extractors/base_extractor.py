@@ -250,6 +250,7 @@ class OHLCVExtractor(BaseFeatureExtractor):
             current_idx: position of the current bar, negative from the end.
 
         Raises:
+            BarsError: the frame's times are whole numbers of another unit than microseconds.
             IndexError: there is no such bar in a frame that has bars.
         """
         return self._one(request_at(ohlcv, current_idx))

@@ -23,6 +23,7 @@ from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import TEXT_FIELDS, SignalMetadata
 from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, is_provided_name
 from trading_system.ml_refinement.storage.times import us_from_text, utc_text
+from trading_system.ml_refinement.time_units import no_microseconds
 from trading_system.ml_refinement.typing import FloatArray, TimeArray
 
 if TYPE_CHECKING:
@@ -85,7 +86,11 @@ class _Stated(NamedTuple):
 
 
 def given_bars(frame: Any, *, enclosed: bool) -> GivenBars:
-    """What can be used of a frame, or of whatever was given as one; `enclosed` as in `Bars.from_frame`."""
+    """What can be used of a frame, or of whatever was given as one; `enclosed` as in `Bars.from_frame`.
+
+    Raises:
+        BarsError: its whole numbers are times in another unit than microseconds.
+    """
     import pandas as pd  # takes long to load, and the worker has no frames
 
     if not isinstance(frame, pd.DataFrame):
@@ -96,6 +101,8 @@ def given_bars(frame: Any, *, enclosed: bool) -> GivenBars:
         times, dated = frame_times(frame)
         bars = Bars.from_frame(frame, enclosed=enclosed)
     except BarsError as error:
+        if error.code == "bad_time_unit":
+            raise
         if error.code in ("bad_timestamp", "unsorted"):
             return GivenBars(Bars.empty(), unusable=str(error))
         return _salvaged(frame, times, dated, enclosed)
@@ -134,6 +141,9 @@ def given_news(news: Any, us: int) -> tuple[tuple[NewsItem, ...], str]:
         return (), ""
     if not isinstance(news, Sequence) or isinstance(news, str | bytes):
         return (), f"no sequence of items but {_shown(news)}"
+    for at, item in enumerate(news):
+        if _is_instant(item) and item.published_us and (wrong := no_microseconds(item.published_us, item.published_us)):
+            return (), f"published_us of item {at}: {wrong}"
     known = [item for item in news if not (_is_instant(item) and item.published_us > us)]
     for at, item in enumerate(known):
         if not _is_instant(item):
@@ -164,7 +174,7 @@ def request_from(
         news: items about the symbol.
 
     Raises:
-        BarsError: one of the frames has times and the other has none.
+        BarsError: one of the frames has times and the other has none, or one has whole numbers of another unit.
     """
     if isinstance(metadata, SignalMetadata):
         metadata = metadata._asdict()
@@ -187,7 +197,7 @@ def request_at(ohlcv: Any, current_idx: int, benchmark: Any = None) -> FeatureRe
     """A request without metadata, as of the bar at a position of a frame.
 
     Raises:
-        BarsError: one of the frames has times and the other has none.
+        BarsError: one of the frames has times and the other has none, or one has whole numbers of another unit.
         IndexError: there is no such bar (of a frame that cannot be used there is none either, and that is no error).
     """
     # A single family is looked at with frames that no market gives: the specification's closes at 349, its high is 101.

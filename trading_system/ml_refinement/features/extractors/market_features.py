@@ -124,7 +124,7 @@ class MarketRegimeFeatures(MarketOfSeries):
         Frames that have no times meet at their newest rows.
 
         Raises:
-            BarsError: one of the frames has times and the other has none.
+            BarsError: one of the frames has times and the other has none, or one has whole numbers of another unit.
             IndexError: there is no such bar in a frame that has bars.
         """
         return self._one(request_at(ohlcv, current_idx, benchmark_data))
