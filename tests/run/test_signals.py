@@ -121,3 +121,31 @@ def test_a_demo_that_is_stopped_after_its_replay_ends_with_0(number: signals.Sig
         wait_until(lambda: started.poll() is not None or "still up" in log.read_text(), log.read_text)
         assert told_to_stop(started, number) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
+
+
+AS_FIRST_PROCESS = ["unshare", "--pid", "--fork", "--kill-child"]
+
+
+def may_be_first() -> bool:
+    try:
+        return subprocess.run([*AS_FIRST_PROCESS, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not may_be_first(), reason="no process of ours may be the first of a namespace here")
+def test_a_short_command_that_is_a_containers_first_process_ends_on_sigterm(tmp_path: Path, valkey_url: str) -> None:
+    waits = subprocess.Popen(
+        [*AS_FIRST_PROCESS, sys.executable, "-m", "worker", "publish", "-"],
+        env={**os.environ, "REFINERY_STATE_DIR": str(tmp_path / "var"), "REFINERY_REDIS_URL": valkey_url},
+        stdin=subprocess.PIPE,
+    )
+    children = Path(f"/proc/{waits.pid}/task/{waits.pid}/children")
+    try:
+        wait_until(lambda: bool(children.read_text()) and catches_sigterm(int(children.read_text())))
+        os.kill(int(children.read_text()), signals.SIGTERM)
+        assert waits.wait(HANGS_AFTER_S) == 128 + signals.SIGTERM
+    finally:
+        waits.kill()
+        waits.wait(HANGS_AFTER_S)
+        waits.stdin.close()  # type: ignore[union-attr]

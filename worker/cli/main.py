@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed with a one-line reason, 2 wrong usage.
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 from typing import Annotated
 
@@ -68,6 +70,7 @@ cli.add_typer(features.features, name="features")
 def main() -> None:
     """Run the command line; what is raised on purpose, and what a disk refuses, is one line and exit code 1."""
     prepare_streams()
+    _end_on_sigterm_as_first_process()
     try:
         try:
             cli()
@@ -81,6 +84,12 @@ def main() -> None:
         if error.errno != errno.EPIPE:
             output.fail(f"{error.filename or 'output'}: {error.strerror or error}")
         sys.exit(1)
+
+
+def _end_on_sigterm_as_first_process() -> None:
+    """The kernel drops SIGTERM for a container's PID 1 that does not say what it shall do, as short commands do not."""
+    if os.getpid() == 1:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _version(wanted: bool) -> None:
