@@ -104,6 +104,22 @@ def test_a_full_disk_is_a_pause_and_keeps_nothing_of_the_batch(db: FeatureDataba
     assert all(insert(db, *(vector(f"s{n}") for n in range(500))))
 
 
+def test_after_a_full_disk_a_single_statement_of_the_unit_commits_nothing_alone(db: FeatureDatabase) -> None:
+    fill_the_disk(db)
+
+    def careless() -> None:
+        with db.connection.atomic():
+            with suppress(StoreUnavailable):
+                db.connection.run("INSERT INTO feature_lists (names) VALUES (?)", ("x" * 100_000,))
+            db.connection.query("PRAGMA max_page_count = 1000000")
+            db.connection.run("INSERT INTO feature_lists (names) VALUES ('[]')")
+
+    with pytest.raises(StoreUnavailable, match="given up by SQLite"):
+        careless()
+    db.connection.query("PRAGMA max_page_count = 1000000")
+    assert db.connection.query("SELECT * FROM feature_lists") == []
+
+
 def test_after_a_full_disk_nothing_of_the_unit_commits_alone(db: FeatureDatabase) -> None:
     fill_the_disk(db)
 

@@ -256,6 +256,10 @@ def test_an_incomplete_vector_is_not_trained_on(db: FeatureDatabase) -> None:
     assert db.count_samples() == 0
     counts = db.counts()
     assert (counts.incomplete, counts.labelled, counts.labels_total) == (1, 1, 0)
+    db.store_feature_vector(plain("s2", target=2.0))
+    ((version,),) = db.connection.query("SELECT DISTINCT feature_version FROM feature_vectors")
+    matrix = db.vectors.training_matrix(feature_version=version, names=["rsi"])
+    assert (matrix.signal_ids, matrix.X.tolist(), matrix.incomplete) == (["s2"], [[65.0]], 1)
 
 
 def test_a_store_is_named_by_a_string_and_survives_closing(tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_a_correction_counts_no_second_label(db: FeatureDatabase) -> None:
     assert counts.newest_label == at(10)
 
 
+def test_a_lower_revision_that_comes_later_leaves_the_label_of_the_higher(db: FeatureDatabase) -> None:
+    insert(db, vector("s1"))
+    assert db.outcomes.record([outcome("s1", 2.0, revision=2)]) == ["applied"]
+    assert db.outcomes.record([outcome("s1", -1.0, revision=1)]) == ["superseded"]
+    assert db.connection.query("SELECT target_r_multiple, label_revision FROM feature_vectors") == [(2.0, 2)]
+    assert [row.r_multiple for row in db.outcomes.history("s1")] == [-1.0, 2.0]
+
+
 def test_an_outcome_that_preceded_its_signal_is_handed_out_when_the_signal_comes(db: FeatureDatabase) -> None:
     early = outcome("s1", 1.0, revision=1, day=SIGNAL_DAY - 1, entry_id="7-0")
     assert db.outcomes.record([early, outcome("s1", 0.5)]) == ["waiting", "superseded"]
