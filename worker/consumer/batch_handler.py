@@ -264,13 +264,13 @@ class BatchHandler:
             first, told = entries[0]
             known = stored.get(signal_id) or KnownSignal(told.digest, first.entry_id)
             for entry, signal in entries:
-                if entry.entry_id == known.entry_id:
-                    redelivered += signal_id not in new
-                elif known.event_hash in (None, signal.digest):
-                    duplicates.append(DuplicateRow(entry.stream, entry.entry_id, signal_id, "signal.created"))
-                else:
+                if known.event_hash not in (None, signal.digest):
                     rejected = EventRejected(Reason.IDENTITY_CONFLICT, f"{signal_id} is stored with other content")
                     intake.rejected.append(Rejected(entry, rejected, signal_id=signal_id, symbol=signal.symbol))
+                elif entry.entry_id == known.entry_id:
+                    redelivered += signal_id not in new
+                else:
+                    duplicates.append(DuplicateRow(entry.stream, entry.entry_id, signal_id, "signal.created"))
         recorded = self._store.duplicates.record(duplicates)
         return BatchResult(redelivered=redelivered + len(duplicates) - recorded, duplicates=recorded)
 

@@ -6,14 +6,18 @@ both.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 from trading_system.ml_refinement.storage import FeatureDatabase, Replay
-from worker.events.decoding import EventKind
+from worker.consumer.rows import outcome_row
+from worker.errors import DecodeError
+from worker.events.decoding import EventKind, SignalCreated, decode_again
 from worker.streams.entries import Entry
 
 Key = tuple[str, str]
+Content = tuple[object, ...]
 
 
 class AlreadySettled(Enum):
@@ -46,7 +50,7 @@ class Deduplication:
             entry.key: AlreadySettled.DEAD_LETTER
             for entry in (entries if dead_lettered else ())
             # A server that was emptied may give out an id again: other bytes are another event.
-            if entry.key in dead_lettered and entry.data in (None, dead_lettered[entry.key])
+            if entry.key in dead_lettered and (_is_unread(entry) or (entry.data or b"") == dead_lettered[entry.key])
         }
         replays = _replays(entries, settled)
         carriers = self._store.replays.carriers(replays)
@@ -58,17 +62,40 @@ class Deduplication:
         return settled
 
     def applied(self, entries: Sequence[Entry]) -> set[Key]:
-        """Those of the entries that had an effect already, or were noted as duplicates."""
+        """Those of the entries that had an effect already, or were noted as duplicates.
+
+        An entry with bytes is known by them too: a server that was emptied may give out an id again, and so may a
+        replica that lacked entries when it took over.
+        """
         if not entries:
             return set()
-        applied = self._store.entries.duplicates([entry.key for entry in entries])
+        known: dict[Key, set[Content]] = defaultdict(set)
+        for key, signal_id in self._store.entries.duplicates([entry.key for entry in entries]):
+            known[key].add((signal_id,))
         for stream, kind in self._kinds.items():
             ids = [entry.entry_id for entry in entries if entry.stream == stream]
             look_up = self._store.entries.stored_signals
             if kind == "trade.closed":
                 look_up = self._store.entries.stored_outcomes
-            applied |= {(stream, entry_id) for entry_id in look_up(ids)} if ids else set()
-        return applied
+            for entry_id, content in look_up(ids) if ids else ():
+                known[stream, entry_id].add(content)
+        return {entry.key for entry in entries if entry.key in known and self._is_one_of(entry, known[entry.key])}
+
+    def _is_one_of(self, entry: Entry, known: set[Content]) -> bool:
+        """Whether the entry is one whose effects are in the store, as far as its bytes are there to tell."""
+        if _is_unread(entry):
+            return True
+        if entry.data is None:
+            return False
+        try:
+            event = decode_again(self._kinds[entry.stream], entry.data)
+        except DecodeError:
+            return False
+        copies: set[Content] = {(event.signal_id,)} | ({("",)} if entry.replay else set())
+        if isinstance(event, SignalCreated):
+            return not known.isdisjoint(copies | {(event.signal_id, event.digest), (event.signal_id, None)})
+        row = outcome_row(entry, event)
+        return not known.isdisjoint(copies | {(row.signal_id, row.revision, *row.content)})
 
     def note_replays(self, entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> None:
         """Note which entries replays take effect through; belongs in the transaction of those effects."""
@@ -79,6 +106,11 @@ class Deduplication:
         for copy in _copies(entries, settled) if settled else ():
             if copy.request is not None:
                 self._store.replays.sent(copy.request, copy.dead_letter_id, copy.entry_id)
+
+
+def _is_unread(entry: Entry) -> bool:
+    """Whether its bytes are not there to tell it by."""
+    return entry.is_lost or entry.oversized is not None
 
 
 def _replays(entries: Sequence[Entry], settled: Mapping[Key, AlreadySettled]) -> list[Replay]:

@@ -64,7 +64,7 @@ class Limits:
     max_r_multiple: float = 1000.0
 
 
-_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, earliest_us=0)
+_NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, earliest_us=0, max_r_multiple=sys.float_info.max)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 
 
@@ -137,6 +137,16 @@ def decode_kept(data: bytes) -> SignalCreated:
     event = _decode_signal(data, _END_OF_TIME, _NO_LIMITS).event
     assert isinstance(event, SignalCreated)  # noqa: S101 - what else could it be
     return event
+
+
+def decode_again(kind: str, data: bytes) -> SignalCreated | TradeClosed:
+    """The event in bytes that may have been let in before, by the limits and the clock of then.
+
+    Raises:
+        DecodeError: this release cannot read them.
+        ValueError: another kind.
+    """
+    return decode(kind, data, now=_END_OF_TIME, limits=_NO_LIMITS).event
 
 
 def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:

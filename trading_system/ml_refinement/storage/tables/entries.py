@@ -11,6 +11,8 @@ from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 #: (stream, entry id)
 EntryKey = tuple[str, str]
+#: What the store has of an event's content.
+Content = tuple[object, ...]
 
 
 class Entries:
@@ -30,17 +32,17 @@ class Entries:
             for entry_id, payload in self._connection.query(DEAD_LETTER, (id_list(ids), stream))
         }
 
-    def duplicates(self, entries: Sequence[EntryKey]) -> set[EntryKey]:
-        """Those that were noted as duplicates."""
-        return {(row[0], row[1]) for row in self._connection.query(DUPLICATES, (_pairs(entries),))}
+    def duplicates(self, entries: Sequence[EntryKey]) -> list[tuple[EntryKey, str]]:
+        """Those that were noted as duplicates, each with the signal that it was of."""
+        return [((row[0], row[1]), row[2]) for row in self._connection.query(DUPLICATES, (_pairs(entries),))]
 
-    def stored_signals(self, entry_ids: Iterable[str]) -> set[str]:
-        """Those that brought a stored signal."""
-        return {row[0] for row in self._connection.query(SIGNALS, (id_list(entry_ids),))}
+    def stored_signals(self, entry_ids: Iterable[str]) -> list[tuple[str, Content]]:
+        """Those that brought a stored signal: its id, and the hash of its content where one is kept."""
+        return [(row[0], row[1:]) for row in self._connection.query(SIGNALS, (id_list(entry_ids),))]
 
-    def stored_outcomes(self, entry_ids: Iterable[str]) -> set[str]:
-        """Those that brought a stored outcome."""
-        return {row[0] for row in self._connection.query(OUTCOMES, (id_list(entry_ids),))}
+    def stored_outcomes(self, entry_ids: Iterable[str]) -> list[tuple[str, Content]]:
+        """Those that brought a stored outcome: its signal, revision, time of the close, R, return and exit reason."""
+        return [(row[0], row[1:]) for row in self._connection.query(OUTCOMES, (id_list(entry_ids),))]
 
 
 class Attempts:
@@ -101,13 +103,14 @@ DEAD_LETTER = """
     SELECT d.entry_id, d.payload FROM json_each(?) AS wanted
     CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
 DUPLICATES = """
-    SELECT d.stream, d.entry_id FROM json_each(?) AS wanted
+    SELECT d.stream, d.entry_id, d.signal_id FROM json_each(?) AS wanted
     CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
 SIGNALS = """
-    SELECT v.entry_id FROM json_each(?) AS wanted
+    SELECT v.entry_id, v.signal_id, v.event_hash FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.entry_id = wanted.value"""
 OUTCOMES = """
-    SELECT o.entry_id FROM json_each(?) AS wanted
+    SELECT o.entry_id, o.signal_id, o.revision, o.closed_at, o.r_multiple, o.return_pct, o.exit_reason
+    FROM json_each(?) AS wanted
     CROSS JOIN trade_outcomes AS o ON o.entry_id = wanted.value"""
 CHARGE = """
     INSERT INTO attempts (stream, entry_id, tries, last_at) VALUES (?, ?, 1, ?)
