@@ -137,6 +137,14 @@ def test_a_symbol_without_a_file_is_named_with_the_time_wanted(tmp_path: Path) -
     assert "2024-05-31T20:00:00" in error.detail
 
 
+@pytest.mark.parametrize("name", ["AAPL.CSV", "AAPL.PARQUET"])
+def test_a_file_whose_suffix_is_upper_case_is_named_as_not_read(tmp_path: Path, name: str) -> None:
+    put(tmp_path / name, bars(5))
+    error = refusal(tmp_path)
+    assert error.reason is Reason.NO_MARKET_DATA
+    assert f"{name} is not read, suffixes are lower case" in error.detail
+
+
 def test_no_directory_means_no_bars_and_a_lost_one_means_wait(tmp_path: Path) -> None:
     assert refusal(None).reason is Reason.NO_MARKET_DATA
     with pytest.raises(TransientError, match=r"unmounted: No such file"):
@@ -336,6 +344,8 @@ BAD_FILES = {
     "unsorted": (HEAD + ROW + ROW.replace("-31", "-30"), "timestamp of bar 1"),
     "doubled": (HEAD + ROW + ROW, "timestamp of bar 1"),
     "no UTF-8": (HEAD + ROW.replace("11", "\xff"), "UTF-8"),
+    "semicolons": ((HEAD + ROW).replace(",", ";"), "line 1 is separated by ';', and columns are by commas"),
+    "tabs": ((HEAD + ROW).replace(",", "\t"), "line 1 is separated by '\\t'"),
     "an open quote": (HEAD + ROW.replace("11", '"11'), "no CSV file"),
 }
 
@@ -431,7 +441,13 @@ class TestParquet:
         self.put(path, {**GOOD, "close": [str(price) for price in GOOD["close"]]})
         assert "not numbers" in refusal(tmp_path).detail
         self.put(path, {**GOOD, "close": [None, *GOOD["close"][1:]]})
-        assert "no number" in refusal(tmp_path).detail
+        assert "close of bar 0 is missing" in refusal(tmp_path).detail
+        self.put(path, {**GOOD, "volume": [*GOOD["volume"][:2], None, None]})
+        assert "volume of bar 2 is missing (bars count from 0)" in refusal(tmp_path).detail
+        arrow = pytest.importorskip("pyarrow")
+        gap = arrow.array([0, None, 2, 3], arrow.timestamp("us", "UTC"))
+        self.put(path, GOOD, gap)
+        assert "timestamp of bar 1 is missing" in refusal(tmp_path).detail
         self.put(path, {**GOOD, "high": [1.0] * 4})
         assert "bar 0" in refusal(tmp_path).detail
         self.put(path, {"timestamp": GOOD["timestamp"]})

@@ -199,6 +199,12 @@ def test_market_data_that_contradicts_itself_or_is_missing_is_named(set_up: Any)
     assert "SPX" in findings[1].says
 
 
+def test_a_file_of_bars_whose_suffix_is_upper_case_is_named(set_up: Any) -> None:
+    (set_up.market_data_dir / "LOUD.CSV").write_text("")
+    (told,) = [finding for finding in doctor.examine(set_up) if finding.part == "market data"]
+    assert (told.verdict, "LOUD.CSV: not read" in told.says) == ("warn", True)
+
+
 def test_a_wrong_setting_is_named_and_the_command_fails(tmp_path: Path) -> None:
     environment = {**os.environ, "REFINERY_BATCH_SIZE": "0", "REFINERY_STATE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "worker", "doctor", "--json"]

@@ -14,7 +14,7 @@ from worker.errors import ConfigurationError
 from worker.settings.messages import fields_of, setting_types
 from worker.settings.redis_url import mask_url
 from worker.settings.reference import meanings
-from worker.settings.schema import Settings, load_settings
+from worker.settings.schema import Settings, is_given, load_settings
 
 HIDDEN = "s3cret"
 
@@ -277,3 +277,20 @@ def test_every_setting_says_what_it_is_for() -> None:
 
     described(Settings)
     assert "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN" in setting_types(Settings)
+
+
+def test_a_variable_from_a_file_of_windows_is_told_its_carriage_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = refused(monkeypatch, REFINERY_STATE_DIR="/srv/refinery\r", REFINERY_LOG_LEVEL="INFO\r")
+    assert line.startswith("REFINERY_LOG_LEVEL, REFINERY_STATE_DIR: ends in a carriage return")
+
+
+def test_a_state_directory_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must be a path without control characters" in refused(monkeypatch, REFINERY_STATE_DIR="/srv/a\nb")
+
+
+def test_a_file_with_a_byte_order_mark_is_read_as_one_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "refinery.toml"
+    file.write_bytes(b"\xef\xbb\xbfbatch_size = 7\n")
+    monkeypatch.setenv("REFINERY_CONFIG", str(file))
+    assert load_settings().batch_size == 7
+    assert is_given("batch_size")

@@ -178,7 +178,9 @@ class DirectorySource:
             return NoMarketData(
                 Reason.NO_MARKET_DATA, f"{symbol}: no file can have so long a name; its events have to bring bars"
             )
-        return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}")
+        shouted = [name for suffix in SUFFIXES if (directory / (name := f"{stem}{suffix.upper()}")).exists()]
+        said = f"; {shouted[0]} is not read, suffixes are lower case" if shouted else ""
+        return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}{said}")
 
     def _read(self, symbol: str, path: Path) -> Bars | NoMarketData:
         try:

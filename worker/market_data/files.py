@@ -19,6 +19,7 @@ from worker.events.timestamps import BadTimestamp, column_us
 
 SUFFIXES = (".csv", ".parquet")
 
+_NO_COMMAS = (";", "\t", "|")
 _FIRST_LINE = 2  # of the first bar in a CSV file, after the header
 
 
@@ -51,6 +52,8 @@ def _read_csv(data: bytes) -> Bars:
     if not rows:
         raise BadFileError("empty, without a header")
     header = rows[0]
+    if len(header) == 1 and (other := next((sign for sign in _NO_COMMAS if sign in header[0]), None)):
+        raise BadFileError(f"line 1 is separated by {other!r}, and columns are by commas")
     wanted = _places(header)
     while len(rows) > 1 and not rows[-1]:
         rows.pop()
@@ -109,14 +112,18 @@ def _read_parquet(data: bytes) -> Bars:
     except (pyarrow.ArrowException, OSError) as error:  # of bytes in memory it is damage, whatever Arrow calls it
         raise BadFileError(f"no Parquet file: {str(error)[:200]}") from None
     wanted = {name: table.column(place) for name, place in _places(table.column_names).items()}
+    for name, column in wanted.items():
+        if column.null_count:
+            row = column.is_null().to_pylist().index(True)
+            raise BadFileError(f"{name} of bar {row} is missing (bars count from 0)")
     times = wanted.pop("timestamp")
     for name, column in wanted.items():
         if not (pyarrow.types.is_floating(column.type) or pyarrow.types.is_integer(column.type)):
             raise BadFileError(f"column {name} holds {column.type}, not numbers")
-    if pyarrow.types.is_timestamp(times.type) and times.type.tz is not None and not times.null_count:
+    if pyarrow.types.is_timestamp(times.type) and times.type.tz is not None:
         timestamp = times.cast(pyarrow.timestamp("us", "UTC"), safe=False).to_numpy().astype(np.int64)
     elif pyarrow.types.is_timestamp(times.type):
-        raise BadFileError("timestamp has no time zone, or is missing in some bars")
+        raise BadFileError("timestamp has no time zone")
     else:
         timestamp = _instants(times.to_pylist())
     return _checked(timestamp, {name: column.to_pylist() for name, column in wanted.items()}, "bars count from 0")

@@ -28,7 +28,7 @@ from worker.installation import (
     open_store,
     other_owner,
 )
-from worker.market_data.files import BadFileError, file_stem, read_bars
+from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
 from worker.observability.status import read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
@@ -302,7 +302,12 @@ def _market_data(settings: Settings) -> Iterator[Finding]:
     if directory is None:
         yield Finding("market data", "ok", "none set: bars come with the events")
         return
-    files = sorted(path for path in directory.iterdir() if path.suffix in (".csv", ".parquet"))
+    every = sorted(directory.iterdir())
+    files = [path for path in every if path.suffix in SUFFIXES]
+    shouted = [path.name for path in every if path.suffix not in SUFFIXES and path.suffix.lower() in SUFFIXES]
+    if shouted:
+        says = f"{', '.join(shouted[:_SHOWN_FILES])}: not read, suffixes are lower case"
+        yield Finding("market data", "warn", says, "rename them to .csv or .parquet")
     broken = list(_broken(files[:_MOST_FILES]))
     for path, why in broken[:_SHOWN_FILES]:
         yield Finding("market data", "bad", f"{path.name}: {why}", _FILE_ADVICE)
@@ -313,7 +318,7 @@ def _market_data(settings: Settings) -> Iterator[Finding]:
         yield Finding("market data", "bad", says, f"put it into {directory}")
     if not files:
         yield Finding("market data", "warn", f"{directory} holds no CSV or Parquet file", "one file a symbol")
-    if files and not broken and not missing:
+    if files and not broken and not missing and not shouted:
         yield Finding("market data", "ok", f"{len(files):,} files, {min(len(files), _MOST_FILES):,} read, all sound")
 
 

@@ -66,6 +66,15 @@ def refuse_unknown(environ: Mapping[str, str], types: Mapping[str, Any]) -> None
         raise ConfigurationError("; ".join(_no_such(name, types) for name in unknown))
 
 
+def refuse_carriage_returns(environ: Mapping[str, str]) -> None:
+    """Raises ConfigurationError when a `REFINERY_*` variable ends as lines of a file from Windows do."""
+    ending = sorted(name for name, value in environ.items() if name.upper().startswith(PREFIX) and value.endswith("\r"))
+    if ending:
+        raise ConfigurationError(
+            f"{', '.join(ending)}: ends in a carriage return: give the file that it comes from line ends without them"
+        )
+
+
 def without_service_links(environ: Mapping[str, _Value]) -> dict[str, _Value]:
     """`environ` without what Kubernetes adds of its own accord for services whose names begin as our settings do."""
     return {name: value for name, value in environ.items() if not _is_service_link(name, value)}
@@ -89,7 +98,7 @@ def check_config_file(path: str | None, types: Mapping[str, Any]) -> None:
         return
     shown = f"{CONFIG_VARIABLE}={path!r}: must name a"
     try:
-        ml = tomllib.loads(Path(path).read_text(encoding="utf-8")).get("ml", {})
+        ml = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("ml", {})
     except OSError as error:
         raise ConfigurationError(f"{shown} readable TOML file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import tomllib
 from dataclasses import replace
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +39,7 @@ from worker.settings.messages import (
     check_config_file,
     explain,
     explain_json,
+    refuse_carriage_returns,
     refuse_unknown,
     setting_types,
     without_service_links,
@@ -49,6 +52,13 @@ QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 #: The queue of trainings of an installation whose streams and group have their usual names.
 QUEUE_NAME = "refinery-retrain"
+
+
+class _TomlFile(TomlConfigSettingsSource):
+    """The file, with or without the byte order mark that some editors put first."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 class _Part(BaseModel):
@@ -168,6 +178,8 @@ class Settings(BaseSettings):
     @field_validator("state_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if any(sign < " " or sign == "\x7f" for sign in str(value)):
+            raise ValueError("must be a path without control characters")
         return value.expanduser().absolute()
 
     @field_validator("ml")
@@ -199,7 +211,7 @@ class Settings(BaseSettings):
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = without_service_links(env_settings.env_vars)
         path = os.environ.get(CONFIG_VARIABLE)
-        file = (TomlConfigSettingsSource(settings_cls, toml_file=path),) if path else ()
+        file = (_TomlFile(settings_cls, toml_file=path),) if path else ()
         return init_settings, env_settings, *file
 
     @property
@@ -263,6 +275,7 @@ def load_settings(**overrides: Any) -> Settings:
     """
     types = setting_types(Settings)
     refuse_unknown(os.environ, types)
+    refuse_carriage_returns(os.environ)
     check_config_file(os.environ.get(CONFIG_VARIABLE), types)
     try:
         return Settings(**overrides)
@@ -276,7 +289,7 @@ def load_settings(**overrides: Any) -> Settings:
 def is_given(*path: str) -> bool:
     """Whether environment or file give a setting a value, be it the default, as `is_given("ml", "enabled")`."""
     file = os.environ.get(CONFIG_VARIABLE)
-    sources = [EnvSettingsSource(Settings), *([TomlConfigSettingsSource(Settings, toml_file=file)] if file else [])]
+    sources = [EnvSettingsSource(Settings), *([_TomlFile(Settings, toml_file=file)] if file else [])]
     return any(_at(source(), path) is not None for source in sources)
 
 
