@@ -53,6 +53,18 @@ def test_systemd_reads_every_line_of_the_units(tmp_path: Path) -> None:
     assert "Failed to parse" in verify(tmp_path)
 
 
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is missing")
+@pytest.mark.parametrize("name", OURS)
+def test_a_unit_may_ask_the_kernel_only_for_what_a_service_needs(name: str) -> None:
+    asked = ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(UNITS / f"refinery-{name}.service")]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd cannot judge a file")
+    assert done.returncode == 0, done.stdout
+    for group in ("privileged", "mount", "module", "debug", "raw-io", "reboot", "clock"):
+        assert re.search(rf"✓ SystemCallFilter=~@{group} ", done.stdout), group
+
+
 def verify(root: Path) -> str:
     units = [f"refinery-{name}.service" for name in OURS]
     done = subprocess.run(["systemd-analyze", f"--root={root}", "verify", *units], capture_output=True, text=True)
