@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +25,8 @@ from tests.support.labels import label
 from tests.support.waiting import HANGS_AFTER_S, runs, wait_until
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.errors import RefineryError
+from trading_system.ml_refinement.training import backtest
+from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
 from worker.retraining import job
 from worker.retraining.history import training_history
@@ -371,3 +374,60 @@ def test_waiting_for_a_job_that_nobody_takes_ends(
 def test_a_model_that_is_not_trained_here_is_refused(settings: Settings) -> None:
     with pytest.raises(RefineryError, match="no training of"):
         retrain(settings, model_type="risk_predictor", after=0, reason="manual")
+
+
+def test_a_training_that_was_asked_for_by_another_installation_is_not_done_here(
+    settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str, tmp_path: Path
+) -> None:
+    label(store, settings, 150)
+    other = settings.model_copy(update={"state_dir": tmp_path / "other"})
+    with open_store(other) as theirs:
+        label(theirs, other, 150)
+        job_id = enqueue(other, theirs, client)
+    queue = RetrainQueue(client, timeout_s=60)
+    with trainer(valkey_url):
+        wait_until(lambda: queue.state(job_id) == "failed")
+    assert f"another installation than that of {settings.state_dir}" in (queue.failure(job_id) or "")
+    assert store.runs.recent() == []
+    client.hset(Job.key_for(job_id), "ended_at", "2026-01-01T00:00:00.000000Z")
+    with open_store(other) as theirs:
+        again = enqueue(other, theirs, client)
+    assert again != job_id
+    assert waiting(client) == [again.encode()]
+
+
+def test_a_trainer_without_a_store_makes_none_and_does_no_training(settings: Settings) -> None:
+    with pytest.raises(ConfigurationError, match="there is no store"):
+        retrain(settings, model_type=TYPE, after=0, reason="test")
+    assert not settings.store_path.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_store_that_is_lost_under_a_training_gets_no_model_file_and_the_training_is_done_again(
+    replaced: bool, settings: Settings, store: FeatureDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label(store, settings, 150)
+    store.close()
+    here = settings.state_dir
+    walk_forward = backtest.walk_forward
+
+    def lose(*arguments: Any, **named: Any) -> Any:
+        for path in here.glob("features.db*"):
+            path.rename(tmp_path / path.name)
+        if replaced:
+            shutil.copyfile(tmp_path / "features.db", here / "features.db")
+        return walk_forward(*arguments, **named)
+
+    monkeypatch.setattr(backtest, "walk_forward", lose)
+    with pytest.raises(RefineryError, match=r"came to nothing: .* was removed, moved or replaced"):
+        retrain(settings, model_type=TYPE, after=0, reason="test")
+    assert list(settings.models_dir.iterdir()) == []
+    monkeypatch.undo()
+    for path in tmp_path.glob("features.db*"):
+        path.replace(here / path.name)
+    with open_store(settings) as back:
+        job.sweep(back)
+        lost = back.runs.last(TYPE)
+        assert lost is not None
+        assert lost.status == "failed"
+        assert retrain(settings, model_type=TYPE, after=lost.token, reason="test")["status"] == "completed"

@@ -16,9 +16,9 @@ from loguru import logger
 
 from trading_system.ml_refinement.actors import UNKNOWN
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreMoved
 from trading_system.ml_refinement.storage.times import utc_now
-from worker.errors import ConfigurationError, TransientError
+from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
 from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
@@ -54,7 +54,13 @@ def run_trainer(settings: Settings, url: str) -> None:
 
 
 def retrain(
-    settings: Settings, *, model_type: str, after: int, reason: str, requested_by: str = UNKNOWN
+    settings: Settings,
+    *,
+    model_type: str,
+    after: int,
+    reason: str,
+    requested_by: str = UNKNOWN,
+    installation: str | None = None,
 ) -> Mapping[str, Any]:
     """Train once, and let the gate decide. The job function: arguments and result are plain JSON values.
 
@@ -71,15 +77,24 @@ def retrain(
             leftover (RQ ran it twice, or it waited) and nothing is done.
         reason: why it was asked for.
         requested_by: who asked for it.
+        installation: id of the store that it was asked for; None: whoever asked did not say.
 
     Raises:
         TrainingFailed: the training failed in a way that is known by name; what is not, is raised as it is.
         ForbiddenJob: this release trains no such model.
-        ConfigurationError: a restore was interrupted.
+        ConfigurationError: a restore was interrupted, there is no store, or it is not the one that was asked for.
+        RefineryError: the store was removed, moved or replaced while it was trained on; nothing came of it.
     """
     if model_type != ModelType.SIGNAL_QUALITY:
         raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
-    with training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
+    if not settings.store_path.exists():  # an empty one in its place would say that there is nothing to learn
+        raise ConfigurationError(f"there is no store in {settings.state_dir}, so this trainer cannot do a training")
+    with _lost_store_named(), training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
+        if installation is not None and store.installation_id() != installation:
+            raise ConfigurationError(
+                f"the training was asked for by another installation than that of {settings.state_dir}: "
+                "compare REFINERY_STATE_DIR and REFINERY_REDIS_URL of this trainer and of the workers"
+            )
         sweep(store)
         newest = store.runs.last(model_type)
         if (newest.token if newest else 0) != after:
@@ -99,6 +114,15 @@ def retrain(
         "model_id": result.model_id,
         "reason": result.reason,
     }
+
+
+@contextmanager
+def _lost_store_named() -> Iterator[None]:
+    """A store that is lost under a training is a line for the operator, and the job failed: it is asked for again."""
+    try:
+        yield
+    except StoreMoved as error:
+        raise RefineryError(f"the training came to nothing: {error}") from error
 
 
 def housekeeping(settings: Settings, client: redis.Redis) -> None:

@@ -94,8 +94,18 @@ class RetrainQueue:
         # All queues of a server share the keys of jobs. Jobs of the usual queue have the ids that they always had.
         self._prefix = "" if name == QUEUE_NAME else f"{name}-"
 
-    def enqueue(self, *, model_type: str, after: int, reason: RetrainReason, requested_by: str = SCHEDULE) -> Asked:
+    def enqueue(
+        self,
+        *,
+        model_type: str,
+        after: int,
+        reason: RetrainReason,
+        requested_by: str = SCHEDULE,
+        installation: str | None = None,
+    ) -> Asked:
         """Ask for the training that follows the one with token `after`; who asks first is kept.
+
+        With `installation`, the id of a store, no trainer of another store does it.
 
         However many workers ask, and however often a reply is lost, there is one job, because its id follows from the
         model type and the token. A job that was over before its training began (killed at once, stuck, refused) gets
@@ -105,6 +115,7 @@ class RetrainQueue:
             redis.RedisError: the queue cannot be reached now; asking again is harmless.
         """
         arguments = {"model_type": model_type, "after": after, "reason": reason.value, "requested_by": requested_by}
+        arguments |= {} if installation is None else {"installation": installation}
         first = job_id = self._prefix + job_id_of(model_type, after)
         for pause in (*_RETRY_AFTER, None):
             if self._added(job_id, arguments) or (self._leads_nowhere(job_id) and self._added_anew(job_id, arguments)):

@@ -90,7 +90,13 @@ def enqueue(
     after = training_history(store, ModelType.SIGNAL_QUALITY).newest
     queue = _queue(settings, client)
     by = acting_user() if reason is RetrainReason.MANUAL else SCHEDULE
-    asked = queue.enqueue(model_type=ModelType.SIGNAL_QUALITY.value, after=after, reason=reason, requested_by=by)
+    asked = queue.enqueue(
+        model_type=ModelType.SIGNAL_QUALITY.value,
+        after=after,
+        reason=reason,
+        requested_by=by,
+        installation=store.installation_id(),
+    )
     if asked.new:
         logger.info("asked for training {} ({}, by {})", asked.job_id, reason.value, by)
     return asked.job_id

@@ -107,9 +107,12 @@ class ModelRegistry:
             NotFittedError: the model is not fitted.
             OSError: the file could not be written; nothing was entered.
             ModelFileRefused: the model's id cannot be a file name, or its own `save` wrote no file.
+            StoreMoved: the store is not at its path any more; no file was written.
         """
         if not model.is_fitted:
             raise NotFittedError(f"{model.model_id} is not fitted")
+        if self.db is not None:
+            self.db.check_in_place()  # else the file would lie beside a store that does not know it
         path, sha256 = self._write(model)
         metadata = _finite_metadata(model.get_metadata())
         self._own_classes[model.model_id] = type(model)

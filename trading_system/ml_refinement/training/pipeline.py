@@ -17,7 +17,7 @@ from trading_system.ml_refinement.labelling.rules import LabellingRule, labellin
 from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
-from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError
+from trading_system.ml_refinement.storage.errors import StaleActivation, StoreError, StoreMoved
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.models import RegistryRow
 from trading_system.ml_refinement.storage.times import DAY_US, Clock, text_from_us, us_from_text, utc_text
@@ -370,6 +370,8 @@ class _Run:
         logger.error("run {} failed: {}", self.run_id, reason)
         try:
             self.db.runs.finish(self.run_id, "failed", error_message=reason, seconds=time.perf_counter() - self.started)
+        except StoreMoved as lost:
+            logger.warning("run {} could not be marked failed, and will be swept: {}", self.run_id, lost)
         except StoreError:  # the store itself may be what failed; the first error is the one to tell of
             logger.exception("run {} could not be marked failed; it will be swept", self.run_id)
         return TrainingResult(self.run_id, "failed", None, None, reason=reason)
