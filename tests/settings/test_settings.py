@@ -170,7 +170,7 @@ def test_plain_text_to_another_host_can_be_accepted(monkeypatch: pytest.MonkeyPa
         ("redis://:p@ss:w@rd@h:1/0", "redis://***@h:1/0"),
         ("nothing to hide", "nothing to hide"),
         ("redis://h:1", "redis://h:1"),
-        ("redis://u:p@[broken", "redis://***"),
+        ("redis://u:p@[broken", "redis://***@[broken"),
     ],
 )
 def test_credentials_are_masked(text: str, shown: str) -> None:

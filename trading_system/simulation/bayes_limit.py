@@ -24,7 +24,10 @@ _EVERY = 10
 
 @dataclass(frozen=True)
 class Kind:
-    """Columns of one kind: of which features (columns, 1 or 2), made how, how many matter, their squared weight."""
+    """Columns of one kind: how many matter, and their squared weight.
+
+    `features` says of which, shape (columns, 1) or (columns, 2); `made` takes their values, (1 or 2, columns, n).
+    """
 
     features: IntArray
     made: Callable[[FloatArray], FloatArray]
