@@ -107,6 +107,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
     return {
         "status": [("status",)],
         "doctor": [("doctor",)],
+        "adopt": [("adopt",)],
         "schema": [("schema",)],
         "asyncapi": [("asyncapi",)],
         "publish": [("publish", str(lines))],

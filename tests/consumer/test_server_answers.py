@@ -13,10 +13,10 @@ import orjson
 import pytest
 import redis
 
-from tests.faults.servers import ServerOf
 from tests.support.desk import desk, pending, scored, send, settings_for
 from tests.support.events import SIGNALS, signal
 from tests.support.real_processes import Installation
+from tests.support.servers import ServerOf
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.client import RefineryClient
 from worker.observability.state_collector import StateCollector
@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     elif _REDIS is None:
         pytest.skip("there is no redis-server on the path")
     else:
-        with ServerOf(Path(_REDIS), directory) as started:
+        with ServerOf(directory, binary=Path(_REDIS)) as started:
             yield started
 
 

@@ -11,7 +11,7 @@ from tests.faults.invariants import entries_of, judge
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.disk import Disk, DiskPlan
 from tests.support.events import SIGNALS, TRADES, outcome, signal
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase
 
 
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
@@ -21,7 +21,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
     operation: str, error: str, nth: int, tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
     settings = settings_for(tmp_path / "var", valkey_url, batch_size=4)
-    with FeatureDatabase(settings.store_path), EventArchive(settings.archive_path):
+    with desk(settings):
         pass
     for number in range(6):
         send(valkey, SIGNALS, signal(number))
@@ -45,7 +45,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
 
 def test_a_disk_that_stays_broken_acknowledges_nothing(tmp_path: Path, valkey_url: str, valkey: redis.Redis) -> None:
     settings = settings_for(tmp_path / "var", valkey_url)
-    with FeatureDatabase(settings.store_path), EventArchive(settings.archive_path):
+    with desk(settings):
         pass
     send(valkey, SIGNALS, signal(1))
     disk = Disk([DiskPlan("write", 1, "ENOSPC", times=10**9)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -83,7 +84,7 @@ def test_a_hostile_pickle_is_refused_and_executes_nothing(tmp_path: Path, write:
 def test_a_type_outside_the_frozen_list_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.skops"
     path.write_bytes(skops.io.dumps({"format": 1, "learned": LearningInstallation}))
-    with pytest.raises(ModelFileRefused):
+    with pytest.raises(ModelFileRefused, match="UntrustedTypesFound"):
         SignalQualityModel().from_bytes(path.read_bytes())
     assert SignalQualityModel().load(str(path)) is False
 
@@ -98,9 +99,9 @@ def test_an_archive_that_says_it_inflates_beyond_the_limit_is_refused() -> None:
 
 
 def test_an_archive_that_lies_about_its_size_is_refused() -> None:
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("schema.json", b"0" * 5_000_000)
+    data = io.BytesIO(skops.io.dumps({"format": 1}))
+    with zipfile.ZipFile(data, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("never read", b"0" * 5_000_000)
     lying = data.getvalue().replace((5_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little"))
     with pytest.raises(ModelFileRefused):
         artefact.decode(lying)
@@ -113,6 +114,27 @@ def test_an_archive_of_very_many_entries_is_refused() -> None:
             archive.writestr(str(number), b"")
     with pytest.raises(ModelFileRefused, match="entries"):
         artefact.decode(data.getvalue())
+
+
+def test_a_pipe_is_no_regular_file_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.skops")
+    with pytest.raises(ModelFileRefused, match="not a regular file"):
+        artefact.read_file(tmp_path / "model.skops")
+
+
+def test_a_file_of_one_model_does_not_pass_for_another(tmp_path: Path) -> None:
+    installation = learning_installation(tmp_path)
+    first, second = fitted(0), fitted(1)
+    paths = []
+    for model in (first, second):
+        installation.registry.enter(model)
+        paths.append(installation.registry.model_dir / f"{model.model_id}.skops")
+    paths[0].write_bytes(paths[1].read_bytes())
+    sha256 = hashlib.sha256(paths[1].read_bytes()).hexdigest()
+    with installation.db.transaction() as connection:
+        connection.execute("UPDATE model_registry SET artefact_sha256 = ? WHERE model_id = ?", (sha256, first.model_id))
+    with pytest.raises(ModelFileRefused, match=f"{first.model_id}: the file holds {second.model_id}"):
+        installation.registry.load(first.model_id)
 
 
 def test_a_file_over_the_limit_is_not_read(tmp_path: Path) -> None:
