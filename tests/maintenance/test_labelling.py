@@ -145,7 +145,7 @@ def test_bars_of_later_signals_say_the_same_as_a_file(installation: RebuildInsta
 
 
 def test_signals_without_bars_of_a_symbol_without_a_file_have_none(by_file: RebuildInstallation) -> None:
-    (by_file.directory / "market" / "ACME.csv").unlink()
+    (by_file.directory / "market" / "ACME.csv").rename(by_file.directory / "market" / "OTHER.csv")
     found = label(by_file)
     assert (found.no_bars, found.open, labels(by_file)) == (len(SIGNALS), 0, {})
 
@@ -264,7 +264,7 @@ def test_labelling_since_a_time_leaves_older_signals(by_file: RebuildInstallatio
 
 
 def test_a_directory_that_is_gone_is_waited_for(by_file: RebuildInstallation) -> None:
-    (by_file.directory / "market" / "ACME.csv").unlink()
+    (by_file.directory / "market" / "ACME.csv").rename(by_file.directory / "market" / "OTHER.csv")
     (by_file.directory / "market").rmdir()
     with pytest.raises(TransientError):
         label(by_file)

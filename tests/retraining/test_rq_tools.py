@@ -51,7 +51,7 @@ work_until_stopped(load_settings(), sys.argv[1], functions={RETRAIN: retrain}, h
 
 def documented(tool: str) -> list[list[str]]:
     """The command lines of a tool in the page on the console, as they stand there."""
-    blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.S)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", PAGE.read_text(), re.S | re.M)
     lines = [line for block in blocks for line in block.splitlines() if line.split()[:1] == [tool]]
     return [shlex.split(line, comments=True) for line in lines]
 

@@ -52,7 +52,7 @@ HOT = {
     "entries of outcomes": (entries.OUTCOMES, 1),
     "came first": (outcomes.CAME_FIRST, 1),
     "counts": (counters.COUNTERS, 0),
-    "newest label": (counters.NEWEST_LABEL, 0),
+    "newest label": (counters.NEWEST_LABEL, 1),
 }
 
 

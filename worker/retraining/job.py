@@ -26,7 +26,7 @@ from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
 from worker.retraining.requests import enqueue_if_due
 from worker.retraining.rq_worker import ForbiddenJob, TrainingFailed, work_until_stopped
 from worker.settings.schema import Settings
-from worker.state_dir import take_lock
+from worker.state_dir import refuse_half_restored, take_lock
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.labelling.rules import LabellingRule
@@ -87,6 +87,7 @@ def retrain(
     """
     if model_type != ModelType.SIGNAL_QUALITY:
         raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
+    refuse_half_restored(settings)
     if not settings.store_path.exists():  # an empty one in its place would say that there is nothing to learn
         raise ConfigurationError(f"there is no store in {settings.state_dir}, so this trainer cannot do a training")
     with _lost_store_named(), training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
