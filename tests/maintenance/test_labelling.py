@@ -264,7 +264,7 @@ def test_labelling_since_a_time_leaves_older_signals(by_file: RebuildInstallatio
 
 
 def test_a_directory_that_is_gone_is_waited_for(by_file: RebuildInstallation) -> None:
-    (by_file.directory / "market" / "ACME.csv").rename(by_file.directory / "market" / "OTHER.csv")
+    (by_file.directory / "market" / "ACME.csv").unlink()
     (by_file.directory / "market").rmdir()
     with pytest.raises(TransientError):
         label(by_file)
