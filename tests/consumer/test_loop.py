@@ -7,6 +7,7 @@ import signal as signals
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +132,15 @@ def test_a_batch_that_takes_long_keeps_its_claim(
         assert worker.store.counts().signals == 1
 
 
+@pytest.mark.parametrize("workers", [1, 8], ids=["the same one started again", "one after another takes it over"])
 def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_others_go_on(
-    tmp_path: Path, valkey_url: str, valkey: redis.Redis
+    workers: int, tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
     for number in (1, 2, 3):
         send(valkey, SIGNALS, signal(number))
-    settings = settings_for(tmp_path, valkey_url, max_deliveries=2)
 
-    def live() -> None:
+    def live(slot: int) -> None:
+        settings = settings_for(tmp_path, valkey_url, max_deliveries=2, consumer_slot=slot)
         compute = BatchHandler._compute
 
         def deadly(handler: BatchHandler, intake: Any, now: Any) -> Any:
@@ -152,10 +154,13 @@ def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_othe
 
     codes = []
     while not codes or codes[-1] != 0:
-        codes.append(os.waitstatus_to_exitcode(os.waitpid(fork(live), 0)[1]))
+        slot = len(codes) % workers
+        for held in valkey.xpending_range(SIGNALS, GROUP, "-", "+", 10) if codes else ():  # type: ignore[union-attr]
+            valkey.xclaim(SIGNALS, GROUP, held["consumer"], 0, [held["message_id"]], idle=3_600_000, justid=True)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(fork(partial(live, slot)), 0)[1]))
         assert len(codes) < 8, codes
     assert set(codes[:-1]) == {-signals.SIGKILL}
-    with desk(settings) as worker:
+    with desk(settings_for(tmp_path, valkey_url)) as worker:
         [letter] = worker.store.dead_letters.find()
         assert (letter.signal_id, letter.reason, letter.attempts) == ("s-2", "handler_error", 2)
         assert "ended without a word" in letter.error

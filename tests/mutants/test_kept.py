@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.mutants.__main__ import A_TURN, ROOT, todays
+from tests.mutants.__main__ import ROOT, TURNS, todays
 from tests.mutants.kept import Line, broken, faults, kept_lines
 
 LINES = kept_lines()
@@ -30,7 +30,12 @@ def test_a_line_that_is_gone_or_stands_twice_and_a_test_that_is_gone_are_told() 
 
 
 def test_every_line_has_its_turn() -> None:
-    days = -(-len(LINES) // A_TURN)
-    seen = {line for day in range(days) for line in todays(LINES, day)}
-    assert seen == set(LINES)
-    assert todays(LINES, 3) == todays(LINES, 3)
+    by_day = [todays(LINES, day) for day in range(TURNS)]
+    assert {line for lines in by_day for line in lines} == set(LINES)
+    assert sum(map(len, by_day)) == len(LINES)
+    assert max(map(len, by_day)) <= 20
+
+
+def test_a_line_that_is_added_moves_no_others_turn() -> None:
+    for day in range(TURNS):
+        assert todays(LINES[1:], day) == [line for line in todays(LINES, day) if line != LINES[0]]

@@ -36,7 +36,7 @@ class Owner:
     state_dir: str
 
     def __str__(self) -> str:
-        return f"{_shown(self.state_dir)} on {_shown(self.host)}"
+        return f"{self.state_dir[:_MOST_SHOWN]} on {self.host[:_MOST_SHOWN]}"
 
     def packed(self) -> bytes:
         """As it stands in Redis."""
@@ -170,8 +170,3 @@ def _owner(client: redis.Redis, key: str) -> Owner | None:
         return Owner(str(said["id"]), str(said["host"]), str(said["state_dir"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         return Owner("", "?", key)
-
-
-def _shown(text: str) -> str:
-    """What another program wrote, for a line of the log."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_MOST_SHOWN])

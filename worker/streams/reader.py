@@ -299,16 +299,20 @@ def _entries(reply: Any, most_bytes: int) -> list[Entry]:
         pairs = [(stream, rows) for stream, rows in reply or ()]
     return [
         Entry(stream.decode(), entry_id.decode(), fields or {})
-        if not fields or sum(map(len, fields.values())) <= most_bytes
-        else _oversized(stream.decode(), entry_id.decode(), fields)
+        if not fields or _bytes_of(fields) <= most_bytes
+        else Entry(stream.decode(), entry_id.decode(), _beginning(fields), oversized=_bytes_of(fields))
         for stream, rows in pairs
         for entry_id, fields in rows
     ]
 
 
-def _oversized(stream: str, entry_id: str, fields: Mapping[bytes, bytes]) -> Entry:
-    size = sum(map(len, fields)) + sum(map(len, fields.values()))
-    return Entry(stream, entry_id, {b"data": fields.get(b"data", b"")[:SHOWN_BYTES]}, oversized=size)
+def _bytes_of(fields: Mapping[bytes, bytes]) -> int:
+    """As `take_pending.lua` measures an entry."""
+    return sum(map(len, fields)) + sum(map(len, fields.values()))
+
+
+def _beginning(fields: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    return {b"data": fields.get(b"data", b"")[:SHOWN_BYTES]}
 
 
 def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes]:
