@@ -162,8 +162,14 @@ def manifest_with(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], 
     return spoil
 
 
-def _outside(manifest: dict[str, Any]) -> None:
-    manifest["files"]["models/../../escaped.skops"] = manifest["files"]["features.db"]
+def _outside(backup: Path) -> None:
+    """A name that leads out of the state directory, to a file that is there and hashes to what is said."""
+    (backup.parent / "escaped.skops").write_bytes((backup / "features.db").read_bytes())
+
+    def named(manifest: dict[str, Any]) -> None:
+        manifest["files"]["models/../../escaped.skops"] = manifest["files"]["features.db"]
+
+    manifest_with(named)(backup)
 
 
 def _forged(backup: Path) -> None:
@@ -191,7 +197,7 @@ SPOILED: dict[str, Callable[[Path], None]] = {
     "a manifest that is no JSON": lambda backup: (backup / "manifest.json").write_text("{"),
     "a manifest of another format": manifest_with(lambda manifest: manifest.update(format=2)),
     "a manifest without files": manifest_with(lambda manifest: manifest.update(files={})),
-    "a path out of the directory": manifest_with(_outside),
+    "a path out of the directory": _outside,
     "a damaged store with a right hash": _forged,
     "a link in place of the store": _linked,
     "an unlisted model": lambda b: manifest_with(

@@ -312,6 +312,18 @@ def test_a_training_whose_trainer_was_killed_is_given_up_by_the_next_one(
     assert last.status == "completed"
 
 
+def test_a_training_that_nobody_swept_is_given_up_before_the_next_one(
+    settings: Settings, store: FeatureDatabase
+) -> None:
+    store.runs.start(JOB.format(0), TYPE, {}, label_watermark=0)
+    newest = store.runs.last(TYPE)
+    assert newest is not None
+    retrain(settings, model_type=TYPE, after=newest.token, reason="test")
+    killed = store.runs.get(JOB.format(0))
+    assert killed is not None
+    assert (killed.status, "ended without a word" in (killed.error_message or "")) == ("failed", True)
+
+
 def test_a_training_that_lives_is_not_given_up(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
     with job.training_lock(settings.training_lock_path):
         store.runs.start(JOB.format(0), TYPE, {}, label_watermark=0)
