@@ -192,11 +192,16 @@ def test_what_anybody_wrote_there_is_refused_with_a_line_and_adopted_over(
         pass
 
 
-def test_control_characters_of_another_program_do_not_reach_the_log(first: Settings, valkey: redis.Redis) -> None:
+@pytest.mark.parametrize("arguments", [("worker",), ("doctor",)])
+def test_control_characters_of_another_program_do_not_reach_the_log(
+    arguments: tuple[str, ...], first: Settings, valkey: redis.Redis
+) -> None:
     valkey.set(OWNER, '{"id": "x", "host": "\\u001b[2J", "state_dir": "\\n\\nforged"}')
-    with pytest.raises(ConfigurationError) as refused, desk(first):
-        pass
-    assert str(refused.value).isprintable()
+    done = Installation(first.state_dir, first.redis_url or "").run(*arguments)
+    told = (done.stdout + done.stderr).decode()
+    assert done.returncode == 1
+    assert "forged on \\x1b[2J" in told
+    assert all(line.isprintable() and not line.startswith("forged") for line in told.split("\n"))
 
 
 def test_a_user_that_may_not_look_is_told_and_works(
