@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.desk_figures import of_a_life
 from benchmarks.lockstep import Life, lived
+from trading_system.ml_refinement.training import champion_record, promotion
 from trading_system.simulation.desks import PLANS, SMALL_DESK, DeskWorld, Edge, drawn
 from trading_system.simulation.learning_experiments import Experiment, Figures, as_desk, noise_or_edge
 from trading_system.simulation.seeds import Case
@@ -69,14 +70,24 @@ def of_a_clustered_proof(case: Case, rng: np.random.Generator) -> Figures:
 
 
 def behaviour() -> str:
-    """What this code does in the life of one brief desk whose edge dies, in 12 letters."""
+    """What this code does in the life of one brief desk whose edge dies, and its levels, in 12 letters."""
     edge = Edge(auc=0.8, weights=((1.0, -0.8, 0.6),), scopes=("own", "own", "own"), begins=0, ends=160)
     small = {"market_features": 1, "symbol_features": 0, "own_features": 3}
     world = drawn(replace(SMALL_DESK, days=290, holds=(1, 5), edge=edge, **small), np.random.default_rng(0))
     life = _live(world, every_days=60, first_day=100)
     said = np.nan_to_num(life.quality).round(7).tolist()
-    words = json.dumps([said, [(look.day, look.verdict, look.proven) for look in life.looks]])
+    words = json.dumps([said, [(look.day, look.verdict, look.proven) for look in life.looks], _levels()])
     return hashlib.sha256(words.encode()).hexdigest()[:12]
+
+
+def _levels() -> list[tuple[str, str, float]]:
+    """What the brief desk is too plain to tell apart."""
+    return [
+        (module.__name__, name, value)
+        for module in (promotion, champion_record)
+        for name, value in sorted(vars(module).items())
+        if name.isupper() and isinstance(value, int | float)
+    ]
 
 
 def _live(world: DeskWorld, *, every_days: int = 21, first_day: int = 21) -> Life:

@@ -9,6 +9,7 @@ python -m benchmarks.learning --choosing  on other worlds, those that decisions 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import math
@@ -27,6 +28,7 @@ from benchmarks.results import Results, until
 from benchmarks.table_rows import markdown
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.training.promotion import judge
+from trading_system.ml_refinement.validation.evidence import Evidence
 from trading_system.simulation import learning_experiments as parts
 from trading_system.simulation.learning_experiments import CELLS, SIZES, Experiment
 from trading_system.simulation.seeds import Seeds, generator
@@ -56,12 +58,9 @@ _NULL_REPETITIONS = {150: 30, 400: 30, 1000: 20, 3000: 10}
 
 
 def plan() -> list[Experiment]:
-    """Every part with its cases, cheap parts first."""
+    """Parts that are the learner's alone, with their cases, cheap ones first."""
     cells = [(*cell, n, k) for k in range(16) for n in SIZES if k < _REPETITIONS[n] for cell in CELLS]
     null = [("null", 0.5, n, k) for k in range(30) for n in SIZES if k < _NULL_REPETITIONS[n]]
-    edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
-    power = [(kind, k) for kind, count in edges for k in range(count)]
-    noise = [(kind, k) for k in range(100) for kind in parts.NOISES]
     return [
         Experiment("schedules", [(k,) for k in range(20)], parts.of_schedules),
         Experiment("drift", [(k,) for k in range(100)], parts.of_drift),
@@ -72,18 +71,37 @@ def plan() -> list[Experiment]:
         Experiment(
             "limit", [(*cell, n, k) for k in range(12) for n in (150, 400, 1000) for cell in LIMIT], parts.of_the_limit
         ),
-        Experiment("power", power, parts.of_one_retraining),
-        Experiment("noise", noise, parts.of_looks_at_noise),
+    ]
+
+
+def plan_of_the_gate() -> list[Experiment]:
+    """Parts in which the gate decides about single evidence."""
+    edges = (("independent .65", 40), ("independent .60", 20), ("clustered .65", 20))
+    return [
+        Experiment("power", [(kind, k) for kind, count in edges for k in range(count)], parts.of_one_retraining),
+        Experiment("noise", [(kind, k) for k in range(100) for kind in parts.NOISES], parts.of_looks_at_noise),
     ]
 
 
 def behaviour() -> str:
-    """What this code does with one small world, in 12 letters: results of code that does otherwise do not count."""
+    """What the learner does with one small world, in 12 letters: results of code that does otherwise do not count."""
+    return _letters([round(p, 7) for p in _seen().p.tolist()])
+
+
+def behaviour_of_the_gate() -> str:
+    """The same of the learner and what the gate says of it."""
+    verdict = judge(_seen(), recipe="ensemble", champion=None)
+    return _letters([behaviour(), {name: round(figure, 6) for name, figure in verdict.figures.items()}])
+
+
+@functools.cache
+def _seen() -> Evidence:
     world = parts.noise_or_edge("independent 252", 400, np.random.default_rng(0))
-    seen = parts.evidence(parts.dataset(world), MLConfig())
-    verdict = judge(seen, recipe="ensemble", champion=None)
-    words = json.dumps([[round(p, 7) for p in seen.p.tolist()], {k: round(v, 6) for k, v in verdict.figures.items()}])
-    return hashlib.sha256(words.encode()).hexdigest()[:12]
+    return parts.evidence(parts.dataset(world), MLConfig())
+
+
+def _letters(said: object) -> str:
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if told.quick or told.choosing else RESULTS
         kept = (RESULTS / "choosing.jsonl") if told.choosing and not told.quick else folder / "learning.jsonl"
-        books = [Book(plan(), Results(kept, behaviour())), Book(desks.plan(), Results(kept, desks.behaviour()))]
+        books = [
+            Book(plan(), Results(kept, behaviour())),
+            Book(plan_of_the_gate(), Results(kept, behaviour_of_the_gate())),
+            Book(desks.plan(), Results(kept, desks.behaviour())),
+        ]
         for book in books if not told.table else ():
             book.measure(seeds, only=told.only, quick=told.quick, deadline=deadline)
         names = [{part.name for part in book.parts} for book in books]

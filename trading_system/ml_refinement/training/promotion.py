@@ -17,8 +17,9 @@ from trading_system.ml_refinement.typing import FloatArray
 from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import MIN_BLOCKS, Evidence, evidence_figures, finite
 
-#: One-sided level of a first proof: half of it for skill within windows, half for skill within weeks.
-SKILL_LEVEL = 0.025
+#: One-sided level of a first proof: half of it for skill within windows, half for skill within weeks. It is the rate of
+#: false proofs that a retraining every `LOOK_DAYS` may have.
+SKILL_LEVEL = 0.02
 #: One-sided level at which skill has to show in a recipe that is proven already.
 KEEP_LEVEL = 0.20
 #: A look that comes so many days after the one before has the whole level, an earlier one a part of it.
