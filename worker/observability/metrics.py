@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 from loguru import logger
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from worker.consumer.batch_result import BatchResult
@@ -30,6 +30,8 @@ from worker.streams.entries import Entry
 _BATCH_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15)
 _LATENCY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
 _BATCH_EVENTS = (1, 4, 16, 64, 128, 256, 512, 1024, 4096)
+_OUTCOMES = ("signal", "outcome", "duplicate", "redelivered", "dead_lettered")
+_FAULTS = ("transient", "event")
 #: A loop that has not come round for this long, while its server answers, hangs.
 HUNG_S = 60.0
 
@@ -37,11 +39,14 @@ HUNG_S = 60.0
 class LoopMetrics:
     """What the loop counts as it goes.
 
+    Every series is there from the start: of one that begins with its first event, a rate never sees that event.
+
     Args:
         registry: where the metrics are kept; one for each process.
+        streams: names of the input streams.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, streams: Sequence[str] = ()) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
@@ -69,6 +74,9 @@ class LoopMetrics:
             _LATENCY_SECONDS,
             registry,
         )
+        for counted, values in ((self.received, streams), (self.events, _OUTCOMES), (self.failures, _FAULTS)):
+            for value in values:
+                counted.labels(value)
         self.paused_for: str | None = None
         self.last_round = time.monotonic()
         Gauge("refinery_paused", "1 while the loop waits for a fault of our own side.", registry=registry).set_function(
@@ -89,13 +97,8 @@ class LoopMetrics:
         """A batch was applied."""
         for stream, number in Tally(entry.stream for entry in entries).items():
             self.received.labels(stream).inc(number)
-        for outcome, number in (
-            ("signal", result.signals),
-            ("outcome", result.outcomes),
-            ("duplicate", result.duplicates),
-            ("redelivered", result.redelivered),
-            ("dead_lettered", result.dead_lettered),
-        ):
+        numbers = (result.signals, result.outcomes, result.duplicates, result.redelivered, result.dead_lettered)
+        for outcome, number in zip(_OUTCOMES, numbers, strict=True):
             self.events.labels(outcome).inc(number)
         self.labels.inc(result.labelled)
         self.unknown_fields.inc(result.unknown_fields)
@@ -207,7 +210,9 @@ class MetricsServer:
 def served(settings: Settings, url: str, *, port: int, loop: bool) -> Iterator[LoopMetrics]:
     """Metrics of this process while the block runs; the counters of its loop."""
     registry = CollectorRegistry()
-    counters = LoopMetrics(registry if loop else CollectorRegistry())
+    inputs = (settings.streams.signals_created, settings.streams.trades_closed)
+    counters = LoopMetrics(registry if loop else CollectorRegistry(), inputs)
+    ProcessCollector(registry=registry)
     server = MetricsServer(settings, url, port=port, registry=registry, loop=counters if loop else None)
     server.start()
     try:
