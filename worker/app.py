@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
@@ -31,6 +31,7 @@ from worker.settings.schema import Settings
 from worker.state_dir import make_private
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
+from worker.streams.losses import StreamWatch
 from worker.streams.ownership import Ownership
 from worker.streams.reader import GroupReader
 from worker.supervision.backoff import StartRetry
@@ -67,6 +68,7 @@ def worker_consumer(
             installation handles the streams, or the store that handled them is gone.
     """
     reader = _group_reader(settings, client)
+    watch = StreamWatch(client, tuple(_kinds(settings)), settings.streams.group)
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
@@ -95,10 +97,10 @@ def worker_consumer(
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,
-            after_batch=lambda result: _look_after(after_batch, store, ours, result),
+            after_batch=lambda result: _look_after(after_batch, store, (ours.check_if_due, watch.look_if_due), result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
-            admit=ours.check,
+            admit=lambda: _admit(ours, watch),
             on_pause=on_pause,
         )
 
@@ -125,14 +127,21 @@ def _kinds(settings: Settings) -> dict[str, EventKind]:
 def _look_after(
     after_batch: Callable[[FeatureDatabase, BatchResult], None],
     store: FeatureDatabase,
-    ours: Ownership,
+    looks: Sequence[Callable[[], None]],
     result: BatchResult,
 ) -> None:
     """A store that cannot be read between two batches is waited for, like one that cannot take a batch."""
     with translated_store_errors(use="read"):
         store.check_in_place()
-        ours.check_if_due()
+        for look in looks:
+            look()
         after_batch(store, result)
+
+
+def _admit(ours: Ownership, watch: StreamWatch) -> None:
+    """Look at the streams before anything is read: reading on hides from some servers' counts what is gone."""
+    ours.check()
+    watch.look()
 
 
 def _taken(settings: Settings, client: redis.Redis, store: FeatureDatabase) -> Ownership:

@@ -112,6 +112,22 @@ SCENARIOS = [
         labels={"stream": "signals.created"},
     ),
     Scenario(
+        "RefineryUnreadEntriesGone",
+        "a producer trims a backlog",
+        (30, 110),
+        (35,),
+        both={f"refinery_stream_unread_gone_total{SIGNALS}": "0x30 40x90"},
+        labels={"stream": "signals.created"},
+    ),
+    Scenario(
+        "RefineryStreamAhead",
+        "a producer chooses an id, and its stream is begun anew",
+        (30, 70),
+        (35,),
+        both={f"refinery_stream_ahead_seconds{TRADES}": "0x30 86400-60x30 0x30"},
+        labels={"stream": "trades.closed"},
+    ),
+    Scenario(
         "RefineryLagUnknown", "Redis tells the lag", (120,), (), both={f"refinery_stream_lag_known{SIGNALS}": "1x200"}
     ),
     Scenario(

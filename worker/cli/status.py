@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.text import Text
 
+from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
@@ -48,6 +49,7 @@ def status(json: Json = False) -> None:
 def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
     from worker.observability.status import training_waits_for  # a status alone needs it
+    from worker.streams.losses import stream_troubles  # with the client of Redis
 
     output.line(_sentence(state))
     streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
@@ -70,6 +72,8 @@ def _show_status(state: Status) -> None:
             "monitoring": _monitoring(state.monitoring),
         }
     )
+    for says, advice in stream_troubles(state.streams, now=utc_now()):
+        output.line(styled("[bold red]![/] {}: {}", says, advice))
     if state.quarantined:
         output.line(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():

@@ -17,6 +17,7 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
+from trading_system.ml_refinement.storage.times import utc_now
 from worker.errors import DecodeError, RefineryError, TransientError
 from worker.events.decoding import SignalCreated, decode_kept
 from worker.installation import (
@@ -36,6 +37,7 @@ from worker.redis_server.connection import connect, server_if_there
 from worker.redis_server.embedded import answers, socket_path
 from worker.settings.messages import service_links
 from worker.settings.schema import Settings
+from worker.streams.losses import stream_troubles
 from worker.streams.preflight import check_server
 from worker.streams.state import stream_states
 
@@ -168,6 +170,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     lag = sum(state.lag or 0 for state in states)
     pending = sum(state.pending for state in states)
     yield Finding("redis", "ok", f"{settings.masked_redis_url} answers; {lag:,} waiting, {pending:,} pending")
+    for says, advice in stream_troubles(states, now=utc_now()):
+        yield Finding("redis", "bad", says, advice)
     if not durable:
         yield Finding("redis", "warn", "appendonly is not yes: a crash loses events", "CONFIG SET appendonly yes")
 

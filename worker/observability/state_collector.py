@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import redis
 from loguru import logger
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trading_system.ml_refinement.config import ModelType
@@ -170,14 +170,21 @@ def _streams(status: Status) -> Iterator[Metric]:
             ("pending", "Entries delivered and not acknowledged."),
             ("lag", "Entries not yet delivered; NaN when the server cannot tell."),
             ("lag_known", "1 when the server can tell the lag."),
+            ("ahead_seconds", "How far the last id is ahead of our clock, where it is more than an hour."),
         )
     }
+    gone = CounterMetricFamily(
+        "refinery_stream_unread_gone", "Entries that others removed before a worker had read them.", labels=["stream"]
+    )
     for stream in status.streams:
         families["length"].add_metric([stream.name], stream.length)
         families["pending"].add_metric([stream.name], stream.pending)
         families["lag"].add_metric([stream.name], math.nan if stream.lag is None else stream.lag)
         families["lag_known"].add_metric([stream.name], stream.lag is not None)
+        families["ahead_seconds"].add_metric([stream.name], stream.ahead_s)
+        gone.add_metric([stream.name], stream.unread_gone)
     yield from families.values()
+    yield gone
 
 
 def _amounts(status: Status) -> Iterator[Metric]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import redis
 
 from worker.streams.errors import translated
+from worker.streams.losses import Noticed, noticed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,13 @@ class StreamState:
     length: int
     pending: int
     lag: int | None
+    #: So many entries were ever trimmed or deleted by others before a worker had read them, and when that was noticed.
+    unread_gone: int = 0
+    unread_gone_at: datetime | None = None
+    #: How far the stream's last id is ahead of our clock; 0 where it is less than an hour.
+    ahead_s: float = 0.0
+    #: Whether that id is the last that there can be.
+    at_end: bool = False
 
 
 def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:
@@ -32,14 +41,21 @@ def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> li
 
 
 def _state(client: redis.Redis, stream: str, group: str) -> StreamState:
-    if not client.exists(stream):
-        return StreamState(stream, 0, 0, 0)
     length = int(client.xlen(stream))
-    groups: Any = client.xinfo_groups(stream)
+    pending, lag = 0, length
+    groups: Any = client.xinfo_groups(stream) if client.exists(stream) else ()
     for row in groups:
         if row["name"] == group.encode():
-            return StreamState(stream, length, int(row["pending"]), row.get("lag"))
-    return StreamState(stream, length, 0, length)
+            pending, lag = int(row["pending"]), row.get("lag")
+    seen = _noticed(client, stream, group)
+    return StreamState(stream, length, pending, lag, seen.gone, seen.at, seen.ahead_s(datetime.now(UTC)), seen.at_end)
+
+
+def _noticed(client: redis.Redis, stream: str, group: str) -> Noticed:
+    try:
+        return noticed_of(client, stream, group)
+    except redis.ResponseError:  # this user may not see it, or the key is something else
+        return Noticed()
 
 
 def is_replica(client: redis.Redis) -> bool:

@@ -4,15 +4,20 @@ local function fields(flat)
     for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
     return map
 end
-local function parts(id)
-    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
-    return tonumber(ms), tonumber(seq)
-end
+-- Half an id has 64 bits, and a number of Lua 53: digits are compared and counted as text.
 local function lower(a, b)
-    local a_ms, a_seq = parts(a)
-    local b_ms, b_seq = parts(b)
-    if a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq) then return a end
+    local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+    local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+    if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
+    if #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms) then return a end
     return b
+end
+local function following(id)
+    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+    if seq == '18446744073709551615' then return id end
+    local head, nines = string.match('0' .. seq, '^(%d-)(9*)$')
+    seq = string.sub(head, 1, -2) .. (tonumber(string.sub(head, -1)) + 1) .. string.rep('0', #nines)
+    return ms .. '-' .. string.gsub(seq, '^0(%d)', '%1')
 end
 local bound, groups = ARGV[1], redis.call('XINFO', 'GROUPS', KEYS[1])
 if #groups == 0 then return 0 end
@@ -22,8 +27,7 @@ for _, flat in ipairs(groups) do
     if pending[1] > 0 then
         bound = lower(bound, pending[2])
     else
-        local ms, seq = string.match(group['last-delivered-id'], '^(%d+)-(%d+)$')
-        bound = lower(bound, ms .. '-' .. string.format('%.0f', tonumber(seq) + 1))
+        bound = lower(bound, following(group['last-delivered-id']))
     end
 end
 return redis.call('XTRIM', KEYS[1], 'MINID', '=', bound)
