@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter, NewDeadLetter
+from trading_system.ml_refinement.storage.tables.entries import named_apart
 from worker.errors import EventError, Reason, RefineryError
 from worker.streams.entries import Entry, append
 
@@ -316,8 +317,7 @@ def _apart(row: NewDeadLetter, taken: Mapping[tuple[str, str], bytes]) -> NewDea
     """The row under a name of its own where a server that was emptied gave an id to another event a second time."""
     if row.payload == taken.get((row.stream, row.entry_id), row.payload):
         return row
-    digest = hashlib.blake2b(row.payload, digest_size=4).hexdigest()
-    return replace(row, entry_id=f"{row.entry_id}~{digest}")
+    return replace(row, entry_id=named_apart(row.entry_id, row.payload))
 
 
 def _named(rejected: Rejected, payload: bytes) -> tuple[str | None, str | None]:

@@ -30,11 +30,37 @@ def test_bytes_come_back_as_they_were(archive: EventArchive, payload: bytes) -> 
     assert archive.get("signals.created", f"{number}-0") == payload
 
 
-def test_an_entry_is_kept_once_and_the_first_stands(archive: EventArchive) -> None:
-    assert archive.append([event(1, payload=b"first"), event(2), event(1)]) == 2
-    assert archive.append([event(1, payload=b"second")]) == 0
-    assert archive.get("signals.created", "1-0") == b"first"
+def test_an_entry_is_kept_once_however_often_it_is_delivered(archive: EventArchive) -> None:
+    assert archive.append([event(1, payload=b"first"), event(2), event(1, payload=b"first")]) == 2
+    assert archive.append([event(1, payload=b"first"), event(3)]) == 1
+    assert archive.get_all("signals.created", "1-0") == [b"first"]
     assert archive.get("trades.closed", "1-0") is None
+
+
+def test_events_with_one_id_are_kept_each_and_told_apart_by_their_bytes(archive: EventArchive) -> None:
+    long = b"a" * 1000
+    assert archive.append([event(1, payload=b"first"), event(10)]) == 2
+    for times in (1, 0):
+        assert archive.append([event(1, payload=b"first"), event(1, payload=long), event(1, payload=b"")]) == 2 * times
+    assert archive.get_all("signals.created", "1-0") == [b"first", long, b""]
+    assert archive.get("signals.created", "1-0") == b""
+    told = [(entry.entry_id, entry.payload) for entry in archive.after(0, limit=10)]
+    assert told == [("1-0", b"first"), ("10-0", None), ("1-0", long), ("1-0", b"")]
+    assert [entry.entry_id for entry in archive.after(0, limit=1)] == ["1-0"]
+
+
+def test_where_the_first_of_two_events_is_pruned_the_second_is_still_known_by_its_bytes(archive: EventArchive) -> None:
+    archive.append([event(1, day=1, payload=b"first")])
+    archive.append([event(1, day=9, payload=b"second")])
+    archive.prune(datetime(2024, 1, 6, tzinfo=UTC))
+    assert archive.get_all("signals.created", "1-0") == [b"second"]
+    assert [entry.payload for entry in archive.after(0, limit=10)] == [b"second"]
+
+
+def test_an_event_is_kept_beside_damaged_bytes_of_its_id(archive: EventArchive) -> None:
+    archive.append([event(1, payload=b"a" * 1000)])
+    Connection(archive.path).run("UPDATE events SET payload = x'00ff'")
+    assert archive.append([event(1, payload=b"a" * 1000)]) == 1
 
 
 def test_repetitive_events_are_stored_in_a_fraction(archive: EventArchive) -> None:

@@ -249,7 +249,7 @@ def signal(signal_id: str) -> ResponseReturnValue:
         served=orjson.loads(served) if served else None,
         predictions=store.scores.of_signal(signal_id),
         outcomes=outcomes,
-        event=pretty(queries.archived(streams.signals_created, row.entry_id if row else None)),
+        event=pretty(queries.archived(streams.signals_created, row.entry_id if row else None, signal_id)),
         entry_id=row.entry_id if row else None,
         letters=store.dead_letters.find(Filter(signal_id=signal_id, status=None), limit=20),
         repeats=store.duplicates.of_signal(signal_id),

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
+import orjson
 import redis
 from loguru import logger
 from rq import Queue, Worker
@@ -236,17 +237,26 @@ class ConsoleQueries:
         except ValueError as error:
             raise RefineryError(f"that is no time: {error}") from error
 
-    def archived(self, stream: str, entry_id: str | None) -> bytes | None:
-        """An event as it was received; None when it is not (any more) in the archive."""
+    def archived(self, stream: str, entry_id: str | None, signal_id: str) -> bytes | None:
+        """The event of a signal as it was received; None when it is not (any more) in the archive."""
         if entry_id is None or not self.settings.archive_path.exists():
             return None
         archive = open_archive(self.settings, read_only=True)
         try:
-            return archive.get(stream, entry_id)
+            kept = archive.get_all(stream, entry_id)
+            return next((data for data in kept if _signal_of(data) == signal_id), kept[-1] if kept else None)
         except StoreError:
             return None
         finally:
             archive.close()
+
+
+def _signal_of(data: bytes) -> object:
+    try:
+        event = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return event.get("signal_id") if isinstance(event, dict) else None
 
 
 def _rate(samples: list[tuple[float, int]]) -> float | None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 
 from trading_system.ml_refinement.storage import FeatureDatabase, Replay
+from trading_system.ml_refinement.storage.tables.entries import named_apart
 from worker.consumer.rows import outcome_row
 from worker.errors import DecodeError
 from worker.events.decoding import EventKind, SignalCreated, decode_again
@@ -45,13 +46,7 @@ class Deduplication:
         """Those of the entries that nothing is to be done about; inside a transaction this holds until its end."""
         if not entries:
             return {}
-        dead_lettered = self._store.entries.dead_lettered([entry.key for entry in entries])
-        settled = {
-            entry.key: AlreadySettled.DEAD_LETTER
-            for entry in (entries if dead_lettered else ())
-            # A server that was emptied may give out an id again: other bytes are another event.
-            if entry.key in dead_lettered and (_is_unread(entry) or (entry.data or b"") == dead_lettered[entry.key])
-        }
+        settled = dict.fromkeys(self.dead_lettered(entries), AlreadySettled.DEAD_LETTER)
         replays = _replays(entries, settled)
         carriers = self._store.replays.carriers(replays)
         for entry in entries if replays else ():
@@ -60,6 +55,22 @@ class Deduplication:
                 if carrier != entry.key:
                     settled[entry.key] = AlreadySettled.COPY
         return settled
+
+    def dead_lettered(self, entries: Sequence[Entry]) -> set[Key]:
+        """Those of the entries that are dead letters, whatever became of these.
+
+        A server that was emptied may give out an id again: other bytes are another event.
+        """
+        letters = self._store.entries.dead_lettered([entry.key for entry in entries])
+        if not letters:
+            return set()
+        same, apart = set(), {}
+        for entry in entries:
+            if entry.key in letters and (_is_unread(entry) or (entry.data or b"") == letters[entry.key]):
+                same.add(entry.key)
+            elif entry.key in letters:
+                apart[entry.stream, named_apart(entry.entry_id, entry.data or b"")] = entry.key
+        return same | {apart[name] for name in (self._store.entries.dead_lettered(list(apart)) if apart else ())}
 
     def applied(self, entries: Sequence[Entry]) -> set[Key]:
         """Those of the entries that had an effect already, or were noted as duplicates.

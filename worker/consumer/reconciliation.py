@@ -2,7 +2,8 @@
 
 A deleted consumer, a group made anew, an acknowledgement or a trim that is not ours: nobody delivers such an entry
 again. The archive has it, since it is written before anything is decided: an entry of the archive that nothing in the
-store knows of, and that is not pending, was struck off.
+store knows of, and that is not pending, was struck off. Of several events that a server gave the same id each is
+looked up by its bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Reconciliation:
         self._deduplication = Deduplication(store, kinds)
 
     def struck_off(self, *, most: int) -> list[Entry]:
-        """At most `most` entries that were struck off, without their bytes, which the archive has.
+        """At most `most` entries that were struck off; without their bytes, which the archive has, unless their id was
+        given out twice.
 
         Raises:
             TransientError: store, archive or Redis cannot be asked now.
@@ -67,7 +69,7 @@ class Reconciliation:
             return []
         pending = self._reader.pending_among([_entry(row) for row in unsettled])
         # What is settled is acknowledged after it is in the store: whatever is not pending is looked up once more.
-        gone = self._unknown([row for row in unsettled if _entry(row).key not in pending])
+        gone = self._unknown([row for row in unsettled if (row.stream, row.entry_id) not in pending])
         if gone:
             logger.warning(
                 "{} entries that were read and not handled are not pending any more (a deleted consumer or group, "
@@ -76,7 +78,9 @@ class Reconciliation:
                 gone[0].stream,
                 gone[0].entry_id,
             )
-        return [_entry(row) for row in gone]
+        # Of several events with one id the next comes when this one is settled.
+        first = {(row.stream, row.entry_id): row for row in reversed(gone)}
+        return [_entry(row) for row in gone if first[row.stream, row.entry_id] is row]
 
     def begin(self) -> None:
         """Set the mark where there is none, or where it is beside another archive: to the archive's end.
@@ -90,13 +94,18 @@ class Reconciliation:
 
     def _unknown(self, rows: list[ArchivedEntry]) -> list[ArchivedEntry]:
         """Those that the store knows nothing of."""
-        if not rows:
-            return []
+        known = self._known([row for row in rows if row.payload is None])
+        return [
+            row
+            for row in rows
+            if (row.stream, row.entry_id) not in (known if row.payload is None else self._known([row]))
+        ]
+
+    def _known(self, rows: list[ArchivedEntry]) -> set[tuple[str, str]]:
         entries = [_entry(row) for row in rows]
-        known = self._deduplication.applied(entries)
-        known |= self._store.entries.dead_lettered([entry.key for entry in entries]).keys()
-        return [row for row in rows if (row.stream, row.entry_id) not in known]
+        return self._deduplication.applied(entries) | self._deduplication.dead_lettered(entries) if entries else set()
 
 
 def _entry(row: ArchivedEntry) -> Entry:
-    return Entry(row.stream, row.entry_id, {}, redelivered=True)
+    fields = {} if row.payload is None else {b"data": row.payload}
+    return Entry(row.stream, row.entry_id, fields, redelivered=True, struck_off=True)

@@ -41,25 +41,29 @@ class ReceivedSignals:
         """
         if not entry_id:
             raise NotReceived("no_event", "stored through the library")
-        data = self._payload(entry_id)
-        try:
-            signal = decode_kept(data)
-        except DecodeError as error:
-            raise NotReceived("bad_event", str(error)) from error
-        if signal.signal_id != signal_id or (event_hash and signal.digest != event_hash):
-            raise NotReceived("other_event", f"entry {entry_id} holds {signal.signal_id} with other content")
-        return signal
+        why = NotReceived("no_archived_event", f"entry {entry_id} is not in the archive")
+        for data in self._payloads(entry_id):
+            try:
+                signal = decode_kept(data)
+            except DecodeError as error:
+                why = NotReceived("bad_event", str(error))
+                continue
+            if signal.signal_id == signal_id and (not event_hash or signal.digest == event_hash):
+                return signal
+            why = NotReceived("other_event", f"entry {entry_id} holds {signal.signal_id} with other content")
+        raise why
 
-    def _payload(self, entry_id: str) -> bytes:
+    def _payloads(self, entry_id: str) -> list[bytes]:
+        """What is kept under the id, in the first stream that has it: several events where a server gave it twice."""
         if self._archive is None:
             raise NotReceived("no_archived_event", "there is no archive")
         try:
             for stream in self._streams:
-                if (data := self._archive.get(stream, entry_id)) is not None:
-                    return data
+                if kept := self._archive.get_all(stream, entry_id):
+                    return kept
         except StoreDamaged as error:
             raise NotReceived("bad_event", str(error)) from error
-        raise NotReceived("no_archived_event", f"entry {entry_id} is not in the archive")
+        return []
 
     @cached_property
     def _streams(self) -> list[str]:

@@ -40,6 +40,8 @@ class Entry(NamedTuple):
     oversized: int | None = None
     #: It is pending for us, and nothing of it was read yet.
     is_unread: bool = False
+    #: It is not pending any more: nothing is to be acknowledged, and what has its id by then may be another event.
+    struck_off: bool = False
 
     @property
     def data(self) -> bytes | None:

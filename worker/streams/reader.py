@@ -215,7 +215,7 @@ class GroupReader:
             TransientError: Redis is away; it may or may not have happened, and doing it again is harmless.
         """
         published = list(scores)
-        by_stream = _ids_by_stream(done)
+        by_stream = _ids_by_stream(_pending(done))
         acknowledged: list[str | int] = []
         for ids in by_stream.values():
             acknowledged += [len(ids), *ids]
@@ -260,7 +260,7 @@ class GroupReader:
         return released
 
     def _claim_again(self, held: Sequence[Entry], *, idle_ms: int) -> None:
-        for stream, ids in _ids_by_stream(held).items():
+        for stream, ids in _ids_by_stream(_pending(held)).items():
             words = (self._group, self._consumer, str(idle_ms), *ids)
             self._with_group(partial(self._client.eval, _CLAIM_AGAIN, 1, stream, *words), None)
 
@@ -323,6 +323,10 @@ def _pairs(flat: list[bytes] | None) -> dict[bytes, bytes]:
 def _id_order(entry_id: str) -> tuple[int, int]:
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)
+
+
+def _pending(entries: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in entries if not entry.struck_off]
 
 
 def _ids_by_stream(entries: Iterable[Entry]) -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Self
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.errors import StoreDamaged
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.tables.entries import id_given, named_apart
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 
 
@@ -24,16 +25,22 @@ class ArchivedEvent(NamedTuple):
 
 
 class ArchivedEntry(NamedTuple):
-    """Which entry a row of the archive is; `id` rises in the order in which they were kept."""
+    """Which entry a row of the archive is; `id` rises in the order in which they were kept.
+
+    `payload` is there where several events had the same entry id, to tell them apart.
+    """
 
     id: int
     stream: str
     entry_id: str
+    payload: bytes | None = None
 
 
 class EventArchive:
     """Keeps what was received, so that vectors can be rebuilt and decisions explained. Synchronous NORMAL: after a
     power cut the newest entries may be gone, never the store's.
+
+    An entry is known by stream, id and content: where a server gives an id to another event, both are kept.
 
     Call `initialize()` first, or use it as a context manager, which does.
     """
@@ -59,21 +66,48 @@ class EventArchive:
         self.close()
 
     def append(self, rows: Sequence[ArchivedEvent]) -> int:
-        """Keep the entries, each once however often it is delivered; how many were new."""
+        """Keep the events, each once however often it is delivered; how many were new."""
         params = [(row.stream, row.entry_id, row.received_at, *_pack(row.payload)) for row in rows]
         for row in rows:
             us_from_text(row.received_at)
         with self._connection.atomic():
-            return len(self._connection.run_many(APPEND, params))
+            new = len(self._connection.run_many(APPEND, params))
+            if new < len(rows):
+                apart = [
+                    (stream, named_apart(entry_id, row.payload), *rest)
+                    for row, (stream, entry_id, *rest) in zip(rows, params, strict=True)
+                    if self._is_another(row)
+                ]
+                new += len(self._connection.run_many(APPEND, apart))
+            return new
+
+    def _is_another(self, row: ArchivedEvent) -> bool:
+        """Whether another event is kept under the row's entry id."""
+        payload, packed = self._connection.query(GET, (row.stream, row.entry_id))[0]
+        if (payload, packed) == _pack(row.payload):
+            return False
+        try:
+            return self._unpacked(row.stream, row.entry_id, payload, packed) != row.payload
+        except StoreDamaged:
+            return True
 
     def get(self, stream: str, entry_id: str) -> bytes | None:
-        """The bytes as they were received, or None.
+        """The bytes as they were received, those that were kept last where several events had this id; None for none.
 
         Raises:
             StoreDamaged: they cannot be unpacked.
         """
-        row = self._connection.one(GET, (stream, entry_id))
-        return None if row is None else self._unpacked(stream, entry_id, *row)
+        kept = self.get_all(stream, entry_id)
+        return kept[-1] if kept else None
+
+    def get_all(self, stream: str, entry_id: str) -> list[bytes]:
+        """The bytes of each event that had this id, in the order in which they were kept: nearly always one.
+
+        Raises:
+            StoreDamaged: some cannot be unpacked.
+        """
+        rows = self._connection.query(GET_ALL, (stream, entry_id))
+        return [self._unpacked(stream, entry_id, *row) for row in rows]
 
     def newest(self, stream: str, *, among: int) -> list[bytes]:
         """The bytes of a stream's entries among the `among` that were kept last of any stream, the newest first.
@@ -84,8 +118,15 @@ class EventArchive:
         return [self._unpacked(stream, *row) for row in self._connection.query(NEWEST, (among, stream))]
 
     def after(self, row_id: int, *, limit: int) -> list[ArchivedEntry]:
-        """The entries that were kept after row `row_id`, the oldest first."""
-        return [ArchivedEntry(*row) for row in self._connection.query(AFTER, (row_id, limit))]
+        """The entries that were kept after row `row_id`, the oldest first.
+
+        Raises:
+            StoreDamaged: one of several that had the same id cannot be unpacked.
+        """
+        return [
+            ArchivedEntry(number, stream, id_given(name), payload and self._unpacked(stream, name, payload, packed))
+            for number, stream, name, packed, payload in self._connection.query(AFTER, (row_id, limit))
+        ]
 
     def last_id(self) -> int:
         """Id of the row that was kept last; 0 for none."""
@@ -127,9 +168,16 @@ APPEND = """
 NEWEST = """
     SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?)
     WHERE stream = ? ORDER BY id DESC"""
-AFTER = "SELECT id, stream, entry_id FROM events WHERE id > ? ORDER BY id LIMIT ?"
+AFTER = """
+    SELECT id, stream, entry_id, packed, CASE WHEN instr(entry_id, '~') OR EXISTS (
+        SELECT 1 FROM events AS other WHERE other.stream = events.stream
+            AND other.entry_id BETWEEN events.entry_id || '~' AND events.entry_id || '~~') THEN payload END
+    FROM events WHERE id > ? ORDER BY id LIMIT ?"""
 LAST_ID = "SELECT coalesce(max(id), 0) FROM events"
 GET = "SELECT payload, packed FROM events WHERE stream = ? AND entry_id = ?"
+GET_ALL = """
+    SELECT payload, packed FROM events
+    WHERE stream = ?1 AND (entry_id = ?2 OR entry_id BETWEEN ?2 || '~' AND ?2 || '~~') ORDER BY id"""
 STREAMS = """
     WITH RECURSIVE named(stream) AS (
         SELECT min(stream) FROM events UNION ALL

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.tables.entries import named_apart
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 
@@ -38,13 +39,20 @@ class Duplicates:
         """Note the entries, each once however often it is delivered; how many were new."""
         if not rows:
             return 0
-        now = utc_text(self._clock())
         with self._connection.atomic():
-            return len(
-                self._connection.run_many(
-                    RECORD, [(row.stream, row.entry_id, row.signal_id, row.kind, now) for row in rows]
-                )
-            )
+            new = self._insert(rows)
+            return new if new == len(rows) else new + self._insert([row for row in map(self._apart, rows) if row])
+
+    def _insert(self, rows: Sequence[DuplicateRow]) -> int:
+        now = utc_text(self._clock())
+        return len(self._connection.run_many(RECORD, [(*row, now) for row in rows]))
+
+    def _apart(self, row: DuplicateRow) -> DuplicateRow | None:
+        """The row under a name of its own, where its entry id is that of another signal's duplicate."""
+        noted = self._connection.one(SIGNAL_OF, (row.stream, row.entry_id))
+        if noted is None or noted[0] == row.signal_id:
+            return None
+        return row._replace(entry_id=named_apart(row.entry_id, row.signal_id.encode()))
 
     def of_signal(self, signal_id: str, limit: int = 20) -> list[DuplicateEntry]:
         """Entries that said again what was known of a signal."""
@@ -52,6 +60,7 @@ class Duplicates:
 
 
 OF_SIGNAL = "SELECT stream, entry_id, kind, seen_at FROM duplicate_events WHERE signal_id = ? LIMIT ?"
+SIGNAL_OF = "SELECT signal_id FROM duplicate_events WHERE stream = ? AND entry_id = ?"
 RECORD = """
     INSERT INTO duplicate_events (stream, entry_id, signal_id, kind, seen_at) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 import orjson
@@ -13,6 +14,19 @@ from trading_system.ml_refinement.storage.times import Clock, utc_text
 EntryKey = tuple[str, str]
 #: What the store has of an event's content.
 Content = tuple[object, ...]
+
+
+def named_apart(entry_id: str, content: bytes) -> str:
+    """What an event is kept under where another one is kept under its entry id: the id and a digest of its content.
+
+    A server that was emptied, or a replica that lacked entries when it took over, gives ids out a second time.
+    """
+    return f"{entry_id}~{hashlib.blake2b(content, digest_size=4).hexdigest()}"
+
+
+def id_given(name: str) -> str:
+    """The entry id that the server gave to what is kept under `name`."""
+    return name.partition("~")[0]
 
 
 class Entries:
@@ -33,7 +47,7 @@ class Entries:
         }
 
     def duplicates(self, entries: Sequence[EntryKey]) -> list[tuple[EntryKey, str]]:
-        """Those that were noted as duplicates, each with the signal that it was of."""
+        """Those that were noted as duplicates, each with the signal that it was of; several for an id given twice."""
         return [((row[0], row[1]), row[2]) for row in self._connection.query(DUPLICATES, (_pairs(entries),))]
 
     def stored_signals(self, entry_ids: Iterable[str]) -> list[tuple[str, Content]]:
@@ -103,8 +117,12 @@ DEAD_LETTER = """
     SELECT d.entry_id, d.payload FROM json_each(?) AS wanted
     CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
 DUPLICATES = """
-    SELECT d.stream, d.entry_id, d.signal_id FROM json_each(?) AS wanted
-    CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1"""
+    SELECT d.stream, d.entry_id, d.signal_id FROM json_each(?1) AS wanted
+    CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1
+    UNION ALL
+    SELECT d.stream, wanted.value ->> 1, d.signal_id FROM json_each(?1) AS wanted
+    CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0
+        AND d.entry_id BETWEEN (wanted.value ->> 1) || '~' AND (wanted.value ->> 1) || '~~'"""
 SIGNALS = """
     SELECT v.entry_id, v.signal_id, v.event_hash FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.entry_id = wanted.value"""
