@@ -18,6 +18,7 @@ from trading_system.ml_refinement.storage.times import utc_now
 from worker.consumer.batch_handler import BatchHandler
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Consumer, Handler
+from worker.consumer.passed_over import PassedOverWatch
 from worker.consumer.reconciliation import Reconciliation
 from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
@@ -31,7 +32,7 @@ from worker.settings.schema import Settings
 from worker.state_dir import make_private
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
-from worker.streams.losses import StreamWatch
+from worker.streams.losses import PassedOverRecord, StreamWatch
 from worker.streams.ownership import Ownership
 from worker.streams.reader import GroupReader
 from worker.supervision.backoff import StartRetry
@@ -72,7 +73,7 @@ def worker_consumer(
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
-        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]], Ownership]:
+        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]], PassedOverWatch, Ownership]:
             with ExitStack() as opening:
                 if not settings.store_path.exists():
                     # Before an empty one is made in its place.
@@ -85,10 +86,13 @@ def worker_consumer(
                 archive = opening.enter_context(open_archive(settings)) if settings.archive.enabled else None
                 handler = _batch_handler(settings, store, archive)
                 struck_off = _struck_off(settings, store, archive, reader)
+                record = PassedOverRecord(client, settings.streams.group)
+                passed_over = PassedOverWatch(store, archive, reader, record, _kinds(settings))
                 stack.enter_context(opening.pop_all())
-            return store, handler, struck_off, ours
+            return store, handler, struck_off, passed_over, ours
 
-        store, handler, struck_off, ours = opened() if retry is None else retry.until_possible(opened)
+        store, handler, struck_off, passed_over, ours = opened() if retry is None else retry.until_possible(opened)
+        looks = (ours.check_if_due, watch.look_if_due, passed_over.look_if_due)
         heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
@@ -97,7 +101,7 @@ def worker_consumer(
             max_tries=settings.max_deliveries,
             retry_delay_s=1.0,
             claim_every_s=claim_idle_s / 4,
-            after_batch=lambda result: _look_after(after_batch, store, (ours.check_if_due, watch.look_if_due), result),
+            after_batch=lambda result: _look_after(after_batch, store, looks, result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
             admit=lambda: _admit(ours, watch),

@@ -1,4 +1,5 @@
-"""What a producer can do to a stream by the arguments of XADD, which no server's rights forbid: trim it, and end it.
+"""What others do to a stream that is told: a producer trims it or ends it by the arguments of XADD, which no server's
+rights forbid, and an operator moves the group past entries that nobody read.
 
 The worker looks now and then, and what it noticed is kept beside the stream, in Redis: so it is told once, whoever of
 several workers notices it, and status and metrics have it from there.
@@ -29,12 +30,68 @@ _LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 _UNREAD_GONE = script("unread_gone")
 
 
+class PassedOver(NamedTuple):
+    """Entries that nobody read though later ones were: the last of them, and the last id that was read before them."""
+
+    last: str
+    #: `0-0` where nobody knows.
+    before: str
+
+    def in_words(self, stream: str) -> str:
+        """What is wrong."""
+        return f"entries of {stream} up to {self.last} were never read: somebody moved the group past them"
+
+
+class PassedOverRecord:
+    """Keeps in Redis what was passed over, for status and for workers to come.
+
+    Args:
+        client: a client that does not retry.
+        group: the consumer group.
+    """
+
+    def __init__(self, client: redis.Redis, group: str) -> None:
+        self._client = client
+        self._group = group
+
+    def get(self, stream: str) -> PassedOver | None:
+        """What was told of a stream and not forgotten.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        with translated():
+            return noticed_of(self._client, stream, self._group).passed_over
+
+    def tell(self, stream: str, passed: PassedOver) -> None:
+        """Keep it, and log it.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        logger.error("{}: {}", passed.in_words(stream), _deliver(stream, self._group, passed))
+        with translated():
+            self._client.hset(_key(stream, self._group), "passed_over", f"{passed.last} {passed.before}")
+
+    def forget(self, stream: str) -> None:
+        """They were read meanwhile.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        with translated():
+            self._client.hdel(_key(stream, self._group), "passed_over")
+
+
 class Noticed(NamedTuple):
-    """What was noticed of a stream: entries gone unread ever, when last, and its last id where that is far ahead."""
+    """What was noticed of a stream: entries gone unread ever, when last, its last id where that is far ahead, and what
+    the group was moved past.
+    """
 
     gone: int = 0
     at: datetime | None = None
     last_id: str | None = None
+    passed_over: PassedOver | None = None
 
     @property
     def at_end(self) -> bool:
@@ -106,24 +163,34 @@ def noticed_of(client: redis.Redis, stream: str, group: str) -> Noticed:
     Raises:
         redis.RedisError: Redis is away, or the record is no record.
     """
-    record: Any = client.hmget(_key(stream, group), "gone", "at", "last_id")
-    gone, at, last_id = (raw or b"" for raw in record)
+    record: Any = client.hmget(_key(stream, group), "gone", "at", "last_id", "passed_over")
+    gone, at, last_id, passed = (raw or b"" for raw in record)
     try:
         when = datetime.fromtimestamp(int(at) / 1000, UTC) if at else None
-        return Noticed(int(gone or 0), when, _checked(last_id.decode()) if last_id else None)
-    except (ValueError, OverflowError, OSError):
+        last = _checked(last_id.decode()) if last_id else None
+        over = PassedOver(*map(_checked, passed.decode().split(" ", 1))) if passed else None
+        return Noticed(int(gone or 0), when, last, over)
+    except (ValueError, TypeError, OverflowError, OSError):
         return Noticed()
 
 
 def stream_troubles(states: Iterable[StreamState], *, now: datetime) -> Iterator[tuple[str, str]]:
-    """What is wrong with streams, each with what to do: ids far ahead, and what went unread within a week."""
+    """What is wrong with streams, each with what to do: ids far ahead, what was passed over or went unread of late."""
     for state in states:
+        if state.passed_over is not None:
+            yield state.passed_over.in_words(state.name), _deliver(state.name, state.group, state.passed_over)
         if state.unread_gone and state.unread_gone_at and now - state.unread_gone_at < _TOLD_FOR:
             said = f"{_gone_in_words(state.name, state.unread_gone)}; noticed last {state.unread_gone_at:%F %H:%M} UTC"
             yield said, "publish them again; docs/operations.md, Entries are gone"
         if state.ahead_s > FAR_AHEAD_S:
             said = _ahead_in_words(state.name, state.ahead_s, at_end=state.at_end)
             yield said, "docs/operations.md, Entries are gone, says how to begin it anew"
+
+
+def _deliver(stream: str, group: str, passed: PassedOver) -> str:
+    return (
+        f"`XGROUP SETID {stream} {group} {passed.before}` has them delivered, and what was handled has no effect twice"
+    )
 
 
 def _gone_in_words(stream: str, gone: int) -> str:
@@ -142,7 +209,7 @@ def _milliseconds(entry_id: str) -> int:
 
 def _checked(entry_id: str) -> str:
     milliseconds, _, sequence = entry_id.partition("-")
-    if max(int(milliseconds), int(sequence)) >= 2**64:
+    if not (milliseconds + sequence).isdecimal() or max(int(milliseconds), int(sequence)) >= 2**64:
         raise ValueError
     return entry_id
 

@@ -6,8 +6,10 @@ ones unseen in our pending list, and a retried XADD writes twice. Whatever was l
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import redis
@@ -19,9 +21,12 @@ from worker.streams.lua import script
 from worker.streams.replies import MOST_REPLY_BYTES, ReplyTooLarge
 
 _CLAIM_AGAIN = script("claim_again")
+_PASSED_OVER = script("passed_over")
 _PENDING_AMONG = script("pending_among")
 _TAKE_PENDING = script("take_pending")
 _SETTLE = script("settle")
+#: Of so many batches it is kept what was read before each, until it is looked at.
+_MOST_SEAMS = 10_000
 
 
 class GroupReader:
@@ -66,6 +71,9 @@ class GroupReader:
         self._scores = scores
         self._scores_maxlen = scores_maxlen
         self._own_cursor = dict.fromkeys(self._streams, "0")
+        #: Stream, the last id that was read of it before a batch (`0-0` for none yet), and the batch's first one.
+        self._seams: deque[tuple[str, str, str]] = deque(maxlen=_MOST_SEAMS)
+        self._last_read = dict.fromkeys(self._streams, "0-0")
 
     def drop_connections(self) -> None:
         """Connect anew at the next command: the one that we have may lead to a server that was demoted."""
@@ -97,6 +105,9 @@ class GroupReader:
         except ReplyTooLarge:
             self._read_at_once = max(1, self._read_at_once // 8)
             raise
+        for stream, ids in _ids_by_stream(entries).items():
+            self._seams.append((stream, self._last_read[stream], ids[0]))
+            self._last_read[stream] = ids[-1]
         if self._read_at_once < self._batch_size and len(entries) >= self._read_at_once:
             self._read_at_once = min(self._batch_size, 2 * self._read_at_once)
         return entries
@@ -199,6 +210,23 @@ class GroupReader:
             found = self._with_group(partial(self._client.eval, _PENDING_AMONG, 1, stream, self._group, *ids), [])
             pending |= {(stream, entry_id.decode()) for entry_id in found}
         return pending
+
+    def passed_over(self) -> list[tuple[Entry, str]]:
+        """What stands right before a batch that was read since the last call, and is not pending, without its bytes.
+
+        Each with the id that we had read before, `0-0` for none. Nearly always another consumer has read it.
+
+        Raises:
+            TransientError: Redis is away; it can be asked again.
+        """
+        found = []
+        for stream in self._streams:
+            pairs = [ids for name, *ids in self._seams if name == stream]
+            command = partial(self._client.eval, _PASSED_OVER, 1, stream, self._group, *chain(*pairs))
+            rows = self._with_group(command, []) if pairs else []
+            found += [(Entry(stream, last.decode(), {}), before.decode()) for last, before in rows]
+        self._seams.clear()
+        return found
 
     def _pending_of(self, stream: str, first: str, last: str, count: int) -> list[Any]:
         """What the server says of our own pending entries."""

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from worker.streams.errors import translated
-from worker.streams.losses import Noticed, noticed_of
+from worker.streams.losses import Noticed, PassedOver, noticed_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ class StreamState:
     ahead_s: float = 0.0
     #: Whether that id is the last that there can be.
     at_end: bool = False
+    #: What somebody moved the group past, and the group.
+    passed_over: PassedOver | None = None
+    group: str = ""
 
 
 def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:
@@ -48,7 +51,8 @@ def _state(client: redis.Redis, stream: str, group: str) -> StreamState:
         if row["name"] == group.encode():
             pending, lag = int(row["pending"]), row.get("lag")
     seen = _noticed(client, stream, group)
-    return StreamState(stream, length, pending, lag, seen.gone, seen.at, seen.ahead_s(datetime.now(UTC)), seen.at_end)
+    ahead_s = seen.ahead_s(datetime.now(UTC))
+    return StreamState(stream, length, pending, lag, seen.gone, seen.at, ahead_s, seen.at_end, seen.passed_over, group)
 
 
 def _noticed(client: redis.Redis, stream: str, group: str) -> Noticed:
