@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 import redis
 
@@ -16,6 +17,7 @@ from tests.support.servers import ServerOf
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.consumer import passed_over
 from worker.observability import doctor
+from worker.observability.status import read_status
 from worker.streams import losses
 from worker.streams.losses import stream_troubles
 from worker.streams.state import stream_states
@@ -134,6 +136,8 @@ def test_what_a_group_was_moved_past_is_told_until_it_is_read(
             assert command is not None
             assert command[1] == f"XGROUP SETID {SIGNALS} {GROUP} {before}"
             assert told in [f"{one.says}: {one.advice}" for one in doctor.examine(settings)]
+            said = orjson.loads(orjson.dumps(read_status(settings, worker.store, client).to_json()))
+            assert said["streams"][0]["passed_over"] == {"last": last, "before": before}
             client.execute_command(command[1])
             worker.drain()
             worker.drain(rounds=1)

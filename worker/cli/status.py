@@ -49,7 +49,6 @@ def status(json: Json = False) -> None:
 def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
     from worker.observability.status import training_waits_for  # a status alone needs it
-    from worker.streams.losses import stream_troubles  # with the client of Redis
 
     output.line(_sentence(state))
     streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
@@ -72,12 +71,22 @@ def _show_status(state: Status) -> None:
             "monitoring": _monitoring(state.monitoring),
         }
     )
-    for says, advice in stream_troubles(state.streams, now=utc_now()):
+    for says, advice in _stream_troubles(state):
         output.line(styled("[bold red]![/] {}: {}", says, advice))
     if state.quarantined:
         output.line(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
         output.line(styled("[yellow]![/] {}: {}", alarm["name"].replace("_", " "), alarm["why"]))
+
+
+def _stream_troubles(state: Status) -> list[tuple[str, str]]:
+    if not state.streams:
+        return []
+    from worker.streams.losses import (
+        stream_troubles,
+    )  # with the client of Redis, which is loaded where there are streams
+
+    return list(stream_troubles(state.streams, now=utc_now()))
 
 
 def _training(last: Training | None) -> str:

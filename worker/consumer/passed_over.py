@@ -72,10 +72,11 @@ class PassedOverWatch:
             passed = before + self._reader.passed_over()
             unread = self._unread([entry for entry, _ in passed])
             for entry, after in passed:
-                if entry.key not in unread and told[entry.stream] == (entry.entry_id, after):
+                found = PassedOver(entry.entry_id, after)
+                if entry.key not in unread and told[entry.stream] == found:
                     self._record.forget(entry.stream)
-                elif entry.key in unread and told[entry.stream] != (entry.entry_id, after):
-                    self._record.tell(entry.stream, PassedOver(entry.entry_id, after))
+                elif entry.key in unread and told[entry.stream] != found:
+                    self._record.tell(entry.stream, found)
         except TransientError as error:
             logger.debug("whether entries were passed over is looked at again: {}", error)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +31,8 @@ _LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
 _UNREAD_GONE = script("unread_gone")
 
 
-class PassedOver(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PassedOver:
     """Entries that nobody read though later ones were: the last of them, and the last id that was read before them."""
 
     last: str
