@@ -2,7 +2,7 @@
 FROM python:3.11.14-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/refinery
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY worker ./worker
 COPY trading_system ./trading_system
 RUN /opt/refinery/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[embedded,console,report,tuning,parquet,demo]'

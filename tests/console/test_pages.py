@@ -126,7 +126,7 @@ def test_signals_are_found_by_id_symbol_and_time(client: FlaskClient) -> None:
     assert found("symbol=BRK.B&signal_id=s-3") == 5
     assert found("since=2024-03-01&until=2024-03-01") == 3
     assert found("symbol=NONE") == 0
-    assert "no time" in client.get("/signals?since=soon").get_data(as_text=True)
+    assert "neither a date nor a time" in client.get("/signals?since=soon").get_data(as_text=True)
 
 
 @pytest.mark.parametrize(

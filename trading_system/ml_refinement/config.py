@@ -24,8 +24,11 @@ def _each_once(names: list[str]) -> list[str]:
 
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Window = Annotated[int, Field(ge=2)]
+#: Beyond a hundred years back a day's arithmetic leaves the calendar.
+MOST_DAYS = 36_500
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Days = Annotated[int, Field(ge=1, le=MOST_DAYS)]
+Window = Annotated[int, Field(ge=2, le=100_000)]
 ProvidedName = Annotated[str, Field(pattern=PROVIDED_NAME)]
 ProvidedNumber = Annotated[float, Field(ge=-PROVIDED_MAX, le=PROVIDED_MAX, allow_inf_nan=False)]
 
@@ -102,13 +105,13 @@ class TrainingConfig:
         pydantic.ValidationError: a ValueError, where a value is not allowed.
     """
 
-    train_window_days: Count = 252
+    train_window_days: Days = 252
     """Training window in calendar days of signal time."""
-    validation_window_days: Count = 63
+    validation_window_days: Days = 63
     """Reported validation window in calendar days."""
-    step_size_days: Count = 21
+    step_size_days: Days = 21
     """Step of the walk-forward in calendar days."""
-    min_training_samples: Annotated[int, Field(ge=10)] = 100
+    min_training_samples: Annotated[int, Field(ge=10, le=10**9)] = 100
     """Fewer labelled samples than this, and a retraining job trains nothing: it is held until there are more."""
     min_validation_samples: Count = 20
     """With fewer out-of-sample rows than this a candidate is held, and does not serve."""
@@ -151,7 +154,7 @@ class MLConfig:
     """Where `ModelRegistry.from_config` keeps model files; the worker's are in `REFINERY_STATE_DIR`."""
     feature_db_path: str = "features.db"
     """Which store `FeatureDatabase.from_config` opens; the worker's is in `REFINERY_STATE_DIR`."""
-    retrain_frequency_days: Count = 7
+    retrain_frequency_days: Days = 7
     """A retraining job is enqueued so many days after the last one, when at least one label is new."""
     min_new_samples_for_retrain: Count = 20
     """A retraining job is enqueued when this many labels are new since the last one."""

@@ -14,7 +14,7 @@ import typer
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
 from worker.cli import output
-from worker.cli.options import CONTEXT, Json, settings_and_log
+from worker.cli.options import CONTEXT, Json, moment, settings_and_log
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
 from worker.installation import open_store, refuse_other_owner, release
@@ -33,8 +33,11 @@ Stream = Annotated[str | None, typer.Option(help="Only events of this stream.")]
 Symbol = Annotated[str | None, typer.Option(help="Only events of this symbol.")]
 Signal = Annotated[str | None, typer.Option("--signal", help="Only events of this signal_id.")]
 Fingerprint = Annotated[str | None, typer.Option(help="Only those that failed alike.")]
-Since = Annotated[str | None, typer.Option(help="Dead-lettered at or after, as 2026-03-01 or 2026-03-01T14:00:00Z.")]
-Until = Annotated[str | None, typer.Option(help="Dead-lettered at or before; a day means its end.")]
+Since = Annotated[
+    str | None,
+    typer.Option(callback=moment, help="Dead-lettered at or after, as 2026-03-01 or 2026-03-01T14:00:00Z."),
+]
+Until = Annotated[str | None, typer.Option(callback=moment, help="Dead-lettered at or before; a day means its end.")]
 Every = Annotated[bool, typer.Option("--all", help="All open ones that the filters let through.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
@@ -234,7 +237,11 @@ def _edited(row: DeadLetterRow, file: Path | None) -> bytes:
         raise RefineryError("these bytes are no text: give the corrected event with --file") from error
     import click  # an editor is rarely asked for
 
-    changed = click.edit(text, extension=".json")
+    try:
+        changed = click.edit(text, extension=".json")
+    except click.ClickException as error:
+        told = f"no editor: {error.message}; name one in EDITOR, or give the corrected event with --file"
+        raise RefineryError(told) from error
     if changed is None:
         raise RefineryError("the editor was left without saving; nothing was changed")
     return changed.rstrip("\n").encode()

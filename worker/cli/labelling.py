@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from worker.cli import output
-from worker.cli.options import Json, settings_and_log
-from worker.errors import RefineryError
+from worker.cli.options import Json, moment, settings_and_log
 from worker.installation import open_store
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ _NOT_RECEIVED = {
 
 
 def label(
-    since: Annotated[str, typer.Option(help="Only signals from this date or time on.")] = "",
+    since: Annotated[str, typer.Option(callback=moment, help="Only signals from this date or time on.")] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Also those that have an outcome, as after a correction of the bars.")
     ] = False,
@@ -43,10 +42,6 @@ def label(
     Bars come from the market-data directory; for symbols that it does not have, from later signals that brought theirs.
     Virtual outcomes are kept apart from reported ones, which always win. Trainings learn from them where
     REFINERY_ML__VIRTUAL_OUTCOMES is `fill`, and then label by themselves. It may run while everything else does.
-
-    \f
-    Raises:
-        RefineryError: `--since` is no time.
     """
     from trading_system.ml_refinement.evaluation.virtual_comparison import compare_virtual  # loads the learning stack
     from trading_system.ml_refinement.labelling.rules import labelling_rule
@@ -54,10 +49,7 @@ def label(
     from worker.maintenance.labelling import labelling
 
     settings = settings_and_log()
-    try:
-        bound = parse_bound(since, end=False) if since else ""
-    except ValueError as error:
-        raise RefineryError(f"--since: {error}") from error
+    bound = parse_bound(since, end=False) if since else ""
     with open_store(settings) as store:
         rule = labelling_rule(store, settings.ml)
         with labelling(settings, store, rule) as job, output.progress("labelling", unit="signals") as progress:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from trading_system.ml_refinement.config import MOST_DAYS
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.installation import open_store, ownership, release
@@ -81,13 +82,18 @@ def adopt(json: Json = False) -> None:
 
 def prune(
     dead_letters: Annotated[
-        int | None, typer.Option(min=1, metavar="DAYS", help="Replayed and discarded dead letters older than this.")
+        int | None,
+        typer.Option(min=1, max=MOST_DAYS, metavar="DAYS", help="Replayed and discarded dead letters older than this."),
     ] = None,
     predictions: Annotated[
-        int | None, typer.Option(min=1, metavar="DAYS", help="Predictions of retired models on closed trades.")
+        int | None,
+        typer.Option(min=1, max=MOST_DAYS, metavar="DAYS", help="Predictions of retired models on closed trades."),
     ] = None,
     events: Annotated[
-        int | None, typer.Option(min=1, metavar="DAYS", help="Archived events; default: the archive's own retention.")
+        int | None,
+        typer.Option(
+            min=1, max=MOST_DAYS, metavar="DAYS", help="Archived events; default: the archive's own retention."
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and drop nothing.")] = False,
     json: Json = False,

@@ -12,6 +12,23 @@ from worker.settings.schema import Settings, load_settings
 #: Of every group of commands.
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
 
+
+def moment(text: str | None) -> str | None:
+    """An option's text that bounds a time, refused where it is none.
+
+    Raises:
+        typer.BadParameter: it is neither a date nor a time.
+    """
+    from trading_system.ml_refinement.storage.times import parse_bound  # few commands are asked for a time
+
+    try:
+        if text:
+            parse_bound(text, end=False)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; say it as 2026-03-01 or 2026-03-01T14:00:00Z") from error
+    return text
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 

@@ -14,7 +14,7 @@ from loguru import logger
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from trading_system.ml_refinement.storage import StoreError
+from trading_system.ml_refinement.storage import StoreError, UnusableValue
 from worker.console import filters, security
 from worker.console.actions import blueprint as actions
 from worker.console.diagrams import warm
@@ -136,6 +136,10 @@ def _explain_errors(flask: Flask) -> None:
         if error.response is not None:
             return error.response
         return render_template("error.html", title=error.name, text=error.description), error.code or 500
+
+    @flask.errorhandler(UnusableValue)
+    def unusable(error: UnusableValue) -> ResponseReturnValue:
+        return render_template("error.html", title="That cannot be looked for", text=str(error)), 400
 
     @flask.errorhandler(StoreError)
     def unreadable(error: StoreError) -> ResponseReturnValue:

@@ -12,7 +12,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.standing import read_standing
-from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow
+from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow, UnusableValue
 from trading_system.ml_refinement.storage.tables.dead_letters import Filter
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
@@ -22,7 +22,7 @@ from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, ConsoleQueries
 from worker.dead_letters import DeadLetters, whole_letter
-from worker.errors import Reason, RefineryError
+from worker.errors import Reason
 from worker.installation import release
 from worker.observability.status import training_waits_for
 
@@ -88,18 +88,26 @@ def overview() -> ResponseReturnValue:
 @blueprint.get("/dead-letters")
 def letters() -> ResponseReturnValue:
     """Dead letters by cause, and one by one."""
-    store = console_queries().store
     wanted = letter_filter(request.args)
-    after = request.args.get("after", 0, type=int)
-    rows = store.dead_letters.find(wanted, limit=PAGE_ROWS + 1, after_id=after)
+    try:
+        found = console_queries().store.dead_letters
+        after = request.args.get("after", 0, type=int)
+        return _letters_page(wanted, found.find(wanted, limit=PAGE_ROWS + 1, after_id=after), found.count(wanted))
+    except UnusableValue as error:
+        return _letters_page(wanted, [], 0, wrong=str(error)), 400
+
+
+def _letters_page(wanted: Filter, rows: list[DeadLetterRow], total: int, *, wrong: str = "") -> str:
+    store = console_queries().store
     groups = store.dead_letters.groups(limit=20)
     return render_template(
         "dead_letters.html",
+        wrong=wrong,
         groups=groups,
         errors=store.dead_letters.errors([group.example_id for group in groups]),
         rows=rows[:PAGE_ROWS],
         more=rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None,
-        total=store.dead_letters.count(wanted),
+        total=total,
         wanted=wanted,
         status=request.args.get("status", "open"),
         reasons=[reason.value for reason in Reason],
@@ -145,8 +153,12 @@ def letter(number: int) -> ResponseReturnValue:
 @blueprint.get("/dead-letters/export")
 def export() -> ResponseReturnValue:
     """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
-    letters = DeadLetters(console_queries().store, version=release())
-    rows = letters.chosen([], letter_filter(request.args), limit=MOST_EXPORTED)
+    wanted = letter_filter(request.args)
+    try:
+        wanted.where()
+    except UnusableValue:
+        return letters()
+    rows = DeadLetters(console_queries().store, version=release()).chosen([], wanted, limit=MOST_EXPORTED)
     lines = (orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
     headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
     return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers=headers)
@@ -226,10 +238,11 @@ def signals() -> ResponseReturnValue:
     wanted = SignalFilter(**{name: request.args.get(name, "").strip()[:200] for name in names})
     try:
         rows, wrong = console_queries().find(wanted, before=request.args.get("before", type=int)), None
-    except RefineryError as error:
+    except UnusableValue as error:
         rows, wrong = [], str(error)
     more = rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None
-    return render_template("signals.html", rows=rows[:PAGE_ROWS], wanted=wanted, more=more, wrong=wrong)
+    page = render_template("signals.html", rows=rows[:PAGE_ROWS], wanted=wanted, more=more, wrong=wrong)
+    return page, 400 if wrong else 200
 
 
 @blueprint.get("/signals/<signal_id>")

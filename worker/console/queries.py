@@ -230,12 +230,9 @@ class ConsoleQueries:
         """Signals, those that came last first, one more than a page.
 
         Raises:
-            RefineryError: a time cannot be read.
+            UnusableValue: a time cannot be read.
         """
-        try:
-            return self.store.signals.find(wanted, limit=PAGE_ROWS + 1, before=before)
-        except ValueError as error:
-            raise RefineryError(f"that is no time: {error}") from error
+        return self.store.signals.find(wanted, limit=PAGE_ROWS + 1, before=before)
 
     def archived(self, stream: str, entry_id: str | None, signal_id: str) -> bytes | None:
         """The event of a signal as it was received; None when it is not (any more) in the archive."""

@@ -31,7 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from trading_system.ml_refinement.config import Count, FeatureSet, MLConfig
+from trading_system.ml_refinement.config import MOST_DAYS, Days, FeatureSet, MLConfig
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
     CONFIG_VARIABLE,
@@ -91,7 +91,7 @@ class ArchiveSettings(_Part):
 
     enabled: bool = True
     """Keep every received event, so that vectors can be rebuilt and decisions explained."""
-    retention_days: Count = 730
+    retention_days: Days = 730
     """Archived events older than this may be pruned."""
 
 
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
     """Directory of the store, the models and the embedded server's data."""
     market_data_dir: DirectoryPath | None = None
     """One CSV or Parquet file of bars per symbol; unset: bars come with the events."""
-    market_max_bar_age_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 7.0
+    market_max_bar_age_days: Annotated[float, Field(gt=0, le=MOST_DAYS, allow_inf_nan=False)] = 7.0
     """Where a symbol's newest bar before a signal is older than this, its file is stale, and as good as none."""
     benchmark_symbols: dict[str, str] = Field(default_factory=dict)
     """Benchmark by asset class, such as `{"equity": "SPX"}`. JSON object."""
@@ -146,27 +146,27 @@ class Settings(BaseSettings):
     """At most this many events are read, stored and acknowledged together."""
     block_ms: Annotated[int, Field(ge=1, le=2000)] = 1000
     """How long a read waits for new events."""
-    claim_idle_ms: Annotated[int, Field(ge=1000)] = 60_000
+    claim_idle_ms: Annotated[int, Field(ge=1000, le=86_400_000)] = 60_000
     """An event that another worker has held unacknowledged for this long is taken over."""
     max_deliveries: Annotated[int, Field(ge=1, le=100)] = 5
     """After this many failed tries an event is dead-lettered; faults of our own side do not count."""
-    max_event_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
+    max_event_bytes: Annotated[int, Field(ge=1024, le=512 * 1024 * 1024)] = 1024 * 1024
     """Largest event that is parsed."""
-    max_future_s: Annotated[int, Field(ge=0)] = 300
+    max_future_s: Annotated[int, Field(ge=0, le=31_536_000)] = 300
     """How far a signal's timestamp, or a trade's close, may lie ahead of our clock."""
     max_r_multiple: Annotated[float, Field(gt=0, le=1e15)] = 1000.0
     """An outcome with a larger R-multiple, either way, is dead-lettered: it cannot be meant."""
-    scored_maxlen: Annotated[int, Field(ge=0)] = 1_000_000
+    scored_maxlen: Annotated[int, Field(ge=0, le=10**12)] = 1_000_000
     """The scores' stream is trimmed to about this many entries; 0 keeps all."""
-    input_retention_hours: Annotated[int, Field(ge=0)] = 0
+    input_retention_hours: Annotated[int, Field(ge=0, le=24 * MOST_DAYS)] = 0
     """Events that every consumer group has acknowledged are dropped from the input streams after this; 0 keeps all."""
     archive: ArchiveSettings = ArchiveSettings()
     """The archive of events as they were received."""
-    training_timeout_s: Annotated[int, Field(ge=10)] = 3600
+    training_timeout_s: Annotated[int, Field(ge=10, le=2_592_000)] = 3600
     """A training that takes longer is ended and counts as failed."""
     training_queue: QueueName | None = None
     """Queue of trainings; unset: `refinery-retrain`, with a suffix where input streams or group have other names."""
-    shutdown_grace_s: Annotated[int, Field(ge=1)] = 30
+    shutdown_grace_s: Annotated[int, Field(ge=1, le=86_400)] = 30
     """How long a stopping process may finish what it has begun."""
     log_format: Literal["text", "json"] = "text"
     """Log lines for people or for machines."""

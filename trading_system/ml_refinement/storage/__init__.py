@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         StoreMoved as StoreMoved,
         StoreUnavailable as StoreUnavailable,
         UnknownModel as UnknownModel,
+        UnusableValue as UnusableValue,
     )
     from trading_system.ml_refinement.storage.event_archive import (
         ArchivedEntry as ArchivedEntry,
@@ -77,6 +78,7 @@ __getattr__, __dir__, __all__ = attach(
             "StoreMoved",
             "StoreUnavailable",
             "UnknownModel",
+            "UnusableValue",
         ),
         "event_archive": ("ArchivedEntry", "ArchivedEvent", "EventArchive"),
         "feature_db": ("FeatureDatabase",),

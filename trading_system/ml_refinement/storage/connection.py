@@ -19,6 +19,7 @@ import apsw
 import orjson
 
 from trading_system.ml_refinement.storage.errors import (
+    OF_THE_DRIVER,
     StoreDamaged,
     StoreError,
     StoreMoved,
@@ -44,7 +45,7 @@ class Connection:
     """A lazily opened SQLite connection; safe to share between threads, which then take turns.
 
     A forked child gets a connection of its own at first use. Every method raises `StoreUnavailable`, `StoreDamaged`,
-    `ConstraintRefused` or `StoreError`, and ValueError for a value that SQLite cannot hold.
+    `ConstraintRefused`, `UnusableValue` or `StoreError`.
 
     A transaction counts only in the file at `path`: what was committed into one that was removed, moved or replaced
     meanwhile was not kept.
@@ -76,7 +77,7 @@ class Connection:
             handle = self._usable()
             try:
                 return handle.execute(sql, params).fetchall()
-            except (apsw.Error, OverflowError) as error:
+            except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
     def one(self, sql: str, params: Values = ()) -> Row | None:
@@ -95,7 +96,7 @@ class Connection:
             try:
                 handle.execute(sql, params)
                 return handle.changes()
-            except (apsw.Error, OverflowError) as error:
+            except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
     def run_many(self, sql: str, rows: Iterable[Values]) -> list[Row]:
@@ -108,7 +109,7 @@ class Connection:
             handle = self._usable()
             try:
                 return handle.executemany(sql, rows).fetchall()
-            except (apsw.Error, OverflowError) as error:
+            except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
@@ -123,7 +124,7 @@ class Connection:
                 rows = handle.execute(sql, params)
                 while chunk := list(islice(rows, size)):
                     yield chunk
-            except (apsw.Error, OverflowError) as error:
+            except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
     @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 
 from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.errors import StoreUnavailable, translated
+from trading_system.ml_refinement.storage.errors import OF_THE_DRIVER, StoreUnavailable, translated
 from trading_system.ml_refinement.storage.schema import version
 
 _PAGES_AT_ONCE = 1024
@@ -36,7 +36,7 @@ def copy_database(source: Path, target: Path) -> None:
         finally:
             writer.close()
             reader.close()
-    except apsw.Error as error:
+    except OF_THE_DRIVER as error:
         raise translated(error, source) from error
     sync(target)
 

@@ -44,6 +44,10 @@ class PickledModel(StoreError):
     """The model's file is a pickle, which executes what it holds: it is never loaded, and the model cannot serve."""
 
 
+class UnusableValue(StoreError, ValueError):
+    """A value that the store cannot hold or look for: the caller's fault."""
+
+
 _TRANSIENT = (
     apsw.BusyError,
     apsw.LockedError,
@@ -56,13 +60,17 @@ _TRANSIENT = (
     apsw.NoMemError,
     apsw.InterruptError,
 )
+#: What the driver raises: its own errors, and Python's for a number beyond 64 bits and a text that is no UTF-8.
+OF_THE_DRIVER = (apsw.Error, OverflowError, UnicodeEncodeError)
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 
 
 def translated(error: Exception, path: Path) -> Exception:
-    """The driver's exception as one of ours. A number that does not fit 64 bits is the caller's fault: ValueError."""
+    """The driver's exception as one of ours."""
     if isinstance(error, OverflowError):
-        return ValueError(f"a number is too large for the store: {error}")
+        return UnusableValue(f"a number is too large for the store: {error}")
+    if isinstance(error, UnicodeEncodeError):
+        return UnusableValue(f"a text that is no UTF-8: {error.object!r:.80}")
     text = f"{path}: {error}"
     if isinstance(error, _TRANSIENT):
         return StoreUnavailable(text)

@@ -93,7 +93,7 @@ def parse_bound(text: str, *, end: bool) -> str:
     A date alone means the whole day: its first microsecond as a start, its last as an end. Without an offset: UTC.
 
     Raises:
-        ValueError: the text is neither an ISO 8601 date nor a time.
+        UnusableValue: the text is neither an ISO 8601 date nor a time.
     """
     try:
         day = date.fromisoformat(text)
@@ -108,4 +108,6 @@ def _read_time(text: str) -> datetime:
             raise ValueError("no T or blank between date and time")
         return datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValueError(f"neither a date nor a time: {text!r} ({error})") from error
+        from trading_system.ml_refinement.storage.errors import UnusableValue  # loads the driver
+
+        raise UnusableValue(f"neither a date nor a time: {text!r:.80} ({error})") from error
