@@ -160,6 +160,8 @@ def test_the_image_is_installed_as_make_installs_it() -> None:
     wanted = re.search(r"-m pip install .*-c constraints.txt", make)
     assert wanted
     assert re.search(r"-m pip install .*-c constraints.txt", image)
-    assert set(re.findall(r"^COPY ([\w./ ]+?) (?:\./|\.)", image, re.M)) >= {"pyproject.toml constraints.txt README.md LICENSE"}
+    assert set(re.findall(r"^COPY ([\w./ ]+?) (?:\./|\.)", image, re.M)) >= {
+        "pyproject.toml constraints.txt README.md LICENSE"
+    }
     assert all(re.search(r":\d+\.\d+\.\d+-", base) for base in re.findall(r"^FROM (\S+)", image, re.M))
     assert '["refinery"]' in image
