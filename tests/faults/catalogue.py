@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections import ChainMap
 
 from tests.faults.fault_harness import ScheduleRun
-from tests.faults.kinds import clocks, failover, redis_side
+from tests.faults.kinds import clocks, commands, failover, full_disk, letters, redis_side, store_side
 from tests.faults.schedules import PLANS as OF_WORKERS, Plan, Schedule
 from tests.faults.training import TrainingRun
 
@@ -13,9 +14,12 @@ from tests.faults.training import TrainingRun
 KINDS = (
     "kill", "training", "several", "disk", "wire", "stop", "server", "server loses", "replay",
     "trimmed", "full", "rights", "clock", "failover", "kill", "trimmed", "rights", "clock", "failover", "full",
+    "moved", "backup", "restore", "prune", "rebuild", "migration", "letters",
+    "no room: store", "no room: server", "no room: both", "no room: backup", "no room: export", "no room: models",
 )  # fmt: skip
-PLANS: dict[str, Plan] = OF_WORKERS | redis_side.PLANS | clocks.PLANS | failover.PLANS
-RUNS: dict[str, type[ScheduleRun]] = {"training": TrainingRun} | redis_side.RUNS | clocks.RUNS | failover.RUNS
+_OTHERS = (redis_side, clocks, failover, store_side, commands, letters, full_disk)
+PLANS: dict[str, Plan] = dict(ChainMap(OF_WORKERS, *(others.PLANS for others in _OTHERS)))
+RUNS: dict[str, type[ScheduleRun]] = dict(ChainMap({"training": TrainingRun}, *(others.RUNS for others in _OTHERS)))
 
 
 def schedule(seed: int) -> Schedule:
@@ -30,4 +34,4 @@ def schedule(seed: int) -> Schedule:
 def run_of(made: Schedule) -> type[ScheduleRun]:
     """What runs the schedule."""
     trains = any(life.role == "trainer" for lives in made.rounds for life in lives)
-    return TrainingRun if trains else RUNS.get(made.kind, ScheduleRun)
+    return RUNS.get(made.kind) or (TrainingRun if trains else ScheduleRun)

@@ -12,6 +12,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Container, Iterator
 from itertools import count, islice
@@ -22,18 +23,28 @@ from loguru import logger
 
 from tests.faults.catalogue import KINDS, run_of, schedule
 from tests.faults.fault_harness import FaultHarness, Tally
+from tests.faults.kinds import full_disk
 from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS, Schedule, at_crash_point
 from tests.support.processes import fork
+from tests.support.small_disk import can_be_mounted
 from worker.redis_server.binary import server_version
 
 
 def run_all(
-    schedules: list[Schedule], directory: Path, *, redis_7: Path | None = None, verbose: bool = False
+    schedules: list[Schedule],
+    directory: Path,
+    *,
+    redis_7: Path | None = None,
+    minutes: float = float("inf"),
+    verbose: bool = False,
 ) -> dict[str, Tally]:
-    """Run the schedules; what they came to, by kind."""
+    """Run the schedules, or those that are begun within so many minutes; what they came to, by kind."""
     tallies: dict[str, Tally] = {}
+    ends = time.monotonic() + 60 * minutes
     with FaultHarness(directory, run_of, redis_7=redis_7, verbose=verbose) as harness:
         for made in schedules:
+            if time.monotonic() > ends:
+                break
             tally = harness.run(made)
             tallies.setdefault(made.kind, Tally()).add(tally)
             for failure in tally.failures:
@@ -81,6 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedules", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="of the first schedule")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no schedule after so many")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--crash-points", action="store_true", help="a kill at every labelled crash point besides")
     parser.add_argument("--at", action="append", default=[], help="a kill at this crash point besides")
@@ -96,7 +108,11 @@ def main() -> int:
     # What is killed are processes, so that memory is as good as a disk here, and many times faster.
     memory = Path("/dev/shm")  # noqa: S108
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory if memory.is_dir() else None))
-    made = list(islice(of_kinds(first, args.kind or KINDS), args.schedules))
+    kinds = set(args.kind or KINDS)
+    if not can_be_mounted(directory):
+        kinds -= full_disk.PLANS.keys()
+        _say("no file system can be mounted here: no schedule fills up a disk")
+    made = list(islice(of_kinds(first, kinds), args.schedules)) if kinds else []
     _say(f"seeds {first} to {made[-1].seed if made else first}, {_what(args.redis_7)}")
     crash_points = (*CRASH_POINTS, *TRAINING_CRASH_POINTS) if args.crash_points else args.at
     made = [at_crash_point(crash_point) for crash_point in crash_points] + made
@@ -106,7 +122,7 @@ def main() -> int:
 
         def run(part: list[Schedule] = part, place: Path = place) -> None:
             place.mkdir()
-            tallies = run_all(part, place, redis_7=args.redis_7, verbose=args.verbose)
+            tallies = run_all(part, place, redis_7=args.redis_7, minutes=args.minutes, verbose=args.verbose)
             (place / "tally.json").write_bytes(orjson.dumps(tallies))
 
         children[fork(run)] = place

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import redis
 from loguru import logger
 
-from tests.faults.crash_points import arm
+from tests.faults.crash_points import Fuse, after_file_operation, arm
 from tests.faults.invariants import Key, Verdict, entries_of, judge
 from tests.faults.schedules import Life, Schedule
 from tests.faults.traffic import Traffic
@@ -34,18 +34,21 @@ from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
 from worker.consumer.batch_handler import BatchHandler, BatchResult
+from worker.errors import StopRequested
 from worker.installation import open_store
 from worker.redis_server import connection
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
 from worker.streams.errors import translated
-from worker.supervision.backoff import Backoff
+from worker.supervision.backoff import Backoff, StartRetry
 
 _CLAIM_IDLE_MS = 100
 #: Every second entry deleted, or the stream trimmed to its newest half, or to nothing.
 Trim = Literal["half", "oldest", "all"]
 _POOL = 24
+#: Of the worker that ends what is left.
+LAST_SLOT = 8
 
 
 @dataclass
@@ -149,7 +152,8 @@ class FaultHarness:
     def run(self, made: Schedule) -> Tally:
         """Run a schedule and judge it."""
         started = time.monotonic()
-        state = self.directory / f"state-{made.seed}"
+        # A directory of its own in one of this run, so that there is room beside it.
+        state = self.directory / f"run-{made.seed}" / "var"
         tally = Tally(schedules=1, on_redis_7=int(made.on_redis_7 and self.redis_7 is not None))
         running = self._run_of(made)(self, made, state)
         try:
@@ -162,7 +166,7 @@ class FaultHarness:
         if not verdict.holds or not finished:
             tally.failures.append(f"seed {made.seed} ({made.kind}): finished {finished}, {verdict}")
         else:
-            shutil.rmtree(state)
+            shutil.rmtree(state.parent)
         tally.seconds = time.monotonic() - started
         return tally
 
@@ -195,11 +199,14 @@ class ScheduleRun:
         self.may: list[Key] = []
         #: Ids that a server gave to two entries: to one that it lost, and to another one.
         self.twice: set[Key] = set()
+        #: Scores that were published of a store which was put back to what it was before.
+        self.earlier: set[bytes] = set()
         self.killed = 0
         #: What was found to be wrong before the end.
         self.between: list[str] = []
         self._traffic = Traffic(self._rng, harness.pool)
         self._due: list[tuple[float, Callable[[], None]]] = []
+        self._children: dict[int, Life] = {}
         #: Whether every valid signal has to be stored with its label; not so where some may have been lost unread.
         self._labels_hold = True
 
@@ -243,14 +250,18 @@ class ScheduleRun:
     def _settings(self, slot: int, life: Life) -> Settings:
         url = f"unix://{self._place.wire.address}" if life.through_wire else self._workers_url
         quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
-        settings = settings_for(self._state, url, archive={"enabled": self._made.archive}, **quick, **self._changes)
+        archive = {"enabled": self._made.archive}
+        settings = settings_for(self._state, url, **quick | {"archive": archive} | self._changes)
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
-        children: dict[int, Life] = {}
+        children = self._children = {}
+        # One that is told to end before it listens hears it when it does.
+        signals.pthread_sigmask(signals.SIG_BLOCK, {signals.SIGTERM})
         for place, life in enumerate(lives):
             slot = place if life.slot is None else life.slot
             children[fork(partial(self._live, slot, life))] = life
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGTERM})
         if events and self._rng.random() < 0.3:
             self._supply_bars()
         for position, event in enumerate(events):
@@ -270,17 +281,19 @@ class ScheduleRun:
         stopped: dict[int, float] = {}
         self._disturb()
         while children and time.monotonic() - started < HANGS_AFTER_S:
-            while self._due and time.monotonic() - started >= self._due[0][0]:
-                self._due.pop(0)[1]()
+            self._do_what_is_due(started)
             for pid, life in list(children.items()):
                 if self._ended(pid):
                     del children[pid]
                 else:
                     self._treat(pid, life, time.monotonic() - started, stopped)
             time.sleep(0.002)
-        while self._due:
-            self._due.pop(0)[1]()
+        self._do_what_is_due(float("-inf"))
         self.between += ["a worker neither ended nor was killed" for _ in children]
+
+    def _do_what_is_due(self, started: float) -> None:
+        while self._due and time.monotonic() - started >= self._due[0][0]:
+            self._due.pop(0)[1]()
 
     def _disturb(self) -> None:
         """What is to happen in this round: entered into `_due` as (seconds since its beginning, what), in order."""
@@ -352,17 +365,19 @@ class ScheduleRun:
                     self.may.append(key)
 
     def _live(self, slot: int, life: Life) -> None:
-        """In the child: one worker's life, or one who replays dead letters."""
+        """In the child: one worker's life, or one of whoever does something else."""
         stop = threading.Event()
         signals.signal(signals.SIGTERM, lambda *_: stop.set())
+        signals.pthread_sigmask(signals.SIG_UNBLOCK, {signals.SIGTERM})
         if self._harness.verbose:
             logger.add(sys.stderr)
-        if life.disk is not None:
-            Disk([life.disk])
+        disk = None if life.disk is None else Disk([life.disk])
+        if life.at_file_operation is not None:
+            disk = after_file_operation(Fuse(life.at_file_operation))
         connection._SOCKET_TIMEOUT_S = 0.25
         settings = self._settings(slot, life)
-        if life.role == "replayer":
-            _replay_all(settings)
+        if life.role != "worker":
+            self._act(life, settings)
             return
         if life.crash_point is not None:
             arm(life.crash_point, life.nth)
@@ -370,6 +385,11 @@ class ScheduleRun:
             _slow_down(life.slow_s)
         self._before_work(life)
         work(settings, stop, idle_rounds=3)
+        del disk  # SQLite forgets one that nobody holds
+
+    def _act(self, life: Life, settings: Settings) -> None:
+        """In the child: what is done by whoever is no worker; here one who replays dead letters."""
+        replay_all(settings)
 
     def _before_work(self, life: Life) -> None:
         """In the child, before its worker begins."""
@@ -378,7 +398,7 @@ class ScheduleRun:
         """An undisturbed worker ends what is left, and replays what died only for want of bars."""
         deadline = time.monotonic() + HANGS_AFTER_S
         while time.monotonic() < deadline:
-            pid = fork(lambda: self._live(8, Life()))
+            pid = fork(lambda: self._live(LAST_SLOT, Life()))
             while not self._ended(pid):
                 if time.monotonic() > deadline:
                     self._kill(pid)
@@ -410,7 +430,13 @@ class ScheduleRun:
         self.sent += [key for key in entries_of(self._client) if key not in known]
         labels = self._traffic.labels if self._labels_hold else {}
         verdict = judge(
-            self._state / "features.db", self._client, must=self.sent, may=self.may, twice=self.twice, labels=labels
+            self._state / "features.db",
+            self._client,
+            must=self.sent,
+            may=self.may,
+            twice=self.twice,
+            labels=labels,
+            earlier=self.earlier,
         )
         verdict.other += self.between
         return verdict
@@ -449,9 +475,11 @@ def work(settings: Settings, stop: threading.Event, *, idle_rounds: int) -> None
         if idle >= idle_rounds and not _pending(client):
             stop.set()
 
+    retry = StartRetry(stop, backoff=Backoff(0.01, 0.1))
     with (
+        suppress(StopRequested),
         connect(settings.redis_url or "") as client,
-        app.worker_consumer(settings, client, after_batch=after_batch) as consumer,
+        app.worker_consumer(settings, client, after_batch=after_batch, retry=retry) as consumer,
     ):
         consumer._backoff = Backoff(0.01, 0.1)
         consumer._retry_delay_s = 0.02
@@ -474,7 +502,8 @@ def _pending(client: redis.Redis) -> int:
         return sum(client.xpending(stream, GROUP)["pending"] for stream in (SIGNALS, TRADES))  # type: ignore[index]
 
 
-def _replay_all(settings: Settings) -> None:
+def replay_all(settings: Settings) -> None:
+    """Replay whatever died only for want of bars."""
     with open_store(settings) as store, connect(settings.redis_url or "") as client:
         dead = letters_module.DeadLetters(store, version="chaos")
         dead.replay(client, dead.chosen([], Filter(reason="no_market_data")), actor="chaos")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -62,6 +63,7 @@ def judge(
     may: Iterable[Key] = (),
     twice: Iterable[Key] = (),
     labels: Mapping[str, set[float | None]],
+    earlier: Iterable[bytes] = (),
 ) -> Verdict:
     """Hold the store against what was sent.
 
@@ -70,6 +72,7 @@ def judge(
         may: entries that may have one, and never two: the server lost them before anyone had read them.
         twice: ids of `must` that stood for a lost entry before: they may have an end for each of the two.
         labels: for each signal that must be stored, the labels that would be right.
+        earlier: scores that may be published though the store, which was put back, does not know them.
     """
     must, may, twice = set(must), set(may), set(twice)
     verdict = Verdict()
@@ -82,16 +85,15 @@ def judge(
     verdict.other += [f"{key} is in the store and was never sent" for key in found if key not in known]
     connection = Connection(store_path, read_only=True)
     try:
-        _judge_content(connection, client, labels, verdict)
+        _judge_content(connection, labels, verdict)
+        _judge_scores(connection, client, set(earlier), verdict)
         _judge_bytes(connection, client, must - may - twice, verdict)
     finally:
         connection.close()
     return verdict
 
 
-def _judge_content(
-    connection: Connection, client: redis.Redis, labels: Mapping[str, set[float | None]], verdict: Verdict
-) -> None:
+def _judge_content(connection: Connection, labels: Mapping[str, set[float | None]], verdict: Verdict) -> None:
     stored = dict(connection.query("SELECT signal_id, target_r_multiple FROM feature_vectors"))
     for signal_id, right in labels.items():
         if signal_id not in stored:
@@ -106,11 +108,19 @@ def _judge_content(
         verdict.other.append("bytes are kept of outcomes that wait for nothing any more")
     if connection.query("PRAGMA quick_check") != [("ok",)]:
         verdict.other.append("the store is damaged")
+
+
+def _judge_scores(connection: Connection, client: redis.Redis, earlier: set[bytes], verdict: Verdict) -> None:
     served = {bytes(payload) for (payload,) in connection.query("SELECT payload FROM served_scores")}
-    rows = client.xrange(SCORES)
-    published = {fields[b"data"] for _, fields in rows}  # type: ignore[union-attr]
-    if published != served:
-        verdict.other.append(f"{len(served - published)} scores unpublished, {len(published - served)} made up")
+    unpublished, made_up = served - published(client), published(client) - served - earlier
+    if unpublished or made_up:
+        verdict.other.append(f"{len(unpublished)} scores unpublished, {len(made_up)} made up")
+
+
+def published(client: redis.Redis) -> set[bytes]:
+    """Every score that is in its stream."""
+    rows: Any = client.xrange(SCORES)
+    return {fields[b"data"] for _, fields in rows}
 
 
 def _judge_bytes(connection: Connection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:

@@ -30,6 +30,8 @@ class Life:
 
     crash_point: str | None = None
     nth: int = 1
+    #: Killed after so many of its file operations.
+    at_file_operation: int | None = None
     disk: DiskPlan | None = None
     through_wire: bool = False
     kill_after_s: float | None = None

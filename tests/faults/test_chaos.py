@@ -1,4 +1,4 @@
-"""The short set of `make chaos`: a kill at every labelled crash point, and each kind of schedule several times."""
+"""The short set of `make chaos`: a kill at every labelled crash point, and each kind of schedule in its turns."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 
 from tests.faults.catalogue import KINDS, schedule
 from tests.faults.fault_harness import Tally
+from tests.faults.kinds import full_disk
 from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS
 
-ROUNDS = 2
-WORKERS = sorted(set(KINDS) - {"training"})
+#: Trainings take long: one kind of them has a test of its own, the other is left to `make chaos`.
+WORKERS = sorted(set(KINDS) - {"training", "no room: models"})
 #: The places where half a model could be left; `make chaos` kills at all of them.
 DELICATE = ("run entered", "file written", "file renamed", "activated", "after activation committed")
 
@@ -25,8 +26,8 @@ def run(directory: Path, *arguments: str) -> dict[str, Tally]:
     seed = random.SystemRandom().randrange(10**6) * len(KINDS)
     path = directory / "tallies.json"
     command = [sys.executable, "-m", "tests.faults.chaos", "--processes", "1", "--json", str(path)]
-    each = sum(kind in arguments for kind in KINDS)
-    command += ["--schedules", str(ROUNDS * each), "--seed", str(seed), *arguments]
+    turns = sum(kind in arguments for kind in KINDS)
+    command += ["--schedules", str(turns), "--seed", str(seed), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stdout.write(done.stdout + done.stderr)
     assert path.exists(), done.stdout + done.stderr
@@ -56,6 +57,8 @@ def test_a_worker_killed_at_a_crash_point_costs_nothing(crash_point: str, worker
 
 @pytest.mark.parametrize("kind", WORKERS)
 def test_whatever_happens_every_event_has_one_effect(kind: str, workers: dict[str, Tally]) -> None:
+    if kind not in workers and kind in full_disk.PLANS:
+        pytest.skip("no file system can be mounted here")
     assert workers[kind].events > 0
     assert nothing_is_amiss(workers[kind])
 

@@ -65,6 +65,8 @@ class TrainingRun(ScheduleRun):
     """A run with trainers, and with or without a model that serves at the beginning."""
 
     _changes: ClassVar[dict[str, Any]] = {"ml": QUICK_LEARNING, "shutdown_grace_s": 5}
+    #: How a training may fail here: the beginnings of what it says then. Anything else is a finding.
+    _fair: ClassVar[tuple[str, ...]] = ("killed", "stale_activation")
 
     def _set_up(self) -> None:
         make_quick()
@@ -93,6 +95,7 @@ class TrainingRun(ScheduleRun):
             self._ask(self._made.copies)
             for event in events:
                 self._send(*event)
+            self._disturb()
             self._watch_over(children, started)
         finally:
             for pid in children:
@@ -111,6 +114,7 @@ class TrainingRun(ScheduleRun):
         ends = dict.fromkeys(children, started + (HANGS_AFTER_S if certain else _ROUND_S))
         stopped: dict[int, float] = {}
         while children and time.monotonic() < max(ends[pid] for pid in children):
+            self._do_what_is_due(started)
             for pid, life in list(children.items()):
                 if self._ended(pid):
                     del children[pid]
@@ -119,6 +123,7 @@ class TrainingRun(ScheduleRun):
                     if self._note_of(life).exists() or stopped.get(pid, 0) < 0:
                         ends[pid] = min(ends[pid], time.monotonic() + self._rng.uniform(0, 0.7))
             time.sleep(0.005)
+        self._do_what_is_due(float("-inf"))
 
     def _treat_trainer(self, pid: int, life: Life, age_s: float, stopped: dict[int, float]) -> None:
         if life.kill_after_s is not None and age_s >= life.kill_after_s and not self._note_of(life).exists():
@@ -200,7 +205,7 @@ class TrainingRun(ScheduleRun):
 
     def _judge(self) -> Verdict:
         verdict = super()._judge()
-        verdict.other += judge_trainings(self._settings(0, Life()))
+        verdict.other += judge_trainings(self._settings(0, Life()), fair=self._fair)
         return verdict
 
 

@@ -12,8 +12,6 @@ from worker.installation import open_store
 from worker.retraining.queue import run_id_of
 from worker.settings.schema import Settings
 
-#: How a training may fail under a schedule: killed, or outdated by another. Anything else is a finding.
-_FAIR = ("killed", "stale_activation")
 _VERDICTS = """
     SELECT r.run_id, r.status = 'completed' AND NOT (r.verdict = 'hold' AND r.metrics ->> 'samples' IS NOT NULL),
         r.model_id, (SELECT count(*) FROM promotions AS p
@@ -46,14 +44,19 @@ def judge_champion(settings: Settings) -> list[str]:
         return found + _ledger(store)
 
 
-def judge_trainings(settings: Settings) -> list[str]:
-    """What is wrong with the trainings, once all of them are over."""
+def judge_trainings(settings: Settings, *, fair: tuple[str, ...]) -> list[str]:
+    """What is wrong with the trainings, once all of them are over.
+
+    Args:
+        settings: of the installation.
+        fair: what the words of one that failed may begin with.
+    """
     found = judge_champion(settings)
     with open_store(settings) as store:
         for run in store.runs.recent(1000):
             if run.status == "running" and run_id_of(run.run_id):  # a notebook's is not ours to give up
                 found.append(f"{run.run_id} says that it runs")
-            elif run.status == "failed" and not (run.error_message or "").startswith(_FAIR):
+            elif run.status == "failed" and not (run.error_message or "").startswith(fair):
                 found.append(f"{run.run_id} failed: {run.error_message}")
         served = [row[0] for row in store.connection.query(_SERVED)]
     return found + [f"{model_id} scored and was never activated" for model_id in served]

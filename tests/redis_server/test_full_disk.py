@@ -9,61 +9,48 @@ from pathlib import Path
 import pytest
 
 from tests.support.real_processes import REFINERY, Installation
+from tests.support.small_disk import SmallDisk
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.errors import TransientError
 from worker.redis_server.embedded import EmbeddedServer
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A file system of two megabytes."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
+    try:
+        disk = SmallDisk(tmp_path / "disk", megabytes=2)
+    except OSError as error:
+        pytest.skip(str(error))
+    yield disk
+    disk.close()
 
 
-def fill(place: Path) -> Path:
-    """What takes up all of the space."""
-    path = place / "ballast"
-    with path.open("wb", buffering=0) as file:
-        for size in (65536, 4096):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-    return path
-
-
-def test_a_server_that_cannot_begin_on_a_full_disk_says_that_it_may_later(small_disk: Path) -> None:
-    ballast = fill(small_disk)
-    with pytest.raises(TransientError, match="No space left on device"), EmbeddedServer(small_disk / "valkey"):
+def test_a_server_that_cannot_begin_on_a_full_disk_says_that_it_may_later(small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    with pytest.raises(TransientError, match="No space left on device"), EmbeddedServer(small_disk.place / "valkey"):
         pass
-    ballast.unlink()
-    with EmbeddedServer(small_disk / "valkey"):
+    small_disk.make_room()
+    with EmbeddedServer(small_disk.place / "valkey"):
         pass
 
 
 @pytest.mark.parametrize("command", ["worker", "trainer", "up"])
-def test_a_fresh_start_on_a_full_disk_waits_for_room(command: str, small_disk: Path) -> None:
-    ballast = fill(small_disk)
-    here = Installation(small_disk / "var", "")
+def test_a_fresh_start_on_a_full_disk_waits_for_room(command: str, small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    here = Installation(small_disk.place / "var", "")
     del here.environment["REFINERY_REDIS_URL"]
-    log = small_disk.parent / "log"
+    log = small_disk.place.parent / "log"
     with log.open("wb") as told:
         process = subprocess.Popen([*REFINERY, command], env=here.environment, stderr=told)
         try:
             wait_until(lambda: b"waiting to start, nothing is lost" in log.read_bytes() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
-            ballast.unlink()
+            small_disk.make_room()
             wait_until(lambda: b"possible after" in log.read_bytes() or process.poll() is not None)
-            wait_until(lambda: (small_disk / "var" / "valkey" / "valkey.sock").exists() or process.poll() is not None)
+            wait_until(
+                lambda: (small_disk.place / "var" / "valkey" / "valkey.sock").exists() or process.poll() is not None
+            )
             assert process.poll() is None, log.read_text()
         finally:
             process.terminate()
@@ -71,9 +58,9 @@ def test_a_fresh_start_on_a_full_disk_waits_for_room(command: str, small_disk: P
     assert code == 0, log.read_text()
 
 
-def test_a_worker_that_waits_for_room_ends_when_it_is_told_to(small_disk: Path) -> None:
-    fill(small_disk)
-    here = Installation(small_disk / "var", "")
+def test_a_worker_that_waits_for_room_ends_when_it_is_told_to(small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    here = Installation(small_disk.place / "var", "")
     del here.environment["REFINERY_REDIS_URL"]
     process = here.start("worker")
     assert process.stderr is not None

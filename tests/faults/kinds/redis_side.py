@@ -28,15 +28,18 @@ RIGHTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def busy_workers(rng: random.Random) -> list[Life]:
+    """One or more that take their time over a batch, so that something can happen within it."""
+    lives = [Life(slow_s=rng.choice([0.0, 0.03, 0.12])) for _ in range(rng.randint(1, 2))]
+    if rng.random() < 0.4:
+        lives[-1].term_after_s = rng.uniform(0.02, 0.3)
+    if rng.random() < 0.3:
+        lives.append(killed(rng))
+    return lives
+
+
 def _busy(rng: random.Random, made: Schedule) -> None:
-    """One or two rounds of workers that take their time over a batch, so that something can happen within it."""
-    for _ in range(rng.randint(1, 2)):
-        lives = [Life(slow_s=rng.choice([0.0, 0.03, 0.12])) for _ in range(rng.randint(1, 2))]
-        if rng.random() < 0.4:
-            lives[-1].term_after_s = rng.uniform(0.02, 0.3)
-        if rng.random() < 0.3:
-            lives.append(killed(rng))
-        made.rounds.append(lives)
+    made.rounds = [busy_workers(rng) for _ in range(rng.randint(1, 2))]
 
 
 def _times(rng: random.Random, number: int, until_s: float = 0.4) -> list[float]:
