@@ -7,13 +7,16 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
+import orjson
 import pytest
 import yaml
 
 from tests.support.composed import COMPOSE, GUIDE, ROOT, documented_commands, free_port, install, ready, start
+from tests.support.events import outcome
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.redis_server.binary import find_server
 from worker.settings.messages import setting_types
@@ -21,6 +24,7 @@ from worker.settings.schema import Settings
 
 UNITS = ROOT / "deploy" / "systemd"
 OURS = ("worker", "trainer", "console")
+EVERY = (*OURS, "gateway")
 #: What the units name and systemd brings along.
 GIVEN = ("sysinit.target", "basic.target", "shutdown.target", "multi-user.target", "network-online.target")
 
@@ -40,7 +44,7 @@ def test_systemd_reads_every_line_of_the_units(tmp_path: Path) -> None:
         (system / name).write_text("[Unit]\nDescription=given\n")
     for name in ("-.slice", "system.slice"):
         (system / name).write_text("[Slice]\n")
-    for name in OURS:
+    for name in EVERY:
         shutil.copy(UNITS / f"refinery-{name}.service", system)
         program = tmp_path / service(name)["ExecStart"].split()[0].lstrip("/")
         program.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +58,7 @@ def test_systemd_reads_every_line_of_the_units(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is missing")
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_unit_may_ask_the_kernel_only_for_what_a_service_needs(name: str) -> None:
     asked = ["systemd-analyze", "security", "--offline=true", "--threshold=25", str(UNITS / f"refinery-{name}.service")]
     done = subprocess.run(asked, capture_output=True, text=True)
@@ -66,7 +70,7 @@ def test_a_unit_may_ask_the_kernel_only_for_what_a_service_needs(name: str) -> N
 
 
 def verify(root: Path) -> str:
-    units = [f"refinery-{name}.service" for name in OURS]
+    units = [f"refinery-{name}.service" for name in EVERY]
     done = subprocess.run(["systemd-analyze", f"--root={root}", "verify", *units], capture_output=True, text=True)
     return done.stderr + done.stdout
 
@@ -83,14 +87,15 @@ def test_a_unit_starts_a_command_of_ours_and_lets_it_finish(name: str) -> None:
     assert f"{name} {limit[:-1]} GiB" in GUIDE.read_text()
 
 
-def environment() -> dict[str, str]:
+def environment(file: str = "refinery.env.example") -> dict[str, str]:
     """The variables of the file that is copied, as systemd reads them."""
-    lines = (UNITS / "refinery.env.example").read_text().splitlines()
+    lines = (UNITS / file).read_text().splitlines()
     return dict(re.fullmatch(r"(\w+)=(\S*)", line).groups() for line in lines if not line.startswith("#"))  # type: ignore[union-attr]
 
 
 def test_the_units_environment_names_settings_only() -> None:
-    assert set(environment()) <= set(setting_types(Settings))
+    for file in ("refinery.env.example", "gateway.env.example"):
+        assert set(environment(file)) <= set(setting_types(Settings))
 
 
 def test_the_documented_steps_make_what_the_units_name() -> None:
@@ -132,5 +137,32 @@ def test_a_units_command_runs_with_the_environment_that_is_copied(name: str, tmp
             ),
             log.read_text,
         )
+        process.terminate()
+        assert process.wait(HANGS_AFTER_S) == 0, log.read_text()
+
+
+def test_the_gateways_unit_runs_as_the_producer_with_a_socket_for_its_group(tmp_path: Path) -> None:
+    unit, given = service("gateway"), environment("gateway.env.example")
+    steps = next(lines for lines in map(documented_commands, range(6)) if lines[0].startswith("groupadd"))
+    assert steps[0].split()[-1] == unit["Group"]
+    assert f"--gid {unit['Group']} " in steps[1]
+    assert steps[1].split()[-1] == unit["User"]
+    assert shlex.split(steps[2])[-2:] == ["deploy/systemd/gateway.env.example", unit["EnvironmentFile"]]
+    assert steps[3].split()[-1] == "refinery-gateway"
+    assert given["REFINERY_GATEWAY__SOCKET"] == f"/run/{unit['RuntimeDirectory']}/gateway.sock"
+    assert int(unit["TimeoutStopSec"]) > int(given["REFINERY_SHUTDOWN_GRACE_S"])
+    with ready(install(tmp_path), find_server()) as server:
+        address = given["REFINERY_REDIS_URL"].replace("PASSWORD", server.password("producer"))
+        path, log = tmp_path / "s", tmp_path / "log"
+        here = {
+            "REFINERY_REDIS_URL": address.replace("6379", str(server.port)),
+            "REFINERY_GATEWAY__SOCKET": str(path),
+        }
+        process = start(unit["ExecStart"].split()[1:], {**os.environ, **given, **here}, log)
+        wait_until(lambda: process.poll() is not None or "is ready" in log.read_text(), log.read_text)
+        with socket.socket(socket.AF_UNIX) as producer:
+            producer.connect(str(path))
+            producer.sendall(orjson.dumps({"type": "trade.closed", **outcome(1)}) + b"\n")
+            assert orjson.loads(producer.recv(4096))["status"] == "accepted"
         process.terminate()
         assert process.wait(HANGS_AFTER_S) == 0, log.read_text()

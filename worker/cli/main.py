@@ -46,6 +46,7 @@ _COMMANDS = (
     processes.up,
     processes.worker,
     processes.trainer,
+    processes.gateway,
     processes.demo,
     events.publish,
     status.status,

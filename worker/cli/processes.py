@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,6 +57,23 @@ def worker(
         from worker.run.worker import run_worker  # loads the learning stack
 
         run_worker(settings)
+
+
+def gateway(
+    socket: Annotated[
+        Path | None, typer.Option(help="Where to listen; else REFINERY_GATEWAY__SOCKET.", show_default=False)
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Who may connect; else REFINERY_GATEWAY__GROUP.")] = None,
+) -> None:
+    """Take events on a Unix-domain socket, for producers without a way to Redis, until stopped.
+
+    Lines as `refinery publish` reads them; each is answered by a line when Redis has it, or with why it is refused.
+    """
+    _exit_on_signals()
+    from worker.run.gateway import run_gateway  # loads numpy
+
+    given = {name: value for name, value in (("socket", socket), ("group", group)) if value is not None}
+    run_gateway(settings_and_log(**{"gateway": given} if given else {}))
 
 
 def trainer() -> None:

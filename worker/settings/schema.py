@@ -95,6 +95,19 @@ class ArchiveSettings(_Part):
     """Archived events older than this may be pruned."""
 
 
+class GatewaySettings(_Part):
+    """The socket that producers without a way to Redis send events to."""
+
+    socket: Path | None = None
+    """Where the gateway listens; unset: `gateway.sock` in the state directory, which nobody else may enter."""
+    group: Annotated[str, Field(min_length=1)] | None = None
+    """Group of users that may connect to it; unset: the gateway's own."""
+    max_connections: Annotated[int, Field(ge=1, le=4096)] = 256
+    """So many producers may be connected at once."""
+    idle_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    """A connection on which no whole line came, or no answer was read, for so long is closed."""
+
+
 class Settings(BaseSettings):
     """What one process was told. Build it with `load_settings`, pass on the few values a thing needs."""
 
@@ -162,6 +175,8 @@ class Settings(BaseSettings):
     """Events that every consumer group has acknowledged are dropped from the input streams after this; 0 keeps all."""
     archive: ArchiveSettings = ArchiveSettings()
     """The archive of events as they were received."""
+    gateway: GatewaySettings = GatewaySettings()
+    """The socket that producers without a way to Redis send events to."""
     training_timeout_s: Annotated[int, Field(ge=10, le=2_592_000)] = 3600
     """A training that takes longer is ended and counts as failed."""
     training_queue: QueueName | None = None
@@ -233,6 +248,11 @@ class Settings(BaseSettings):
     def valkey_dir(self) -> Path:
         """Data of the embedded server."""
         return self.state_dir / "valkey"
+
+    @property
+    def gateway_socket(self) -> Path:
+        """Where the gateway listens."""
+        return self.gateway.socket or self.state_dir / "gateway.sock"
 
     @property
     def training_lock_path(self) -> Path:

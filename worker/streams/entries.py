@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from worker.streams.errors import translated
+from worker.errors import TransientError
+from worker.streams.errors import cause_of, translated
 
 if TYPE_CHECKING:
     import redis
@@ -112,7 +113,21 @@ def append_many(client: redis.Redis, events: Sequence[tuple[str, bytes]]) -> Non
     Raises:
         TransientError: Redis is away; any number of them may have been written.
     """
+    _, trouble = append_those_taken(client, events)
+    if trouble is not None:
+        raise TransientError(trouble)
+
+
+def append_those_taken(client: redis.Redis, events: Sequence[tuple[str, bytes]]) -> tuple[list[str | None], str | None]:
+    """Add (stream, event) pairs in order, in one round trip: each one's entry id, and why the server refused one.
+
+    Raises:
+        TransientError: Redis is away; any number of them may have been written.
+    """
     with translated(), client.pipeline(transaction=False) as pipe:
         for stream, data in events:
             pipe.xadd(stream, {_DATA: data})
-        pipe.execute()
+        answers = pipe.execute(raise_on_error=False)
+    refused = next((answer for answer in answers if isinstance(answer, Exception)), None)
+    ids = [None if isinstance(answer, Exception) else answer.decode() for answer in answers]
+    return ids, None if refused is None else cause_of(refused)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from worker.errors import EventError, RefineryError
+from worker.errors import DecodeError, EventError, Reason, RefineryError
 from worker.streams.entries import append_many
 
 if TYPE_CHECKING:
@@ -34,10 +34,6 @@ class Published:
 
     events: int
     refused: tuple[Refused, ...]
-
-
-class BadLine(RefineryError):
-    """A line does not say what kind of event it is."""
 
 
 def publish_lines(
@@ -73,8 +69,9 @@ def publish_lines(
             if not line.strip():
                 continue
             try:
-                ready.append(_addressed(line, streams, parse))
-            except BadLine as error:
+                kind, data = addressed(line, streams, parse)
+                ready.append((streams[kind], data))
+            except EventError as error:
                 refused.append(Refused(number, str(error)))
         append_many(client, ready)
         events += len(ready)
@@ -95,13 +92,21 @@ def _unmarked(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield text
 
 
-def _addressed(line: bytes, streams: Mapping[str, str], parse: Callable[[bytes], dict[str, Any]]) -> tuple[str, bytes]:
-    """The stream of a line and the event's bytes, without the `type` that addressed it."""
-    try:
-        fields = parse(line)
-    except EventError as error:
-        raise BadLine(str(error)) from None
+def addressed(line: bytes, kinds: Iterable[str], parse: Callable[[bytes], dict[str, Any]]) -> tuple[str, bytes]:
+    """The event type of a line and the event's bytes, without the `type` that said it.
+
+    Args:
+        line: a JSON object.
+        kinds: the event types that there are.
+        parse: a line's JSON object; raises `EventError`.
+
+    Raises:
+        EventError: it is no such object, or its type is none of these.
+    """
+    fields = parse(line)
     kind = fields.pop("type", None)
-    if kind not in streams:
-        raise BadLine(f"type must be one of {', '.join(streams)}, and is {repr(kind)[:_SHOWN_CHARACTERS]}")
-    return streams[kind], orjson.dumps(fields)
+    if not isinstance(kind, str) or kind not in kinds:
+        raise DecodeError(
+            Reason.SCHEMA, f"type must be one of {', '.join(kinds)}, and is {repr(kind)[:_SHOWN_CHARACTERS]}"
+        )
+    return kind, orjson.dumps(fields)

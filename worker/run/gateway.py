@@ -1,0 +1,49 @@
+"""The gateway process: events from producers that have no way to Redis."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+
+from loguru import logger
+
+from trading_system.ml_refinement.storage.times import utc_now
+from worker.errors import StopRequested
+from worker.events.decoding import Limits
+from worker.gateway.door import Door
+from worker.gateway.listener import Gateway, listening
+from worker.gateway.sender import Sender
+from worker.redis_server.connection import connect, server_url, stream_of_kind
+from worker.settings.schema import Settings
+from worker.state_dir import make_private
+from worker.supervision.backoff import StartRetry
+from worker.supervision.signals import stop_on_signals
+
+
+def run_gateway(settings: Settings) -> None:
+    """Take events until SIGTERM or SIGINT; what has arrived by then is answered, within the grace.
+
+    Raises:
+        ServerBusy: another gateway listens there.
+        ConfigurationError: there can be no such socket.
+    """
+    stop = stop_on_signals()
+    if settings.gateway.socket is None:
+        make_private(settings.state_dir)
+    limits = Limits(
+        max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s, max_r_multiple=settings.max_r_multiple
+    )
+    with ExitStack() as stack, suppress(StopRequested):
+        url = stack.enter_context(server_url(settings, retry=StartRetry(stop)))
+        client = stack.enter_context(connect(url))
+        listener = stack.enter_context(listening(settings.gateway_socket, group=settings.gateway.group))
+        gateway = Gateway(
+            listener,
+            Door(stream_of_kind(settings), limits, utc_now),
+            Sender(client, stop),
+            most_connections=settings.gateway.max_connections,
+            idle_s=settings.gateway.idle_s,
+        )
+        logger.info("gateway on {} is ready", settings.gateway_socket)
+        gateway.serve(stop)
+        gateway.drain(grace_s=settings.shutdown_grace_s)
+    logger.info("gateway stopped")
