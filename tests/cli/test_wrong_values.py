@@ -23,7 +23,7 @@ from worker.cli.main import cli, main
 #: Meant for none of the types, or for one of them and beyond what it can be.
 WRONG = ("9" * 40, "-1", "nan", "", "\x1b[2J\nforged", "\udcff", "/")
 #: They go on until they are stopped, so with them only what the command line itself refuses is looked at.
-SERVING = {"up", "worker", "trainer", "console", "demo"}
+SERVING = {"up", "worker", "trainer", "gateway", "console", "demo"}
 HANGS_AFTER_S = 120.0
 
 
