@@ -51,5 +51,21 @@ def test_every_action_in_the_console_is_the_operators(flask_app: Flask, place: C
         post(client, "/models/rollback", active=first, why="it was none")
         ledger = [(entry.model_id, entry.reason, entry.actor) for entry in store.models.promotions(2)]
         assert ledger == [(second, "it was none", OPERATOR), (first, "a try", OPERATOR)]
+        post(client, f"/models/{first}/activate", active=second, why="to stay", pin="1")
+        post(client, f"/models/{first}/unpin")
+        unpinned = store.models.promotions(1)[0]
+        assert (unpinned.action, unpinned.model_id, unpinned.actor) == ("unpin", first, OPERATOR)
     assert OPERATOR in client.get("/models").get_data(as_text=True)
     assert OPERATOR in client.get(f"/models/{first}").get_data(as_text=True)
+
+
+def test_nothing_else_can_be_done_through_the_console(flask_app: Flask) -> None:
+    """Whatever is added to this list, docs/security.md has to say."""
+    changing = {"POST", "PUT", "PATCH", "DELETE"}
+    ours, of_rq = set(), set()
+    for rule in flask_app.url_map.iter_rules():
+        if changing & (rule.methods or set()):
+            of = of_rq if rule.endpoint.startswith("rq_dashboard.") else ours
+            of.add(rule.endpoint.partition(".")[2])
+    assert ours == {"login", "logout", "replay", "discard", "edit", "activate", "rollback", "unpin"}
+    assert of_rq == {"delete_job_view", "requeue_job_view", "requeue_all", "empty_queue", "compact_queue"}

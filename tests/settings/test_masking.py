@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_the_line_a_command_fails_with_shows_no_credentials(capsys: pytest.Captu
     assert "hunter22" not in (written := capsys.readouterr().err)
     assert "redis://***@h:1/0" in written
     assert "a:b@c" not in written
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["doctor"]])
+def test_status_shows_no_credentials(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFINERY_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("REFINERY_REDIS_URL", f"unix://ops:s3cr%2Ft-word@{tmp_path}/nobody-listens.sock")
+    done = subprocess.run([sys.executable, "-m", "worker", *command], capture_output=True, text=True, check=False)
+    written = done.stdout + done.stderr
+    assert "nobody-listens.sock" in written
+    for secret in ("s3cr", "t-word"):
+        assert secret not in written
 
 
 def test_what_holds_no_credentials_stays_as_it_is() -> None:
