@@ -426,7 +426,7 @@ class TestParquet:
     def test_times_may_be_of_any_unit_and_zone(self, tmp_path: Path, unit: str, zone: str) -> None:
         self.put(tmp_path / "AAPL.parquet", GOOD, self.times(unit, zone))
         found = bars_of(source(tmp_path))
-        expected = read_bars(put(tmp_path / "same.csv", GOOD))
+        expected = read_bars(put(tmp_path / "same.csv", GOOD)).bars
         for name in ("timestamp", "open", "high", "low", "close", "volume"):
             assert np.array_equal(getattr(found, name), getattr(expected, name))
 

@@ -16,11 +16,14 @@ from trading_system.ml_refinement.features.pipeline import FeatureRequest
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from worker.errors import EventRejected, Reason, TransientError
 from worker.events.decoding import SignalCreated
-from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.market_data.files import SUFFIXES, BadFileError, BarFile, file_stem, read_bars
 from worker.settings.schema import Settings
 
 _NO_BARS = Bars.empty()
 _LONGEST_NAME = 255  # of a file, in bytes
+_BYTES_OF_A_BAR = 48
+#: So much of what was read is kept: ten million bars. What was asked for last is kept in any case.
+_MOST_KEPT_BYTES = 480_000_000
 
 
 class NoMarketData(EventRejected):
@@ -109,7 +112,8 @@ class DirectorySource:
         self._max_bar_age_days = max_bar_age_days
         self._wanted = wanted
         self._had_files = False
-        self._kept: dict[str, tuple[_Version, Bars | NoMarketData]] = {}
+        #: What was read, the one that was asked for last at the end.
+        self._kept: dict[str, tuple[_Version, BarFile | NoMarketData]] = {}
         self._missed: set[str] = set()  # benchmarks whose absence was said
 
     def lookup(self, signals: Sequence[SignalCreated]) -> MarketBook:
@@ -164,10 +168,22 @@ class DirectorySource:
         if len(versions) > 1:
             return NoMarketData(Reason.BAD_MARKET_DATA, f"{symbol}: both a CSV and a Parquet file are there")
         ((path, version),) = versions.items()
-        kept = self._kept.get(symbol)
+        kept = self._kept.pop(symbol, None)
         if kept is None or kept[0] != version:
-            kept = self._kept[symbol] = (version, self._read(symbol, path))
-        return kept[1]
+            kept = (
+                version,
+                self._read(symbol, path, kept[1] if kept is not None and kept[0][0] == version[0] else None),
+            )
+            self._make_room(kept[1])
+        self._kept[symbol] = kept
+        return kept[1].bars if isinstance(kept[1], BarFile) else kept[1]
+
+    def _make_room(self, coming: BarFile | NoMarketData) -> None:
+        """Let go of what was not asked for longest, until there is room for what was read."""
+        room = _MOST_KEPT_BYTES - _size(coming) - sum(_size(found) for _, found in self._kept.values())
+        while room < 0 and self._kept:
+            _, found = self._kept.pop(next(iter(self._kept)))
+            room += _size(found)
 
     def _absent(self, directory: Path, symbol: str, stem: str) -> NoMarketData:
         os.stat(directory)  # one that is not there is no symbol's fault
@@ -182,11 +198,11 @@ class DirectorySource:
         said = f"; {shouted[0]} is not read, suffixes are lower case" if shouted else ""
         return NoMarketData(Reason.NO_MARKET_DATA, f"{symbol}: there is no file {names}{said}")
 
-    def _read(self, symbol: str, path: Path) -> Bars | NoMarketData:
+    def _read(self, symbol: str, path: Path, before: BarFile | NoMarketData | None) -> BarFile | NoMarketData:
         try:
             if path.name not in os.listdir(path.parent):  # a file system that does not tell upper from lower case
                 return self._absent(path.parent, symbol, file_stem(symbol))
-            return read_bars(path)
+            return read_bars(path, before if isinstance(before, BarFile) else None)
         except FileNotFoundError:
             return self._absent(path.parent, symbol, file_stem(symbol))
         except BadFileError as error:
@@ -224,6 +240,10 @@ def _version(path: str) -> _Version | None:
         raise
     # The time of the last change of any kind too: a file repaired in place can have the former time of its content.
     return path, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+
+
+def _size(found: BarFile | NoMarketData) -> int:
+    return _BYTES_OF_A_BAR * len(found.bars) if isinstance(found, BarFile) else 0
 
 
 def _has_files(directory: Path) -> bool:
