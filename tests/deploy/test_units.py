@@ -87,6 +87,13 @@ def test_a_unit_starts_a_command_of_ours_and_lets_it_finish(name: str) -> None:
     assert f"{name} {limit[:-1]} GiB" in GUIDE.read_text()
 
 
+def test_what_can_hang_is_watched_and_waited_for_at_its_start() -> None:
+    assert {name for name in EVERY if service(name).get("Type") == "notify"} == {"worker", "trainer", "gateway"}
+    for name in ("worker", "trainer", "gateway"):
+        assert int(service(name)["WatchdogSec"]) >= 60
+        assert service(name)["TimeoutStartSec"] == "infinity"
+
+
 def environment(file: str = "refinery.env.example") -> dict[str, str]:
     """The variables of the file that is copied, as systemd reads them."""
     lines = (UNITS / file).read_text().splitlines()

@@ -24,6 +24,7 @@ from tests.support.waiting import HANGS_AFTER_S, answers, runs, wait_until
 from worker.redis_server.embedded import EmbeddedServer
 from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect_queue, pending_job
 from worker.retraining.rq_worker import TrainerWorker
+from worker.supervision.service_manager import ServiceManager
 
 TRAINER = """
 import os, sys, time
@@ -280,6 +281,7 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
         housekeeping=lambda: None,
         shutdown_grace_s=1,
         stopping=threading.Event(),
+        service=ServiceManager({}),
     )
     [queue] = worker.queues
     assert queue.acquire_maintenance_lock()
@@ -290,7 +292,13 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
 def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(client: redis.Redis) -> None:
     stopping = threading.Event()
     worker = TrainerWorker(
-        client, queue_name=QUEUE_NAME, functions={}, housekeeping=stopping.set, shutdown_grace_s=1, stopping=stopping
+        client,
+        queue_name=QUEUE_NAME,
+        functions={},
+        housekeeping=stopping.set,
+        shutdown_grace_s=1,
+        stopping=stopping,
+        service=ServiceManager({}),
     )
     stopping.set()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -9,7 +9,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -102,10 +102,11 @@ class Gateway:
         self._serving: dict[threading.Thread, ProducerConnection] = {}
         self._turn = threading.Lock()
 
-    def serve(self, stop: threading.Event) -> None:
-        """Take connections until `stop` is set."""
+    def serve(self, stop: threading.Event, *, came_round: Callable[[], None] = lambda: None) -> None:
+        """Take connections until `stop` is set; `came_round` is called now and then while they can be taken."""
         self._listener.settimeout(_LOOK_EVERY_S)
         while not stop.is_set():
+            came_round()
             with suppress(TimeoutError):
                 try:
                     connection, _ = self._listener.accept()

@@ -110,11 +110,18 @@ class LoopMetrics:
 
 
 class ObservedHandler:
-    """A handler whose batches are counted and timed; what it raises goes on unchanged."""
+    """A handler whose batches are counted and timed; what it raises goes on unchanged.
 
-    def __init__(self, handler: Handler, metrics: LoopMetrics) -> None:
+    Args:
+        handler: applies batches.
+        metrics: counts them.
+        handled: called after each batch, and each event that is tried alone.
+    """
+
+    def __init__(self, handler: Handler, metrics: LoopMetrics, *, handled: Callable[[], None] = lambda: None) -> None:
         self._handler = handler
         self._metrics = metrics
+        self._handled = handled
 
     def handle(self, entries: Sequence[Entry]) -> BatchResult:
         """See `Handler.handle`."""
@@ -128,12 +135,14 @@ class ObservedHandler:
             self._metrics.failures.labels("event").inc()
             raise
         self._metrics.count(entries, result, time.perf_counter() - started)
+        self._handled()
         return result
 
     def dead_letter(self, entry: Entry, error: Exception, attempts: int) -> BatchResult:
         """See `Handler.dead_letter`."""
         result = self._handler.dead_letter(entry, error, attempts)
         self._metrics.events.labels("dead_lettered").inc(result.dead_lettered)
+        self._handled()
         return result
 
 

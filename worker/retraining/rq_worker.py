@@ -27,6 +27,7 @@ from worker.settings.schema import Settings
 from worker.streams.errors import cause_of
 from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import die_with_parent
+from worker.supervision.service_manager import ServiceManager
 
 JobFunction = Callable[..., Mapping[str, Any]]
 
@@ -169,6 +170,7 @@ class TrainerWorker(Worker):
         housekeeping: called now and then, and whenever a training was killed.
         shutdown_grace_s: how long a training may go on after SIGTERM.
         stopping: set when the process was asked to stop.
+        service: is told that the loop lives, also while a training runs in the child.
     """
 
     death_penalty_class = _Deadline
@@ -182,6 +184,7 @@ class TrainerWorker(Worker):
         housekeeping: Callable[[], None],
         shutdown_grace_s: float,
         stopping: threading.Event,
+        service: ServiceManager,
     ) -> None:
         super().__init__(
             [queue_name],
@@ -199,6 +202,13 @@ class TrainerWorker(Worker):
         self._housekeeping = housekeeping
         self._grace_s = shutdown_grace_s
         self._stopping = stopping
+        self._service = service
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """RQ's own, which its loop calls while it waits for a job and while a training runs."""
+        self._service.alive()
+        super().heartbeat(timeout, pipeline)
+        self._service.ready()
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
         """In the child: tie it to this process, then do the work."""
@@ -258,6 +268,7 @@ class TrainerWorker(Worker):
         """After the loop was left because of an error: no second training beside one that still runs."""
         pid = self.horse_pid
         while pid and not self._stopping.wait(0.2):
+            self._service.alive()
             try:
                 if os.waitpid(pid, os.WNOHANG)[0] == pid:
                     return
@@ -286,12 +297,13 @@ def work_until_stopped(
     rq_log = _rq_logs_to_ours()
     stopping = threading.Event()
     backoff = Backoff(0.5, 10.0)
+    service = ServiceManager()
     while not stopping.is_set():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         rq_log.fault = None
         try:
-            _work(settings, url, functions, housekeeping, stopping)
+            _work(settings, url, functions, housekeeping, stopping, service)
         except redis.RedisError as error:
             rq_log.fault = error
         # RQ ends its loop without a word of its own where Redis refuses something, as it does when it is told to stop.
@@ -300,8 +312,11 @@ def work_until_stopped(
             stopping.wait(_AGAIN_S)
         else:
             pause_s = backoff.next_s()
-            logger.warning("the trainer lost Redis, trying again in {:.1f} s: {}", pause_s, cause_of(rq_log.fault))
+            cause = cause_of(rq_log.fault)
+            logger.warning("the trainer lost Redis, trying again in {:.1f} s: {}", pause_s, cause)
+            service.waits(cause)
             stopping.wait(pause_s)
+    service.stopping()
 
 
 def _work(
@@ -310,6 +325,7 @@ def _work(
     functions: Mapping[str, JobFunction],
     housekeeping: Callable[[], None],
     stopping: threading.Event,
+    service: ServiceManager,
 ) -> None:
     with connect_queue(url, retries=True) as client:
         worker = TrainerWorker(
@@ -319,6 +335,7 @@ def _work(
             housekeeping=housekeeping,
             shutdown_grace_s=settings.shutdown_grace_s,
             stopping=stopping,
+            service=service,
         )
         try:
             worker.work(logging_level=None)

@@ -16,6 +16,7 @@ from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.settings.schema import Settings
 from worker.state_dir import make_private
 from worker.supervision.backoff import StartRetry
+from worker.supervision.service_manager import ServiceManager
 from worker.supervision.signals import stop_on_signals
 
 
@@ -27,13 +28,14 @@ def run_gateway(settings: Settings) -> None:
         ConfigurationError: there can be no such socket.
     """
     stop = stop_on_signals()
+    service = ServiceManager()
     if settings.gateway.socket is None:
         make_private(settings.state_dir)
     limits = Limits(
         max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s, max_r_multiple=settings.max_r_multiple
     )
     with ExitStack() as stack, suppress(StopRequested):
-        url = stack.enter_context(server_url(settings, retry=StartRetry(stop)))
+        url = stack.enter_context(server_url(settings, retry=StartRetry(stop, waits=service.waits)))
         client = stack.enter_context(connect(url))
         listener = stack.enter_context(listening(settings.gateway_socket, group=settings.gateway.group))
         gateway = Gateway(
@@ -44,6 +46,7 @@ def run_gateway(settings: Settings) -> None:
             idle_s=settings.gateway.idle_s,
         )
         logger.info("gateway on {} is ready", settings.gateway_socket)
-        gateway.serve(stop)
+        gateway.serve(stop, came_round=service.ready)
+        service.stopping()
         gateway.drain(grace_s=settings.shutdown_grace_s)
     logger.info("gateway stopped")

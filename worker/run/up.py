@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from worker.redis_server.connection import server_url
 from worker.settings.schema import Settings
 from worker.supervision.backoff import StartRetry
 from worker.supervision.children import Children
+from worker.supervision.service_manager import ServiceManager
 from worker.supervision.signals import stop_on_signals
 
 
@@ -31,10 +33,18 @@ def run_workers(settings: Settings, processes: int) -> None:
         try:
             for slot in range(processes):
                 children.start("worker", "--slot", str(slot))
-            while not stop.wait(0.5):
-                children.tend()
+            _tend(children, stop)
         finally:
             children.stop()
+
+
+def _tend(children: Children, stop: threading.Event) -> None:
+    """Keep them running until `stop` is set; each of them is watched by us alone."""
+    service = ServiceManager()
+    while not stop.wait(0.5):
+        children.tend()
+        service.ready()
+    service.stopping()
 
 
 def _children(settings: Settings, url: str) -> Children:
@@ -76,5 +86,4 @@ def run_up(settings: Settings) -> None:
         logger.info(
             "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
         )
-        while not stop.wait(0.5):
-            children.tend()
+        _tend(children, stop)

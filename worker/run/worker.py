@@ -12,6 +12,7 @@ from loguru import logger
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.consumer.batch_result import BatchResult
+from worker.consumer.loop import Handler
 from worker.errors import StopRequested, TransientError
 from worker.installation import check_features, check_recipe, idle_settings
 from worker.observability import metrics
@@ -22,6 +23,7 @@ from worker.settings.schema import Settings
 from worker.streams.maintenance import remove_dead_consumers, trim_handled, trim_to
 from worker.streams.preflight import check_server
 from worker.supervision.backoff import StartRetry
+from worker.supervision.service_manager import ServiceManager
 from worker.supervision.signals import drain_deadline, stop_on_signals
 from worker.supervision.slots import worker_slot
 
@@ -44,7 +46,8 @@ def run_worker(settings: Settings) -> None:
     for line in idle_settings(settings):
         logger.warning(line)
     stop = stop_on_signals()
-    retry = StartRetry(stop)
+    service = ServiceManager()
+    retry = StartRetry(stop, waits=service.waits)
     with ExitStack() as stack, suppress(StopRequested):
         settings = retry.until_possible(lambda: stack.enter_context(worker_slot(settings)))
         url = stack.enter_context(server_url(settings, retry=retry))
@@ -52,11 +55,12 @@ def run_worker(settings: Settings) -> None:
         stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
         names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
         retry.until_possible(lambda: check_server(client, names))
-        _consume(settings, url, client, stop)
+        _consume(settings, url, client, stop, service)
+        service.stopping()
     logger.info("worker stopped")
 
 
-def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.Event) -> None:
+def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.Event, service: ServiceManager) -> None:
     trigger = _RetrainingTrigger(settings, url)
     care = _Care(settings, client)
     port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
@@ -64,20 +68,28 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
 
         def after_batch(store: FeatureDatabase, result: BatchResult) -> None:
             counters.came_round()
+            service.ready()
             trigger(store, result)
             care()
 
         def on_pause(cause: str) -> None:
-            counters.paused(cause)
+            waits(cause)
             care.make_room()
+
+        def waits(cause: str) -> None:
+            counters.paused(cause)
+            service.waits(cause)
+
+        def observed(handler: Handler) -> Handler:
+            return metrics.ObservedHandler(handler, counters, handled=service.alive)
 
         with app.worker_consumer(
             settings,
             client,
             after_batch=after_batch,
-            observed=lambda handler: metrics.ObservedHandler(handler, counters),
+            observed=observed,
             on_pause=on_pause,
-            retry=StartRetry(stop, waits=counters.paused),
+            retry=StartRetry(stop, waits=waits),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
             consumer.run(stop)

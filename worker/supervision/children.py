@@ -24,7 +24,9 @@ class Children:
     """
 
     def __init__(self, environment: Mapping[str, str], *, grace_s: float) -> None:
-        self._environment = {**os.environ, **environment}
+        # What a service manager asks of this process, it does not ask of its children.
+        own = {name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
+        self._environment = {**own, **environment}
         self._grace_s = grace_s
         self._running: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
         self._backoffs: defaultdict[tuple[str, ...], Backoff] = defaultdict(lambda: Backoff(0.5, 30.0))
