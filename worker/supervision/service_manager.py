@@ -29,8 +29,8 @@ class ServiceManager:
         #: A child that is forked has nothing to say for its parent.
         self._pid = os.getpid()
         watched = given.get("WATCHDOG_PID") in (None, str(os.getpid()))
-        patience_us = given.get("WATCHDOG_USEC", "")
-        self._every_s = int(patience_us) / 4e6 if watched and patience_us.isdecimal() else None
+        watchdog_us = given.get("WATCHDOG_USEC", "")
+        self._every_s = int(watchdog_us) / 4e6 if watched and watchdog_us.isdecimal() else None
         self._due = 0.0
         self._is_ready = False
         self._status = ""
