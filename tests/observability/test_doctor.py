@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import redis
 
 from tests.support.desk import desk, send, settings_for
-from tests.support.events import SIGNALS, bars, signal
+from tests.support.events import SIGNALS, signal
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from worker.installation import open_store
 from worker.observability import doctor
@@ -29,7 +30,7 @@ def set_up(tmp_path: Path, valkey: redis.Redis, valkey_url: str) -> Any:
 
     market = tmp_path / "market"
     market.mkdir()
-    columns = bars(60)
+    columns = signal(1)["bars"]
     lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
     (market / "ACME.csv").write_text("\n".join(lines) + "\n")
     settings = settings_for(
@@ -197,6 +198,26 @@ def test_market_data_that_contradicts_itself_or_is_missing_is_named(set_up: Any)
     assert [finding.part for finding in findings] == ["market data", "market data"]
     assert "BAD.csv" in findings[0].says
     assert "SPX" in findings[1].says
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, 0), (60, 1)])
+def test_a_benchmark_that_closes_at_another_minute_is_named_with_its_asset_class(
+    set_up: Any, seconds: int, told: int
+) -> None:
+    event = signal(1)
+    columns = event["bars"]
+    columns = {**columns, "timestamp": [moved(time, seconds) for time in columns["timestamp"]]}
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    (set_up.market_data_dir / "IDX.csv").write_text("\n".join(lines) + "\n")
+    settings = set_up.model_copy(update={"benchmark_symbols": {event["asset_class"]: "IDX"}})
+    found = [one.says for one in doctor.examine(settings) if one.says.startswith("benchmark IDX")]
+    assert len(found) == told
+    for says in found:
+        assert says.startswith(f"benchmark IDX of {event['asset_class']}: 0 of the last 21 bars of {event['symbol']}")
+
+
+def moved(time: str, seconds: int) -> str:
+    return (datetime.fromisoformat(time) + timedelta(seconds=seconds)).isoformat()
 
 
 def test_a_file_of_bars_whose_suffix_is_upper_case_is_named(set_up: Any) -> None:

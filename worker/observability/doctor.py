@@ -29,6 +29,7 @@ from worker.installation import (
     open_store,
     other_owner,
 )
+from worker.market_data.directory import NoMarketData, market_data
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
 from worker.observability.status import read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
@@ -83,6 +84,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("models", _models),
         ("trainings", _trainings),
         ("market data", _market_data),
+        ("market data", _benchmarks),
         ("console", _console),
     )
     for part, check in checks:
@@ -324,6 +326,32 @@ def _market_data(settings: Settings) -> Iterator[Finding]:
         yield Finding("market data", "warn", f"{directory} holds no CSV or Parquet file", "one file a symbol")
     if files and not broken and not missing and not shouted:
         yield Finding("market data", "ok", f"{len(files):,} files, {min(len(files), _MOST_FILES):,} read, all sound")
+
+
+def _benchmarks(settings: Settings) -> Iterator[Finding]:
+    """Benchmarks whose bars close at other times than those of the newest signals: correlation is neutral then."""
+    if settings.market_data_dir is None or not settings.benchmark_symbols:
+        return
+    source = market_data(settings)
+    told = set()
+    for signal in _newest_signals(settings):
+        name = settings.benchmark_symbols.get(signal.asset_class)
+        if name is None or name in told or signal.benchmark is not None:
+            continue
+        own = signal.bars if signal.bars is not None else source.bars(signal.symbol)
+        benchmark = source.bars(name)
+        if isinstance(own, NoMarketData) or isinstance(benchmark, NoMarketData):
+            continue
+        known = own.timestamp[: own.timestamp.searchsorted(signal.timestamp_us, side="right")]
+        last = known[-settings.ml.features.market_regime_window - 1 :].tolist()
+        common = len(set(last).intersection(benchmark.timestamp.tolist()))
+        if 2 * common < len(last):
+            told.add(name)
+            says = (
+                f"benchmark {name} of {signal.asset_class}: {common} of the last {len(last)} bars of {signal.symbol} "
+                "close when one of its bars does; with too few, the correlation is neutral"
+            )
+            yield Finding("market data", "warn", says, "give its bars the close times of the symbols' bars")
 
 
 def _broken(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
