@@ -31,7 +31,7 @@ from trading_system.ml_refinement.storage import Outbox
 from worker.errors import DecodeError, Reason, TransientError
 from worker.events.decoding import EventKind, Limits, decode
 from worker.settings.schema import StreamSettings
-from worker.streams.entries import append, append_many
+from worker.streams.entries import SENT_AT_ONCE_BYTES, append, append_many
 
 _BACKOFF = ExponentialBackoff(base=0.1, cap=2.0)
 _AT_ONCE = 200
@@ -99,7 +99,7 @@ class RefineryClient:
         """Send what the outbox holds, in order; how many events are left in it."""
         if self._outbox is None:
             return 0
-        while batch := self._outbox.oldest(_AT_ONCE):
+        while batch := self._outbox.oldest(_AT_ONCE, most_bytes=SENT_AT_ONCE_BYTES):
             try:
                 append_many(self._client, [(event.stream, event.data) for event in batch])
             except TransientError as error:

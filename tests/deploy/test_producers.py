@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import jsonschema
@@ -28,8 +28,11 @@ from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
 from worker.events.decoding import Limits, decode
 from worker.events.models import json_schema
+from worker.events.strict_json import parse_line
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import StreamSettings
+from worker.streams.entries import SENT_AT_ONCE_BYTES
+from worker.streams.jsonl import publish_lines
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -194,6 +197,46 @@ def test_an_outbox_keeps_events_in_order_until_the_server_is_there(tmp_path: Pat
         assert again.flush() == 0
         events = sent(again._client, TRADES)
     assert [event["signal_id"] for event in events] == [f"s-{number}" for number in range(5)]
+
+
+class Counted(redis.UnixDomainSocketConnection):
+    """A connection that notes how many bytes were sent at once."""
+
+    sent: ClassVar[list[int]] = []
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self.sent.append(sum(map(len, command)))
+        super().send_packed_command(command, check_health)
+
+
+@pytest.fixture
+def counting(valkey_url: str) -> redis.Redis:
+    Counted.sent.clear()
+    pool = redis.ConnectionPool(connection_class=Counted, path=urlsplit(valkey_url).path)
+    return redis.Redis(connection_pool=pool)
+
+
+def test_an_outbox_and_a_file_of_large_events_are_sent_in_parts(
+    valkey: redis.Redis, counting: redis.Redis, tmp_path: Path
+) -> None:
+    now = datetime.now(UTC).isoformat()
+    events = [
+        {"signal_id": f"s-{number}", "closed_at": now, "r_multiple": 1.0, "note": "x" * size}
+        for number, size in enumerate([1_000_000] * 11 + [10] * 1200)
+    ]
+    with RefineryClient("redis://127.0.0.1:1/0", outbox=tmp_path / "outbox.db") as client:
+        for event in events[:30]:
+            client._outbox.keep(TRADES, orjson.dumps(event))  # type: ignore[union-attr]
+        client._client = counting
+        assert client.flush() == 0
+    assert [event["signal_id"] for event in sent(valkey, TRADES)] == [f"s-{number}" for number in range(30)]
+    assert 3 <= sum(size > 1_000_000 for size in Counted.sent) <= 4
+    valkey.delete(TRADES)
+    lines = [orjson.dumps({"type": "trade.closed", **event}) + b"\n" for event in events]
+    published = publish_lines(counting, lines, streams={"trade.closed": TRADES}, parse=parse_line)
+    assert (published.events, published.refused) == (len(events), ())
+    assert [event["signal_id"] for event in sent(valkey, TRADES)] == [f"s-{number}" for number in range(len(events))]
+    assert max(Counted.sent) < SENT_AT_ONCE_BYTES + 500 * 100, "what XADD itself says of each event comes on top"
 
 
 def test_an_event_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:

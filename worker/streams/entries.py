@@ -20,6 +20,8 @@ _NUMBER = re.compile(rb"[0-9]{1,18}")
 
 #: An event of so many times the size that is let in is still read, so that its bytes are kept with the refusal.
 _KEPT_TIMES = 4
+#: Events are sent together up to so many bytes; a larger one goes alone.
+SENT_AT_ONCE_BYTES = 4 * 1024 * 1024
 #: How much of a larger one is read.
 SHOWN_BYTES = 256
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from worker.errors import DecodeError, EventError, Reason, RefineryError
-from worker.streams.entries import append_many
+from worker.streams.entries import SENT_AT_ONCE_BYTES, append_many
 
 if TYPE_CHECKING:
     import redis
@@ -62,8 +61,7 @@ def publish_lines(
         RefineryError: the file begins a JSON array, which is not lines; nothing was published.
     """
     events, refused = 0, []
-    numbered = enumerate(_unmarked(lines), start=1)
-    while chunk := list(islice(numbered, _CHUNK)):
+    for chunk in _chunks(_unmarked(lines)):
         ready = []
         for number, line in chunk:
             if not line.strip():
@@ -77,6 +75,20 @@ def publish_lines(
         events += len(ready)
         progress(len(chunk))
     return Published(events, tuple(refused))
+
+
+def _chunks(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
+    """The lines with their numbers, so many together as are sent at once, by number and by bytes."""
+    chunk: list[tuple[int, bytes]] = []
+    held = 0
+    for number, line in enumerate(lines, start=1):
+        if chunk and (len(chunk) == _CHUNK or held + len(line) > SENT_AT_ONCE_BYTES):
+            yield chunk
+            chunk, held = [], 0
+        chunk.append((number, line))
+        held += len(line)
+    if chunk:
+        yield chunk
 
 
 def _unmarked(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +28,12 @@ class Outbox:
         """Keep an event until it is dropped."""
         self._connection.run("INSERT INTO outbox (stream, data) VALUES (?, ?)", (stream, data))
 
-    def oldest(self, limit: int) -> list[OutboxEvent]:
-        """The events that were kept first."""
-        rows = self._connection.query("SELECT id, stream, data FROM outbox ORDER BY id LIMIT ?", (limit,))
+    def oldest(self, limit: int, *, most_bytes: int) -> list[OutboxEvent]:
+        """The events that were kept first, of so many bytes together at most, but one at least."""
+        sizes = self._connection.query("SELECT id, length(data) FROM outbox ORDER BY id LIMIT ?", (limit,))
+        upto = list(accumulate(size for _, size in sizes))
+        number = sum(total <= most_bytes for total in upto) or 1
+        rows = self._connection.query("SELECT id, stream, data FROM outbox ORDER BY id LIMIT ?", (number,))
         return [OutboxEvent(*row) for row in rows]
 
     def drop_until(self, number: int) -> None:
