@@ -25,7 +25,15 @@ from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
 from worker.errors import AnotherInstallation, ConfigurationError, CopyAtWork, TransientError
 from worker.events.decoding import EventKind, Limits
-from worker.installation import feature_pipeline, open_archive, open_store, ownership, refuse_other_owner, release
+from worker.installation import (
+    existing_store,
+    feature_pipeline,
+    open_archive,
+    open_store,
+    ownership,
+    refuse_other_owner,
+    release,
+)
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import market_data
 from worker.settings.schema import Settings
@@ -202,7 +210,7 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
     """
     pipeline = feature_pipeline(settings)
     with ExitStack() as stack:
-        store = open_store(settings)
+        store = existing_store(settings)
         stack.callback(store.close)
         there = settings.archive_path.exists()
         archive = stack.enter_context(open_archive(settings)) if there else None

@@ -124,6 +124,10 @@ class ConfigurationError(RefineryError):
     """A setting or the machine is not as it must be to start. The message is one line and names what to change."""
 
 
+class NoStore(RefineryError):
+    """There is no store where the settings say."""
+
+
 class EventError(RefineryError):
     """One event cannot be used, and trying again would not help: it is dead-lettered under its reason.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trading_system.ml_refinement.config_effects import EFFECTS, idle
 from trading_system.ml_refinement.recipe_parameters import wrong_parameters
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, NoStore
 from worker.settings.messages import variable
 from worker.settings.schema import Settings, is_given
 from worker.state_dir import place_of, refuse_half_restored
@@ -44,6 +44,21 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
     if not read_only:
         store.initialize()
     return store
+
+
+def existing_store(settings: Settings) -> FeatureDatabase:
+    """The store as `open_store` opens it, for whoever has nothing to begin one with.
+
+    Raises:
+        NoStore: there is none at its path.
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no store, or a damaged one.
+        ConfigurationError: a restore of it was interrupted.
+    """
+    refuse_half_restored(settings)
+    if not settings.store_path.exists():
+        raise NoStore(f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet")
+    return open_store(settings)
 
 
 def open_for_looking(settings: Settings) -> FeatureDatabase:

@@ -89,6 +89,7 @@ def test_a_dead_letter_is_listed_shown_with_its_bytes_and_replayed(
 def test_asking_for_a_training_says_what_is_missing_or_why_it_failed_and_then_exits_with_1(
     installation: Installation, running: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
+    open_store(load_settings(state_dir=installation.state_dir)).close()
     running("trainer")
     done = installation.run("retrain", "--wait", "--json")
     assert done.returncode == 0, done.stderr

@@ -43,7 +43,7 @@ STEERS = (
 )
 HOSTILE = "".join(STEERS) + "[red]:smile:"
 #: Processes that run until they are stopped; their words are log lines, which are read below.
-RUN_ON = {"up", "worker", "trainer", "console", "demo"}
+RUN_ON = {"up", "worker", "trainer", "console", "demo", "gateway"}
 
 
 def unprintable(text: str) -> set[str]:

@@ -148,3 +148,29 @@ def test_a_file_that_is_not_there_is_named(environment: dict[str, str], tmp_path
     done = run(["dead-letters", "edit", "1", "--file=gone.json"], environment, tmp_path)
     assert done.code == 1
     assert done.err == "refinery: gone.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dead-letters list", "dead-letters show 1", "dead-letters replay 1", "dead-letters discard 1 --reason=x",
+        "dead-letters edit 1 --file=-", "dead-letters export -", "models list", "models show x", "models history",
+        "models compare x y", "models activate x", "models rollback", "models pin x", "models unpin", "evaluate",
+        "tune", "explain x", "label", "features missing", "features rebuild", "prune", "retrain",
+    ],
+)  # fmt: skip
+def test_a_command_in_the_wrong_place_says_so_and_begins_no_store(
+    command: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    done = run(command.split(), environment | {"REFINERY_STATE_DIR": str(elsewhere)}, tmp_path)
+    assert done.code == 1, done
+    assert f"no store at {elsewhere}/features.db" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (elsewhere / "features.db").exists()
+
+
+def test_a_status_in_the_wrong_place_says_so(environment: dict[str, str], tmp_path: Path) -> None:
+    done = run(["status"], environment | {"REFINERY_STATE_DIR": str(tmp_path / "elsewhere")}, tmp_path)
+    assert done.code == 0
+    assert f"no store at {tmp_path}/elsewhere/features.db" in done.err + done.out

@@ -13,6 +13,7 @@ from tests.retraining.test_rq_worker import put, trainer
 from tests.support.real_processes import Installation
 from tests.support.waiting import runs, wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.installation import open_store
 from worker.retraining.queue import QUEUE_NAME, connect_queue, run_id_of
 from worker.settings.schema import load_settings
 
@@ -45,6 +46,8 @@ def test_a_trainer_takes_no_training_of_another_installation_on_its_server(
 ) -> None:
     production, staging = (Installation(tmp_path / name, valkey_url) for name in ("production", "staging"))
     staging.environment.update(OWN_STREAMS)
+    for place in (production, staging):
+        open_store(load_settings(state_dir=place.state_dir)).close()
     with ExitStack() as stack:
         stack.enter_context(started(production))
         asked = staging.document("retrain")["job_id"]

@@ -17,7 +17,7 @@ from worker.cli import output
 from worker.cli.options import CONTEXT, Json, moment, settings_and_log
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
-from worker.installation import open_store, refuse_other_owner, release
+from worker.installation import existing_store, refuse_other_owner, release
 from worker.observability.terminal import Table
 from worker.redis_server.connection import server
 
@@ -76,7 +76,7 @@ def list_(
     """Dead letters in the order they were dead-lettered, or grouped by how they failed."""
     chosen = None if every or status == "any" else status
     wanted = Filter(reason, stream, symbol, fingerprint, signal, chosen, since, until)
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         if groups:
             _show_groups(store, wanted, limit=limit, json=json)
             return
@@ -101,7 +101,7 @@ def _show_groups(store: FeatureDatabase, wanted: Filter, *, limit: int, json: bo
 @letters.command()
 def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
     """One dead letter: reason, error, traceback, the original bytes, and what was done about it."""
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         row = _one(store, letter_id)
         audit = store.dead_letters.audit(letter_id)
     if json:
@@ -142,7 +142,7 @@ def replay(
     wanted = _chosen(ids, every, Filter(reason, stream, symbol, fingerprint, signal, "open", since, until))
     settings = settings_and_log()
     with ExitStack() as stack:
-        store = stack.enter_context(open_store(settings))
+        store = stack.enter_context(existing_store(settings))
         dead = _letters(store)
         rows = dead.chosen(ids or [], wanted, limit=limit, payloads=not dry_run)
         if dry_run:
@@ -195,7 +195,7 @@ def discard(
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--reason")
     wanted = _chosen(ids, every, Filter(code, stream, symbol, fingerprint, signal, "open", since, until))
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         dead = _letters(store)
         rows = list(dead.chosen(ids or [], wanted, limit=limit, payloads=False))
         if dry_run:
@@ -217,7 +217,7 @@ def edit(
     json: Json = False,
 ) -> None:
     """Let a replay send a corrected event. The original stays, and the difference is kept in the audit."""
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         row = _one(store, letter_id)
         changes = _letters(store).edit(row, _edited(row, file), actor=acting_user())
     if json:
@@ -263,7 +263,7 @@ def export(
     """Write dead letters out, whole, one JSON line for each: the bytes are base64, and text where they are text."""
     wanted = Filter(reason, stream, symbol, fingerprint, signal, None if status == "any" else status, since, until)
     count = 0
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         for row in _letters(store).chosen([], wanted, limit=limit):
             file.write(output.json_line(whole_letter(row)))
             count += 1

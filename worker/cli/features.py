@@ -11,7 +11,7 @@ import typer
 
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
-from worker.installation import open_store
+from worker.installation import existing_store
 from worker.observability.terminal import Table
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def missing(json: Json = False) -> None:
     """
     from worker.market_data.missing import missing_bars  # loads numpy
 
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         rows = missing_bars(store)
     if json:
         output.document([output.fields(row) for row in rows])

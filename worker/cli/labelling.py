@@ -9,7 +9,7 @@ import typer
 
 from worker.cli import output
 from worker.cli.options import Json, moment, settings_and_log
-from worker.installation import open_store
+from worker.installation import existing_store
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.evaluation.virtual_comparison import VirtualComparison
@@ -50,7 +50,7 @@ def label(
 
     settings = settings_and_log()
     bound = parse_bound(since, end=False) if since else ""
-    with open_store(settings) as store:
+    with existing_store(settings) as store:
         rule = labelling_rule(store, settings.ml)
         with labelling(settings, store, rule) as job, output.progress("labelling", unit="signals") as progress:
             done = job.run(since=bound, again=force, dry_run=dry_run, progress=progress)

@@ -18,7 +18,7 @@ from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import RefineryError
-from worker.installation import open_store
+from worker.installation import existing_store
 from worker.observability.terminal import Table
 from worker.settings.schema import load_settings
 
@@ -170,7 +170,7 @@ def _learning() -> Iterator[tuple[FeatureDatabase, MLConfig, tuple[str, ...], st
     settings = settings_and_log()
     pipeline = feature_pipeline(settings)
     try:
-        with open_store(settings) as store:
+        with existing_store(settings) as store:
             yield store, settings.to_ml_config(), pipeline.names, pipeline.feature_version
     except LearningError as error:
         raise RefineryError(f"{error.reason}: {error}") from error

@@ -16,7 +16,7 @@ from trading_system.ml_refinement.training.verdicts import entry_in_words, model
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.errors import RefineryError
-from worker.installation import open_store
+from worker.installation import existing_store
 from worker.observability.terminal import Table
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _open(stack: ExitStack) -> tuple[FeatureDatabase, ModelRegistry]:
     from trading_system.ml_refinement.models import ModelRegistry  # loads the learning stack
 
     settings = settings_and_log()
-    store = stack.enter_context(open_store(settings))
+    store = stack.enter_context(existing_store(settings))
     return store, ModelRegistry.from_config(settings.to_ml_config(), store)
 
 
@@ -51,7 +51,7 @@ def show_all(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20, json: Json = False
 ) -> None:
     """The newest models of a type."""
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         rows = store.models.history(kind, limit=limit)
     if json:
         output.document([_model_fields(row) for row in rows])
@@ -67,7 +67,7 @@ def show(model_id: str, json: Json = False) -> None:
     Raises:
         RefineryError: there is no such model.
     """
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         row = store.models.get(model_id)
         if row is None:
             raise _unknown(model_id)
@@ -125,7 +125,7 @@ def _compare_two(first: str, second: str, *, json: bool) -> None:
     from trading_system.ml_refinement.evaluation.comparison import compare_logged  # loads the learning stack
 
     settings = settings_and_log()
-    with open_store(settings) as store:
+    with existing_store(settings) as store:
         for model_id in (first, second):
             if store.models.get(model_id) is None:
                 raise _unknown(model_id)
@@ -211,7 +211,7 @@ def pin_model(
     Raises:
         RefineryError: there is no such model, or it does not serve.
     """
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         row = store.models.get(model_id)
         if row is None:
             raise _unknown(model_id)
@@ -228,7 +228,7 @@ def unpin_model(
     kind: Kind = _QUALITY, reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "unpinned by hand"
 ) -> None:
     """Let trainings replace the serving model again, if theirs passes the gate."""
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         model_id = store.models.unpin(kind, reason=reason)
     output.line(f"{model_id} is not pinned any more" if model_id else "no model is pinned")
 
@@ -238,7 +238,7 @@ def history(
     kind: Kind = _QUALITY, limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20, json: Json = False
 ) -> None:
     """The ledger: what began to serve, proven or not, what the gate kept back, and proofs that ended, newest first."""
-    with open_store(settings_and_log()) as store:
+    with existing_store(settings_and_log()) as store:
         entries = store.models.promotions(limit, kind)
     if json:
         output.document([asdict(entry) for entry in entries])

@@ -42,8 +42,10 @@ def status(json: Json = False) -> None:
     state = replace(state, waits_for=tuple(f"worker {slot}: {cause}" for slot, cause in waiting_workers(settings)))
     if json:
         output.document(state.to_json())
-    else:
-        _show_status(state)
+        return
+    _show_status(state)
+    if not settings.store_path.exists():
+        output.note(f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet")
 
 
 def _show_status(state: Status) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_text
-from worker.installation import open_archive, open_store
+from worker.installation import existing_store, open_archive
 from worker.settings.schema import Settings
 
 #: Nothing is tried for so long; what is left are entries that were done with when their worker was killed.
@@ -43,7 +43,7 @@ def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = Fals
     def bound(kept: int) -> str:
         return utc_text(now - timedelta(days=kept))
 
-    with open_store(settings) as store:
+    with existing_store(settings) as store:
         letters = 0 if days.dead_letters is None else _letters(store, bound(days.dead_letters), dry_run)
         predictions = 0
         if days.predictions is not None:

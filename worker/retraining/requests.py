@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Any
 
 import redis
@@ -15,7 +15,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, TrainingRun
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import RefineryError, TransientError
-from worker.installation import open_store, refuse_other_owner
+from worker.installation import existing_store, refuse_other_owner
 from worker.redis_server.connection import server_url
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
@@ -28,11 +28,10 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: another installation handles the streams.
-        RefineryError: no trainer took the job in time, or it failed before its training began.
+        RefineryError: there is no store, no trainer took the job in time, or it failed before its training began.
     """
-    with server_url(settings) as url, closing(connect_queue(url)) as client, ExitStack() as stack:
+    with existing_store(settings) as store, server_url(settings) as url, closing(connect_queue(url)) as client:
         refuse_other_owner(settings, client)
-        store = stack.enter_context(open_store(settings))
         try:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None
