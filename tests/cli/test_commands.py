@@ -132,6 +132,7 @@ def test_asking_for_a_training_says_what_is_missing_or_why_it_failed_and_then_ex
 def test_a_failure_is_one_line_that_names_what_is_wrong_and_exit_code_1(
     installation: Installation, arguments: list[str], environment: dict[str, str], says: bytes
 ) -> None:
+    open_store(load_settings(state_dir=installation.state_dir)).close()
     done = installation.run(*arguments, **environment)
     assert done.returncode == 1
     assert says in done.stderr

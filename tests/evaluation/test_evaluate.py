@@ -32,10 +32,12 @@ from trading_system.ml_refinement.storage.times import text_from_us, utc_text
 from trading_system.ml_refinement.training.verdicts import Decision
 from trading_system.simulation.worlds import clustered, independent
 from worker.cli.main import cli
+from worker.installation import open_store
 from worker.report.charts import merged
 from worker.report.formatting import number, plain
 from worker.report.page import html
 from worker.report.picture import png
+from worker.settings.schema import load_settings
 
 CONFIG = quick(train_window_days=90, step_size_days=30)
 
@@ -216,6 +218,7 @@ def test_a_figure_that_rounds_to_nothing_has_no_sign() -> None:
 
 def test_the_command_refuses_an_empty_store_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFINERY_STATE_DIR", str(tmp_path))
+    open_store(load_settings()).close()
     done = CliRunner().invoke(cli, ["evaluate", "--out", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "too_few_samples" in str(done.exception)

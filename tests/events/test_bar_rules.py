@@ -60,12 +60,12 @@ def from_csv(columns: Columns, place: Path) -> Bars:
     with (place / "AAPL.csv").open("w", newline="") as file:
         rows = zip(*(columns[name] for name in NAMES), strict=True)
         csv.writer(file).writerows([NAMES, *rows])
-    return read_bars(place / "AAPL.csv")
+    return read_bars(place / "AAPL.csv").bars
 
 
 def from_parquet(columns: Columns, place: Path) -> Bars:
     pd.DataFrame(columns).astype(dict.fromkeys(NAMES[1:], float)).to_parquet(place / "AAPL.parquet")
-    return read_bars(place / "AAPL.parquet")
+    return read_bars(place / "AAPL.parquet").bars
 
 
 WAYS_IN: tuple[Callable[[Columns, Path], Bars], ...] = (
