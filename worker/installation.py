@@ -56,9 +56,16 @@ def existing_store(settings: Settings) -> FeatureDatabase:
         ConfigurationError: a restore of it was interrupted.
     """
     refuse_half_restored(settings)
-    if not settings.store_path.exists():
-        raise NoStore(f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet")
+    if missing := no_store(settings):
+        raise NoStore(missing)
     return open_store(settings)
+
+
+def no_store(settings: Settings) -> str:
+    """That there is no store, in words; empty where there is one."""
+    if settings.store_path.exists():
+        return ""
+    return f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet"
 
 
 def open_for_looking(settings: Settings) -> FeatureDatabase:

@@ -12,7 +12,7 @@ from tests.support.real_processes import REFINERY, Installation
 from tests.support.small_disk import SmallDisk
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.errors import TransientError
-from worker.redis_server.embedded import EmbeddedServer
+from worker.redis_server.embedded import EmbeddedServer, socket_path
 
 
 @pytest.fixture
@@ -48,9 +48,8 @@ def test_a_fresh_start_on_a_full_disk_waits_for_room(command: str, small_disk: S
             assert process.poll() is None, log.read_text()
             small_disk.make_room()
             wait_until(lambda: b"possible after" in log.read_bytes() or process.poll() is not None)
-            wait_until(
-                lambda: (small_disk.place / "var" / "valkey" / "valkey.sock").exists() or process.poll() is not None
-            )
+            socket = socket_path(small_disk.place / "var" / "valkey")
+            wait_until(lambda: socket.exists() or process.poll() is not None)
             assert process.poll() is None, log.read_text()
         finally:
             process.terminate()

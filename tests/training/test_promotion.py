@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from trading_system.ml_refinement.monitoring.served import worse_than_base_rate
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training.promotion import SKILL_LEVEL, ChampionRecord, judge
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us, evidence_figures
+from trading_system.ml_refinement.validation.metrics import Estimate
 
 DAYS = 252
 
@@ -168,6 +170,27 @@ def test_figures_are_finite_and_name_what_matters() -> None:
     figures = evidence_figures(evidence(np.random.default_rng(13), edge=0.5))
     assert all(np.isfinite(value) for value in figures.values())
     assert {"rows", "blocks", "auc", "auc_low", "auc_high", "log_loss", "base_rate_log_loss", "brier"} <= figures.keys()
+
+
+def smallest_level(seen: Evidence) -> float:
+    """The one-sided level at which the better of the two tests of skill just shows it, each at all of the level."""
+
+    def level(auc: Estimate, gain: float) -> float:
+        return float(stats.t.sf(auc.t(0.5), auc.freedom)) if gain > 0.0 else 1.0
+
+    within = level(seen.auc_within_weeks(), seen.gain_within_weeks())
+    return min(level(seen.auc(), float(seen.gain.mean())), within)
+
+
+def test_a_first_proof_has_a_level_of_two_in_a_hundred_and_each_of_its_tests_half_of_it() -> None:
+    levels, proven = [], []
+    for seed in range(150):
+        seen = evidence(np.random.default_rng(seed), edge=0.3, quality=0.6)
+        levels.append(smallest_level(seen))
+        proven.append(decide(seen).decision is Decision.PROMOTE)
+    assert proven == [level < 0.01 for level in levels]
+    assert any(0.008 < level < 0.01 for level in levels)
+    assert any(0.01 < level < 0.0125 for level in levels)
 
 
 def test_every_try_is_paid_for_also_before_the_first_promotion() -> None:

@@ -14,7 +14,7 @@ from trading_system.ml_refinement.training.verdicts import standing_in_words
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
-from worker.installation import open_for_looking
+from worker.installation import no_store, open_for_looking
 from worker.observability.logging import set_up_logging
 from worker.observability.printable import printable
 from worker.observability.terminal import Table, styled
@@ -44,8 +44,8 @@ def status(json: Json = False) -> None:
         output.document(state.to_json())
         return
     _show_status(state)
-    if not settings.store_path.exists():
-        output.note(f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet")
+    if missing := no_store(settings):
+        output.note(missing)
 
 
 def _show_status(state: Status) -> None:

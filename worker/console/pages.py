@@ -155,7 +155,7 @@ def export() -> ResponseReturnValue:
     """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
     wanted = letter_filter(request.args)
     try:
-        wanted.where()
+        wanted.where()  # what is streamed has no page any more to say it on
     except UnusableValue:
         return letters()
     rows = DeadLetters(console_queries().store, version=release()).chosen([], wanted, limit=MOST_EXPORTED)

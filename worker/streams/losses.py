@@ -28,7 +28,7 @@ FAR_AHEAD_S = 3600
 _LOOK_EVERY_S = 60.0
 _TOLD_FOR = timedelta(days=7)
 _LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
-_UNREAD_GONE = script("unread_gone")
+_UNREAD_GONE = script("unread_gone", uses=["entry_ids"])
 
 
 @dataclass(frozen=True, slots=True)

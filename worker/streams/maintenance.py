@@ -16,7 +16,7 @@ from worker.streams.errors import translated
 from worker.streams.lua import script
 
 _REMOVE_DEAD_CONSUMERS = script("remove_dead_consumers")
-_TRIM_HANDLED = script("trim_handled")
+_TRIM_HANDLED = script("trim_handled", uses=["entry_ids"])
 
 
 def remove_dead_consumers(

@@ -1,17 +1,8 @@
 -- KEYS: stream. ARGV: the id before which entries are old enough.
-local function fields(flat)
-    local map = {}
-    for i = 1, #flat, 2 do map[flat[i]] = flat[i + 1] end
-    return map
-end
--- Half an id has 64 bits, and a number of Lua 53: digits are compared and counted as text.
 local function lower(a, b)
-    local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-    local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-    if a_ms == b_ms then a_ms, b_ms = a_seq, b_seq end
-    if #a_ms < #b_ms or (#a_ms == #b_ms and a_ms < b_ms) then return a end
-    return b
+    return after(a, b) and b or a
 end
+-- Counted as text, as ids are compared.
 local function following(id)
     local ms, seq = string.match(id, '^(%d+)-(%d+)$')
     if seq == '18446744073709551615' then return id end
