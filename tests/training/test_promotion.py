@@ -11,7 +11,7 @@ from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.training.promotion import SKILL_LEVEL, ChampionRecord, judge
 from trading_system.ml_refinement.training.verdicts import Decision, Serve, Verdict
 from trading_system.ml_refinement.validation.evidence import Evidence, block_us, evidence_figures
-from trading_system.ml_refinement.validation.metrics import Estimate
+from trading_system.ml_refinement.validation.metrics import Estimate, clustered_mean, log_losses
 
 DAYS = 252
 
@@ -191,6 +191,49 @@ def test_a_first_proof_has_a_level_of_two_in_a_hundred_and_each_of_its_tests_hal
     assert proven == [level < 0.01 for level in levels]
     assert any(0.008 < level < 0.01 for level in levels)
     assert any(0.01 < level < 0.0125 for level in levels)
+
+
+def test_a_refresh_keeps_its_proof_where_skill_shows_at_one_in_five() -> None:
+    levels, kept = [], []
+    for seed in range(100):
+        seen = evidence(np.random.default_rng(seed), edge=0.3, quality=0.6)
+        levels.append(smallest_level(seen))
+        kept.append(decide(seen, champion=champion(seen.p)).decision is Decision.PROMOTE)
+    assert kept == [level < 0.10 for level in levels]
+    assert any(0.05 < level < 0.10 for level in levels)
+    assert any(0.10 < level < 0.20 for level in levels)
+
+
+def test_a_new_recipe_is_better_than_what_was_served_at_one_in_twenty_for_all_tries_together() -> None:
+    levels, taken = [], []
+    for seed in range(100):
+        seen = evidence(np.random.default_rng(seed), edge=0.9)
+        served = 1.0 / (1.0 + np.exp(0.2 - 0.55 * (np.log(seen.p / (1.0 - seen.p)) + 0.2)))
+        verdict = decide(seen, champion=champion(served, "other"), tries=2)
+        if verdict.rule == "new_recipe" and "champion_t" in verdict.figures:
+            better = log_losses(seen.won, served) - log_losses(seen.won, seen.p)
+            margin = clustered_mean(better, seen.cluster)
+            levels.append(float(stats.t.sf(margin.t(), margin.freedom)))
+            taken.append(verdict.decision is Decision.PROMOTE)
+    assert len(levels) > 80
+    assert taken == [level < 0.025 for level in levels]
+    assert any(0.0125 < level < 0.025 for level in levels)
+    assert any(0.025 < level < 0.05 for level in levels)
+
+
+def test_what_is_worse_than_the_base_rate_at_one_in_ten_does_not_serve_provisionally() -> None:
+    levels, served = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        seen = evidence(rng, edge=0.0)
+        p = 1.0 / (1.0 + np.exp(0.2 - 0.15 * rng.standard_normal(len(seen.won))))
+        loud = Evidence(seen.won, p, seen.base, seen.entered_us, seen.window, seen.block_us)
+        excess = clustered_mean(-loud.gain, loud.cluster)
+        levels.append(float(stats.t.sf(excess.t(), excess.freedom)))
+        served.append(decide(loud).serve is not Serve.NO)
+    assert served == [level >= 0.10 for level in levels]
+    assert any(0.05 < level < 0.10 for level in levels)
+    assert any(0.10 < level < 0.15 for level in levels)
 
 
 def test_every_try_is_paid_for_also_before_the_first_promotion() -> None:
