@@ -238,13 +238,17 @@ def test_a_store_that_is_not_there_takes_its_figures_away(tmp_path: Path, valkey
     assert ("refinery_signals_stored",) not in found
 
 
-def test_a_port_that_is_taken_stops_nothing(tmp_path: Path, valkey_url: str) -> None:
+def test_a_port_that_is_taken_is_told_and_stops_nothing(
+    tmp_path: Path, valkey_url: str, warnings_logged: list[str]
+) -> None:
     settings = settings_for(tmp_path / "var", valkey_url)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with metrics.served(settings, valkey_url, port=taken.getsockname()[1], loop=True) as counters:
+        port = taken.getsockname()[1]
+        with metrics.served(settings, valkey_url, port=port, loop=True) as counters:
             counters.came_round()
+    assert any(f":{port} cannot be listened on" in line for line in warnings_logged)
 
 
 def test_what_a_handler_raises_is_counted_and_goes_on(tmp_path: Path, valkey_url: str) -> None:

@@ -261,7 +261,7 @@ def _forward(data: Dataset, walk: PurgedWalkForward, make: Callable[[], Artefact
         try:
             _fit(model, data, fold.train, walk.max_hold_us)
         except LearningError:
-            continue
+            continue  # too little came before this fold to learn from
         train, test = fold.train, fold.test[data.reported[fold.test]]
         if not len(test):
             continue
