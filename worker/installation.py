@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 def release() -> str:
     """The installed version of this distribution."""
+    from importlib.metadata import version  # with what reads mail, for which few have a use
+
     return version("signal-refinery")
 
 

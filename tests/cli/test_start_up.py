@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.cli.main import cli
 
 LEARNING = frozenset(
     ("sklearn", "scipy", "pandas", "skops", "joblib", "flask", "matplotlib", "rq", "prometheus_client", "optuna")
@@ -29,7 +31,7 @@ from worker.cli.main import main
 try:
     main()
 finally:
-    sys.stderr.write("\\n" + json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+    sys.stderr.write("\\n" + json.dumps(sorted(sys.modules)))
 """
 
 ONLY_LOOK = (
@@ -49,8 +51,8 @@ ONLY_LOOK = (
 WITH_ARRAYS = ("features", "features missing")
 
 
-def loaded_by(command: str, state_dir: Path, *, redis_url: str | None = None) -> set[str]:
-    """The packages that a process has loaded when it ends well."""
+def loaded_by(command: str, state_dir: Path, *, redis_url: str | None = None, whole: bool = False) -> set[str]:
+    """The packages, or with `whole` the modules, that a process has loaded when it ends well."""
     environment = os.environ | {"REFINERY_STATE_DIR": str(state_dir)}
     if redis_url is not None:
         environment["REFINERY_REDIS_URL"] = redis_url
@@ -62,7 +64,8 @@ def loaded_by(command: str, state_dir: Path, *, redis_url: str | None = None) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    return set(json.loads(done.stderr.splitlines()[-1]))
+    modules = json.loads(done.stderr.splitlines()[-1])
+    return {name if whole else name.partition(".")[0] for name in modules}
 
 
 @pytest.fixture
@@ -76,6 +79,26 @@ def test_a_command_that_only_looks_loads_neither_learning_nor_arrays_nor_the_cli
     command: str, store_dir: Path
 ) -> None:
     assert not loaded_by(command, store_dir) & (LEARNING | ARRAYS_AND_SERVER)
+
+
+@pytest.mark.parametrize("command", ["status --json", "schema", "asyncapi"])
+def test_a_json_document_needs_no_tables(command: str, store_dir: Path) -> None:
+    assert "rich" not in loaded_by(command, store_dir)
+
+
+def test_a_command_loads_no_other_ones(store_dir: Path) -> None:
+    loaded = loaded_by("status --json", store_dir, whole=True)
+    assert {name for name in loaded if name.startswith("worker.cli.")} == {
+        "worker.cli.main",
+        "worker.cli.options",
+        "worker.cli.output",
+        "worker.cli.status",
+    }
+
+
+def test_every_command_is_where_the_table_of_commands_says() -> None:
+    commands = get_command(cli).commands  # type: ignore[attr-defined]
+    assert [command.name for command in commands.values()] == list(commands)
 
 
 @pytest.mark.parametrize("command", WITH_ARRAYS)

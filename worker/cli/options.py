@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.observability.logging import set_up_logging
-from worker.settings.schema import Settings, load_settings
+if TYPE_CHECKING:
+    from worker.settings.schema import Settings
 
 #: Of every group of commands.
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
@@ -41,6 +41,10 @@ def settings_and_log(**overrides: Any) -> Settings:
     Raises:
         ConfigurationError: a setting is wrong.
     """
+    # Whoever asks for help or completes a word has no use for settings, which take long to load.
+    from worker.observability.logging import set_up_logging
+    from worker.settings.schema import load_settings
+
     settings = load_settings(**overrides)
     set_up_logging(settings)
     return settings

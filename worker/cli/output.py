@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from worker.observability.printable import printable_json
-from worker.observability.terminal import Table, console, grid, print_block, print_line, styled
 from worker.settings.masking import masker
 
 if TYPE_CHECKING:
@@ -19,33 +19,47 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.text import Text
 
+    from worker.observability.terminal import Table
+
+
+def new_table(*columns: str, **looks: Any) -> Table:
+    """A table with these columns, whose plain strings are data; `looks` is what rich's table takes."""
+    made: Table = _terminal().Table(*columns, **looks)
+    return made
+
+
+def styled(markup: str, *data: str) -> Text:
+    """Text with markup of ours; every `{}` in it takes one of `data`, on one line and without a meaning as markup."""
+    made: Text = _terminal().styled(markup, *data)
+    return made
+
 
 def table(shown: Table, *, empty: str = "") -> None:
     """A table on stdout; one line instead where it has no rows and there is something to say to that."""
     if empty and not shown.row_count:
         line(empty)
     else:
-        console(sys.stdout).print(shown)
+        _terminal().console(sys.stdout).print(shown)
 
 
 def line(text: str | Text) -> None:
     """One line on stdout."""
-    print_line(sys.stdout, text)
+    _terminal().print_line(sys.stdout, text)
 
 
 def block(text: str) -> None:
     """What somebody else wrote, over several lines on stdout."""
-    print_block(sys.stdout, text)
+    _terminal().print_block(sys.stdout, text)
 
 
-def note(text: str) -> None:
-    """One plain line on stderr."""
-    print_line(sys.stderr, text)
+def note(text: str | Text) -> None:
+    """One line on stderr."""
+    _terminal().print_line(sys.stderr, text)
 
 
 def fail(text: str) -> None:
     """The one line a failed command ends with."""
-    print_line(sys.stderr, styled("[bold red]refinery:[/] {}", masker(None)(" ".join(text.split()))))
+    note(styled("[bold red]refinery:[/] {}", masker(None)(" ".join(text.split()))))
 
 
 def document(value: Any) -> None:
@@ -90,13 +104,19 @@ def _bar(unit: str) -> Progress:
 
     described, counted = parts.TextColumn("{task.description}"), parts.TextColumn(unit)
     columns = (parts.SpinnerColumn(), described, parts.BarColumn(), parts.MofNCompleteColumn(), counted)
-    err = console(sys.stderr)
+    err = _terminal().console(sys.stderr)
     return parts.Progress(*columns, parts.TimeElapsedColumn(), console=err, transient=True, disable=not err.is_terminal)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
     """Names and values, one a line."""
-    rows = grid(between=2)
+    rows = _terminal().grid(between=2)
     for name, value in values.items():
         rows.add_row(styled("[dim]{}[/]", name.replace("_", " ")), "-" if value is None else str(value))
     table(rows)
+
+
+def _terminal() -> ModuleType:
+    from worker.observability import terminal  # with rich, for which a JSON document has no use
+
+    return terminal

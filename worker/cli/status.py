@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
-from rich.text import Text
 
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import standing_in_words
@@ -16,12 +15,12 @@ from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
 from worker.installation import no_store, open_for_looking
 from worker.observability.logging import set_up_logging
-from worker.observability.printable import printable
-from worker.observability.terminal import Table, styled
 from worker.redis_server.connection import server_if_there
 from worker.settings.schema import load_settings
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from worker.observability.doctor import Finding
     from worker.observability.status import Monitoring, Status, Training
 
@@ -53,7 +52,7 @@ def _show_status(state: Status) -> None:
     from worker.observability.status import training_waits_for  # a status alone needs it
 
     output.line(_sentence(state))
-    streams = Table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
+    streams = output.new_table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
     for stream in state.streams:
         lag = "unknown" if stream.lag is None else f"{stream.lag:,}"
         streams.add_row(stream.name, f"{stream.length:,}", f"{stream.pending:,}", lag)
@@ -74,11 +73,11 @@ def _show_status(state: Status) -> None:
         }
     )
     for says, advice in _stream_troubles(state):
-        output.line(styled("[bold red]![/] {}: {}", says, advice))
+        output.line(output.styled("[bold red]![/] {}: {}", says, advice))
     if state.quarantined:
         output.line(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
-        output.line(styled("[yellow]![/] {}: {}", alarm["name"].replace("_", " "), alarm["why"]))
+        output.line(output.styled("[yellow]![/] {}: {}", alarm["name"].replace("_", " "), alarm["why"]))
 
 
 def _stream_troubles(state: Status) -> list[tuple[str, str]]:
@@ -110,21 +109,21 @@ def _monitoring(found: Monitoring | None) -> str:
 
 def _sentence(state: Status) -> Text:
     if state.other_owner:
-        return styled("[bold red]This installation handles nothing:[/] {}", state.other_owner)
+        return output.styled("[bold red]This installation handles nothing:[/] {}", state.other_owner)
     if state.waits_for:
-        return styled("[bold red]Nothing is handled, and nothing is lost.[/] {}", "; ".join(state.waits_for))
+        return output.styled("[bold red]Nothing is handled, and nothing is lost.[/] {}", "; ".join(state.waits_for))
     if state.pending is None:
-        return styled("[bold red]Redis does not answer.[/] What is shown below is what the store holds.")
+        return output.styled("[bold red]Redis does not answer.[/] What is shown below is what the store holds.")
     if state.dead_letters:
         waiting = f"{state.dead_letters} events wait in the dead letters."
-        return styled("[bold yellow]{}[/] `refinery dead-letters list`", waiting)
+        return output.styled("[bold yellow]{}[/] `refinery dead-letters list`", waiting)
     if state.champion is None:
-        return styled("[bold]No model serves yet:[/] scores say cold_start until the first one.")
+        return output.styled("[bold]No model serves yet:[/] scores say cold_start until the first one.")
     if not state.champion_fits:
         changed = "[bold yellow]The features have changed since the champion was fitted, and scores say cold_start.[/]"
-        return styled(f"{changed} `refinery features rebuild`, then `refinery retrain`.")
+        return output.styled(f"{changed} `refinery features rebuild`, then `refinery retrain`.")
     provisional = "The champion is not proven: it serves provisionally, and its scores move nothing."
-    return styled("[bold green]Running.[/] {}", "The champion is proven." if state.proven else provisional)
+    return output.styled("[bold green]Running.[/] {}", "The champion is proven." if state.proven else provisional)
 
 
 def _champion(state: Status) -> str:
@@ -162,11 +161,11 @@ def doctor(json: Json = False) -> None:
 
 
 def _show_findings(findings: list[Finding]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = output.new_table(box=None, show_header=False, pad_edge=False)
     for finding in findings:
         colour = _COLOURS[finding.verdict]
-        says = Text(printable(finding.says))
+        says = output.styled("{}", finding.says)
         if finding.advice:
-            says.append("\n").append_text(styled("[dim]→ {}[/]", finding.advice))
-        table.add_row(styled(f"[{colour}]{{}}[/]", finding.verdict), finding.part, says)
+            says.append("\n").append_text(output.styled("[dim]→ {}[/]", finding.advice))
+        table.add_row(output.styled(f"[{colour}]{{}}[/]", finding.verdict), finding.part, says)
     output.table(table)

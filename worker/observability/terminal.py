@@ -7,12 +7,6 @@ Whatever a caller forgets, `console` writes out before it is seen.
 
 from __future__ import annotations
 
-import io
-import os
-import sys
-import threading
-import traceback
-from types import TracebackType
 from typing import IO
 
 from rich import table as tables
@@ -22,7 +16,7 @@ from rich.segment import Segment
 from rich.style import StyleType
 from rich.text import Text
 
-from worker.observability.printable import READABLE, printable, printable_lines
+from worker.observability.printable import printable, printable_lines
 
 #: A pipe gets whole lines.
 _WIDTH_OF_A_PIPE = 200
@@ -87,25 +81,3 @@ def print_line(file: IO[str], text: str | Text) -> None:
 def print_block(file: IO[str], text: str) -> None:
     """A text of somebody else's over several lines, each set in, so that none of them passes for one of ours."""
     console(file).print(Text("\n".join(f"  {line}" for line in printable_lines(text).split("\n"))), soft_wrap=True)
-
-
-def prepare_streams() -> None:
-    """Let no sign that stdout or stderr cannot encode end a command, and no crash write raw what a producer sent."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=READABLE)
-    sys.excepthook = _tell_crash
-    threading.excepthook = lambda told: _tell_crash(told.exc_type, told.exc_value, told.exc_traceback)
-
-
-def drop_stdout() -> None:
-    """Give up what stdout still holds: it cannot be written, and would be tried again at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
-
-
-def _tell_crash(kind: type[BaseException], error: BaseException | None, where: TracebackType | None) -> None:
-    if issubclass(kind, SystemExit):
-        return
-    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, where))))
