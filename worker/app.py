@@ -192,11 +192,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         market_data=market_data(settings, wanted=pipeline.reads_bars),
         dead_letters=DeadLetters(store, version=release(), largest_event=settings.max_event_bytes),
         kinds=_kinds(settings),
-        limits=Limits(
-            max_bytes=settings.max_event_bytes,
-            max_future_s=settings.max_future_s,
-            max_r_multiple=settings.max_r_multiple,
-        ),
+        limits=Limits.from_settings(settings),
         clock=utc_now,
     )
 

@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,17 @@ _MOST_DETAIL, _MOST_TRACEBACK = 2_000, 20_000
 _MOST_COMPARED_LINES, _MOST_CHANGED_LINES, _MOST_LINE = 1_000, 200, 500
 
 _NOTHING_TO_SEND = (Reason.PAYLOAD_LOST, Reason.MISSING_DATA)
+#: Reasons that lie with us and not with the bytes: the same bytes can be applied once our side is as it should be.
+REPLAY_CAN_HELP = frozenset(
+    {
+        Reason.TOO_LARGE,
+        Reason.UNKNOWN_VERSION,
+        Reason.FUTURE_TIMESTAMP,
+        Reason.NO_MARKET_DATA,
+        Reason.BAD_MARKET_DATA,
+        Reason.HANDLER_ERROR,
+    }
+)
 _PAGE = 200
 _ASKED_AT_ONCE = 100
 _ASKED_BYTES_AT_ONCE = 16 * 1024 * 1024
@@ -143,7 +154,13 @@ class DeadLetters:
             last, left = rows[-1].id, None if left is None else left - len(rows)
 
     def replay(
-        self, client: redis.Redis, letters: Iterable[DeadLetterRow], *, actor: str, pace: Pace | None = None
+        self,
+        client: redis.Redis,
+        letters: Iterable[DeadLetterRow],
+        *,
+        actor: str,
+        pace: Pace | None = None,
+        told: Callable[[ReplayReport], None] = lambda _: None,
     ) -> ReplayReport:
         """Append each open letter's bytes to the stream it came from, and mark it.
 
@@ -152,6 +169,7 @@ class DeadLetters:
             letters: with their payloads, as `chosen` gives them.
             actor: who asked, for the audit.
             pace: how fast, and when to stop; by default waiting for nothing.
+            told: is given the report as of then, each time it changes.
 
         Raises:
             TransientError: Redis is away; the letters so far are replayed and marked, the others are not.
@@ -164,6 +182,7 @@ class DeadLetters:
                 report.skipped.append(letter.id)
                 continue
             report, stop = self._before_next(report, sent, pace)
+            told(report)
             if stop is not None:
                 return replace(report, stopped=stop)
             number = letter.replays + 1
@@ -174,7 +193,7 @@ class DeadLetters:
             report.sent.append((letter.id, entry_id))
             if pace.rate is not None:
                 time.sleep(1 / pace.rate)
-        return self._settled(report, sent, pace, most_unhandled=0)
+        return self._settled(report, sent, pace, most_unhandled=0, told=told)
 
     def _asked(self, letters: Iterable[DeadLetterRow], actor: str) -> Iterator[tuple[DeadLetterRow, int | None]]:
         """Each letter with the request to replay it, kept before it is sent; None where there is nothing to send."""
@@ -198,7 +217,13 @@ class DeadLetters:
         return report, None
 
     def _settled(
-        self, report: ReplayReport, sent: Sequence[tuple[int, int]], pace: Pace, *, most_unhandled: int
+        self,
+        report: ReplayReport,
+        sent: Sequence[tuple[int, int]],
+        pace: Pace,
+        *,
+        most_unhandled: int,
+        told: Callable[[ReplayReport], None] = lambda _: None,
     ) -> ReplayReport:
         """The report once few enough are unhandled, or once nothing has moved for longer than we wait."""
         moved = time.monotonic()
@@ -207,6 +232,7 @@ class DeadLetters:
             if progress.handled != report.handled:
                 moved = time.monotonic()
             report = replace(report, handled=progress.handled, died=progress.died)
+            told(report)
             if len(sent) - report.handled <= most_unhandled or time.monotonic() - moved >= pace.give_up_after_s:
                 return report
             time.sleep(_LOOK_EVERY_S)
@@ -231,6 +257,13 @@ class DeadLetters:
         if not self._store.dead_letters.edit(letter.id, edited, detail, actor=actor):
             raise RefineryError(f"dead letter {letter.id} is not open any more")
         return changes
+
+
+def replay_helps(reason: str, *, edited: bool = False) -> bool | None:
+    """Whether a replay can be applied where the first try was not; None where there is nothing to send."""
+    if reason in _NOTHING_TO_SEND:
+        return None
+    return edited or reason in REPLAY_CAN_HELP
 
 
 def _can_be_sent(letter: DeadLetterRow) -> bool:

@@ -110,6 +110,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
         "adopt": [("adopt",)],
         "schema": [("schema",)],
         "asyncapi": [("asyncapi",)],
+        "hash-password": [("hash-password",)],
         "publish": [("publish", str(lines))],
         "prune": [("prune", "--dry-run")],
         "backup": [("backup", str(files / "copy"))],

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
 from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.console_installation import ConsoleInstallation
 from tests.support.desk import desk
+from tests.support.events import signal
 from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 
 OPERATOR = "console (operator)"
@@ -28,8 +30,8 @@ def test_every_action_in_the_console_is_the_operators(flask_app: Flask, place: C
     with FeatureDatabase(place.settings.store_path) as store:
         replayed, edited, both, discarded = [row.id for row in store.dead_letters.find(limit=4)]
         post(client, "/dead-letters/replay", id=replayed)
-        post(client, f"/dead-letters/{edited}/edit", payload='{"signal_id": "e-1"}')
-        post(client, f"/dead-letters/{both}/edit", payload='{"signal_id": "e-2"}', replay="1")
+        post(client, f"/dead-letters/{edited}/edit", payload=orjson.dumps(signal(920, bars=None)).decode())
+        post(client, f"/dead-letters/{both}/edit", payload=orjson.dumps(signal(921, bars=None)).decode(), replay="1")
         post(client, "/dead-letters/discard", id=discarded, why="seen")
         with desk(place.settings) as worker:
             worker.drain()

@@ -119,7 +119,7 @@ def test_a_dead_letter_is_replayed_by_clicking(browser: Any, address: str, place
     click(browser, "Replay…")
     assert shows(browser, "Replay 1 dead letter?")
     click(browser, "Replay 1")
-    assert shows(browser, "1 of 1 were sent")
+    assert shows(browser, "1 sent:")
     assert letters(place, signal_id=row.signal_id)[0].status == "replayed"
     newest: Any = place.client.xrevrange(SIGNALS, count=1)
     assert newest[0][1][b"data"] == row.payload
@@ -151,7 +151,7 @@ def test_discarding_asks_why_and_the_audit_keeps_it(browser: Any, address: str, 
     click(browser, "Discard…")
     wait(browser, "[name=why]").send_keys("a test of the tracker")
     click(browser, "Discard 1")
-    assert shows(browser, "1 of 1 were discarded")
+    assert shows(browser, "1 of 1 discarded.")
     browser.get(f"{address}/dead-letters/{row.id}")
     assert shows(browser, "a test of the tracker")
     assert shows(browser, "console (operator)")
@@ -183,7 +183,8 @@ def test_it_works_without_javascript(browser: Any, address: str, place: ConsoleI
         click(browser, "Discard selected…")
         wait(browser, "[name=why]").send_keys("without scripts")
         click(browser, "Discard 1")
-        assert shows(browser, "1 of 1")
+        assert shows(browser, "1 of 1 discarded.")
+        assert f"fingerprint={row.fingerprint}" in browser.current_url
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 

@@ -13,7 +13,7 @@ from tests.support.console_installation import ConsoleInstallation
 from tests.support.desk import settings_for
 from worker.console.application import create_app
 from worker.console.security import _same_host
-from worker.console.sessions import FREE_TRIES, LIFETIME_S, Sessions, SignInTries
+from worker.console.sessions import FREE_TRIES, LIFETIME_S, Sessions, SignInTries, Visitor
 
 OPERATOR = "the operator's password"
 
@@ -59,16 +59,16 @@ def test_a_copy_of_the_cookie_opens_nothing_after_the_logout(place: ConsoleInsta
 def test_a_session_ends_by_itself_and_their_number_is_bounded() -> None:
     clock = Clock()
     sessions = Sessions(clock)
-    name = sessions.open("viewer")
+    name = sessions.open(Visitor("viewer"))
     clock.now += LIFETIME_S - 1
-    assert sessions.role(name) == "viewer"
+    assert sessions.visitor(name) == Visitor("viewer")
     clock.now += 1
-    assert sessions.role(name) is None
-    first = sessions.open("operator")
+    assert sessions.visitor(name) is None
+    first = sessions.open(Visitor("operator", "ann"))
     for _ in range(1_000):
-        sessions.open("viewer")
-    assert sessions.role(first) is None
-    assert sessions.role(None) is None
+        sessions.open(Visitor("viewer"))
+    assert sessions.visitor(first) is None
+    assert sessions.visitor(None) is None
 
 
 def test_waits_grow_by_address_and_are_forgotten() -> None:

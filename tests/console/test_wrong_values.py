@@ -28,8 +28,12 @@ WRONG = (
 SOURCE = Path(worker.console.__file__).parent
 #: Every name that a page reads.
 NAMES = sorted(
-    {name for file in SOURCE.glob("*.py") for name in re.findall(r'(?:args|values)\.get\(\s*"(\w+)"', file.read_text())}
-    | {"reason", "stream", "symbol", "fingerprint", "signal_id", "since", "until", "status"}
+    {
+        name
+        for file in SOURCE.rglob("*.py")
+        for name in re.findall(r'(?:args|values)\.get\(\s*"(\w+)"', file.read_text())
+    }
+    | {"reason", "stream", "symbol", "fingerprint", "signal_id", "since", "until", "status", "text"}
 )
 
 

@@ -44,6 +44,7 @@ _COMMANDS = {
     "status": "status.status",
     "retrain": "learning.retrain",
     "schema": "events.schema",
+    "hash-password": "passwords.hash_password_",
     "models": "models.models",
     "dead-letters": "dead_letters.letters",
     "features": "features.features",

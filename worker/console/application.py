@@ -17,8 +17,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from trading_system.ml_refinement.storage import StoreError, UnusableValue
 from worker.console import filters, security
 from worker.console.actions import blueprint as actions
+from worker.console.dead_letters.actions import blueprint as letter_actions
+from worker.console.dead_letters.pages import blueprint as letters
+from worker.console.dead_letters.running import RunningActions
 from worker.console.diagrams import warm
 from worker.console.jobs import register as mount_dashboard
+from worker.console.keys import check_exposure
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
 from worker.console.server import create_server
@@ -26,12 +30,10 @@ from worker.console.sessions import LIFETIME_S
 from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
 from worker.redis_server.connection import connect
-from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
 
 #: The largest body of a request: an edited event and what goes with it.
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
-SHORTEST_PASSWORD = 12
 
 
 def create_app(settings: Settings, url: str) -> Flask:
@@ -61,11 +63,16 @@ def create_app(settings: Settings, url: str) -> Flask:
         SESSION_COOKIE_SECURE=settings.console_secure_cookies,
         PERMANENT_SESSION_LIFETIME=LIFETIME_S,
     )
-    flask.jinja_options = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    flask.extensions["refinery"] = ConsoleQueries(settings, url)
+    flask.jinja_options = {
+        "autoescape": True, "trim_blocks": True, "lstrip_blocks": True, "finalize": filters.visible
+    }  # fmt: skip
+    queries = flask.extensions["refinery"] = ConsoleQueries(settings, url)
+    flask.extensions["refinery.actions"] = RunningActions(queries)
     filters.register(flask)
     security.register(flask, settings)
     flask.register_blueprint(pages)
+    flask.register_blueprint(letters)
+    flask.register_blueprint(letter_actions)
     flask.register_blueprint(actions)
     mount_dashboard(flask, url, settings.masked_redis_url)
     _explain_errors(flask)
@@ -80,25 +87,6 @@ def _cookie_name(settings: Settings) -> str:
     """Of this installation: browsers send a host's cookies to all its ports, and consoles would end each other's."""
     place = hashlib.blake2b(str(settings.state_dir).encode(), digest_size=4).hexdigest()
     return f"refinery-{settings.console_port}-{place}"
-
-
-def check_exposure(settings: Settings) -> None:
-    """Raises ConfigurationError when strangers could get in."""
-    operator, viewer = settings.console_operator_password, settings.console_viewer_password
-    for name, password in (("OPERATOR", operator), ("VIEWER", viewer)):
-        if password is not None and len(password.get_secret_value()) < SHORTEST_PASSWORD:
-            raise ConfigurationError(
-                f"REFINERY_CONSOLE_{name}_PASSWORD: must have at least {SHORTEST_PASSWORD} characters"
-            )
-    if operator is None and viewer is not None:
-        raise ConfigurationError("REFINERY_CONSOLE_VIEWER_PASSWORD: needs REFINERY_CONSOLE_OPERATOR_PASSWORD beside it")
-    if operator and viewer and operator.get_secret_value() == viewer.get_secret_value():
-        raise ConfigurationError("REFINERY_CONSOLE_VIEWER_PASSWORD: must be another than the operator's")
-    if operator is None and not is_loopback(settings.console_host):
-        raise ConfigurationError(
-            f"REFINERY_CONSOLE_HOST={settings.console_host!r}: others could reach the console, "
-            "so REFINERY_CONSOLE_OPERATOR_PASSWORD must be set"
-        )
 
 
 def run_console(settings: Settings, url: str) -> None:

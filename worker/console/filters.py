@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 from flask import Flask
 from jinja2 import Undefined
+from markupsafe import Markup, escape
 
 from trading_system.ml_refinement.storage import TrainingRun
 from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words, run_in_words
+from worker.observability.printable import printable
 
 #: Longer lists of a payload are shown by their ends; longer payloads are cut.
 _SHOWN_ITEMS = 6
@@ -26,7 +28,20 @@ def register(flask: Flask) -> None:
         ago=ago, age=age, clock=clock, count=count, figure=figure, signed=signed, percent=percent, mib=mib
     )
     flask.jinja_env.filters.update(model_words=model_in_words, run_words=run_words, entry_words=entry_in_words)
+    flask.jinja_env.filters["as_it_is"] = as_it_is
     flask.jinja_env.globals.update(tone=tone)
+
+
+def visible(value: Any) -> Any:
+    """What a template inserts: of plain text, whatever is no visible sign, blank or line end is written out."""
+    if isinstance(value, Markup) or not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(sign if sign in "\n\t" else printable(sign) for sign in value)
+
+
+def as_it_is(value: str | None) -> Markup:
+    """Text that a form sends back: escaped, and otherwise to the letter."""
+    return escape(value or "")
 
 
 def span(seconds: float) -> str:

@@ -21,7 +21,7 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import HTTPException
 
-from worker.console.pages import console_queries
+from worker.console.queries import console_queries
 from worker.console.security import require_operator
 from worker.observability.status import training_waits_for
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle

@@ -5,31 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
-from flask import Blueprint, Response, abort, current_app, render_template, request, stream_with_context
+from flask import Blueprint, abort, render_template, request
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.standing import read_standing
-from trading_system.ml_refinement.storage import DeadLetterRow, RegistryRow, UnusableValue
-from trading_system.ml_refinement.storage.tables.dead_letters import Filter
+from trading_system.ml_refinement.storage import Filter, RegistryRow, UnusableValue
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
 from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
 from worker.console.filters import pretty
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
-from worker.console.queries import PAGE_ROWS, ConsoleQueries
-from worker.dead_letters import DeadLetters, whole_letter
-from worker.errors import Reason
-from worker.installation import release
+from worker.console.queries import PAGE_ROWS, console_queries
 from worker.observability.status import training_waits_for
 
 blueprint = Blueprint("pages", __name__)
 
-#: The command line has no such limit.
-MOST_EXPORTED = 500
 #: What is compared between two models, in this order: (figure, meaning, whether more is better).
 FIGURES = (
     ("auc", "AUC, walk-forward", True),
@@ -47,12 +41,6 @@ FIGURES = (
     ("rows", "out-of-sample rows", True),
     ("blocks", "blocks of time", True),
 )
-
-
-def console_queries() -> ConsoleQueries:
-    """Those of the application."""
-    found: ConsoleQueries = current_app.extensions["refinery"]
-    return found
 
 
 @blueprint.app_context_processor
@@ -83,85 +71,6 @@ def overview() -> ResponseReturnValue:
         figures=figures,
         charts=served_charts(queries),
     )
-
-
-@blueprint.get("/dead-letters")
-def letters() -> ResponseReturnValue:
-    """Dead letters by cause, and one by one."""
-    wanted = letter_filter(request.args)
-    try:
-        found = console_queries().store.dead_letters
-        after = request.args.get("after", 0, type=int)
-        return _letters_page(wanted, found.find(wanted, limit=PAGE_ROWS + 1, after_id=after), found.count(wanted))
-    except UnusableValue as error:
-        return _letters_page(wanted, [], 0, wrong=str(error)), 400
-
-
-def _letters_page(wanted: Filter, rows: list[DeadLetterRow], total: int, *, wrong: str = "") -> str:
-    store = console_queries().store
-    groups = store.dead_letters.groups(limit=20)
-    return render_template(
-        "dead_letters.html",
-        wrong=wrong,
-        groups=groups,
-        errors=store.dead_letters.errors([group.example_id for group in groups]),
-        rows=rows[:PAGE_ROWS],
-        more=rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None,
-        total=total,
-        wanted=wanted,
-        status=request.args.get("status", "open"),
-        reasons=[reason.value for reason in Reason],
-        streams=(console_queries().settings.streams.signals_created, console_queries().settings.streams.trades_closed),
-        audit=[(entry, orjson.dumps(entry.detail).decode()) for entry in store.dead_letters.recent_audit()],
-    )
-
-
-def letter_filter(given: Any) -> Filter:
-    """The conditions of a request; `status=any` means every status."""
-    names = ("reason", "stream", "symbol", "fingerprint", "signal_id", "since", "until")
-    status = given.get("status", "open")
-    if status not in ("open", "replayed", "discarded", "any"):
-        abort(400, "There is no such state.")
-    return Filter(**{name: given.get(name) or None for name in names}, status=None if status == "any" else status)
-
-
-def letter_or_404(number: int) -> DeadLetterRow:
-    """The dead letter."""
-    row = console_queries().store.dead_letters.get(number)
-    if row is None:
-        abort(404, f"There is no dead letter {number}.")
-    return row
-
-
-@blueprint.get("/dead-letters/<int:number>")
-def letter(number: int) -> ResponseReturnValue:
-    """One dead letter: reason, bytes, and what was done about it."""
-    row = letter_or_404(number)
-    shown, cut = pretty(row.payload)
-    return render_template(
-        "dead_letter.html",
-        row=row,
-        payload=shown,
-        cut=cut,
-        edited=pretty(row.edited)[0] if row.edited else None,
-        about=next((reason.advice for reason in Reason if reason == row.reason), ""),
-        audit=console_queries().store.dead_letters.audit(number),
-        again=console_queries().store.dead_letters.find(Filter(replay_of=number, status=None), limit=10),
-    )
-
-
-@blueprint.get("/dead-letters/export")
-def export() -> ResponseReturnValue:
-    """The chosen dead letters whole, a JSON line for each, as the command line writes them."""
-    wanted = letter_filter(request.args)
-    try:
-        wanted.where()  # what is streamed has no page any more to say it on
-    except UnusableValue:
-        return letters()
-    rows = DeadLetters(console_queries().store, version=release()).chosen([], wanted, limit=MOST_EXPORTED)
-    lines = (orjson.dumps(whole_letter(row), option=orjson.OPT_APPEND_NEWLINE) for row in rows)
-    headers = {"Content-Disposition": "attachment; filename=dead-letters.jsonl"}
-    return Response(stream_with_context(lines), mimetype="application/x-ndjson", headers=headers)
 
 
 @blueprint.get("/models")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 import redis
+from flask import current_app
 from loguru import logger
 from rq import Queue, Worker
 from rq.serializers import JSONSerializer
@@ -246,6 +247,12 @@ class ConsoleQueries:
             return None
         finally:
             archive.close()
+
+
+def console_queries() -> ConsoleQueries:
+    """Those of the application."""
+    found: ConsoleQueries = current_app.extensions["refinery"]
+    return found
 
 
 def _signal_of(data: bytes) -> object:

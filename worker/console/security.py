@@ -27,7 +27,8 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from worker.console.sessions import Role, Sessions, SignInTries
+from worker.console.keys import Keys
+from worker.console.sessions import Sessions, SignInTries, Visitor
 from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
 
@@ -49,14 +50,7 @@ _CSP_JOBS: Final = (
 
 def register(flask: Flask, settings: Settings) -> None:
     """Guard every route of the application, those of mounted blueprints too."""
-    passwords: dict[Role, bytes] = {}
-    for role, secret in (
-        ("operator", settings.console_operator_password),
-        ("viewer", settings.console_viewer_password),
-    ):
-        if secret is not None:
-            passwords[role] = secret.get_secret_value().encode()  # type: ignore[index]
-    flask.extensions["refinery.passwords"] = passwords
+    keys = flask.extensions["refinery.keys"] = Keys.of(settings)
     flask.extensions["refinery.sessions"] = Sessions()
     flask.extensions["refinery.tries"] = SignInTries()
     flask.register_blueprint(blueprint)
@@ -65,7 +59,8 @@ def register(flask: Flask, settings: Settings) -> None:
 
     @flask.context_processor
     def _who() -> dict[str, object]:
-        return {"csrf_token": token(), "role": getattr(g, "role", None), "with_login": bool(passwords)}
+        visitor: Visitor | None = getattr(g, "visitor", None)
+        return {"csrf_token": token(), "role": visitor.role if visitor else None, "visitor": visitor, "keys": keys}
 
 
 def token() -> str:
@@ -77,25 +72,25 @@ def token() -> str:
 
 def actor() -> str:
     """Who acts, for the audit."""
-    return f"console ({g.role})"
+    return f"console ({g.visitor.name or g.visitor.role})"
 
 
 def require_operator() -> None:
     """Refuse whoever may only look."""
-    if g.role != "operator":
+    if g.visitor.role != "operator":
         abort(403, "Only operators may do that.")
 
 
 def _guard() -> ResponseReturnValue | None:
-    passwords: dict[Role, bytes] = current_app.extensions["refinery.passwords"]
+    keys: Keys = current_app.extensions["refinery.keys"]
     g.nonce = secrets.token_urlsafe(16)
-    if not passwords and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
+    if keys.is_open and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
         abort(421, "This console answers to the names of this machine only.")
     sessions: Sessions = current_app.extensions["refinery.sessions"]
-    g.role = sessions.role(session.get("name")) if passwords else "operator"
+    g.visitor = Visitor("operator") if keys.is_open else sessions.visitor(session.get("name"))
     if request.method not in _SAFE_METHODS:
         _same_origin()
-    if request.endpoint in _OPEN_ENDPOINTS or g.role is not None:
+    if request.endpoint in _OPEN_ENDPOINTS or g.visitor is not None:
         return None
     if request.method in _SAFE_METHODS:
         here = request.script_root + request.full_path
@@ -126,28 +121,28 @@ def _same_host(origin: str, host: str) -> bool:
 
 @blueprint.route("/login", methods=["GET", "POST"])
 def login() -> ResponseReturnValue:
-    """Ask for a password; which one it is decides the role."""
-    passwords: dict[Role, bytes] = current_app.extensions["refinery.passwords"]
+    """Ask for a password, and for a name where users have them; they decide the role."""
+    keys: Keys = current_app.extensions["refinery.keys"]
     sessions: Sessions = current_app.extensions["refinery.sessions"]
     tries: SignInTries = current_app.extensions["refinery.tries"]
     address = request.remote_addr or ""
-    if not passwords:
+    if keys.is_open:
         return redirect(url_for("pages.overview"))
     if request.method == "GET":
         return render_template("login.html", wrong=None)
     if wait_s := math.ceil(tries.wait_s(address)):
         wrong = f"Too many wrong passwords from your address: wait {wait_s} s."
         return render_template("login.html", wrong=wrong), 429, {"Retry-After": str(wait_s)}
-    given = request.form.get("password", "").encode()
-    roles = [role for role, password in passwords.items() if hmac.compare_digest(given, password)]
-    if not roles:
+    visitor = keys.visitor(request.form.get("user", "").strip(), request.form.get("password", ""))
+    if visitor is None:
         tries.failed(address)
-        return render_template("login.html", wrong="That is not a password of this console."), 401
+        wrong = "Name and password do not fit." if keys.names else "That is not a password of this console."
+        return render_template("login.html", wrong=wrong), 401
     tries.succeeded(address)
     sessions.close(session.get("name"))
     session.clear()
     session.permanent = True
-    session["name"] = sessions.open(roles[0])
+    session["name"] = sessions.open(visitor)
     return redirect(_inside(request.args.get("next", "")))
 
 

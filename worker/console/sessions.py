@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 Role = Literal["viewer", "operator"]
 Clock = Callable[[], float]
@@ -23,28 +23,35 @@ _FORGOTTEN_AFTER_S = 900.0
 _MOST_ADDRESSES = 10_000
 
 
+class Visitor(NamedTuple):
+    """What one may do, and who one is; no name where a password is several people's."""
+
+    role: Role
+    name: str | None = None
+
+
 class Sessions:
-    """Roles by the secret name that a signed-in browser holds; a name is worth nothing once its session is closed."""
+    """Visitors by the secret name that a signed-in browser holds; it is worth nothing once its session is closed."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._open: OrderedDict[str, tuple[Role, float]] = OrderedDict()
+        self._open: OrderedDict[str, tuple[Visitor, float]] = OrderedDict()
         self._turn = threading.Lock()
 
-    def open(self, role: Role) -> str:
+    def open(self, visitor: Visitor) -> str:
         """A session for whoever has just signed in; its name."""
         name = secrets.token_urlsafe(32)
         with self._turn:
-            self._open[name] = (role, self._clock() + LIFETIME_S)
+            self._open[name] = (visitor, self._clock() + LIFETIME_S)
             while len(self._open) > _MOST_SESSIONS:
                 self._open.popitem(last=False)
         return name
 
-    def role(self, name: object) -> Role | None:
-        """What the session allows; None when there is none (any more)."""
+    def visitor(self, name: object) -> Visitor | None:
+        """Whose session it is; None when there is none (any more)."""
         with self._turn:
-            role, until = self._open.get(str(name), (None, 0.0))
-        return role if self._clock() < until else None
+            visitor, until = self._open.get(str(name), (None, 0.0))
+        return visitor if self._clock() < until else None
 
     def close(self, name: object) -> None:
         """End a session, for every browser that holds its name."""

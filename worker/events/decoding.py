@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -31,6 +31,9 @@ from worker.events.models import (
 from worker.events.provided_values import provided_from_json
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
 from worker.events.timestamps import BadTimestamp, instant_us
+
+if TYPE_CHECKING:
+    from worker.settings.schema import Settings
 
 __all__ = [
     "Decoded",
@@ -62,6 +65,15 @@ class Limits:
     earliest_us: int = 315_532_800_000_000  # 1980-01-01T00:00:00Z
     #: Of an outcome's R-multiple, either way.
     max_r_multiple: float = 1000.0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Limits:
+        """Those of an installation."""
+        return cls(
+            max_bytes=settings.max_event_bytes,
+            max_future_s=settings.max_future_s,
+            max_r_multiple=settings.max_r_multiple,
+        )
 
 
 _NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, earliest_us=0, max_r_multiple=sys.float_info.max)

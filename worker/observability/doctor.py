@@ -365,10 +365,12 @@ def _broken(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 
 
 def _console(settings: Settings) -> Iterator[Finding]:
-    password = settings.console_operator_password
+    place, named = f"{settings.console_host}:{settings.console_port}", len(settings.console_operators)
     if settings.console_port == 0:
         yield Finding("console", "ok", "turned off")
-    elif password is None:
-        yield Finding("console", "ok", f"{settings.console_host}:{settings.console_port}, without a password")
+    elif named:
+        yield Finding("console", "ok", f"{place}, {named} named operator{'' if named == 1 else 's'}")
+    elif settings.console_operator_password is None:
+        yield Finding("console", "ok", f"{place}, without a password")
     else:
-        yield Finding("console", "ok", f"{settings.console_host}:{settings.console_port}, with a password")
+        yield Finding("console", "ok", f"{place}, with a password")

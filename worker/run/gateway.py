@@ -31,9 +31,7 @@ def run_gateway(settings: Settings) -> None:
     service = ServiceManager()
     if settings.gateway.socket is None:
         make_private(settings.state_dir)
-    limits = Limits(
-        max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s, max_r_multiple=settings.max_r_multiple
-    )
+    limits = Limits.from_settings(settings)
     with ExitStack() as stack, suppress(StopRequested):
         url = stack.enter_context(server_url(settings, retry=StartRetry(stop, waits=service.waits)))
         client = stack.enter_context(connect(url))

@@ -134,11 +134,15 @@ class Settings(BaseSettings):
     console_port: Port = 8700
     """Port of the console; 0 turns it off."""
     console_host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """Address the console listens on; another than this machine's needs `console_operator_password`."""
+    """Address the console listens on; another than this machine's needs operators or their password."""
     console_operator_password: SecretStr | None = None
     """Password of the role that may change things; unset: whoever is on this machine may."""
     console_viewer_password: SecretStr | None = None
     """Password of the role that may only look; unset: there is no such role."""
+    console_operators: dict[str, SecretStr] = Field(default_factory=dict)
+    """Who may change things: names, each with what `refinery hash-password` makes of the password. JSON object."""
+    console_viewers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Who may only look, the same way. JSON object."""
     console_secure_cookies: bool = False
     """Send the session cookie over HTTPS only; for a console behind a proxy that speaks TLS."""
     console_proxies: Annotated[int, Field(ge=0, le=10)] = 0

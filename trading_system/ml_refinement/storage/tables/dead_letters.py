@@ -13,6 +13,8 @@ from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_text
 
 Status = Literal["open", "replayed", "discarded"]
+#: What listings may be ordered by: when they were dead-lettered, when they failed last, and so on.
+OrderBy = Literal["id", "last_seen", "reason", "signal_id", "attempts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class DeadLetterRow:
 class Filter:
     """Which dead letters; None for no condition.
 
-    `since` and `until` bound the first time, as `parse_bound` reads them.
+    `since` and `until` bound the first time, as `parse_bound` reads them. `text` is looked for in error, reason, signal
+    id, symbol and entry id, whatever its case in ASCII. Numbers are let through that are above `above`, and not above
+    `up_to`.
     """
 
     reason: str | None = None
@@ -77,11 +81,14 @@ class Filter:
     since: str | None = None
     until: str | None = None
     replay_of: int | None = None
+    text: str | None = None
+    above: int = 0
+    up_to: int | None = None
 
     def where(self, after_id: int = 0) -> tuple[str, list[Any]]:
         """The condition and its parameters."""
         conditions = ["id > ?"]
-        params: list[Any] = [after_id]
+        params: list[Any] = [max(after_id, self.above)]
         for condition, value in (
             ("status = ?", self.status),
             ("reason = ?", self.reason),
@@ -92,10 +99,12 @@ class Filter:
             ("replay_of = ?", self.replay_of),
             ("first_seen >= ?", self.since and parse_bound(self.since, end=False)),
             ("first_seen <= ?", self.until and parse_bound(self.until, end=True)),
+            ("id <= ?", self.up_to),
+            (_LOOKED_AT_FOR_TEXT, self.text and _like(self.text)),
         ):
             if value:
                 conditions.append(condition)
-                params.append(value)
+                params += [value] * condition.count("?")
         return " AND ".join(conditions), params
 
 
@@ -171,14 +180,51 @@ class DeadLetterTable:
         sql = SELECT.format(payload=columns[0], edited=columns[1], where=where, limit="ORDER BY id LIMIT ?")
         return [DeadLetterRow(*row) for row in self._connection.query(sql, (*params, limit))]
 
+    def page(
+        self,
+        wanted: Filter,
+        *,
+        limit: int,
+        order_by: OrderBy = "id",
+        descending: bool = True,
+        start: int | None = None,
+        backwards: bool = False,
+    ) -> list[DeadLetterRow]:
+        """A page of a listing, without payloads and tracebacks: at most `limit` rows in the order asked for.
+
+        Args:
+            wanted: which ones.
+            limit: at most so many.
+            order_by: what they are ordered by, and among equals by number.
+            descending: the largest first.
+            start: the page goes on after this dead letter; None begins.
+            backwards: the page ends before `start` instead.
+        """
+        where, params = _indexed(wanted)
+        forwards = descending is backwards
+        way, sign = ("ASC", ">") if forwards else ("DESC", "<")
+        column = f"coalesce({order_by}, '')" if order_by == "signal_id" else order_by
+        if start is not None:
+            where += f" AND ({column}, id) {sign} (SELECT {column}, id FROM dead_letters WHERE id = ?)"  # noqa: S608 - ours
+            params.append(start)
+        limits = f"ORDER BY {column} {way}, id {way} LIMIT ?"
+        rows = self._connection.query(PAGE.format(where=where, limit=limits), (*params, limit))
+        found = [DeadLetterRow(*row) for row in rows]
+        return found[::-1] if backwards else found
+
+    def nth_newest(self, n: int, status: Status | None) -> int:
+        """The number of the n-th newest of a status, or of any; 0 where there are fewer."""
+        row = self._connection.one(NTH_NEWEST.format(where="status = ?" if status else "?1 IS NULL"), (status, n - 1))
+        return 0 if row is None else int(row[0])
+
     def count(self, wanted: Filter) -> int:
         """How many there are."""
-        where, params = wanted.where()
+        where, params = _indexed(wanted)
         return int(self._connection.query(f"SELECT count(*) FROM dead_letters WHERE {where}", params)[0][0])  # noqa: S608 - bound
 
     def groups(self, limit: int = 100, wanted: Filter | None = None) -> list[DeadLetterGroup]:
         """Dead letters by fingerprint and reason, the most frequent first; the open ones when nothing else is said."""
-        where, params = (wanted or Filter()).where()
+        where, params = _indexed(wanted or Filter())
         return [DeadLetterGroup(*row) for row in self._connection.query(GROUPS.format(where=where), (*params, limit))]
 
     def open_by_reason(self) -> list[OpenReason]:
@@ -257,6 +303,12 @@ SELECT = """
     SELECT id, stream, entry_id, reason, error, traceback, {payload}, attempts, first_seen, last_seen, signal_id,
         symbol, worker_version, fingerprint, status, replay_of, replays, {edited}
     FROM dead_letters WHERE {where} {limit}"""
+PAGE = SELECT.format(payload="NULL", edited="NULL", where="{where}", limit="{limit}").replace("traceback", "NULL")
+NTH_NEWEST = "SELECT id FROM dead_letters WHERE {where} ORDER BY id DESC LIMIT 1 OFFSET ?2"
+_LOOKED_AT_FOR_TEXT = (
+    "(error LIKE ? ESCAPE '!' OR reason LIKE ? ESCAPE '!' OR signal_id LIKE ? ESCAPE '!' "
+    "OR symbol LIKE ? ESCAPE '!' OR entry_id LIKE ? ESCAPE '!')"
+)
 ADD = """
     INSERT INTO dead_letters (stream, entry_id, reason, error, traceback, payload, attempts, first_seen, last_seen,
         signal_id, symbol, worker_version, fingerprint, replay_of)
@@ -289,6 +341,19 @@ AUDIT = """
 RECENT_AUDIT = """
     SELECT id, dead_letter_id, stream, entry_id, at, action, actor, detail
     FROM dead_letter_audit ORDER BY id DESC LIMIT ?"""
+
+
+def _indexed(wanted: Filter) -> tuple[str, list[Any]]:
+    """The condition, such that the index of listings answers it for every status too."""
+    where, params = wanted.where()
+    return (where if wanted.status else f"{where} AND status IN ('open', 'replayed', 'discarded')"), params
+
+
+def _like(text: str) -> str:
+    """A pattern that finds the text as it stands."""
+    for sign in "!%_":
+        text = text.replace(sign, f"!{sign}")
+    return f"%{text}%"
 
 
 def _dead_letter(row: NewDeadLetter, now: str) -> Row:

@@ -1,0 +1,1 @@
+"""Dead letters in the console: found, looked at, edited, sent again and put away."""
