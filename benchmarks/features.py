@@ -74,6 +74,8 @@ def main() -> None:
         for size, count in ((1, 4), (16, 64), (64, 64), (256, 256)):
             where = "alone" if size == 1 else f"in batches of {size}"
             jobs[f"{label}, {where}"] = (batches(pipeline, many[:count], size), count)
+    frame, market = many[0].bars.to_frame(), many[0].benchmark.to_frame()
+    jobs["EXTENDED, alone, from frames"] = (lambda: extended.extract_features("s", frame, SIGNAL, market), 1)
     figures = measured(jobs, 200)
     base = figures["slow definitions, alone"]
     print("| 280 bars | µs a signal | times as fast as the slow definitions |\n|---|---|---|")

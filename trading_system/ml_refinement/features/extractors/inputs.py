@@ -99,7 +99,7 @@ def given_bars(frame: Any, *, enclosed: bool) -> GivenBars:
         return GivenBars(Bars.empty(), unusable="a frame without bars")
     try:
         times, dated = frame_times(frame)
-        bars = Bars.from_frame(frame, enclosed=enclosed)
+        bars = Bars.from_timed_frame(frame, times, enclosed=enclosed)
     except BarsError as error:
         if error.code == "bad_time_unit":
             raise
