@@ -69,5 +69,5 @@ def test_nothing_else_can_be_done_through_the_console(flask_app: Flask) -> None:
         if changing & (rule.methods or set()):
             of = of_rq if rule.endpoint.startswith("rq_dashboard.") else ours
             of.add(rule.endpoint.partition(".")[2])
-    assert ours == {"login", "logout", "replay", "discard", "edit", "activate", "rollback", "unpin"}
+    assert ours == {"login", "logout", "replay", "discard", "edit", "activate", "rollback", "unpin", "choose", "train"}
     assert of_rq == {"delete_job_view", "requeue_job_view", "requeue_all", "empty_queue", "compact_queue"}

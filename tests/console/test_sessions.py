@@ -11,9 +11,9 @@ from pydantic import SecretStr
 
 from tests.support.console_installation import ConsoleInstallation
 from tests.support.desk import settings_for
+from worker.console.access.security import _same_host
+from worker.console.access.sessions import FREE_TRIES, LIFETIME_S, Sessions, SignInTries, Visitor
 from worker.console.application import create_app
-from worker.console.security import _same_host
-from worker.console.sessions import FREE_TRIES, LIFETIME_S, Sessions, SignInTries, Visitor
 
 OPERATOR = "the operator's password"
 

@@ -14,9 +14,9 @@ from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.models.model_registry import model_before, roll_back
 from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.console.access.security import actor, require_operator
 from worker.console.pages import model_or_404, model_type
 from worker.console.queries import console_queries
-from worker.console.security import actor, require_operator
 from worker.errors import RefineryError
 from worker.installation import open_store
 

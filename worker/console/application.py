@@ -15,18 +15,21 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from trading_system.ml_refinement.storage import StoreError, UnusableValue
-from worker.console import filters, security
+from worker.console import filters
+from worker.console.access import security
+from worker.console.access.keys import check_exposure
+from worker.console.access.sessions import LIFETIME_S
 from worker.console.actions import blueprint as actions
 from worker.console.dead_letters.actions import blueprint as letter_actions
 from worker.console.dead_letters.pages import blueprint as letters
 from worker.console.dead_letters.running import RunningActions
 from worker.console.diagrams import warm
+from worker.console.first_event import blueprint as first_event
 from worker.console.jobs import register as mount_dashboard
-from worker.console.keys import check_exposure
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
 from worker.console.server import create_server
-from worker.console.sessions import LIFETIME_S
+from worker.console.zones import blueprint as zones
 from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
 from worker.redis_server.connection import connect
@@ -71,6 +74,8 @@ def create_app(settings: Settings, url: str) -> Flask:
     filters.register(flask)
     security.register(flask, settings)
     flask.register_blueprint(pages)
+    flask.register_blueprint(zones)
+    flask.register_blueprint(first_event)
     flask.register_blueprint(letters)
     flask.register_blueprint(letter_actions)
     flask.register_blueprint(actions)

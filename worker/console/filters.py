@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from trading_system.ml_refinement.storage import TrainingRun
 from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words, run_in_words
+from worker.console.zones import OFFERED, viewer_zone, zone_name
 from worker.observability.printable import printable
 
 #: Longer lists of a payload are shown by their ends; longer payloads are cut.
@@ -20,6 +21,9 @@ _SHOWN_ITEMS = 6
 SHOWN_CHARACTERS = 20_000
 #: Of a larger payload the beginning is shown as it is: parsed it may take a hundred times its bytes.
 MOST_PARSED_BYTES = 1024 * 1024
+#: An older newest label is worth a word, and so is one that lies so far ahead.
+_YEAR_S = 365.25 * 86_400
+_LONG_AGO_S, _AHEAD_S = _YEAR_S, 3600.0
 
 
 def register(flask: Flask) -> None:
@@ -29,7 +33,7 @@ def register(flask: Flask) -> None:
     )
     flask.jinja_env.filters.update(model_words=model_in_words, run_words=run_words, entry_words=entry_in_words)
     flask.jinja_env.filters["as_it_is"] = as_it_is
-    flask.jinja_env.globals.update(tone=tone)
+    flask.jinja_env.globals.update(tone=tone, label_warning=label_warning, zone_name=zone_name, zones_offered=OFFERED)
 
 
 def visible(value: Any) -> Any:
@@ -72,11 +76,12 @@ def ago(text: str | None) -> str:
 
 
 def clock(text: str | None) -> str:
-    """A short UTC time; the year only when it is another."""
+    """A short time in the viewer's zone; the year only when it is another."""
     if text is None:
         return "—"
-    at = datetime.fromisoformat(text).astimezone(UTC)
-    today = datetime.now(UTC)
+    zone = viewer_zone()
+    at = datetime.fromisoformat(text).astimezone(zone)
+    today = datetime.now(zone)
     if at.date() == today.date():
         return f"today {at:%H:%M:%S}"
     return f"{at.day} {at:%b %H:%M}" if at.year == today.year else f"{at.day} {at:%b %Y}"
@@ -104,6 +109,24 @@ def signed(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "—"
     return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def label_warning(newest: str | None) -> str | None:
+    """What is strange about the time of the newest label; None where nothing is."""
+    if newest is None:
+        return None
+    old_s = age_s(newest)
+    when = datetime.fromisoformat(newest).astimezone(viewer_zone())
+    said = f"The newest outcome is of {when.day} {when:%b %Y}"
+    if old_s < -_AHEAD_S:
+        ahead = f"{said}, {span(-old_s)} ahead of this machine's clock"
+        return f"{ahead}: windows and ages are counted from it. Compare the clocks."
+    if old_s > _LONG_AGO_S:
+        return (
+            f"{said}, {old_s / _YEAR_S:.1f} years ago: what is shown and learned is of that time. "
+            "After a demo or an import it is as it should be; otherwise a clock is wrong, or the tracker is silent."
+        )
+    return None
 
 
 def percent(value: float | None) -> str:

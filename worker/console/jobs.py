@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 import rq_dashboard.web as dashboard
-from flask import Blueprint, Flask, abort, g, render_template, request
+from flask import Blueprint, Flask, abort, flash, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from jinja2 import BaseLoader, ChoiceLoader, Environment, FunctionLoader, PackageLoader
 from loguru import logger
@@ -21,11 +21,15 @@ from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.serializers import JSONSerializer
 from werkzeug.exceptions import HTTPException
 
+from worker.console.access.security import actor, require_operator
+from worker.console.overview import Overview
 from worker.console.queries import console_queries
-from worker.console.security import require_operator
+from worker.errors import TransientError
+from worker.installation import refuse_other_owner
 from worker.observability.status import training_waits_for
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
 from worker.retraining.queue import connect_queue
+from worker.retraining.requests import enqueue
 
 dashboard.config.serializer = JSONSerializer
 
@@ -46,7 +50,40 @@ def overview() -> ResponseReturnValue:
         waits=training_waits_for(seen.status),
         runs=queries.runs(20),
         address=f"{request.script_root}{PREFIX}/0/view/jobs/{queries.settings.queue_name}/finished/8/dsc/1",
+        refused=_refused_now(seen),
     )
+
+
+@blueprint.post("/jobs/train")
+def train() -> ResponseReturnValue:
+    """Ask for a training now, due or not, in the name of who asks.
+
+    Raises:
+        TransientError: Redis does not answer, or another installation handles the streams.
+    """
+    require_operator()
+    queries = console_queries()
+    if refused := _refused_now(queries.overview()):
+        abort(409, refused)
+    refuse_other_owner(queries.settings, queries.client)
+    try:
+        job_id = enqueue(queries.settings, queries.store, queries.rq_client, requested_by=actor())
+    except redis.RedisError as error:
+        raise TransientError(f"Redis does not answer: {error}") from error
+    logger.info("training {} was asked for by {}", job_id, actor())
+    flash(f"{job_id} waits for the trainer; its end is told below.")
+    return redirect(url_for("jobs.overview"))
+
+
+def _refused_now(seen: Overview) -> str | None:
+    """Why no training can be asked for now; None where it can."""
+    if seen.status.pending is None:
+        return "Redis does not answer."
+    if seen.training is not None:
+        return "A training is running." if seen.training == "started" else "A training waits for the trainer already."
+    if seen.trainers == 0:
+        return "No trainer is running: refinery trainer"
+    return None
 
 
 def register(flask: Flask, url: str, shown_url: str) -> None:
@@ -151,8 +188,13 @@ def escaped(source: str) -> str:
     source = re.sub(r"\$\('<div/>'\)\.text\(([^)]*)\)\.html\(\)", r"\1", source)
     source = source.replace("<%=", "<%-")
     source = re.sub(r"<script(?![^>]*text/template)", '<script nonce="{{ nonce }}"', source)
+    source = source.replace("</head>", f"{_OUR_HEAD}</head>").replace("<body>", f"<body>{_WAY_BACK}")
     header = "$.ajaxSetup({headers: {'X-CSRF-Token': {{ csrf_token | tojson }}}});\n"
     return source.replace("var POLL_INTERVAL", header + "var POLL_INTERVAL")
 
 
+_OUR_HEAD = """<link rel="stylesheet" href="{{ url_for('static', filename='jobs.css') }}">"""
+_WAY_BACK = (
+    """<p class="way-back"><a href="{{ url_for('jobs.overview') }}">\N{LEFTWARDS ARROW} Signal Refinery</a></p>"""
+)
 _REGISTRIES = frozenset({"queued", "failed", "deferred", "started", "finished", "scheduled", "canceled"})

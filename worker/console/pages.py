@@ -64,6 +64,7 @@ def overview() -> ResponseReturnValue:
         verdict=verdict(seen),
         waits=training_waits_for(seen.status),
         proof=standing_in_words(seen.status.standing),
+        streams=queries.settings.streams,
         champion=queries.champion(),
         expires=queries.expires_days(),
         runs=queries.runs(5),
@@ -194,6 +195,7 @@ def monitoring() -> ResponseReturnValue:
         unlike=queries.out_of_distribution_share(),
         unlike_share=OUT_OF_DISTRIBUTION_SHARE,
         report=queries.monitoring(),
+        newest_label=queries.store.counts().newest_label,
     )
 
 

@@ -77,9 +77,16 @@ def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Red
 
 
 def enqueue(
-    settings: Settings, store: FeatureDatabase, client: redis.Redis, *, reason: RetrainReason = RetrainReason.MANUAL
+    settings: Settings,
+    store: FeatureDatabase,
+    client: redis.Redis,
+    *,
+    reason: RetrainReason = RetrainReason.MANUAL,
+    requested_by: str | None = None,
 ) -> str:
     """Ask for the training after the newest one, due or not, and return its job id.
+
+    Unless it is said who asks, a manual one is asked for by the user of this process.
 
     However many ask before it begins, there is one job.
 
@@ -88,7 +95,7 @@ def enqueue(
     """
     after = training_history(store, ModelType.SIGNAL_QUALITY).newest
     queue = _queue(settings, client)
-    by = acting_user() if reason is RetrainReason.MANUAL else SCHEDULE
+    by = requested_by or (acting_user() if reason is RetrainReason.MANUAL else SCHEDULE)
     asked = queue.enqueue(
         model_type=ModelType.SIGNAL_QUALITY.value,
         after=after,

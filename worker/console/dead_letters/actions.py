@@ -12,11 +12,11 @@ from flask import Blueprint, abort, flash, redirect, render_template, request, u
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.storage import DeadLetterGroup, DeadLetterRow, Filter
+from worker.console.access.security import actor, require_operator
 from worker.console.dead_letters.listing import NEWEST, PAGE_ROWS, Listing
 from worker.console.dead_letters.pages import letter_or_404, running_actions
 from worker.console.dead_letters.running import RunningAction
 from worker.console.queries import console_queries
-from worker.console.security import actor, require_operator
 from worker.dead_letters import DeadLetters, replay_helps
 from worker.errors import DecodeError, RefineryError
 from worker.events.decoding import EventKind, Limits, decode

@@ -11,6 +11,7 @@ from flask import abort
 
 from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase, Filter
 from trading_system.ml_refinement.storage.tables.dead_letters import OrderBy
+from worker.console.zones import bound_in_utc
 
 #: So many of a state are looked at, the newest: no page takes longer because more of them are kept.
 NEWEST: Final = 20_000
@@ -40,6 +41,9 @@ class Listing:
         conditions: dict[str, Any] = {
             name: value for name in _CONDITIONS if (value := (given.get(name) or "").strip()[:_LONGEST])
         }
+        for name in ("since", "until"):
+            if name in conditions:
+                conditions[name] = bound_in_utc(conditions[name], end=name == "until")
         return cls(Filter(**conditions, status=None if status == "any" else cast(Any, status)), order)
 
     @classmethod

@@ -31,6 +31,11 @@
   setInterval(() => refresh().catch(() => {}), every);
   setInterval(tell, 1000);
 
+  // The browser's own zone is the first that is offered.
+  const zones = document.getElementById("zones");
+  const own = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  if (zones && own && ![...zones.options].some((option) => option.value === own)) zones.prepend(new Option("", own));
+
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-all]")) {
       for (const box of document.querySelectorAll(`input[name="${event.target.dataset.all}"]`)) box.checked = event.target.checked;

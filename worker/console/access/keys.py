@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from worker.console.sessions import Role, Visitor
+from worker.console.access.sessions import Role, Visitor
 from worker.errors import ConfigurationError
 from worker.settings.passwords import SHORTEST_PASSWORD, is_password_hash, password_matches
 from worker.settings.redis_url import is_loopback

@@ -27,8 +27,8 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from worker.console.keys import Keys
-from worker.console.sessions import Sessions, SignInTries, Visitor
+from worker.console.access.keys import Keys
+from worker.console.access.sessions import Sessions, SignInTries, Visitor
 from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
 
@@ -39,12 +39,12 @@ _OPEN_ENDPOINTS: Final = frozenset({"security.login", "static"})
 
 _CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 #: The RQ dashboard writes scripts into its pages (ours carry a nonce) and compiles its templates in the browser.
 _CSP_JOBS: Final = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -143,7 +143,7 @@ def login() -> ResponseReturnValue:
     session.clear()
     session.permanent = True
     session["name"] = sessions.open(visitor)
-    return redirect(_inside(request.args.get("next", "")))
+    return redirect(inside(request.args.get("next", "")))
 
 
 @blueprint.route("/logout", methods=["POST"])
@@ -155,7 +155,7 @@ def logout() -> ResponseReturnValue:
     return redirect(url_for("security.login"))
 
 
-def _inside(path: str) -> str:
+def inside(path: str) -> str:
     """`path` when it leads to a page of ours, else the overview."""
     parts = urlsplit(path)
     ours = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.netloc and not parts.scheme
@@ -167,7 +167,7 @@ def _headers(response: Response) -> Response:
     policy = _CSP_JOBS.format(nonce=getattr(g, "nonce", "")) if jobs else _CSP
     response.headers.setdefault("Content-Security-Policy", policy)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["X-Frame-Options"] = "SAMEORIGIN" if jobs else "DENY"
+    response.headers["X-Frame-Options"] = "DENY"
     response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
