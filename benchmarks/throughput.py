@@ -43,6 +43,10 @@ class Rounds:
     def cpu_over(self, other: Rounds) -> float:
         return median(mine / theirs for mine, theirs in zip(self.cpu, other.cpu, strict=True))
 
+    def least_cpu_over(self, other: Rounds) -> float:
+        """The same of the cheapest round of each: what it costs where nobody else has the processor."""
+        return min(self.cpu) / min(other.cpu)
+
     @classmethod
     def from_json(cls, said: dict[str, list[float]]) -> Rounds:
         """The inverse of `to_json`."""
