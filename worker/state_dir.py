@@ -46,6 +46,16 @@ def take_lock(path: Path) -> int | None:
     return descriptor
 
 
+def import_at_work(settings: Settings) -> bool:
+    """Whether history is being imported into this state directory."""
+    if not settings.import_lock_path.exists():
+        return False
+    lock = take_lock(settings.import_lock_path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
+
+
 def place_of(state_dir: Path) -> str:
     """A token of this state directory: it outlives restarts, restores and being moved, and a copy gets another one.
 

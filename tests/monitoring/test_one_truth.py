@@ -84,7 +84,7 @@ def serving(registry: ModelRegistry, pipeline: FeaturePipeline, wins: float, see
     model = SignalQualityModel(max_iter=12)
     model.fit(X, np.where(rng.random(200) < wins, 1.4, -1.0), feature_names=pipeline.names)
     model.feature_version = pipeline.feature_version
-    model.set_training_period(text_from_us(START_US), text_from_us(START_US + FIRST_SERVED * DAY_US))
+    model.set_training_period(text_from_us(START_US), text_from_us(START_US + FIRST_SERVED * DAY_US - 1))
     registry.enter(model, recipe="ensemble")
     registry.promote(model.model_id, proven=True)
     return model.model_id

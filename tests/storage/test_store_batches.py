@@ -217,3 +217,12 @@ def test_what_is_stored_again_is_not_counted_again(db: FeatureDatabase) -> None:
     assert (counts.signals, counts.predictions) == (3, 3)
     assert db.connection.query("SELECT count(*) FROM feature_vectors") == [(3,)]
     assert db.connection.query("SELECT count(*) FROM prediction_log") == [(3,)]
+
+
+def test_what_a_model_said_of_signals_that_it_may_have_known_the_future_of_is_no_history(db: FeatureDatabase) -> None:
+    db.register_model(metadata())  # trained on signals up to the second day
+    insert(db, vector("same", 2), vector("before", 1), vector("after", 3))
+    db.scores.log_predictions([prediction("same"), prediction("before"), prediction("after")])
+    db.outcomes.record([outcome("same", day=8), outcome("before", day=8), outcome("after", day=8)])
+    assert db.scores.served_history().signal_id.tolist() == ["after"]
+    assert db.scores.newest_served() == at(3)

@@ -41,6 +41,7 @@ _COMMANDS = {
     "gateway": "processes.gateway",
     "demo": "processes.demo",
     "publish": "events.publish",
+    "import": "importing.import_",
     "status": "status.status",
     "retrain": "learning.retrain",
     "schema": "events.schema",

@@ -21,6 +21,7 @@ from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
 from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of
 from worker.settings.schema import Settings
+from worker.state_dir import import_at_work
 
 
 def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
@@ -64,10 +65,11 @@ def reason_if_due(settings: Settings, store: FeatureDatabase) -> RetrainReason |
 def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> str | None:
     """Ask for a training when one is due, and return its job id. Cheap and idempotent: call it after every batch.
 
+    While history is imported none is asked for: it would see a part of it, and every look is paid for at the gate.
     When Redis cannot be reached, that is logged, and the next call asks again.
     """
     reason = reason_if_due(settings, store)
-    if reason is None:
+    if reason is None or import_at_work(settings):
         return None
     try:
         return enqueue(settings, store, client, reason=reason)

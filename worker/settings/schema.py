@@ -264,6 +264,11 @@ class Settings(BaseSettings):
         return self.state_dir / "training.lock"
 
     @property
+    def import_lock_path(self) -> Path:
+        """File that a process which imports history keeps locked."""
+        return self.state_dir / "import.lock"
+
+    @property
     def queue_name(self) -> str:
         """The queue of trainings: another one for each pair of input streams and group, unless it is set."""
         if self.training_queue is not None:

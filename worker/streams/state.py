@@ -75,3 +75,27 @@ def is_replica(client: redis.Redis) -> bool:
         except redis.exceptions.NoPermissionError:
             return False
     return bool(replication.get("role") == "slave")
+
+
+def handled_through(client: redis.Redis, stream: str, group: str) -> tuple[int, int] | None:
+    """The entry id, as a number, up to which the group has read and acknowledged all; None where there is no group.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        groups: Any = client.xinfo_groups(stream) if client.exists(stream) else ()
+        found = next((row for row in groups if row["name"] == group.encode()), None)
+        if found is None:
+            return None
+        pending: Any = client.xpending(stream, group) if found["pending"] else {"pending": 0}
+    if not pending["pending"]:
+        return number_of(found["last-delivered-id"].decode())
+    milliseconds, sequence = number_of(pending["min"].decode())
+    return (milliseconds, sequence - 1) if sequence else (milliseconds - 1, 2**64 - 1)
+
+
+def number_of(entry_id: str) -> tuple[int, int]:
+    """An entry id as numbers, which are ordered as entries are."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from trading_system.ml_refinement.storage.connection import Connection, Row
+from trading_system.ml_refinement.storage.connection import Connection, Row, id_list
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_text
 
@@ -235,6 +235,10 @@ class DeadLetterTable:
         """The error of each of the dead letters, by number."""
         return dict(self._connection.query(ERRORS, (finite_json(list(numbers)),)))
 
+    def reasons_of(self, stream: str, entry_ids: Sequence[str]) -> list[tuple[str, str, str]]:
+        """Those of a stream's entries that were dead-lettered: entry id, reason and error."""
+        return [(row[0], row[1], row[2]) for row in self._connection.query(REASONS, (id_list(entry_ids), stream))]
+
     def mark_replayed(self, number: int, new_entry_id: str, *, actor: str) -> bool:
         """Note that an open dead letter was published again. False when it was not open (any more)."""
         return self._settle(number, "replayed", actor, {"new_entry_id": new_entry_id})
@@ -332,6 +336,9 @@ OPEN_BY_REASON = """
     GROUP BY reason ORDER BY n DESC, reason"""
 ERRORS = """
     SELECT d.id, d.error FROM json_each(?) AS wanted CROSS JOIN dead_letters AS d ON d.id = wanted.value"""
+REASONS = """
+    SELECT d.entry_id, d.reason, d.error FROM json_each(?) AS wanted
+    CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
 ENTER = """
     INSERT INTO dead_letter_audit (dead_letter_id, stream, entry_id, at, action, actor, detail)
     VALUES (?, ?, ?, ?, ?, ?, ?)"""

@@ -125,6 +125,10 @@ class Outcomes:
         """Every revision that is kept, lowest first."""
         return [OutcomeRow(*row) for row in self._connection.query(HISTORY, (signal_id,))]
 
+    def of_signals(self, signal_ids: Sequence[str]) -> list[OutcomeRow]:
+        """Every revision that is kept of any of the signals."""
+        return [OutcomeRow(*row) for row in self._connection.query(KEPT, (id_list(signal_ids),))] if signal_ids else []
+
     def _drop_payloads(self, rows: Sequence[OutcomeRow]) -> None:
         if rows:
             self._connection.run_many(DROP_PAYLOAD, [(row.signal_id, row.revision) for row in rows])

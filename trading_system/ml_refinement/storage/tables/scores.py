@@ -151,6 +151,8 @@ class PredictionLog:
     ) -> ServedHistory:
         """What was predicted at the time for signals that are labelled now, incomplete vectors left out.
 
+        So is what a model said of a signal that is no later than those it was trained on, as one that was imported.
+
         Args:
             since: a bound on the signal's time, as `parse_bound` reads it.
             model_ids: of these models only.
@@ -229,6 +231,7 @@ BY_MODEL = "AND +p.model_id IN (SELECT value FROM json_each(?))"
 HISTORY = """
     SELECT v.signal_id, v.timestamp, v.label_time, p.quality_score, v.target_r_multiple, p.model_id
     FROM feature_vectors AS v CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    CROSS JOIN model_registry AS m ON m.model_id = p.model_id AND v.timestamp > coalesce(m.train_end_date, '')
     WHERE v.timestamp >= ? AND v.target_r_multiple IS NOT NULL AND v.complete = 1
         AND p.role = ? AND p.quality_score IS NOT NULL {by_model}
     ORDER BY v.timestamp DESC, v.signal_id DESC, p.id DESC LIMIT ?"""
