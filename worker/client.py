@@ -5,6 +5,10 @@
     with RefineryClient("redis://localhost:6379", outbox="outbox.db") as client:
         client.signal_created(signal_id="a-1", timestamp=now, symbol="X", asset_class="equity", signal_type="breakout")
         client.trade_closed(signal_id="a-1", closed_at=now, r_multiple=1.4)
+        for entry_id, score in client.scores(wait_s=10):
+            print(score.signal_id, score.quality_score)
+
+Times may be datetimes or Timestamps, numbers Decimals or numpy's, bars a DataFrame.
 
 Sending an event twice is harmless, since events have an identity: so a lost reply is answered by sending again. With
 an outbox an event is on disk before `signal_created` returns, and is sent as soon as Redis is there, also after a
@@ -14,13 +18,15 @@ power cut.
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import orjson
 import redis
@@ -30,11 +36,29 @@ from redis.retry import Retry
 from trading_system.ml_refinement.storage import Outbox
 from worker.errors import DecodeError, Reason, TransientError
 from worker.events.decoding import EventKind, Limits, decode
+from worker.events.models import SignalScored
 from worker.settings.schema import StreamSettings
 from worker.streams.entries import SENT_AT_ONCE_BYTES, append, append_many
+from worker.streams.errors import translated
+
+#: A time with an offset: RFC 3339, a datetime, or whatever is one, as a Timestamp of pandas.
+Moment = str | datetime
+#: A number: of Python, of numpy (its scalars answer to float), or a Decimal.
+Number = float | Decimal
+#: Columns of bars by name, or a DataFrame of them with the close times as its index or its column `timestamp`.
+BarData = Mapping[str, Sequence[Any]] | Any
 
 _BACKOFF = ExponentialBackoff(base=0.1, cap=2.0)
 _AT_ONCE = 200
+#: Below the socket's timeout.
+_BLOCK_S = 2.0
+
+
+class ScoreEntry(NamedTuple):
+    """A score and its entry id, from which reading goes on."""
+
+    entry_id: str
+    score: SignalScored
 
 
 class RefineryClient:
@@ -63,6 +87,7 @@ class RefineryClient:
             "signal.created": names.signals_created,
             "trade.closed": names.trades_closed,
         }
+        self._scored = names.signals_scored
         self._give_up_after_s = patience_s
         self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
         self.trouble: str | None = None
@@ -76,10 +101,33 @@ class RefineryClient:
     ) -> None:
         self.close()
 
-    def signal_created(self, *, features: Mapping[str, float] | None = None, **fields: Any) -> str | None:
-        """Publish a signal. Its fields are those of the contract; times may be datetimes with an offset.
+    def signal_created(
+        self,
+        *,
+        signal_id: str,
+        timestamp: Moment,
+        symbol: str,
+        asset_class: str,
+        signal_type: str,
+        direction: Literal["long", "short"] = "long",
+        conviction: str | None = None,
+        technical_score: Number | None = None,
+        news_score: Number | None = None,
+        combined_score: Number | None = None,
+        entry_price: Number | None = None,
+        target_price: Number | None = None,
+        stop_price: Number | None = None,
+        position_size_pct: Number | None = None,
+        bars: BarData | None = None,
+        benchmark: BarData | None = None,
+        news: Sequence[Mapping[str, Any]] | None = None,
+        features: Mapping[str, Number] | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str | None:
+        """Publish a signal. Its fields are those of the contract; what is None is left out.
 
-        `features` is what only the desk knows of it, numbers by name: leave out what is not known.
+        `features` is what only the desk knows of it, numbers by name: leave out what is not known. `extra` has fields
+        that are none of the contract's; the worker counts them and passes them over.
 
         Returns the entry's id, or None where the event went into the outbox and Redis does not have it yet.
 
@@ -87,13 +135,41 @@ class RefineryClient:
             DecodeError: the worker would refuse it; `reason` and `detail` say why. Nothing was sent or kept.
             TransientError: Redis did not answer for `patience_s`, and there is no outbox.
         """
-        if features is not None:
-            fields["features"] = dict(features)
-        return self._publish("signal.created", fields)
+        fields = {name: value for name, value in locals().items() if name not in ("self", "extra")}
+        return self._publish("signal.created", fields, extra)
 
-    def trade_closed(self, **fields: Any) -> str | None:
+    def trade_closed(
+        self,
+        *,
+        signal_id: str,
+        closed_at: Moment,
+        r_multiple: Number,
+        return_pct: Number | None = None,
+        exit_reason: str | None = None,
+        revision: int = 0,
+        extra: Mapping[str, Any] | None = None,
+    ) -> str | None:
         """Publish an outcome; as `signal_created`."""
-        return self._publish("trade.closed", fields)
+        fields = {name: value for name, value in locals().items() if name not in ("self", "extra")}
+        return self._publish("trade.closed", fields, extra)
+
+    def scores(self, *, after: str = "now", wait_s: float | None = None) -> Iterator[ScoreEntry]:
+        """The scores that the worker publishes, in order.
+
+            for entry_id, score in client.scores(after=last_seen): ...
+
+        Args:
+            after: `now`, which is when this is called, for those that come; the entry id of the last one that was seen;
+                or `0` for all that the stream holds.
+            wait_s: ends when none came for so long; 0 gives what is there and waits for nothing; None never ends.
+
+        Raises:
+            TransientError: Redis did not answer for `patience_s`.
+            ValueError: `after` is no entry id.
+        """
+        if after != "now" and not re.fullmatch(r"[0-9]+(-[0-9]+)?", after):
+            raise ValueError(f"after has to be 'now', '0' or an entry id such as 1717185600000-0, and is {after!r}")
+        return self._scores_after(self._newest_score() if after == "now" else after, wait_s)
 
     def flush(self) -> int:
         """Send what the outbox holds, in order; how many events are left in it."""
@@ -116,9 +192,10 @@ class RefineryClient:
             self._outbox.close()
         self._client.close()
 
-    def _publish(self, kind: EventKind, fields: dict[str, Any]) -> str | None:
-        _refuse_not_finite(fields)
-        data = orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+    def _publish(self, kind: EventKind, fields: dict[str, Any], extra: Mapping[str, Any] | None) -> str | None:
+        if extra and (ours := extra.keys() & fields.keys()):
+            raise TypeError(f"{min(ours)} is a field of {kind}, and belongs beside `extra`")
+        data = orjson.dumps(_plain(fields | dict(extra or {})), default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY)
         decode(kind, data, now=datetime.now(UTC), limits=Limits())
         stream = self._streams[kind]
         if self._outbox is None:
@@ -127,22 +204,45 @@ class RefineryClient:
         self.flush()
         return None
 
-    def _patiently(self, stream: str, data: bytes) -> str:
+    def _newest_score(self) -> str:
+        entries = self._asked(lambda: self._client.xrevrange(self._scored, count=1))
+        return entries[0][0].decode() if entries else "0"
+
+    def _scores_after(self, last: str, wait_s: float | None) -> Iterator[ScoreEntry]:
+        came_at = time.monotonic()
+        while True:
+            left_s = _BLOCK_S if wait_s is None else min(_BLOCK_S, came_at + wait_s - time.monotonic())
+            block_ms = max(1, int(left_s * 1000)) if left_s > 0 else None
+            answer = self._asked(lambda: self._client.xread({self._scored: last}, count=_AT_ONCE, block=block_ms))  # noqa: B023 - asked at once
+            for entry_id, entry in answer[0][1] if answer else ():
+                last = entry_id.decode()
+                yield ScoreEntry(last, SignalScored.model_validate(orjson.loads(entry[b"data"])))
+                came_at = time.monotonic()
+            if not answer and block_ms is None:
+                return
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What the server answers, asked again while it is away."""
         give_up_at = time.monotonic() + self._give_up_after_s
         failures = 0
         while True:
             pause_s = _BACKOFF.compute(failures)
             try:
-                entry_id = append(self._client, stream, data)
+                with translated():
+                    answer = ask()
             except TransientError as error:
                 self._failed(error)
                 if time.monotonic() + pause_s > give_up_at:
                     raise
             else:
                 self.trouble = None
-                return entry_id
+                return answer
             time.sleep(pause_s)
             failures += 1
+
+    def _patiently(self, stream: str, data: bytes) -> str:
+        entry_id: str = self._asked(lambda: append(self._client, stream, data))
+        return entry_id
 
     def _failed(self, error: TransientError) -> None:
         """Keep the cause, and connect anew next time: the connection may lead to a server that was demoted."""
@@ -150,10 +250,52 @@ class RefineryClient:
         self._client.connection_pool.disconnect(inuse_connections=False)
 
 
-def _refuse_not_finite(fields: Mapping[str, Any]) -> None:
-    """JSON has no NaN: written as null it would say that a number is missing, where it went wrong."""
-    provided = fields.get("features")
-    named = {f"features.{name}": value for name, value in provided.items()} if isinstance(provided, Mapping) else {}
-    for name, value in {**fields, **named}.items():
-        if isinstance(value, Real) and not isinstance(value, Integral) and not math.isfinite(value):
-            raise DecodeError(Reason.BAD_NUMBER, f"{name}: {value} is not a finite number")
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """An event's fields as JSON can say them, those that are None left out."""
+    said: dict[str, Any] = {}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name == "features" and hasattr(value, "items"):
+            said[name] = {str(one): _one(f"features.{one}", number) for one, number in value.items()}
+        elif name in ("bars", "benchmark"):
+            said[name] = _bar_columns(value)
+        else:
+            said[name] = _one(name, value)
+    return said
+
+
+def _one(name: str, value: Any) -> Any:
+    """A single value. JSON has no NaN: written as null it would say that a number is missing, where it went wrong."""
+    if type(value).__name__ in ("NaTType", "NAType"):  # of pandas, which need not be there
+        raise DecodeError(Reason.BAD_NUMBER, f"{name}: {value} is no value; leave it out where it is not known")
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, Real) and not isinstance(value, Integral) and not math.isfinite(value):
+        raise DecodeError(Reason.BAD_NUMBER, f"{name}: {value} is not a finite number")
+    return value
+
+
+def _bar_columns(value: Any) -> Any:
+    """Columns of bars as lists; those of a DataFrame by their names in any case, its index where it has no times."""
+    if isinstance(value, Mapping):
+        return {name: _listed(column) for name, column in value.items()}
+    if not hasattr(value, "columns"):
+        return value
+    columns = {str(name).lower(): _listed(value[name]) for name in value.columns}
+    return {"timestamp": _listed(value.index), **columns}
+
+
+def _listed(column: Any) -> Any:
+    return column.tolist() if hasattr(column, "tolist") else column
+
+
+def _as_json(value: Any) -> Any:
+    """What orjson does not know: subclasses of datetime, decimals, and what else can say itself as a list."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is nothing that JSON can say")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +19,6 @@ import redis
 
 from tests.support.desk import desk, settings_for
 from tests.support.events import SIGNALS, TRADES, bars, signal
-from tests.support.waiting import HANGS_AFTER_S
 from worker.client import RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
@@ -250,49 +246,3 @@ def test_an_event_is_on_disk_before_the_call_returns(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "outbox.db")])
     client = RefineryClient("redis://127.0.0.1:1/0", outbox=tmp_path / "outbox.db")
     assert client.flush() == 1
-
-
-@pytest.fixture
-def shell_client(tmp_path: Path, valkey_url: str) -> str:
-    """`redis-cli` where there is one; else a stand-in that hands its words to a server as they are."""
-    socket = urlsplit(valkey_url).path
-    for name in ("redis-cli", "valkey-cli"):
-        if shutil.which(name):
-            return f"{name} -s {socket}"
-    stand_in = tmp_path / "cli"
-    stand_in.write_text(
-        f"#!{sys.executable}\nimport sys, redis\n"
-        "print(redis.Redis(unix_socket_path=sys.argv[1]).execute_command(*sys.argv[2:]))\n"
-    )
-    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
-    return f"{stand_in} {socket}"
-
-
-@pytest.mark.parametrize("language", ["python", "shell", "node"])
-def test_a_shipped_example_is_applied_by_the_worker(
-    language: str, valkey: redis.Redis, valkey_url: str, tmp_path: Path, shell_client: str
-) -> None:
-    if language == "node" and not shutil.which("node"):
-        pytest.skip("there is no node here")
-    command = {
-        "python": [sys.executable, EXAMPLES / "producer.py"],
-        "shell": ["sh", EXAMPLES / "producer.sh"],
-        "node": ["node", EXAMPLES / "producer.mjs"],
-    }[language]
-    environment = {
-        **os.environ,
-        "REDIS_URL": valkey_url,
-        "REDIS_SOCKET": urlsplit(valkey_url).path,
-        "REDIS_CLI": shell_client,
-        "OUTBOX": str(tmp_path / "outbox.db"),
-    }
-    subprocess.run(command, env=environment, check=True, timeout=HANGS_AFTER_S)
-    assert sent(valkey, SIGNALS)[0]["signal_id"] == f"{language}-1"
-    market = tmp_path / "market"
-    market.mkdir()
-    columns = bars(260, end=datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0))
-    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
-    (market / "ACME.csv").write_text("\n".join(lines) + "\n")
-    with desk(settings_for(tmp_path / "var", valkey_url, market_data_dir=market)) as world:
-        handled = world.drain()
-    assert (handled.signals, handled.labelled, handled.dead_lettered) == (1, 1, 0)
