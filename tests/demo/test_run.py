@@ -12,9 +12,11 @@ import redis
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo import run as demo
-from worker.demo.run import demo_settings, environment_of, own_place, up_to
+from worker.demo.run import demo_settings, environment_of, learning_goes_on, own_place, up_to
 from worker.demo.worlds import MIN_NEW_SAMPLES, STEP_SIZE_DAYS, TRAIN_WINDOW_DAYS, DemoWorld, edge_world, real_prices
 from worker.errors import ConfigurationError, RefineryError
+from worker.installation import open_store
+from worker.retraining.job import training_lock
 from worker.settings.schema import Settings, load_settings
 
 
@@ -118,3 +120,13 @@ def test_a_redis_with_data_is_refused_and_left_as_it_was(
     with pytest.raises(ConfigurationError, match="wants an empty Redis database"):
         demo.run(settings.model_copy(update={"redis_url": valkey_url}), keep_running=False, until="2000-05-01")
     assert valkey.xlen("signals.created") == 1
+
+
+def test_nothing_is_published_while_a_training_that_has_ended_still_looks_at_what_was_served(
+    settings: Settings,
+) -> None:
+    with open_store(settings) as store:
+        assert not learning_goes_on(settings, store)
+        with training_lock(settings.training_lock_path):
+            assert learning_goes_on(settings, store)
+        assert not learning_goes_on(settings, store)

@@ -221,13 +221,23 @@ def _play(
             world.timeline,
             streams=chosen.streams,
             look=look,
-            is_due=lambda _: reason_if_due(chosen, store) is not None,
+            is_due=lambda _: learning_goes_on(chosen, store),
             tend=tend,
             on_progress=tell,
             timeouts=ReplayTimeouts(training_s=chosen.training_timeout_s),
         ).run()
     planted = None if world.desk is None else planted_edge(played, world.desk)
     return summarise(played, learned(store), held(store, played), planted)
+
+
+def learning_goes_on(chosen: Settings, store: FeatureDatabase) -> bool:
+    """Whether a training is due, or one has its lock: it looks at what was served before it lets go of that."""
+    if reason_if_due(chosen, store) is not None:
+        return True
+    lock = take_lock(chosen.training_lock_path)
+    if lock is not None:
+        os.close(lock)
+    return lock is None
 
 
 def _keep_running(chosen: Settings, children: Children) -> None:
