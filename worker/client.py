@@ -23,23 +23,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from importlib.util import find_spec
 from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import orjson
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
-from trading_system.ml_refinement.storage import Outbox
-from worker.errors import DecodeError, Reason, TransientError
-from worker.events.decoding import EventKind, Limits, decode
+from worker.errors import DecodeError, Reason, RefineryError, TransientError
+from worker.events.decoding import EventKind, Limits, SignalCreated, decode
 from worker.events.models import SignalScored
-from worker.settings.schema import StreamSettings
+from worker.events.plain_bars import refuse_bad_bars
+from worker.events.strict_json import parse_object
 from worker.streams.entries import SENT_AT_ONCE_BYTES, append, append_many
 from worker.streams.errors import translated
+
+if TYPE_CHECKING:
+    from trading_system.ml_refinement.storage import Outbox
+    from worker.settings.schema import StreamSettings
+
+#: The streams' usual names: created, closed, scored.
+USUAL_STREAMS = ("signals.created", "trades.closed", "signals.scored")
 
 #: A time with an offset: RFC 3339, a datetime, or whatever is one, as a Timestamp of pandas.
 Moment = str | datetime
@@ -82,16 +90,14 @@ class RefineryClient:
         outbox: str | Path | None = None,
         patience_s: float = 10.0,
     ) -> None:
-        names = streams or StreamSettings()
-        self._streams: dict[EventKind, str] = {
-            "signal.created": names.signals_created,
-            "trade.closed": names.trades_closed,
-        }
-        self._scored = names.signals_scored
+        created, closed, self._scored = USUAL_STREAMS
+        if streams is not None:
+            created, closed, self._scored = streams.signals_created, streams.trades_closed, streams.signals_scored
+        self._streams: dict[EventKind, str] = {"signal.created": created, "trade.closed": closed}
         self._give_up_after_s = patience_s
         self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
         self.trouble: str | None = None
-        self._outbox = None if outbox is None else Outbox(Path(outbox))
+        self._outbox = None if outbox is None else _open_outbox(Path(outbox))
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +202,7 @@ class RefineryClient:
         if extra and (ours := extra.keys() & fields.keys()):
             raise TypeError(f"{min(ours)} is a field of {kind}, and belongs beside `extra`")
         data = orjson.dumps(_plain(fields | dict(extra or {})), default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY)
-        decode(kind, data, now=datetime.now(UTC), limits=Limits())
+        _check(kind, data)
         stream = self._streams[kind]
         if self._outbox is None:
             return self._patiently(stream, data)
@@ -248,6 +254,29 @@ class RefineryClient:
         """Keep the cause, and connect anew next time: the connection may lead to a server that was demoted."""
         self.trouble = str(error)
         self._client.connection_pool.disconnect(inuse_connections=False)
+
+
+def _open_outbox(path: Path) -> Outbox:
+    try:
+        from trading_system.ml_refinement.storage import Outbox  # its driver of SQLite is the client's only extra
+    except ModuleNotFoundError as error:
+        raise RefineryError(f"an outbox needs {error.name}: pip install 'signal-refinery-client[outbox]'") from None
+    return Outbox(path)
+
+
+def _check(kind: EventKind, data: bytes) -> None:
+    """Refuse what the worker would refuse."""
+    now, limits = datetime.now(UTC), Limits()
+    if find_spec("numpy") is not None:
+        decode(kind, data, now=now, limits=limits)
+        return
+    said = parse_object(data, max_bytes=limits.max_bytes)
+    bars, benchmark = said.pop("bars", None), said.pop("benchmark", None)
+    event = decode(kind, orjson.dumps(said), now=now, limits=limits).event
+    if isinstance(event, SignalCreated):
+        for name, columns in (("bars", bars), ("benchmark", benchmark)):
+            if columns is not None:
+                refuse_bad_bars(columns, field=name, not_after_us=event.timestamp_us, max_bars=limits.max_bars)  # type: ignore[arg-type]
 
 
 def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:

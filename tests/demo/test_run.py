@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import urllib.request
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -9,10 +16,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support.real_processes import QUIET, REFINERY
+from tests.support.waiting import HANGS_AFTER_S, wait_until
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
 from worker.demo import run as demo
-from worker.demo.run import demo_settings, environment_of, learning_goes_on, own_place, up_to
+from worker.demo.run import config_of, demo_settings, environment_of, learning_goes_on, own_place, up_to
 from worker.demo.worlds import MIN_NEW_SAMPLES, STEP_SIZE_DAYS, TRAIN_WINDOW_DAYS, DemoWorld, edge_world, real_prices
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
@@ -53,6 +62,24 @@ def test_another_process_reads_the_very_settings_of_the_demo(
     for name, value in played.training.items():
         assert getattr(told.ml.training, name) == value
     assert played.features is None or told.ml.features == played.features
+
+
+@pytest.mark.parametrize("world", [real_prices, edge_world])
+def test_a_command_in_the_directory_of_the_demo_has_the_very_settings_of_the_demo(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, world: Callable[[], DemoWorld], valkey_url: str
+) -> None:
+    monkeypatch.setenv("REFINERY_ML__TRAINING__HYPERPARAMETERS", '{"max_iter": 40}')
+    monkeypatch.setenv("REFINERY_BENCHMARK_SYMBOLS", '{"crypto": "BTC/USD"}')
+    chosen = demo_settings(load_settings(state_dir=settings.state_dir, redis_url=valkey_url), world())
+    assert chosen.market_data_dir is not None
+    chosen.market_data_dir.mkdir(parents=True)
+    (chosen.state_dir / "refinery.toml").write_text(config_of(chosen))
+    for name in ("REFINERY_ML__TRAINING__HYPERPARAMETERS", "REFINERY_BENCHMARK_SYMBOLS"):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(chosen.state_dir)
+    assert load_settings() == chosen
+    monkeypatch.setenv("REFINERY_CONFIG", "")
+    assert load_settings().ml.training.hyperparameters != {"max_iter": 40}
 
 
 def test_the_pace_on_real_prices_is_the_one_that_is_documented(settings: Settings, market: DemoWorld) -> None:
@@ -130,3 +157,50 @@ def test_nothing_is_published_while_a_training_that_has_ended_still_looks_at_wha
         with training_lock(settings.training_lock_path):
             assert learning_goes_on(settings, store)
         assert not learning_goes_on(settings, store)
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_left_up_has_a_console_and_commands_in_its_directory_tell_the_truth(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        own = {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_CONSOLE_PORT": str(taken.getsockname()[1])}
+        environment = {**os.environ, **QUIET, **own}
+        command = [*REFINERY, "demo", "--world", "edge", "--until", "2010-01-08"]
+        with (tmp_path / "said").open("wb") as said:
+            left = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            _look_around(left, tmp_path / "said", settings.state_dir / "demo", own["REFINERY_CONSOLE_PORT"])
+        finally:
+            left.send_signal(signal.SIGINT)
+    assert left.wait(HANGS_AFTER_S) == 0
+
+
+def _look_around(left: subprocess.Popen[bytes], said: Path, directory: Path, taken: str) -> None:
+    """What a person does whom the demo left everything up for."""
+    wait_until(lambda: "has the demo's settings" in said.read_text() or left.poll() is not None)
+    [url] = re.findall(r"http://127\.0\.0\.1:\d+", said.read_text())
+    assert not url.endswith(f":{taken}")
+    wait_until(lambda: _answer(url) == 200)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("REFINERY_")}
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [*REFINERY, "status", "--json"],
+        capture_output=True,
+        check=True,
+        cwd=directory,
+        env=plain | {"PYTHONPATH": root},
+    )
+    told = json.loads(done.stdout)
+    assert told["signals"] > 0
+    assert all(stream["lag"] == 0 for stream in told["streams"]), "the demo's own server answers"
+
+
+def _answer(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 - our own console
+            return int(answer.status)
+    except OSError:
+        return 0

@@ -16,7 +16,8 @@ from hypothesis import given, settings, strategies as st
 from tests.support.valid_events import LIMITS, NOW, bars, full_signal, outcome, read_signal, signal, text
 from worker.errors import DecodeError
 from worker.events.decoding import Decoded, SignalCreated, TradeClosed, decode
-from worker.events.timestamps import BadTimestamp, column_us, instant_us
+from worker.events.instants import BadTimestamp, instant_us
+from worker.events.timestamps import column_us
 
 KINDS = ("signal.created", "trade.closed")
 

@@ -11,3 +11,5 @@ COLUMNS = ("timestamp", *PRICES, "volume")
 #: Beyond these a number cannot be meant. Coins are quoted in trillionths of others, and traded by quadrillions.
 PRICE_MIN, PRICE_MAX = 1e-18, 1e12
 VOLUME_MAX = 1e20
+#: Relative: prices that were adjusted column by column differ in their last bits.
+ROUNDING = 1e-9

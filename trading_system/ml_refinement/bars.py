@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, PRICES, VOLUME_MAX
+from trading_system.ml_refinement.bar_limits import COLUMNS, PRICE_MAX, PRICE_MIN, PRICES, ROUNDING, VOLUME_MAX
 from trading_system.ml_refinement.time_units import no_microseconds, no_order
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, TimeArray
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 #: The rows of the matrix that `Bars.from_matrix` takes: "between low and high" is two comparisons of two rows each.
 MATRIX_ROWS = ("open", "close", "high", "low", "volume")
 
-#: Relative: prices that were adjusted column by column differ in their last bits.
-_ROUNDING = 1e-9
 _PRICES = f"allowed: {PRICE_MIN:g} to {PRICE_MAX:g}"
 
 BarsFault = Literal[
@@ -217,7 +215,7 @@ class Bars:
         yield BrokenRule(
             "absurd_volume", ("volume",), self.volume > VOLUME_MAX, f"volume is absurd (allowed: 0 to {VOLUME_MAX:g}),"
         )
-        slack = self.high * _ROUNDING
+        slack = self.high * ROUNDING
         for name in ("open", "close") if enclosed else ():
             price = getattr(self, name)
             outside = (price < self.low - slack) | (price > self.high + slack)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -19,7 +21,7 @@ import orjson
 import pandas as pd
 import redis
 
-from trading_system.ml_refinement.config import FeatureConfig, ModelType
+from trading_system.ml_refinement.config import FeatureConfig, MLConfig, ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.simulation.market_data import BENCHMARK, write_directory
 from trading_system.simulation.timeline import Moment
@@ -35,7 +37,8 @@ from worker.observability.status import Status, read_status
 from worker.observability.terminal import console, print_line
 from worker.redis_server.connection import connect, server_url
 from worker.retraining.requests import reason_if_due
-from worker.run.up import running
+from worker.run.up import running, up_roles
+from worker.settings.messages import CONFIG_NAME
 from worker.settings.schema import Settings, is_given
 from worker.state_dir import make_private, take_lock
 from worker.streams.errors import translated
@@ -110,6 +113,7 @@ def demo_settings(settings: Settings, world: DemoWorld) -> Settings:
             "state_dir": state_dir,
             "market_data_dir": state_dir / "market",
             "benchmark_symbols": {"equity": BENCHMARK},
+            "console_port": _free_port(settings),
             "ml": ml,
         }
     )
@@ -121,6 +125,7 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
         "REFINERY_REDIS_URL": url,
         "REFINERY_STATE_DIR": str(chosen.state_dir),
         "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
+        "REFINERY_CONSOLE_PORT": str(chosen.console_port),
         "REFINERY_BENCHMARK_SYMBOLS": orjson.dumps(chosen.benchmark_symbols).decode(),
         "REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN": str(chosen.ml.min_new_samples_for_retrain),
         "REFINERY_ML__TRAINING__TRAIN_WINDOW_DAYS": str(chosen.ml.training.train_window_days),
@@ -130,13 +135,57 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
     }
 
 
+def config_of(chosen: Settings) -> str:
+    """`demo_settings` as a file of settings, for commands that are run in the demo's directory."""
+    told: dict[str, Any] = {
+        "state_dir": str(chosen.state_dir),
+        "market_data_dir": str(chosen.market_data_dir),
+        "console_port": chosen.console_port,
+        **({} if chosen.redis_url is None else {"redis_url": chosen.redis_url}),
+        "benchmark_symbols": dict(chosen.benchmark_symbols),
+    }
+    learning, plain = asdict(chosen.ml), asdict(MLConfig())
+    for derived in ("model_dir", "feature_db_path"):
+        del learning[derived]
+    head = "# The settings of this demo: commands that are run in this directory read them.\n"
+    return head + "".join(_tables(told | {"ml": _given(learning, plain)}, ""))
+
+
+def _given(told: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What is not as it is by default, table by table."""
+    found = {}
+    for name, value in told.items():
+        usual = plain.get(name)
+        if isinstance(value, Mapping) and isinstance(usual, Mapping):
+            found[name] = _given(value, usual)
+        elif value != usual and value is not None:
+            found[name] = value
+    return found
+
+
+def _tables(values: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Lines of TOML, which writes single values and lists of them as JSON does."""
+    if name and any(not isinstance(value, Mapping) for value in values.values()):
+        yield f"\n[{name}]\n"
+    for key, value in values.items():
+        if not isinstance(value, Mapping):
+            yield f"{key} = {orjson.dumps(value).decode()}\n"
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _tables(value, f"{name}.{key}".lstrip("."))
+
+
 def _features(chosen: Settings) -> Mapping[str, str]:
     """The feature settings that are not the defaults, as the environment has them."""
-    told, plain = asdict(chosen.ml.features), asdict(FeatureConfig())
-    given = {name: value for name, value in told.items() if value != plain[name]}
     return {
-        name: str(value) if isinstance(value, str) else orjson.dumps(value).decode() for name, value in given.items()
+        name: str(value) if isinstance(value, str) else orjson.dumps(value).decode()
+        for name, value in _given_features(chosen).items()
     }
+
+
+def _given_features(chosen: Settings) -> Mapping[str, Any]:
+    told, plain = asdict(chosen.ml.features), asdict(FeatureConfig())
+    return {name: value for name, value in told.items() if value != plain[name]}
 
 
 @contextmanager
@@ -241,8 +290,16 @@ def learning_goes_on(chosen: Settings, store: FeatureDatabase) -> bool:
 
 
 def _keep_running(chosen: Settings, children: Children) -> None:
+    console_url = ""
+    if "console" in up_roles(chosen):
+        children.start("console")
+        console_url = f"http://{chosen.console_host}:{chosen.console_port}"
     words = f"Everything is still up, in {chosen.state_dir}; Ctrl-C ends it. To look around meanwhile:"
-    for line in ("", words, f"  REFINERY_STATE_DIR={chosen.state_dir} refinery status"):
+    about = (
+        f"  cd {shlex.quote(str(chosen.state_dir))} and then refinery status, evaluate, tune, ...: its {CONFIG_NAME}"
+    )
+    lines = ["", words, *([f"  {console_url}"] if console_url else []), f"{about} has the demo's settings"]
+    for line in lines:
         print_line(sys.stderr, line)
     with suppress(KeyboardInterrupt):
         while True:
@@ -250,10 +307,22 @@ def _keep_running(chosen: Settings, children: Children) -> None:
             time.sleep(_POLL_S)
 
 
+def _free_port(settings: Settings) -> int:
+    """The port of the console, or where another process has it, one that is free; 0 where there is to be none."""
+    for port in (settings.console_port, 0) if settings.console_port else ():
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.console_host, port))
+            return int(probe.getsockname()[1])
+    return 0
+
+
 @contextmanager
 def _everything(chosen: Settings, market: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Children]]:
     """Server, worker and trainer over the demo's market data, while the block runs."""
     write_directory(market, chosen.state_dir / "market")
+    with open(os.open(chosen.state_dir / CONFIG_NAME, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
+        file.write(config_of(chosen))  # the address of Redis may hold a password
     with server_url(chosen) as url:
         _refuse_other_data(chosen, url)
         children = Children(environment_of(chosen, url), grace_s=chosen.shutdown_grace_s)

@@ -12,8 +12,9 @@ from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars, BarsError, BarsFault
 from trading_system.ml_refinement.typing import FloatArray
 from worker.errors import DecodeError, Reason
+from worker.events.instants import BadTimestamp
 from worker.events.strict_json import count_strings
-from worker.events.timestamps import BadTimestamp, column_us
+from worker.events.timestamps import column_us
 
 #: The rules whose breach is a bad number and not bad bars.
 _OF_NUMBERS: frozenset[BarsFault] = frozenset(("not_a_number", "absurd_price", "absurd_volume"))

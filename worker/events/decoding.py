@@ -12,11 +12,10 @@ import orjson
 from pydantic import ValidationError
 
 from trading_system.ml_refinement.bar_limits import PRICE_MAX, PRICE_MIN
-from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from worker.errors import DecodeError, Reason
-from worker.events.bar_columns import bars_from_json
+from worker.events.instants import BadTimestamp, instant_us
 from worker.events.models import (
     ABSURD_BOUNDS,
     MAX_BARS,
@@ -30,9 +29,9 @@ from worker.events.models import (
 )
 from worker.events.provided_values import provided_from_json
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
-from worker.events.timestamps import BadTimestamp, instant_us
 
 if TYPE_CHECKING:
+    from trading_system.ml_refinement.bars import Bars
     from worker.settings.schema import Settings
 
 __all__ = [
@@ -262,6 +261,8 @@ def _bars(
     value = raw.get(name)
     if value is None:
         return None
+    from worker.events.bar_columns import bars_from_json  # numpy, which a client without bars does without
+
     parsed = bars_from_json(value, field=name, not_after_us=timestamp_us, max_bars=limits.max_bars)
     tally.strings += parsed.strings
     tally.unknown_fields += parsed.unknown_fields

@@ -1,9 +1,7 @@
-"""RFC 3339 texts to microseconds since the epoch, UTC: one at a time, and a column of them at once."""
+"""Columns of RFC 3339 texts to microseconds since the epoch, UTC, at once; `instants` reads one."""
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -11,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.typing import IntArray
+from worker.events.instants import END_US, FIRST_YEAR, LAST_YEAR, BadTimestamp, instant_us
 
-_RFC3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt](?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?"
-    r"(?:[Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_YEAR, _LAST_YEAR = 1970, 2100
-_END_US = 4_133_980_800_000_000  # 2101-01-01T00:00:00Z
 _DAY_S = 86_400
 
 # A column is read as one matrix of bytes: each has to lie between these two, and `_PARTS` adds the digits up.
@@ -26,32 +18,6 @@ _LEAST = b"0000-00-00T00:00:00"
 _MOST = b"9999-19-39T29:59:59"
 _SECONDS_LEN = len(_LEAST)
 _FEW_SUFFIXES = 8
-
-
-class BadTimestamp(ValueError):
-    """A text is no instant. `row` is its position in the column, 0 for a single one."""
-
-    def __init__(self, why: str, row: int = 0) -> None:
-        super().__init__(why)
-        self.row = row
-
-
-def instant_us(text: str) -> int:
-    """Microseconds since the epoch; digits after the sixth of a fraction are dropped.
-
-    Raises:
-        BadTimestamp: not RFC 3339 with an offset, no day of the calendar, a leap second, or not of 1970 to 2100.
-    """
-    if _RFC3339.fullmatch(text) is None:
-        raise BadTimestamp("not RFC 3339 with an offset, such as 2024-01-31T21:00:00Z")
-    try:
-        since = datetime.fromisoformat(text.upper()) - _EPOCH
-    except ValueError:
-        raise BadTimestamp("no day of the calendar") from None
-    us = (since.days * _DAY_S + since.seconds) * 1_000_000 + since.microseconds
-    if not 0 <= us < _END_US:
-        raise BadTimestamp(f"not in the years {_FIRST_YEAR} to {_LAST_YEAR}")
-    return us
 
 
 def column_us(texts: list[Any]) -> IntArray:
@@ -127,7 +93,7 @@ def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | N
         return None
     if shift:
         us += shift
-        if us.min() < 0 or us.max() >= _END_US:
+        if us.min() < 0 or us.max() >= END_US:
             return None
     us.setflags(write=False)
     return us
@@ -150,9 +116,9 @@ def _form(suffix: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]
 @lru_cache(maxsize=1)
 def _calendar() -> tuple[IntArray, IntArray]:
     """By yyyymm: days from the epoch to the month's eve, and the month's length; 0 where there is no such month."""
-    eve = np.zeros((_LAST_YEAR + 2) * 100, np.int64)
+    eve = np.zeros((LAST_YEAR + 2) * 100, np.int64)
     length = np.zeros_like(eve)
-    months = np.arange(f"{_FIRST_YEAR}-01", f"{_LAST_YEAR + 1}-02", dtype="datetime64[M]")
+    months = np.arange(f"{FIRST_YEAR}-01", f"{LAST_YEAR + 1}-02", dtype="datetime64[M]")
     starts = months.astype("datetime64[D]").astype(np.int64)
     index = months.astype(np.int64)
     yyyymm = (1970 + index // 12) * 100 + index % 12 + 1

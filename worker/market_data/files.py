@@ -18,7 +18,8 @@ from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars, BarsError
 from trading_system.ml_refinement.typing import FloatArray, IntArray
 from worker.events.bar_columns import matrix_of
-from worker.events.timestamps import BadTimestamp, column_us
+from worker.events.instants import BadTimestamp
+from worker.events.timestamps import column_us
 
 SUFFIXES = (".csv", ".parquet")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ _Value = TypeVar("_Value", str, "str | None")
 
 PREFIX = "REFINERY_"
 CONFIG_VARIABLE = "REFINERY_CONFIG"
+#: Read from the working directory where the variable is not set.
+CONFIG_NAME = "refinery.toml"
 
 #: As `X_PORT` may be a setting, it is a link by its value alone.
 _LINK_NAME = re.compile(
@@ -92,11 +95,20 @@ def _is_service_link(name: str, value: str | None) -> bool:
     return linked is not None and (linked[1] is None or _LINK_VALUE.fullmatch(value or "") is not None)
 
 
+def config_file() -> str | None:
+    """The TOML file of settings: the one that `REFINERY_CONFIG` names; not set, `refinery.toml` where we are, if there.
+
+    The variable set to nothing: none.
+    """
+    named = os.environ.get(CONFIG_VARIABLE)
+    return (CONFIG_NAME if Path(CONFIG_NAME).is_file() else None) if named is None else named or None
+
+
 def check_config_file(path: str | None, types: Mapping[str, Any]) -> None:
-    """Raises ConfigurationError when the file named by `REFINERY_CONFIG` is no TOML or sets a path."""
+    """Raises ConfigurationError when the file of settings is no TOML or sets a path."""
     if not path:
         return
-    shown = f"{CONFIG_VARIABLE}={path!r}: must name a"
+    shown = f"{CONFIG_VARIABLE}={path!r}: must name a" if CONFIG_VARIABLE in os.environ else f"{path}: must be a"
     try:
         ml = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("ml", {})
     except OSError as error:

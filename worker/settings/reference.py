@@ -19,14 +19,15 @@ from pydantic.fields import FieldInfo
 
 from trading_system.ml_refinement.config import MLConfig
 from trading_system.ml_refinement.config_effects import EFFECTS
-from worker.settings.messages import CONFIG_VARIABLE, fields_of, variable
+from worker.settings.messages import CONFIG_NAME, CONFIG_VARIABLE, fields_of, variable
 from worker.settings.schema import Settings
 
 _HEAD = f"""# Settings
 
-Environment variables, or a TOML file named by `{CONFIG_VARIABLE}` (`REFINERY_ML__TRAINING__MAX_FEATURES` is
-`max_features` in its table `[ml.training]`); a variable wins over the file. They are read once, when a process starts.
-A wrong or unknown one stops the start with a line that names it, its value and what is allowed.
+Environment variables, or a TOML file (`REFINERY_ML__TRAINING__MAX_FEATURES` is `max_features` in its table
+`[ml.training]`): the one that `{CONFIG_VARIABLE}` names, or where it is not set, `{CONFIG_NAME}` in the working
+directory. `{CONFIG_VARIABLE}=` (nothing) reads none. A variable wins over the file. They are read once, when a process
+starts. A wrong or unknown one stops the start with a line that names it, its value and what is allowed.
 
 What Kubernetes adds for services whose names begin as our settings do (`REFINERY_SERVICE_HOST`,
 `REFINERY_CONSOLE_PORT=tcp://10.0.0.1:8700`) is no setting and is ignored: a setting of that name keeps its default, and

@@ -1,4 +1,4 @@
-"""Every setting, read once from `REFINERY_*` variables or the TOML file named by `REFINERY_CONFIG`, and then frozen."""
+"""Every setting, read once from `REFINERY_*` variables or the TOML file that `config_file` finds, and then frozen."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from pydantic_settings import (
 from trading_system.ml_refinement.config import MOST_DAYS, Days, FeatureSet, MLConfig
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
-    CONFIG_VARIABLE,
     PREFIX,
     check_config_file,
+    config_file,
     explain,
     explain_json,
     refuse_carriage_returns,
@@ -229,7 +229,7 @@ class Settings(BaseSettings):
         """Arguments win over the environment, and the environment over the file."""
         if isinstance(env_settings, EnvSettingsSource):
             env_settings.env_vars = without_service_links(env_settings.env_vars)
-        path = os.environ.get(CONFIG_VARIABLE)
+        path = config_file()
         file = (_TomlFile(settings_cls, toml_file=path),) if path else ()
         return init_settings, env_settings, *file
 
@@ -305,7 +305,7 @@ def load_settings(**overrides: Any) -> Settings:
     types = setting_types(Settings)
     refuse_unknown(os.environ, types)
     refuse_carriage_returns(os.environ)
-    check_config_file(os.environ.get(CONFIG_VARIABLE), types)
+    check_config_file(config_file(), types)
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -317,7 +317,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def is_given(*path: str) -> bool:
     """Whether environment or file give a setting a value, be it the default, as `is_given("ml", "enabled")`."""
-    file = os.environ.get(CONFIG_VARIABLE)
+    file = config_file()
     sources = [EnvSettingsSource(Settings), *([_TomlFile(Settings, toml_file=file)] if file else [])]
     return any(_at(source(), path) is not None for source in sources)
 
