@@ -29,6 +29,7 @@ from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
 from worker.console.server import create_server
+from worker.console.signals.pages import blueprint as signals
 from worker.console.zones import blueprint as zones
 from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
@@ -76,6 +77,7 @@ def create_app(settings: Settings, url: str) -> Flask:
     flask.register_blueprint(pages)
     flask.register_blueprint(zones)
     flask.register_blueprint(first_event)
+    flask.register_blueprint(signals)
     flask.register_blueprint(letters)
     flask.register_blueprint(letter_actions)
     flask.register_blueprint(actions)

@@ -65,7 +65,7 @@ def reliability(bins: FloatArray, *, label: str) -> Markup:
         )
         axes.set(xlim=(low, high), ylim=(low, high), xlabel="predicted P(win)", ylabel="win rate")
 
-    return _svg(draw, label)
+    return drawn(draw, label)
 
 
 def deciles(means: FloatArray, *, base: float, label: str) -> Markup:
@@ -81,7 +81,7 @@ def deciles(means: FloatArray, *, base: float, label: str) -> Markup:
         axes.set(xlabel="score decile, lowest first", ylabel="mean R", xticks=range(1, len(means) + 1))
         axes.grid(visible=False, axis="x")
 
-    return _svg(draw, label)
+    return drawn(draw, label)
 
 
 def bars(names: Sequence[str], values: Sequence[float], limits: Sequence[float] | None = None, *, label: str) -> Markup:
@@ -98,7 +98,7 @@ def bars(names: Sequence[str], values: Sequence[float], limits: Sequence[float] 
         axes.margins(y=0.02)
 
     widest = max(len(name) for name in names)
-    return _svg(draw, label, height=max(1.4, 0.26 * len(names) + 0.5), left=0.2 + 0.072 * widest)
+    return drawn(draw, label, height=max(1.4, 0.26 * len(names) + 0.5), left=0.2 + 0.072 * widest)
 
 
 def lines(
@@ -122,10 +122,11 @@ def lines(
         if len(series) > 1:
             axes.legend(loc="upper left", ncols=len(series), fontsize=8.5, borderaxespad=0.1, handlelength=1.6)
 
-    return _svg(draw, label, height=2.2)
+    return drawn(draw, label, height=2.2)
 
 
-def _svg(draw: Any, label: str, *, height: float = 2.75, left: float = 0.55) -> Markup:
+def drawn(draw: Any, label: str, *, height: float = 2.75, left: float = 0.55) -> Markup:
+    """What `draw` puts on the axes it is given, as SVG of the page."""
     with _turn, mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         figure = Figure(figsize=(5.6, height))
         # Margins by hand: the library's own layout takes as long as the drawing.

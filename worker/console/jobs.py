@@ -189,6 +189,8 @@ def escaped(source: str) -> str:
     source = source.replace("<%=", "<%-")
     source = re.sub(r"<script(?![^>]*text/template)", '<script nonce="{{ nonce }}"', source)
     source = source.replace("</head>", f"{_OUR_HEAD}</head>").replace("<body>", f"<body>{_WAY_BACK}")
+    source = source.replace('id="rq-instances"', 'id="rq-instances" aria-label="Redis"')
+    source = source.replace('<div class="container">', '<div class="container" role="main">')
     header = "$.ajaxSetup({headers: {'X-CSRF-Token': {{ csrf_token | tojson }}}});\n"
     return source.replace("var POLL_INTERVAL", header + "var POLL_INTERVAL")
 

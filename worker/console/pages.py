@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from flask import Blueprint, abort, render_template, request
 from flask.typing import ResponseReturnValue
 
@@ -12,11 +11,9 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.standing import read_standing
-from trading_system.ml_refinement.storage import Filter, RegistryRow, UnusableValue
-from trading_system.ml_refinement.storage.tables.signals import SignalFilter
+from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
 from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
-from worker.console.filters import pretty
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
@@ -139,44 +136,6 @@ def compare() -> ResponseReturnValue:
     chosen = [model_or_404(request.args.get(side, "")) for side in ("a", "b")]
     lives = [queries.served(row.model_id)[1] for row in chosen]
     return render_template("compare.html", a=chosen[0], b=chosen[1], names=FIGURES, lives=lives)
-
-
-@blueprint.get("/signals")
-def signals() -> ResponseReturnValue:
-    """Search by id, symbol and time."""
-    names = ("signal_id", "symbol", "since", "until")
-    wanted = SignalFilter(**{name: request.args.get(name, "").strip()[:200] for name in names})
-    try:
-        rows, wrong = console_queries().find(wanted, before=request.args.get("before", type=int)), None
-    except UnusableValue as error:
-        rows, wrong = [], str(error)
-    more = rows[PAGE_ROWS - 1].id if len(rows) > PAGE_ROWS else None
-    page = render_template("signals.html", rows=rows[:PAGE_ROWS], wanted=wanted, more=more, wrong=wrong)
-    return page, 400 if wrong else 200
-
-
-@blueprint.get("/signals/<signal_id>")
-def signal(signal_id: str) -> ResponseReturnValue:
-    """A signal: its vector, its predictions, its outcome, and the events it came from."""
-    queries = console_queries()
-    store, streams = queries.store, queries.settings.streams
-    row, outcomes = store.signals.get(signal_id), store.outcomes.history(signal_id)
-    if row is None and not outcomes:
-        abort(404, f"There is no signal {signal_id}.")
-    served = store.scores.served([signal_id]).get(signal_id)
-    return render_template(
-        "signal.html",
-        signal_id=signal_id,
-        about=row,
-        features=sorted(row.features.items()) if row else [],
-        served=orjson.loads(served) if served else None,
-        predictions=store.scores.of_signal(signal_id),
-        outcomes=outcomes,
-        event=pretty(queries.archived(streams.signals_created, row.entry_id if row else None, signal_id)),
-        entry_id=row.entry_id if row else None,
-        letters=store.dead_letters.find(Filter(signal_id=signal_id, status=None), limit=20),
-        repeats=store.duplicates.of_signal(signal_id),
-    )
 
 
 @blueprint.get("/monitoring")

@@ -28,7 +28,6 @@ from trading_system.ml_refinement.monitoring.served import (
     served_figures,
 )
 from trading_system.ml_refinement.storage import FeatureDatabase, RegistryRow, StoreError, StoreMoved, TrainingRun
-from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
@@ -226,14 +225,6 @@ class ConsoleQueries:
     def runs(self, limit: int) -> list[TrainingRun]:
         """The newest trainings."""
         return self.store.runs.recent(limit)
-
-    def find(self, wanted: SignalFilter, *, before: int | None = None) -> list[FoundSignal]:
-        """Signals, those that came last first, one more than a page.
-
-        Raises:
-            UnusableValue: a time cannot be read.
-        """
-        return self.store.signals.find(wanted, limit=PAGE_ROWS + 1, before=before)
 
     def archived(self, stream: str, entry_id: str | None, signal_id: str) -> bytes | None:
         """The event of a signal as it was received; None when it is not (any more) in the archive."""

@@ -69,11 +69,14 @@ class Explanation:
     actual_r: float | None
 
 
-def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Explanation:
+def explain(
+    db: FeatureDatabase, registry: ModelRegistry, signal_id: str, *, most_rows: int | None = None
+) -> Explanation:
     """Explain the score that was served for a signal, by the model that served it.
 
     Each feature in turn is set to its median over the model's training rows, the others as they were (occlusion;
-    Robnik-Sikonja and Kononenko 2008). Reads the model's training window and the served history.
+    Robnik-Sikonja and Kononenko 2008). Reads the model's training window and the served history; with `most_rows` the
+    newest so many vectors of that window, labelled or not, and the newest so many served outcomes.
 
     Raises:
         NotExplained: the signal is not stored, no model has scored it, or the model's features are not the vector's.
@@ -93,7 +96,7 @@ def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Exp
     if missing:
         raise NotExplained(f"the stored vector was rebuilt since: it lacks {', '.join(missing[:3])}")
     values = np.array([vector.features[name] for name in model.feature_names])
-    typical = _typical(db, model, row.metadata.train_start_date, row.metadata.train_end_date)
+    typical = _typical(db, model, row.metadata.train_start_date, row.metadata.train_end_date, most_rows)
     stored = db.signals.get(signal_id)
     kind = (stored and stored.signal_type) or ""
     p, without = _occluded(model, values, typical, kind)
@@ -110,18 +113,21 @@ def explain(db: FeatureDatabase, registry: ModelRegistry, signal_id: str) -> Exp
         moves=tuple(sorted(moves, key=lambda move: -abs(move.moved))),
         signal_type=kind,
         type_adds=type_adds,
-        earlier=_earlier(db, vector.timestamp, score),
+        earlier=_earlier(db, vector.timestamp, score, most_rows),
         actual_r=served[0].actual_r,
     )
 
 
-def _typical(db: FeatureDatabase, model: SignalQualityModel, start: str, end: str) -> FloatArray:
+def _typical(db: FeatureDatabase, model: SignalQualityModel, start: str, end: str, most_rows: int | None) -> FloatArray:
     """Medians of the features over the rows the model was trained on; NaN, which a model handles, without rows."""
-    version = model.feature_version or ""
-    rows = db.vectors.training_matrix(feature_version=version, names=model.feature_names, start=start, end=end)
-    if not len(rows.X):
-        return np.full(len(model.feature_names), np.nan)
-    return np.asarray(np.nanmedian(rows.X, axis=0), dtype=np.float64)
+    version, names = model.feature_version or "", model.feature_names
+    if most_rows is None:
+        X = db.vectors.training_matrix(feature_version=version, names=names, start=start, end=end).X
+    else:
+        X = db.vectors.between(start, end, names=names, feature_version=version, limit=most_rows).X
+    if not len(X):
+        return np.full(len(names), np.nan)
+    return np.asarray(np.nanmedian(X, axis=0), dtype=np.float64)
 
 
 def _occluded(
@@ -135,8 +141,8 @@ def _occluded(
     return float(p[0]), p[1:]
 
 
-def _earlier(db: FeatureDatabase, timestamp: str, score: float) -> Earlier:
-    history = db.scores.served_history()
+def _earlier(db: FeatureDatabase, timestamp: str, score: float, most_rows: int | None) -> Earlier:
+    history = db.scores.served_history(newest=most_rows)
     closed = np.flatnonzero(history.label_us < us_from_text(timestamp))
     nearest = closed[np.argsort(np.abs(history.quality_score[closed] - score), kind="stable")[:ALIKE]]
     if not len(nearest):

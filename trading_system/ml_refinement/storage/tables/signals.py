@@ -13,13 +13,37 @@ from trading_system.ml_refinement.storage.times import parse_bound
 class SignalFilter:
     """Which signals; empty text is no condition.
 
-    `signal_id` is how the id begins; `since` and `until` bound the signal's time, as `parse_bound` reads them.
+    `signal_id` is how the id begins; `since` and `until` bound the signal's time, as `parse_bound` reads them. `kind`
+    is an asset class or a signal type; `outcome` is `won`, `lost` or `open`; `model_id` served its score, and the score
+    is at least `score_from` and at most `score_to`.
     """
 
     signal_id: str = ""
     symbol: str = ""
     since: str = ""
     until: str = ""
+    kind: str = ""
+    outcome: str = ""
+    model_id: str = ""
+    score_from: float | None = None
+    score_to: float | None = None
+
+    def narrowed(self) -> tuple[str, list[str | float]]:
+        """The conditions that no index answers, and their parameters; empty without any."""
+        conditions: list[str] = []
+        params: list[str | float] = []
+        for condition, value in (
+            ("? IN (v.asset_class, v.signal_type)", self.kind),
+            ("p.model_id = ?", self.model_id),
+            ("p.quality_score >= ?", self.score_from),
+            ("p.quality_score <= ?", self.score_to),
+        ):
+            if value not in ("", None):
+                conditions.append(condition)
+                params.append(value)
+        if self.outcome:
+            conditions.append(_OUTCOMES[self.outcome])
+        return " AND ".join(conditions), params
 
     def where(self, before: int | None) -> tuple[str, list[str | int]]:
         """The condition and its parameters.
@@ -45,6 +69,13 @@ class SignalFilter:
         return " AND ".join(conditions or ["TRUE"]), params
 
 
+_OUTCOMES = {
+    "won": "v.target_r_multiple > 0",
+    "lost": "v.target_r_multiple <= 0",
+    "open": "v.target_r_multiple IS NULL",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class FoundSignal:
     """A signal in a listing; `quality_score` is what the champion of its time said, `target_r` what came of it."""
@@ -58,6 +89,7 @@ class FoundSignal:
     quality_score: float | None
     target_r: float | None
     complete: bool
+    model_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +138,23 @@ class Signals:
         rows = self._connection.query(FIND.format(where=where), (*params, limit))
         return [_found(row) for row in rows]
 
+    def look_through(
+        self, wanted: SignalFilter, *, limit: int, before: int | None = None, most: int
+    ) -> tuple[list[FoundSignal], int | None]:
+        """The same, after a look at `most` signals; and the number to go on before, None where that were all.
+
+        Raises:
+            ValueError: a bound is no time.
+        """
+        where, params = wanted.where(before)
+        narrow, more = wanted.narrowed()
+        sql = LOOK_THROUGH.format(where=where, narrow=narrow or "TRUE")
+        rows = self._connection.query(sql, (*params, most, *more, limit))
+        if len(rows) == limit:
+            return [_found(row) for row in rows], int(rows[-1][0])
+        last = self._connection.one(LOOKED_AT.format(where=where), (*params, most - 1))
+        return [_found(row) for row in rows], None if last is None else int(last[0])
+
     def newest(self) -> str | None:
         """When the newest signal was known; None where there is none."""
         return self.nth_newest(1)
@@ -130,6 +179,17 @@ FIND = """
         (SELECT quality_score FROM prediction_log AS p WHERE p.signal_id = v.signal_id AND p.role = 'champion' LIMIT 1),
         v.target_r_multiple, v.complete
     FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?"""
+_LOOKED_THROUGH = """
+    FROM (SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?) AS looked
+    CROSS JOIN feature_vectors AS v ON v.id = looked.id
+    LEFT JOIN prediction_log AS p ON p.id =
+        (SELECT id FROM prediction_log AS s WHERE s.signal_id = v.signal_id AND s.role = 'champion' LIMIT 1)
+    WHERE {narrow} ORDER BY v.id DESC LIMIT ?"""
+LOOK_THROUGH = (
+    "SELECT v.id, v.signal_id, v.timestamp, v.symbol, v.asset_class, v.signal_type, p.quality_score, "
+    "v.target_r_multiple, v.complete, p.model_id" + _LOOKED_THROUGH
+)
+LOOKED_AT = "SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT 1 OFFSET ?"
 NTH_NEWEST = "SELECT timestamp FROM feature_vectors ORDER BY timestamp DESC LIMIT 1 OFFSET ?"
 KINDS = """
     SELECT v.signal_id, v.asset_class, v.signal_type,

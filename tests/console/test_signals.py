@@ -1,0 +1,125 @@
+"""Signals looked for by what they were and what came of them, exported safely, and each with its price and reasons."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from tests.support.console_installation import ConsoleInstallation
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
+from worker.console.signals import pages
+from worker.console.signals.chart import PricePlan
+from worker.console.signals.export import csv_lines, safe_cell
+
+
+@pytest.fixture
+def client(flask_app: Flask) -> FlaskClient:
+    return flask_app.test_client()
+
+
+def ids(page: str) -> list[str]:
+    return re.findall(r'href="/signals/([^"?]+)"', page)
+
+
+def table(client: FlaskClient, query: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(client.get(f"/signals.csv?{query}").get_data(as_text=True))))
+
+
+def test_signals_are_filtered_by_kind_outcome_model_and_score(client: FlaskClient, place: ConsoleInstallation) -> None:
+    rows = table(client, "")
+    assert len(rows) == 330
+    scored = [row for row in rows if row["quality_score"]]
+    middle = sorted(float(row["quality_score"]) for row in scored)[len(scored) // 2]
+    won = {row["signal_id"] for row in rows if row["r_multiple"] and float(row["r_multiple"]) > 0}
+    lost = {row["signal_id"] for row in rows if row["r_multiple"] and float(row["r_multiple"]) <= 0}
+    assert {row["signal_id"] for row in table(client, "outcome=won")} == won
+    assert {row["signal_id"] for row in table(client, "outcome=lost")} == lost
+    assert table(client, "outcome=open") == [row for row in rows if not row["r_multiple"]]
+    assert table(client, f"score_from={middle}") == [row for row in scored if float(row["quality_score"]) >= middle]
+    assert table(client, f"score_to={middle}") == [row for row in scored if float(row["quality_score"]) <= middle]
+    assert table(client, f"model_id={place.models[1]}") == [row for row in rows if row["model_id"] == place.models[1]]
+    assert len(table(client, "kind=equity")) == len(table(client, "kind=breakout")) == 330
+    assert table(client, "kind=crypto") == []
+    page = client.get("/signals?outcome=won&symbol=ACME").get_data(as_text=True)
+    assert set(ids(page)) <= won
+    assert 'value="ACME"' in page
+    assert "/signals.csv?" in page
+
+
+def test_pages_lead_through_all_that_match_however_few_are_looked_at_at_once(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MOST_LOOKED_AT", 70)
+    address, seen, steps = "/signals?outcome=won", [], 0
+    while address:
+        page = client.get(address).get_data(as_text=True)
+        seen += ids(page)
+        found = re.search(r'href="([^"]+before=\d+[^"]*)"', page)
+        address = found[1].replace("&amp;", "&") if found else ""
+        steps += 1
+    assert seen == [row["signal_id"] for row in table(client, "outcome=won")]
+    assert len(seen) == len(set(seen))
+    assert steps >= 5
+
+
+@pytest.mark.parametrize("query", ["outcome=maybe", "score_from=high", "score_to=nan", "since=soon"])
+def test_a_filter_that_says_nothing_is_refused_and_kept(client: FlaskClient, query: str) -> None:
+    for path in ("/signals", "/signals.csv"):
+        answer = client.get(f"{path}?{query}&symbol=KEPT")
+        assert answer.status_code == 400
+        assert 'value="KEPT"' in answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =cmd|' /C calc'!A0"])
+def test_no_cell_of_a_producer_s_is_a_formula(text: str) -> None:
+    assert safe_cell(text) == f"'{text}"
+    row = FoundSignal(1, text, "2024-01-01T00:00:00.000000Z", text, text, text, 0.5, -1.25, True, text)
+    head, line = csv.reader(io.StringIO("".join(csv_lines([row]))))
+    cells = dict(zip(head, line, strict=True))
+    for name in ("signal_id", "symbol", "asset_class", "signal_type", "model_id"):
+        assert cells[name].startswith("'"), name
+    assert cells["r_multiple"] == "-1.25", "a number stays one"
+
+
+def test_plain_cells_stay_as_they_are() -> None:
+    assert [safe_cell(text) for text in ("s-1", "BRK.B", "a=b", None)] == ["s-1", "BRK.B", "a=b", ""]
+
+
+def test_a_signal_shows_its_price_its_plan_and_why_it_scored_so(client: FlaskClient) -> None:
+    page = client.get("/signals/s-300").get_data(as_text=True)
+    assert "Price before the signal" in page
+    for words in ("entry 100", "stop 95", "target 110"):
+        assert f">{words}<" in page, words
+    reasons = page.split("Why this score")[1].split("</table>")[0]
+    assert len(re.findall(r'<td class="mono">([a-z0-9_]+)</td>', reasons)) > 3
+    assert "closed signals with the nearest scores" in page
+
+
+def test_a_signal_without_bars_or_score_says_so(client: FlaskClient) -> None:
+    page = client.get("/signals/s-3").get_data(as_text=True)
+    assert "cold start" in page.split("Why this score")[1]
+
+
+def test_where_a_trade_ended_follows_from_what_was_at_risk() -> None:
+    assert PricePlan(100.0, 95.0, 110.0).exit(2.0) == 110.0
+    assert PricePlan(100.0, 95.0, 110.0).exit(-1.0) == 95.0
+    assert PricePlan(100.0, 104.0, 90.0).exit(1.0) == 96.0, "short"
+    assert PricePlan(None, 95.0, None).exit(1.0) is None
+    assert PricePlan(100.0, None, None).exit(1.0) is None
+
+
+def test_a_look_reads_no_more_signals_than_it_may(place: ConsoleInstallation) -> None:
+    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+        rows, more = store.signals.look_through(SignalFilter(kind="nothing"), limit=50, most=100)
+        assert rows == []
+        assert more is not None
+        first = store.signals.find(SignalFilter(), limit=101)
+        assert more == first[99].id
+        rows, more = store.signals.look_through(SignalFilter(kind="nothing"), limit=50, most=1000)
+        assert (rows, more) == ([], None)
