@@ -11,6 +11,7 @@ from trading_system.ml_refinement.evaluation.equity import (
     equity,
     highest_so_far,
     mean_interval,
+    tied_at_the_edge,
 )
 
 NO_CLUSTERS = np.arange(5, dtype=np.int64)
@@ -86,3 +87,12 @@ def test_the_highest_third_is_of_earlier_windows_alone() -> None:
         again = highest_so_far(moved, window, share=1.0 / 3.0)
         assert np.array_equal(again[:cut], chosen[:cut])
     assert 0.15 < chosen[30:].mean() < 0.55
+
+
+def test_ties_at_the_edge_of_the_highest_third_are_counted() -> None:
+    window = np.array([0] * 9 + [1] * 4, dtype=np.int64)
+    score = np.array([0.4] * 5 + [0.6] * 4 + [0.7, 0.6, 0.6, 0.5])
+    assert highest_so_far(score, window, share=1.0 / 3.0).sum() == 1
+    assert tied_at_the_edge(score, window, share=1.0 / 3.0) == 2
+    apart = np.random.default_rng(1).random(len(score))
+    assert tied_at_the_edge(apart, window, share=1.0 / 3.0) == 0

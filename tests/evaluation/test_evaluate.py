@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -9,8 +10,11 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from tests.support.labels import replaced_by_virtual
@@ -33,7 +37,8 @@ from trading_system.ml_refinement.training.verdicts import Decision
 from trading_system.simulation.worlds import clustered, independent
 from worker.cli.main import cli
 from worker.installation import open_store
-from worker.report.charts import merged
+from worker.report import charts
+from worker.report.charts import Draw, merged
 from worker.report.formatting import number, plain
 from worker.report.page import html
 from worker.report.picture import png
@@ -262,3 +267,37 @@ def test_a_pause_that_leaves_the_next_training_little_is_on_the_page_and_in_the_
     paused = replace(noise, pause_words="no trade closed between 2023-05-01 and 2026-01-02")
     assert plain(paused)["pause"] == paused.pause_words
     assert "No trade closed between 2023-05-01 and 2026-01-02." in html(paused)
+
+
+def labels_over_each_other(draw: Draw, evaluation: Evaluation, width: float, height: float) -> list[str]:
+    """Pairs of an axis's labels that cover each other where the chart is drawn at this size."""
+    with mpl.rc_context(charts.style()):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots()
+        draw(axes, evaluation)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        found = []
+        for axis in (axes.xaxis, axes.yaxis):
+            shown = [label for label in axis.get_ticklabels() if label.get_text() and label.get_visible()]
+            boxes = [(label.get_text(), label.get_window_extent(canvas.get_renderer())) for label in shown]
+            found += [f"{a} | {b}" for (a, one), (b, other) in itertools.combinations(boxes, 2) if one.overlaps(other)]
+        plot = axes.get_window_extent(canvas.get_renderer())
+        if plot.width < 0.4 * figure.bbox.width:
+            found.append(f"{draw.__name__}: {plot.width / figure.bbox.width:.0%} of the width is left to the plot")
+    return found
+
+
+@pytest.mark.parametrize("width", [4.2, 6.4])
+def test_no_labels_of_an_axis_cover_each_other(
+    skilled: tuple[LearningInstallation, Evaluation], noise: Evaluation, width: float
+) -> None:
+    for evaluation in (skilled[1], noise):
+        name = "a desk's very own kind of signal number {} of many"
+        long = [replace(group, name=name.format(n)) for n, group in enumerate(evaluation.groups)]
+        hard = replace(evaluation, groups=tuple(long))
+        by_time = (charts.timeline, charts.gains, charts.equity)
+        for draw in (*by_time, charts.reliability, charts.deciles, charts.kinds, charts.importance):
+            rows = {charts.kinds: len(hard.groups), charts.importance: min(14, len(hard.importance))}.get(draw)
+            height = 3.4 if rows is None else 0.9 + 0.26 * rows
+            assert labels_over_each_other(draw, hard, width, height) == [], draw.__name__

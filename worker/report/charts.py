@@ -14,6 +14,7 @@ import matplotlib.dates
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from trading_system.ml_refinement.evaluation.equity import Equity, mean_interval
 from trading_system.ml_refinement.evaluation.evaluate import Evaluation
@@ -31,6 +32,8 @@ Draw = Callable[[Any, Evaluation], None]
 
 _SHOWN_WINDOWS = 24
 _SHOWN_FEATURES = 14
+#: Letters of a name beside a plot.
+_LONGEST_NAME = 30
 _DASHED = (0, (4, 3))
 
 
@@ -208,11 +211,17 @@ def forest(axes: Any, rows: Sequence[tuple[str, float, float, float]]) -> None:
         axes.plot([low, high], [place, place], color=colour, linewidth=2.2, alpha=0.55, solid_capstyle="round")
         axes.plot([value], [place], "o", color=colour, markersize=6)
     axes.axvline(0, color=LIGHT.soft, linewidth=0.9)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+    axes.set_yticks(range(len(rows)), [_shortened(name) for name, *_ in rows])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", labelcolor=LIGHT.ink)
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves the plot its room; its end, where the rows are told, stays."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 9]}…{name[-8:]}"
 
 
 def equity(axes: Any, evaluation: Evaluation) -> None:
@@ -261,7 +270,7 @@ def _date(us: int) -> float:
 
 def _dates(axes: Any) -> None:
     axes.xaxis_date()
-    locator = mdates.AutoDateLocator(minticks=3, maxticks=7)
+    locator = mdates.AutoDateLocator(minticks=3, maxticks=5)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
 

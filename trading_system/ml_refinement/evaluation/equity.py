@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Equity:
     drawdown_bad: float
     closes_us: TimeArray
     curve: FloatArray
+    #: Signals that scored exactly what decides, and were left out.
+    tied: int = 0
 
 
 def block_bootstrap(
@@ -173,10 +175,28 @@ def highest_so_far(score: FloatArray, window: IntArray, *, share: float) -> Bool
     return chosen
 
 
+def tied_at_the_edge(score: FloatArray, window: IntArray, *, share: float) -> int:
+    """How many rows `highest_so_far` leaves out that score exactly what its edge is.
+
+    Args:
+        score: as there, shape (n,).
+        window: as there, shape (n,).
+        share: as there.
+    """
+    tied = 0
+    for label in np.unique(window):
+        earlier, now = score[window < label], score[window == label]
+        if len(earlier):
+            tied += int((now == np.quantile(earlier, 1.0 - share)).sum())
+    return tied
+
+
 def equities(record: PredictionRecord, config: MLConfig, cost_r: float) -> tuple[Equity, ...]:
     """All signals, those above each band's threshold, the best third by what was known, and sized by score."""
     low, high = config.quality_threshold_low, config.quality_threshold_high
-    third = highest_so_far(record.p, _months(record), share=1.0 / 3.0)
+    months, share = _months(record), 1.0 / 3.0
+    third = highest_so_far(record.p, months, share=share)
+    tied = {"highest third so far": tied_at_the_edge(record.p, months, share=share)}
     ways = (
         ("all signals", np.ones(len(record))),
         (f"not low (P(win) > {low:g})", (record.p > low).astype(float)),
@@ -185,7 +205,10 @@ def equities(record: PredictionRecord, config: MLConfig, cost_r: float) -> tuple
         ("sized by score", record.p / np.maximum(record.base, 0.05)),
     )
     cluster = record.evidence.cluster
-    return tuple(equity(name, record.r, w, record.known_us, cluster, cost_r=cost_r) for name, w in ways)
+    return tuple(
+        replace(equity(name, record.r, w, record.known_us, cluster, cost_r=cost_r), tied=tied.get(name, 0))
+        for name, w in ways
+    )
 
 
 def _months(record: PredictionRecord) -> IntArray:
