@@ -33,7 +33,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Explanation:
         registry = ModelRegistry(model_dir=str(place / "models"), db=db)
         model = SignalQualityModel()
         model.fit(X, r, feature_names=NAMES)
-        model.set_training_period(day(0), day(ROWS))
+        model.set_training_period(day(0), day(20))  # what is served after them is the record
         registry.register(model)
         p = model.predict_proba(X)
         for row in range(ROWS):
