@@ -351,6 +351,10 @@ SCENARIOS = [
     quiet(
         "RefineryAlarm", "one that goes by itself", 80, 120, 200, **{'alarm{alarm="calibration"}': "_x90 1x40 _x100"}
     ),
+    both("RefineryNotificationsWait", "the receiver is down", 60, 100, notification_oldest_seconds="0x20 0+60x100"),
+    quiet(
+        "RefineryNotificationsWait", "it is down for an hour", 84, 120, notification_oldest_seconds="0x20 0+60x63 0x60"
+    ),
     Scenario(
         "RefineryChampionDoesNotFit",
         "the worker was restarted with other features, the trainer was not",

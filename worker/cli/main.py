@@ -43,6 +43,7 @@ _COMMANDS = {
     "publish": "events.publish",
     "import": "importing.import_",
     "status": "status.status",
+    "notify": "notify.notify",
     "retrain": "learning.retrain",
     "schema": "events.schema",
     "hash-password": "passwords.hash_password_",

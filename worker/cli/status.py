@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from worker.observability.doctor import Finding
-    from worker.observability.status import Monitoring, Status, Training
+    from worker.observability.status import Monitoring, Notified, Status, Training
 
 
 _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
@@ -70,6 +70,7 @@ def _show_status(state: Status) -> None:
             "last training": _training(state.last_training),
             "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
             "monitoring": _monitoring(state.monitoring),
+            "notifications": notified_in_words(state.notifications),
         }
     )
     for says, advice in _stream_troubles(state):
@@ -105,6 +106,17 @@ def _monitoring(found: Monitoring | None) -> str:
     drift = f"{found.features_drifted} of {found.features} features drifted" if found.features else "too few rows yet"
     asked = f", asked for {found.requested}" if found.requested else ""
     return f"{len(found.alarms)} alarms, {drift}, looked at {found.at[:19]}{asked}"
+
+
+def notified_in_words(found: Notified | None) -> str:
+    """Whether somebody is told, and what waits to be."""
+    if found is None or found.to is None:
+        return "nobody is told: REFINERY_NOTIFY__URL is not set"
+    told = f"{found.sent:,} sent to {found.to}"
+    if found.waiting:
+        told = f"{told}, {found.waiting:,} waiting since {(found.oldest_waiting_at or '')[:19]}"
+    lost = "".join(f", {n:,} {what}" for n, what in ((found.given_up, "given up"), (found.dropped, "dropped")) if n)
+    return f"{told}{lost}{f'; {found.error}' if found.error else ''}"
 
 
 def _sentence(state: Status) -> Text:

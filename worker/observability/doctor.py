@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +32,7 @@ from worker.installation import (
 )
 from worker.market_data.directory import NoMarketData, market_data
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
-from worker.observability.status import read_status, training_waits_for
+from worker.observability.status import read_notified, read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect, server_if_there
@@ -50,6 +51,9 @@ _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a 
 _FILE_ADVICE = (
     "repair it: signals of what it breaks a rule in are dead-lettered, and the worker waits for one it cannot read"
 )
+_NOTIFY_ADVICE = "refinery notify --test sends one and says what came back"
+#: What waits longer without a try has no sender.
+_UNSENT = timedelta(minutes=2)
 _LEAST_FREE_BYTES = 1 << 30
 _MOST_FILES = 200
 _SHOWN_FILES = 5
@@ -86,6 +90,7 @@ def examine(settings: Settings) -> list[Finding]:
         ("market data", _market_data),
         ("market data", _benchmarks),
         ("console", _console),
+        ("notifications", _notifications),
     )
     for part, check in checks:
         try:
@@ -374,3 +379,33 @@ def _console(settings: Settings) -> Iterator[Finding]:
         yield Finding("console", "ok", f"{place}, without a password")
     else:
         yield Finding("console", "ok", f"{place}, with a password")
+
+
+def _notifications(settings: Settings) -> Iterator[Finding]:
+    if settings.notify.url is None:
+        yield Finding("notifications", "ok", "nobody is told; docs/notifications.md says how somebody is")
+        return
+    to = settings.notify.masked_url
+    if not settings.store_path.exists():
+        yield Finding("notifications", "ok", f"go to {to}; none yet", _NOTIFY_ADVICE)
+        return
+    with closing(open_store(settings, read_only=True)) as store:
+        try:
+            store.initialize()
+        except SchemaMismatch:
+            return  # the store's own finding says so
+        found = read_notified(settings, store)
+    if found.error is not None:
+        since = (found.oldest_waiting_at or "")[:19]
+        yield Finding(
+            "notifications", "bad", f"{found.waiting:,} wait since {since}: {to}: {found.error}", _NOTIFY_ADVICE
+        )
+        return
+    if found.waiting and (age := utc_now() - datetime.fromisoformat(found.oldest_waiting_at or "")) > _UNSENT:
+        says = f"{found.waiting:,} wait, the oldest for {int(age.total_seconds()):,} s, and nobody tries to send them"
+        yield Finding("notifications", "bad", says, "worker and trainer send them: see that one runs")
+        return
+    unsigned = "" if settings.notify.secret is not None else "; unsigned, since REFINERY_NOTIFY__SECRET is not set"
+    lost = f"; {found.given_up:,} given up, {found.dropped:,} dropped" if found.given_up or found.dropped else ""
+    verdict: Verdict = "warn" if lost else "ok"
+    yield Finding("notifications", verdict, f"{found.sent:,} sent to {to}, {found.waiting:,} wait{lost}{unsigned}")

@@ -21,7 +21,7 @@ from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreMoved
 from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
-from worker.observability.status import Status, read_status
+from worker.observability.status import Notified, Status, read_status
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
 from worker.streams.errors import translated
@@ -122,6 +122,7 @@ class StateCollector(Collector):
         yield from self._trainings()
         yield from self._champion(status)
         yield from _alarms(status)
+        yield from _notified(status.notifications)
         if time.monotonic() - self._figures_at > _FIGURES_EVERY_S:
             self._figures = list(_live_figures(self._settings, self._store))
             self._figures_at = time.monotonic()
@@ -216,6 +217,19 @@ def _alarms(status: Status) -> Iterator[Metric]:
         family.add_metric([alarm["name"]], 1)
     yield family
     yield _gauge("refinery_champion_fits", "0 when it was fitted on other features.", status.champion_fits)
+
+
+def _notified(found: Notified | None) -> Iterator[Metric]:
+    if found is None:
+        return
+    yield _gauge("refinery_notifications_waiting", "Notifications that wait to be sent.", found.waiting)
+    age = _age_s(found.oldest_waiting_at) or 0
+    yield _gauge("refinery_notification_oldest_seconds", "Age of the oldest that waits; 0 without any.", age)
+    text = "What came of notifications, ever."
+    family = CounterMetricFamily("refinery_notifications", text, labels=["result"])
+    for result in ("sent", "failed", "given_up", "dropped"):
+        family.add_metric([result], getattr(found, result))
+    yield family
 
 
 def _live_figures(settings: Settings, store: FeatureDatabase) -> Iterator[Metric]:

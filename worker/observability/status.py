@@ -59,6 +59,22 @@ class Monitoring:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """Whether somebody is told. `to` is the masked address, None where none is set, and then nothing waits."""
+
+    to: str | None
+    waiting: int
+    oldest_waiting_at: str | None
+    #: What the last try came to, where what waits was tried in vain.
+    error: str | None
+    #: How many were sent, tries that failed, were given up, and were dropped unsent, ever.
+    sent: int
+    failed: int
+    given_up: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """Everything on one screen. What Redis does not tell, or the store does not hold, is None, never 0."""
 
@@ -103,6 +119,8 @@ class Status:
     other_owner: str | None = None
     #: What workers of this machine wait for, and handle nothing meanwhile.
     waits_for: tuple[str, ...] = ()
+    #: Who is told of what happens, and what waits to be told.
+    notifications: Notified | None = None
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""
@@ -172,6 +190,7 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         due=due(retrain_rule(settings), history, now=utc_now()),
         retraining=settings.ml.enabled,
         other_owner=_other_owner(settings, store, client),
+        notifications=read_notified(settings, store),
     )
 
 
@@ -188,6 +207,15 @@ def _feature_version(settings: Settings) -> str:
     from worker.installation import feature_pipeline  # takes long to load, and without a champion nobody asks
 
     return feature_pipeline(settings).feature_version
+
+
+def read_notified(settings: Settings, store: FeatureDatabase) -> Notified:
+    """Whether somebody is told, and what waits to be."""
+    counts = store.notifications.counts()
+    if settings.notify.url is None:
+        return Notified(None, 0, None, None, **counts)
+    waiting = store.notifications.waiting()
+    return Notified(settings.notify.masked_url, waiting.number, waiting.oldest_at, waiting.error, **counts)
 
 
 def read_monitoring(store: FeatureDatabase) -> Monitoring | None:

@@ -10,6 +10,7 @@ from loguru import logger
 from trading_system.ml_refinement.storage import StoreUnavailable
 from worker.errors import TransientError
 from worker.installation import check_features, check_recipe, idle_settings, refuse_other_owner
+from worker.notifications.sender import sending
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url
 from worker.retraining.job import run_trainer as work
@@ -30,5 +31,6 @@ def run_trainer(settings: Settings) -> None:
     with server_url(settings, retry=StartRetry(threading.Event())) as url:  # a signal ends this process until it works
         with suppress(TransientError, StoreUnavailable), connect(url) as client:  # then housekeeping looks again
             refuse_other_owner(settings, client)
-        with metrics.served(settings, url, port=settings.trainer_metrics_port, loop=False):
+        port = settings.trainer_metrics_port
+        with metrics.served(settings, url, port=port, loop=False), sending(settings):
             work(settings, url)

@@ -15,6 +15,7 @@ from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import StopRequested, TransientError
 from worker.installation import check_features, check_recipe, idle_settings
+from worker.notifications.sender import sending
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.retraining.queue import connect_queue
@@ -64,7 +65,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
     trigger = _RetrainingTrigger(settings, url)
     care = _Care(settings, client)
     port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
-    with metrics.served(settings, url, port=port, loop=True) as counters:
+    with metrics.served(settings, url, port=port, loop=True) as counters, sending(settings):
 
         def after_batch(store: FeatureDatabase, result: BatchResult) -> None:
             counters.came_round()

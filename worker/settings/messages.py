@@ -9,9 +9,9 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.dataclasses import is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 
@@ -132,7 +132,9 @@ def explain(item: Any, types: Mapping[str, Any]) -> str:
     allowed = allowed.replace("Path does not point to a directory", "must be an existing directory")
     if isinstance(item["input"], dict) or fields_of(type(item["input"])) is not None:
         return f"{variable(path)}: {allowed}"
-    return f"{variable(path)}={mask_url(str(item['input']))!r}: {allowed}"
+    name = variable(path)
+    allowed = re.sub(r"must have at least (\d+) items after.*", r"must have at least \1 characters", allowed)
+    return f"{name}={_shown(name, str(item['input']), types)!r}: {allowed}"
 
 
 def explain_json(message: str, environ: Mapping[str, str], types: Mapping[str, Any]) -> str:
@@ -140,12 +142,22 @@ def explain_json(message: str, environ: Mapping[str, str], types: Mapping[str, A
     found = re.search(r'field "([^"]+)"', message)
     group = variable([found.group(1)]) if found else PREFIX
     wrong = [
-        f"{name}={mask_url(value)!r}"
+        f"{name}={_shown(name.upper(), value, types)!r}"
         for name, value in sorted(environ.items())
         if name.upper().startswith(group) and not _is_json(value)
         if name.upper() == group or get_origin(types.get(name.upper())) in (dict, list)
     ]
     return f'{", ".join(wrong) or group}: must be JSON, such as [5, 10] or {{"equity": "SPX"}}'
+
+
+def _shown(name: str, value: str, types: Mapping[str, Any]) -> str:
+    """A value as it may be told: nothing of one that is a secret, or a group with one in it."""
+    of_group = (kind for setting, kind in types.items() if setting == name or setting.startswith(f"{name}__"))
+    return "***" if any(map(_is_secret, of_group)) else mask_url(value)
+
+
+def _is_secret(kind: Any) -> bool:
+    return kind is SecretStr or any(_is_secret(part) for part in get_args(kind))
 
 
 def _is_json(text: str) -> bool:

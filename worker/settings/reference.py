@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import sys
 import types
 from collections.abc import Iterator
@@ -107,6 +108,8 @@ def _default(field: FieldInfo) -> str:
         return f"`./{value}`"
     if isinstance(value, Enum):
         return f"`{value.value}`"
+    if isinstance(value, list):
+        return f"`{json.dumps(value)}`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

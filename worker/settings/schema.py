@@ -32,6 +32,7 @@ from pydantic_settings import (
 )
 
 from trading_system.ml_refinement.config import MOST_DAYS, Days, FeatureSet, MLConfig
+from trading_system.ml_refinement.storage.notifications.occasions import Occasion
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
     PREFIX,
@@ -45,6 +46,7 @@ from worker.settings.messages import (
     without_service_links,
 )
 from worker.settings.redis_url import check_redis_url, mask_url
+from worker.settings.webhook_url import check_webhook_url, mask_webhook_url, signing_key
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
@@ -106,6 +108,44 @@ class GatewaySettings(_Part):
     """So many producers may be connected at once."""
     idle_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     """A connection on which no whole line came, or no answer was read, for so long is closed."""
+
+
+class NotifySettings(_Part):
+    """The webhook that somebody is told by."""
+
+    url: SecretStr | None = None
+    """`https://` or `http://` address that each notification is posted to; unset: nobody is told."""
+    secret: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Signs each notification: `whsec_` and base64, or any text; unset: it is not signed."""
+    kinds: list[Occasion] = Field(default_factory=lambda: list(Occasion))
+    """Which kinds are told; JSON list."""
+    name: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """What a notification calls this installation; unset: the host name."""
+    timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """A receiver that has not answered by then is tried again later."""
+    give_up_hours: Annotated[int, Field(ge=1, le=720)] = 72
+    """So long a notification is tried for, with growing pauses."""
+    dead_letter_burst: Annotated[int, Field(ge=0, le=1000)] = 20
+    """So many dead letters within ten minutes are told of, once an hour at most; 0: never."""
+
+    @field_validator("url")
+    @classmethod
+    def _safe_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_webhook_url(value.get_secret_value())
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def _usable_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            signing_key(value.get_secret_value())
+        return value
+
+    @property
+    def masked_url(self) -> str:
+        """Where notifications go, without what may be a secret in it; `none` when no URL is set."""
+        return "none" if self.url is None else mask_webhook_url(self.url.get_secret_value())
 
 
 class Settings(BaseSettings):
@@ -181,6 +221,8 @@ class Settings(BaseSettings):
     """The archive of events as they were received."""
     gateway: GatewaySettings = GatewaySettings()
     """The socket that producers without a way to Redis send events to."""
+    notify: NotifySettings = NotifySettings()
+    """The webhook that somebody is told by."""
     training_timeout_s: Annotated[int, Field(ge=10, le=2_592_000)] = 3600
     """A training that takes longer is ended and counts as failed."""
     training_queue: QueueName | None = None

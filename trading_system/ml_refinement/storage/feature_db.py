@@ -15,6 +15,7 @@ from trading_system.ml_refinement.config import FeatureVector, MLConfig, ModelMe
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
 from trading_system.ml_refinement.storage.errors import PickledModel
 from trading_system.ml_refinement.storage.json_text import read_features
+from trading_system.ml_refinement.storage.notifications.table import Notifications
 from trading_system.ml_refinement.storage.quarantine import (
     CHECKED_BEFORE,
     QUARANTINE_STEP,
@@ -78,6 +79,7 @@ class FeatureDatabase:
         self.quarantine = Quarantine(self._connection)
         self.signals = Signals(self._connection)
         self.monitoring = MonitoringReports(self._connection)
+        self.notifications = Notifications(self._connection)
         self.tuning = TuningTrials(self._connection)
 
     @classmethod

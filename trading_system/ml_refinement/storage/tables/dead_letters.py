@@ -231,6 +231,14 @@ class DeadLetterTable:
         """The open ones by reason, the most frequent first."""
         return [OpenReason(*row) for row in self._connection.query(OPEN_BY_REASON)]
 
+    def newest_id(self) -> int:
+        """The number of the newest in whatever state; 0 where there is none."""
+        return int(self._connection.query("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
+
+    def newest_by_reason(self, since: str, *, among: int) -> dict[str, int]:
+        """How many of so many newest were dead-lettered since then, by reason, the most frequent first."""
+        return dict(self._connection.query(NEWEST_BY_REASON, (among, since)))
+
     def errors(self, numbers: Sequence[int]) -> dict[int, str]:
         """The error of each of the dead letters, by number."""
         return dict(self._connection.query(ERRORS, (finite_json(list(numbers)),)))
@@ -334,6 +342,9 @@ GROUPS = """
 OPEN_BY_REASON = """
     SELECT reason, count(*) AS n, min(first_seen) FROM dead_letters WHERE status = 'open'
     GROUP BY reason ORDER BY n DESC, reason"""
+NEWEST_BY_REASON = """
+    SELECT reason, count(*) AS n FROM (SELECT reason, first_seen FROM dead_letters ORDER BY id DESC LIMIT ?)
+    WHERE first_seen > ? GROUP BY reason ORDER BY n DESC, reason"""
 ERRORS = """
     SELECT d.id, d.error FROM json_each(?) AS wanted CROSS JOIN dead_letters AS d ON d.id = wanted.value"""
 REASONS = """

@@ -14,6 +14,8 @@ from trading_system.ml_refinement.config import ModelMetadata, ModelType
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.errors import PickledModel, StaleActivation, UnknownModel
 from trading_system.ml_refinement.storage.json_text import finite_json
+from trading_system.ml_refinement.storage.notifications.occasions import of_ledger
+from trading_system.ml_refinement.storage.notifications.table import Notifications
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Action = Literal["activate", "retire", "prove", "demote", "hold", "reject", "pin", "unpin"]
@@ -112,6 +114,7 @@ class Models:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
+        self._notifications = Notifications(connection)
 
     def register(
         self,
@@ -219,6 +222,7 @@ class Models:
             if expected_active is not ANY and before != expected_active:
                 raise StaleActivation(f"the active {model_type} is {before!r}, not {expected_active!r}")
             self._pass_fence(model_type, fence)
+            was_proven = before is not None and self._is_proven(before)
             if before != model_id or row.proven != proven:
                 if before is not None and before != model_id:
                     self._end_pin(model_type, before, run_id, actor)
@@ -226,7 +230,8 @@ class Models:
                 self._connection.run(RETIRE, (now, model_type, model_id))
                 self._connection.run(ACTIVATE, (now, proven, model_id))
                 by = actor or (acting_user() if run_id is None else GATE)
-                self._enter("activate", model_type, model_id, before, reason, figures, run_id, by)
+                told = model_type, model_id, before, reason, figures, run_id, by
+                self._enter("activate", *told, was_proven=was_proven)
             if pin:
                 self.pin(model_id, reason=reason, actor=actor)
 
@@ -279,7 +284,8 @@ class Models:
             model_type = row.metadata.model_type.value
             self._end_pin(model_type, model_id, None, actor)
             self._connection.run(RETIRE, (utc_text(self._clock()), model_type, ""))
-            self._enter("retire", model_type, None, model_id, reason, figures, None, actor or acting_user())
+            by = actor or acting_user()
+            self._enter("retire", model_type, None, model_id, reason, figures, None, by, was_proven=row.proven)
             return True
 
     def set_proven(
@@ -305,7 +311,8 @@ class Models:
             self._connection.run("UPDATE model_registry SET proven = ? WHERE model_id = ?", (proven, model_id))
             action: Action = "prove" if proven else "demote"
             by = actor or acting_user()
-            self._enter(action, row.metadata.model_type.value, model_id, model_id, reason, figures, None, by)
+            kind = row.metadata.model_type.value
+            self._enter(action, kind, model_id, model_id, reason, figures, None, by, was_proven=row.proven)
             return True
 
     def note_verdict(
@@ -383,9 +390,12 @@ class Models:
         figures: Mapping[str, Any] | None,
         run_id: str | None,
         actor: str,
+        *,
+        was_proven: bool = False,
     ) -> None:
+        now = utc_text(self._clock())
         params = (
-            utc_text(self._clock()),
+            now,
             model_type,
             action,
             previous,
@@ -398,6 +408,23 @@ class Models:
             actor,
         )
         self._connection.run(ENTER, params)
+        proven, rolled_back = model_id is not None and self._is_proven(model_id), ROLLED_BACK in (figures or {})
+        kind = of_ledger(action, model_type, was_proven=was_proven, is_proven=proven, rolled_back=rolled_back)
+        if kind is not None:
+            details = {
+                "model_type": model_type,
+                "model_id": model_id,
+                "previous_model_id": previous,
+                "proven": proven,
+                "reason": reason,
+                "reason_code": (figures or {}).get(NOT_PROVEN),
+                "run_id": run_id,
+                "actor": actor,
+            }
+            self._notifications.add(kind, details, at=now)
+
+    def _is_proven(self, model_id: str) -> bool:
+        return bool(self._connection.query("SELECT proven FROM model_registry WHERE model_id = ?", (model_id,))[0][0])
 
 
 PLAIN_FIELDS = "version", "created_at", "train_start_date", "train_end_date", "train_samples", "validation_samples"

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
+from trading_system.ml_refinement.storage.notifications.occasions import Occasion
+from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.times import utc_text
 
 Cause = Literal["schedule", "training"]
 
+#: So many of the newest reports are looked at for alarms that were told: hourly ones, and those after trainings.
+LOOKS_A_DAY = 200
 #: Older reports are dropped: a year of hourly ones.
 KEPT = 9_000
+#: An alarm that was raised within this time is not told again: one that stays is told once, and so is one that flaps.
+TOLD_AGAIN_AFTER = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class MonitoringReports:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._notifications = Notifications(connection)
 
     def add(
         self,
@@ -56,10 +65,18 @@ class MonitoringReports:
         """
         documents = finite_json(list(alarms)), finite_json(dict(figures)), finite_json(list(features))
         with self._connection.atomic():
+            known = self._alarms_since(utc_text(datetime.fromisoformat(at) - TOLD_AGAIN_AFTER)) if alarms else set()
             found = self._connection.query(ADD, (at, cause, model_id, newest_run, *documents))
             number = int(found[0][0])
             self._connection.run("DELETE FROM monitoring_reports WHERE id <= ?", (number - KEPT,))
+            for alarm in alarms:
+                if alarm["name"] not in known:
+                    details = {"alarm": alarm["name"], "reason": alarm["why"], "model_id": model_id}
+                    self._notifications.add(Occasion.ALARM, details, at=at)
         return number
+
+    def _alarms_since(self, at: str) -> set[str]:
+        return {str(name) for (name,) in self._connection.query(ALARMS_SINCE, (LOOKS_A_DAY, at))}
 
     def note_request(self, report_id: int, job_id: str) -> None:
         """A training was asked for because of this report."""
@@ -85,6 +102,11 @@ ADD = """
     INSERT INTO monitoring_reports (at, cause, model_id, newest_run, alarms, figures, features)
     VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id"""
 SELECT = "SELECT id, at, cause, model_id, newest_run, alarms, figures, features, requested FROM monitoring_reports"
+ALARMS_SINCE = """
+    SELECT DISTINCT alarm.value ->> 'name'
+    FROM (SELECT at, alarms FROM monitoring_reports ORDER BY id DESC LIMIT ?) AS report,
+        json_each(report.alarms) AS alarm
+    WHERE report.at > ?"""
 REQUESTS = "SELECT at FROM monitoring_reports WHERE requested IS NOT NULL AND at > ? ORDER BY id DESC"
 
 

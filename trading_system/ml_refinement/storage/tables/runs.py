@@ -10,6 +10,8 @@ import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
+from trading_system.ml_refinement.storage.notifications.occasions import Occasion
+from trading_system.ml_refinement.storage.notifications.table import Notifications
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Status = Literal["running", "completed", "failed"]
@@ -59,6 +61,7 @@ class Runs:
     def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
+        self._notifications = Notifications(connection)
 
     def start(
         self,
@@ -95,8 +98,9 @@ class Runs:
         seconds: float | None = None,
     ) -> bool:
         """End a running run. False when it was not running: ended before."""
+        now = utc_text(self._clock())
         params = (
-            utc_text(self._clock()),
+            now,
             status,
             train_samples,
             validation_samples,
@@ -111,7 +115,11 @@ class Runs:
             run_id,
         )
         with self._connection.atomic():
-            return self._connection.run(FINISH, params) > 0
+            ended = self._connection.query(FINISH, params)
+            for model_type, requested_by in ended if status == "failed" else ():
+                details = {"run_id": run_id, "model_type": model_type, "reason": error_message}
+                self._notifications.add(Occasion.TRAINING_FAILED, details | {"requested_by": requested_by}, at=now)
+        return bool(ended)
 
     def get(self, run_id: str) -> TrainingRun | None:
         """One run."""
@@ -153,7 +161,7 @@ FINISH = """
     UPDATE training_runs
     SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
         model_id = ?, verdict = ?, serves = ?, error_message = ?, data_digest = ?, seconds = ?
-    WHERE run_id = ? AND status = 'running'"""
+    WHERE run_id = ? AND status = 'running' RETURNING model_type, requested_by"""
 LAST_FIGURE = """
     SELECT json_extract(metrics, ?) AS figure FROM training_runs
     WHERE model_type = ? AND status = 'completed' AND figure IS NOT NULL ORDER BY id DESC LIMIT 1"""
