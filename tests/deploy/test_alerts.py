@@ -434,7 +434,9 @@ def test_scenarios_are_made_of_series_that_are_served(tmp_path: Path, valkey_url
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool here")
-@pytest.mark.parametrize("arguments", [("rules", "refinery.rules.yml"), ("config", "prometheus.yml")])
+@pytest.mark.parametrize(
+    "arguments", [("rules", "refinery.rules.yml"), *(("config", f"prometheus{of}.yml") for of in ("", ".compose"))]
+)
 def test_promtool_reads_what_is_shipped(arguments: tuple[str, str]) -> None:
     assert PROMTOOL is not None
     command = [PROMTOOL, "check", arguments[0], str(PROMETHEUS / arguments[1])]

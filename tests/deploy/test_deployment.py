@@ -80,8 +80,10 @@ def test_every_way_in_is_on_this_machine_only_and_leads_to_what_listens_there(di
         "worker": [f"127.0.0.1:{settings['metrics_port'].default}:{settings['metrics_port'].default}"],
         "trainer": [f"127.0.0.1:{settings['trainer_metrics_port'].default}:{settings['trainer_metrics_port'].default}"],
         "console": [f"127.0.0.1:{settings['console_port'].default}:{settings['console_port'].default}"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
     }
-    listens = {name: service["environment"] for name, service in services.items() if name != "redis"}
+    listens = {name: services[name]["environment"] for name in OURS}
     hosts = {"worker": "REFINERY_METRICS_HOST", "trainer": "REFINERY_METRICS_HOST", "console": "REFINERY_CONSOLE_HOST"}
     assert {name: listens[name][variable] for name, variable in hosts.items()} == dict.fromkeys(hosts, "0.0.0.0")  # noqa: S104 - in a container
 
@@ -117,6 +119,46 @@ def test_prometheus_scrapes_what_is_published_and_reads_the_rules(directory: Pat
     ways_in = published(compose(directory)["services"])
     assert targets == {name: [ways_in[name][0].rpartition(":")[0]] for name in ("worker", "trainer")}
     assert all(yaml.safe_load((here / name).read_text())["groups"] for name in wanted["rule_files"])
+
+
+def test_the_profile_of_monitoring_scrapes_the_services_and_reads_the_same_rules(directory: Path) -> None:
+    services = compose(directory)["services"]
+    assert {name for name in services if "profiles" in services[name]} == {"prometheus", "grafana"}
+    assert all(services[name]["profiles"] == ["monitoring"] for name in ("prometheus", "grafana"))
+    here = directory / "deploy" / "prometheus"
+    alone, inside = (yaml.safe_load((here / f"prometheus{of}.yml").read_text()) for of in ("", ".compose"))
+    [job] = inside["scrape_configs"]
+    targets = {entry["labels"]["process"]: entry["targets"] for entry in job["static_configs"]}
+    ways_in = published(services)
+    assert targets == {name: [f"{name}:{ways_in[name][0].rpartition(':')[2]}"] for name in ("worker", "trainer")}
+    for each in (alone, inside):
+        del each["scrape_configs"][0]["static_configs"]
+    assert alone == inside
+    [config] = [word for word in services["prometheus"]["command"] if word.startswith("--config.file=")]
+    assert mounted(services["prometheus"], config.partition("=")[2], directory).is_file()
+
+
+def test_grafana_finds_its_data_source_and_its_dashboard_where_they_are_mounted(directory: Path) -> None:
+    services = compose(directory)["services"]
+    grafana = services["grafana"]
+    provisioning = mounted(grafana, "/etc/grafana/provisioning", directory)
+    [source] = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["url"] == f"http://prometheus:{published(services)['prometheus'][0].rpartition(':')[2]}"
+    [provider] = yaml.safe_load((provisioning / "dashboards" / "refinery.yml").read_text())["providers"]
+    assert [path.name for path in mounted(grafana, provider["options"]["path"], directory).glob("*.json")] == [
+        "refinery.json"
+    ]
+    assert mounted(grafana, grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"], directory).is_file()
+    assert len(grafana["environment"]["GF_SECURITY_ADMIN_PASSWORD"]) >= 32
+
+
+def mounted(service: Mapping[str, Any], inside: str, directory: Path) -> Path:
+    """Where a path of a container lies in the installation."""
+    for volume in service["volumes"]:
+        source, target, *_ = volume.split(":")
+        if source.startswith("./") and (inside == target or inside.startswith(f"{target}/")):
+            return directory / source / inside.removeprefix(target).lstrip("/")
+    raise AssertionError(f"{inside} is not mounted")
 
 
 def test_the_images_user_is_the_one_that_runs_it(directory: Path) -> None:

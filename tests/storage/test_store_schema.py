@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
@@ -304,3 +305,10 @@ def test_every_step_has_a_number_of_its_own() -> None:
     names = [file.name for file in files(storage).joinpath("migrations").iterdir() if file.name[0].isdigit()]
     numbers = [int(name.split("_")[0]) for name in names]
     assert sorted(numbers) == list(range(1, len(names) + 1)) == sorted(steps())
+
+
+def test_no_two_steps_have_one_number() -> None:
+    names = [file.name for file in files("trading_system.ml_refinement.storage").joinpath("migrations").iterdir()]
+    numbered = Counter(re.match(r"(?:[a-z]+_)?\d+", name)[0] for name in names if name.endswith(".sql"))
+    assert len(numbered) > 15
+    assert [number for number, count in numbered.items() if count > 1] == []

@@ -25,7 +25,7 @@ from worker.observability.status import Notified, Status, read_status
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
 from worker.streams.errors import translated
-from worker.streams.state import is_replica
+from worker.streams.state import is_replica, readers_of
 
 _FIGURES_EVERY_S = 60.0
 #: How a training can end, by verdict and serving: told as 0 before the first, so that the first is an increase.
@@ -64,6 +64,8 @@ class StateCollector(Collector):
             yield _gauge("refinery_build_info", "1, with the release.", 1, version=release())
             redis_up = self.redis_answers()
             yield _gauge("refinery_redis_up", "1 when Redis answers and takes writes.", redis_up)
+            if redis_up:
+                yield from self._scores()
             try:
                 families = list(self._of_store(self._client if redis_up else None))
                 up = True
@@ -127,6 +129,27 @@ class StateCollector(Collector):
             self._figures = list(_live_figures(self._settings, self._store))
             self._figures_at = time.monotonic()
         yield from self._figures
+
+    def _scores(self) -> Iterator[Metric]:
+        """Of the stream of scores, which does not depend on the store."""
+        try:
+            length, readers = readers_of(self._client, self._settings.streams.signals_scored)
+        except TransientError as error:
+            logger.debug("a scrape without the stream of scores: {}", error)
+            return
+        yield _gauge("refinery_scores_length", "Entries in the stream of scores.", length)
+        yield _gauge("refinery_scores_readers", "Consumer groups that read the scores.", len(readers))
+        lag = GaugeMetricFamily(
+            "refinery_scores_reader_lag", "Scores not yet given to the group; NaN when not known.", labels=["group"]
+        )
+        pending = GaugeMetricFamily(
+            "refinery_scores_reader_pending", "Scores given to the group and not acknowledged.", labels=["group"]
+        )
+        for reader in readers:
+            lag.add_metric([reader.group], math.nan if reader.lag is None else reader.lag)
+            pending.add_metric([reader.group], reader.pending)
+        yield lag
+        yield pending
 
     def _dead_letters(self) -> Iterator[Metric]:
         reasons = self._store.dead_letters.open_by_reason()

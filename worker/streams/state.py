@@ -33,6 +33,32 @@ class StreamState:
     group: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A group of those who read the scores. `lag` is None where the server cannot tell."""
+
+    group: str
+    pending: int
+    lag: int | None
+
+
+def readers_of(client: redis.Redis, stream: str, *, most: int = 50) -> tuple[int, list[Reader]]:
+    """How long a stream of ours is, and its consumer groups, so many at most. Nobody sees who reads without a group.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        if not client.exists(stream):
+            return 0, []
+        groups: Any = client.xinfo_groups(stream)
+        length = int(client.xlen(stream))
+    return length, [
+        Reader(row["name"].decode(errors="backslashreplace"), int(row["pending"]), row.get("lag"))
+        for row in groups[:most]
+    ]
+
+
 def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:
     """Length, pending and lag of each stream; zeros where stream or group do not exist yet.
 
