@@ -72,7 +72,7 @@ def show(model_id: str, json: Json = False) -> None:
         if row is None:
             raise _unknown(model_id)
         ledger = store.models.promotions(limit=1000, model_id=model_id)
-        run = store.runs.get(row.run_id) if row.run_id else None
+        run = store.runs.of_candidate(row.model_id, row.run_id)
     virtual = virtual_in_words(run.metrics) if run is not None else ""
     if json:
         output.document(_model_fields(row) | {"promotions": [output.fields(e) for e in ledger]})

@@ -109,7 +109,7 @@ def model(model_id: str) -> ResponseReturnValue:
     importance = importance_chart(queries, row)
     if importance is not None:
         drawn["importance"] = importance
-    run = queries.store.runs.get(row.run_id) if row.run_id else None
+    run = queries.store.runs.of_candidate(model_id, row.run_id)
     return render_template(
         "model.html",
         row=row,

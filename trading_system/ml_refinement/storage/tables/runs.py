@@ -125,6 +125,11 @@ class Runs:
         """One run."""
         return _first(self._connection.query(f"{SELECT} WHERE run_id = ?", (run_id,)))
 
+    def of_candidate(self, model_id: str, run_id: str | None) -> TrainingRun | None:
+        """The run whose candidate the model is; its verdict and figures are no other model's that it trained too."""
+        run = self.get(run_id) if run_id is not None else None
+        return run if run is not None and run.model_id == model_id else None
+
     def last(self, model_type: str, status: Status | None = None) -> TrainingRun | None:
         """The newest run of a model type, of any status or of one."""
         condition, params = ("AND status = ?", (model_type, status)) if status else ("", (model_type,))
