@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,9 @@ import redis
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, signal
+from tests.support.small_disk import SmallDisk, can_be_mounted
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
+from trading_system.ml_refinement.storage.times import utc_now
 from worker.installation import open_store
 from worker.observability import doctor
 from worker.observability.doctor import Finding
@@ -121,7 +124,18 @@ def bad(findings: list[Finding]) -> list[str]:
 def test_nothing_is_wrong_with_a_healthy_set_up(set_up: Any) -> None:
     findings = doctor.examine(set_up)
     assert {finding.verdict for finding in findings} == {"ok"}, findings
-    parts = {"settings", "redis", "disk", "store", "models", "trainings", "market data", "console"}
+    parts = {
+        "settings",
+        "redis",
+        "clock",
+        "disk",
+        "store",
+        "models",
+        "trainings",
+        "market data",
+        "console",
+        "notifications",
+    }
     assert parts == {finding.part for finding in findings}
 
 
@@ -243,3 +257,46 @@ def test_an_empty_place_is_healthy_and_stays_empty(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "none yet" in ended.stdout
     assert not (tmp_path / "var").exists()
+
+
+def clocks(settings: Any, **off: float) -> list[tuple[str, str]]:
+    found = doctor.examine(settings, clock=lambda: utc_now() + timedelta(**off))
+    return [(one.verdict, one.says) for one in found if one.part == "clock"]
+
+
+def test_a_clock_that_is_off_is_told_and_is_bad_where_events_are_refused(tmp_path: Path, valkey_url: str) -> None:
+    settings = settings_for(tmp_path / "var", valkey_url)
+    assert [verdict for verdict, _ in clocks(settings)] == ["ok"]
+    [(verdict, says)] = clocks(settings, seconds=90)
+    assert verdict == "warn"
+    assert re.fullmatch(r"this machine's clock is \d\d s ahead of the server's", says)
+    [(verdict, says)] = clocks(settings, hours=-2)
+    assert verdict == "bad"
+    assert "behind the server's: signals are refused as future_timestamp" in says
+
+
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_state_directory_that_cannot_be_one_is_told_before_anything_is_made(
+    below: str, tmp_path: Path, valkey_url: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    settings = settings_for(tmp_path / "file" / below, valkey_url)
+    told = [one for one in doctor.examine(settings) if one.part == "state directory"]
+    assert [(one.verdict, one.says) for one in told] == [
+        ("bad", f"{tmp_path / 'file'} is in the way: it is no directory")
+    ]
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    told = [one for one in doctor.examine(settings_for(tmp_path / "gone", valkey_url)) if one.part == "state directory"]
+    assert [one.verdict for one in told] == ["bad"]
+
+
+def test_a_state_directory_on_a_file_system_that_takes_no_writes_is_told(tmp_path: Path, valkey_url: str) -> None:
+    if not can_be_mounted(tmp_path):
+        pytest.skip("no file system can be mounted here")
+    disk = SmallDisk(tmp_path / "disk", megabytes=1)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk.place)], check=True)
+        found = doctor.examine(settings_for(disk.place / "var", valkey_url))
+    finally:
+        disk.close()
+    assert f"{disk.place} lies on a file system that is mounted read-only" in [one.says for one in found]
