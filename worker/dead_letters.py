@@ -324,8 +324,10 @@ def _row(rejected: Rejected, version: str, largest_event: int) -> NewDeadLetter:
     error, entry = rejected.error, rejected.entry
     if isinstance(error, EventError):
         reason, detail, trace = error.reason.value, _cut(error.detail, _MOST_DETAIL), None
+        alike = _cut(error.alike, _MOST_DETAIL)
     else:
         reason, detail = Reason.HANDLER_ERROR.value, _cut(f"{type(error).__name__}: {error}", _MOST_DETAIL)
+        alike = detail
         trace = _cut("".join(traceback.format_exception(error)), _MOST_TRACEBACK)
     payload = entry.data if entry.data is not None else b""
     # What was too large to be parsed at the door is not parsed here either.
@@ -341,7 +343,7 @@ def _row(rejected: Rejected, version: str, largest_event: int) -> NewDeadLetter:
         signal_id=signal_id,
         symbol=symbol,
         worker_version=version,
-        fingerprint=fingerprint(reason, detail),
+        fingerprint=fingerprint(reason, alike),
         replay_of=entry.replay[0] if entry.replay else None,
     )
 

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -133,16 +135,29 @@ class EventError(RefineryError):
 
     Attributes:
         reason: from the closed list.
-        detail: one or two lines for people; never the whole input.
+        detail: every fault in words for people, with the value at fault; never the whole input.
+        alike: what is the same for all events that fail alike: no value stands in it.
+        faults: the single faults of the detail, the first of which the reason is about.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, *, alike: str | None = None, faults: tuple[str, ...] | None = None
+    ) -> None:
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.alike = detail if alike is None else alike
+        self.faults = (detail,) if faults is None else faults
 
-    def __reduce__(self) -> tuple[type[EventError], tuple[Reason, str]]:
-        return type(self), (self.reason, self.detail)
+    def __reduce__(self) -> tuple[Callable[..., EventError], tuple[Any, ...]]:
+        return _event_error, (type(self), self.reason, self.detail, self.alike, self.faults)
+
+
+def _event_error(
+    kind: type[EventError], reason: Reason, detail: str, alike: str, faults: tuple[str, ...]
+) -> EventError:
+    """What `pickle` makes of one in another process."""
+    return kind(reason, detail, alike=alike, faults=faults)
 
 
 class DecodeError(EventError):

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from tests.support.desk import scored
-from tests.support.events import SIGNALS, outcome, signal
+from tests.support.events import SIGNALS, TRADES, outcome, signal
 from tests.support.labels import label
 from tests.support.real_processes import QUIET, REFINERY, Installation
 from tests.support.waiting import HANGS_AFTER_S, answers, wait_until
@@ -51,6 +51,33 @@ def test_events_go_in_through_publish_and_the_status_tells_what_became_of_them(
     worker.send_signal(signals.SIGTERM)
     assert worker.wait(HANGS_AFTER_S) == 0
     assert b"4 of 20" in installation.run("status").stdout
+
+
+def test_what_the_worker_would_refuse_is_not_sent_and_says_why(installation: Installation, valkey: redis.Redis) -> None:
+    wrong = signal(2, technical_score=11.5, direction="up")
+    given = lines([("signal.created", signal(1)), ("signal.created", wrong), ("trade.closed", outcome(1))])
+    done = installation.run("publish", "-", stdin=given)
+    assert (done.returncode, done.stdout) == (1, b"2 events published; 1 line refused\n")
+    said = "line 2: schema: direction: must be 'long' or 'short', and is \"up\"; technical_score: must be at most 10"
+    assert said in done.stderr.decode()
+    assert (valkey.xlen(SIGNALS), valkey.xlen(TRADES)) == (1, 1)
+    done = installation.run("publish", "--no-check", "-", stdin=given)
+    assert (done.returncode, done.stdout) == (0, b"3 events published; 0 lines refused\n")
+    assert (valkey.xlen(SIGNALS), valkey.xlen(TRADES)) == (3, 2)
+
+
+def test_a_check_publishes_nothing_and_needs_no_server(installation: Installation, valkey: redis.Redis) -> None:
+    given = lines([("signal.created", signal(1)), ("trade.closed", outcome(1, r_multiple=5000))])
+    nobody = {"REFINERY_REDIS_URL": f"unix://{installation.state_dir}/nobody.sock"}
+    done = installation.run("publish", "--check", "-", stdin=given, **nobody)
+    assert (done.returncode, done.stdout) == (1, b"1 event valid, nothing was published; 1 line refused\n")
+    assert b"line 2: bad_number: r_multiple: more than 1000 in size, and is 5000" in done.stderr
+    assert json.loads(installation.run("publish", "--check", "--json", "-", stdin=given, **nobody).stdout) == {
+        "valid": 1,
+        "refused": 1,
+    }
+    assert valkey.xlen(SIGNALS) == 0
+    assert installation.run("publish", "--check", "--no-check", "-", stdin=given).returncode == 2
 
 
 def test_a_byte_order_mark_costs_no_event_and_an_array_is_refused_at_once(

@@ -119,5 +119,7 @@ def test_a_status_with_server_and_champion_loads_no_learning(store_dir: Path, va
 
 def test_publishing_loads_no_learning(store_dir: Path, valkey_url: str, tmp_path: Path) -> None:
     events = tmp_path / "events.jsonl"
-    events.write_text('{"type": "trade.closed", "signal_id": "a", "closed_at": "2026-01-01T00:00:00Z"}\n')
+    events.write_text(
+        '{"type": "trade.closed", "signal_id": "a", "closed_at": "2026-01-01T00:00:00Z", "r_multiple": 1}\n'
+    )
     assert not loaded_by(f"publish {events}", store_dir, redis_url=valkey_url) & LEARNING

@@ -113,7 +113,7 @@ def test_a_producer_publishes_with_the_client_with_an_outbox_and_from_the_comman
         "REFINERY_STATE_DIR": str(tmp_path / "p"),
     }
     line = orjson.dumps({"type": "signal.created", **signal(3)})
-    assert b"1 published" in refinery(environment, "publish", "-", stdin=line)
+    assert b"1 event published" in refinery(environment, "publish", "-", stdin=line)
     with redis.Redis.from_url(guarded.url("producer"), protocol=3, client_name="desk") as newest:
         assert newest.xadd(SIGNALS, {"data": orjson.dumps(signal(4))})
     assert (count(guarded, SIGNALS), count(guarded, TRADES)) == (4, 1)

@@ -119,7 +119,7 @@ def test_a_symbol_is_shown_on_a_terminal_as_it_is() -> None:
 
 
 def test_a_refused_symbol_is_told_the_rule() -> None:
-    with pytest.raises(DecodeError, match="symbol: 1 to 64 printable characters, no blank at either end"):
+    with pytest.raises(DecodeError, match="symbol: must be 1 to 64 printable characters, no blank at either end"):
         read_signal(signal(symbol="A "))
 
 

@@ -174,7 +174,9 @@ def check_refused_or_read(data: bytes) -> bool:
 
 
 def _check_short(refused: DecodeError) -> bool:
-    assert 0 < len(refused.detail) < 300
+    assert refused.detail
+    assert len(refused.faults) <= 40
+    assert all(len(fault) < 300 for fault in refused.faults)
     return False
 
 

@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 
+from trading_system.ml_refinement.storage.times import utc_now
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
+from worker.observability.printable import counted
 from worker.redis_server.connection import server, stream_of_kind
 from worker.settings.schema import load_settings
 
+#: So many refused lines are told one by one.
+_SHOWN_REFUSALS = 20
 KINDS = ("signal.created", "trade.closed", "signal.scored")
 
 
 def publish(
     file: Annotated[typer.FileBinaryRead, typer.Argument(help="JSON lines with `type`; - is stdin.")],
+    only_check: Annotated[bool, typer.Option("--check", help="Only look: nothing is published.")] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Publish events that the worker will refuse, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Publish events from a file of JSON lines to the streams.
+    """Publish events from a file of JSON lines to the streams; those that the worker would refuse are not sent.
 
     A line is {"type": "signal.created", ...} or {"type": "trade.closed", ...}. Publishing a file twice is harmless.
+    What is checked is the event itself: whether its signal is known, or its symbol has bars, only the worker can say.
 
     \f
     Raises:
+        typer.BadParameter: both options were given.
         typer.Exit: a line was refused, with code 1.
     """
-    from worker.events.strict_json import parse_line  # loads numpy; publishing alone needs these two
+    from worker.events.decoding import Limits, decode  # loads numpy; publishing alone needs these three
+    from worker.events.strict_json import parse_line
     from worker.streams.jsonl import publish_lines
 
+    if only_check and no_check:
+        raise typer.BadParameter("--check and --no-check are opposites", param_hint="--check")
     settings = settings_and_log()
-    with server(settings) as client, output.progress("publishing", unit="lines") as progress:
-        result = publish_lines(client, file, streams=stream_of_kind(settings), parse=parse_line, progress=progress)
-    for refused in result.refused[:20]:
+    limits, streams = Limits.from_settings(settings), stream_of_kind(settings)
+
+    def check(kind: str, data: bytes) -> None:
+        decode(kind, data, now=utc_now(), limits=limits)
+
+    with ExitStack() as stack:
+        client = None if only_check else stack.enter_context(server(settings))
+        told = stack.enter_context(output.progress("checking" if only_check else "publishing", unit="lines"))
+        checked = None if no_check else check
+        result = publish_lines(client, file, streams=streams, parse=parse_line, check=checked, progress=told)
+    for refused in result.refused[:_SHOWN_REFUSALS]:
         output.note(f"line {refused.number}: {refused.why}")
+    if (more := len(result.refused) - _SHOWN_REFUSALS) > 0:
+        output.note(f"and {counted(more, 'line')} more")
     if json:
-        output.document({"published": result.events, "refused": len(result.refused)})
+        output.document({"valid" if only_check else "published": result.events, "refused": len(result.refused)})
     else:
-        output.line(f"{result.events} published, {len(result.refused)} refused")
+        done = "valid, nothing was published" if only_check else "published"
+        output.line(f"{counted(result.events, 'event')} {done}; {counted(len(result.refused), 'line')} refused")
     if result.refused:
         raise typer.Exit(1)
 

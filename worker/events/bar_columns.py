@@ -12,6 +12,7 @@ from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars, BarsError, BarsFault
 from trading_system.ml_refinement.typing import FloatArray
 from worker.errors import DecodeError, Reason
+from worker.events.faults import at_fault
 from worker.events.instants import BadTimestamp
 from worker.events.strict_json import count_strings
 from worker.events.timestamps import column_us
@@ -44,7 +45,8 @@ def bars_from_json(value: Any, *, field: Literal["bars", "benchmark"], not_after
     try:
         timestamp = column_us(columns["timestamp"])
     except BadTimestamp as error:
-        raise DecodeError(Reason.BAD_TIME, f"{field}.timestamp[{error.row}]: {error}") from None
+        said = f"{field}.timestamp[{error.row}]: {error}"
+        raise DecodeError(Reason.BAD_TIME, at_fault(said, columns["timestamp"][error.row]), alike=said) from None
     matrix = _matrix(columns, field)
     try:
         bars = Bars.from_matrix(timestamp, matrix)
@@ -115,4 +117,5 @@ def _refuse_no_numbers(columns: dict[str, list[Any]], names: Iterable[str], fiel
         if set(map(type, columns[name])) <= {float, int}:
             continue
         row = next(row for row, value in enumerate(columns[name]) if type(value) not in (float, int))
-        raise DecodeError(Reason.SCHEMA, f"{field}: {name}[{row}] is not a number")
+        said = f"{field}: {name}[{row}] is not a number"
+        raise DecodeError(Reason.SCHEMA, at_fault(said, columns[name][row]), alike=said)

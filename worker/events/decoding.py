@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -15,6 +18,7 @@ from trading_system.ml_refinement.bar_limits import PRICE_MAX, PRICE_MIN
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from worker.errors import DecodeError, Reason
+from worker.events.faults import at_fault, fault, in_words, with_others
 from worker.events.instants import BadTimestamp, instant_us
 from worker.events.models import (
     ABSURD_BOUNDS,
@@ -32,6 +36,7 @@ from worker.events.strict_json import count_strings, parse_object, refuse_double
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.bars import Bars
+    from worker.events.bar_columns import JsonBars
     from worker.settings.schema import Settings
 
 __all__ = [
@@ -77,6 +82,7 @@ class Limits:
 
 _NO_LIMITS = Limits(max_bytes=sys.maxsize, max_bars=sys.maxsize, earliest_us=0, max_r_multiple=sys.float_info.max)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+_END_US = sys.maxsize
 
 
 class SignalCreated(NamedTuple):
@@ -162,6 +168,29 @@ def decode_again(kind: str, data: bytes) -> SignalCreated | TradeClosed:
 
 def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     raw = parse_object(data, max_bytes=limits.max_bytes)
+    try:
+        return _signal_in(raw, data, now, limits)
+    except DecodeError as error:
+        raise with_others(error, _checks_of_signal(raw, now, limits)) from None
+
+
+def _checks_of_signal(raw: dict[str, Any], now: datetime, limits: Limits) -> Iterator[Callable[[], object]]:
+    """What else may be wrong with a signal, each part by itself. A bar's time is no fault where the signal's is one."""
+    yield lambda: _validated(SignalCreatedJson, raw)
+    timestamp = raw.get("timestamp")
+    known_us = _END_US
+    if isinstance(timestamp, str):
+        yield lambda: _believable("timestamp", timestamp, now, limits)
+        with suppress(BadTimestamp):
+            known_us = instant_us(timestamp)
+    names: tuple[Literal["bars", "benchmark"], ...] = ("bars", "benchmark")
+    for name in names:
+        yield partial(_parsed_bars, raw, name, known_us, limits)
+    if (features := raw.get("features")) is not None:
+        yield lambda: provided_from_json(features)
+
+
+def _signal_in(raw: dict[str, Any], data: bytes, now: datetime, limits: Limits) -> Decoded:
     fields = _validated(SignalCreatedJson, raw)
     timestamp_us = _believable("timestamp", fields.timestamp, now, limits)
     tally = _Tally(raw, fields)
@@ -175,10 +204,31 @@ def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
 
 def _decode_outcome(data: bytes, now: datetime, limits: Limits) -> Decoded:
     raw = parse_object(data, max_bytes=limits.max_bytes)
+    try:
+        return _outcome_in(raw, data, now, limits)
+    except DecodeError as error:
+        raise with_others(error, _checks_of_outcome(raw, now, limits)) from None
+
+
+def _checks_of_outcome(raw: dict[str, Any], now: datetime, limits: Limits) -> Iterator[Callable[[], object]]:
+    yield lambda: _validated(TradeClosedJson, raw)
+    closed_at, r_multiple = raw.get("closed_at"), raw.get("r_multiple")
+    if isinstance(closed_at, str):
+        yield lambda: _believable("closed_at", closed_at, now, limits)
+    if type(r_multiple) in (float, int):
+        yield lambda: _refuse_absurd_r(r_multiple, limits)
+
+
+def _refuse_absurd_r(r_multiple: Any, limits: Limits) -> None:
+    if abs(r_multiple) > limits.max_r_multiple:
+        said = f"r_multiple: more than {limits.max_r_multiple:g} in size"
+        raise DecodeError(Reason.BAD_NUMBER, at_fault(said, r_multiple), alike=said)
+
+
+def _outcome_in(raw: dict[str, Any], data: bytes, now: datetime, limits: Limits) -> Decoded:
     fields = _validated(TradeClosedJson, raw)
     closed_at_us = _believable("closed_at", fields.closed_at, now, limits)
-    if abs(fields.r_multiple) > limits.max_r_multiple:
-        raise DecodeError(Reason.BAD_NUMBER, f"r_multiple: more than {limits.max_r_multiple:g} in size")
+    _refuse_absurd_r(raw["r_multiple"], limits)
     tally = _Tally(raw, fields)
     refuse_double_keys(data, tally.strings)
     outcome = TradeClosed(
@@ -215,55 +265,78 @@ def _validated(model: type[Model], raw: dict[str, Any]) -> Model:
 def _refuse_version(version: object) -> None:
     version = whole_number(version)
     if type(version) is int and version != SCHEMA_VERSION:
-        raise DecodeError(Reason.UNKNOWN_VERSION, f"schema_version is not {SCHEMA_VERSION}")
+        said = f"schema_version: must be {SCHEMA_VERSION}"
+        raise DecodeError(Reason.UNKNOWN_VERSION, at_fault(said, version), alike=said)
 
 
 def _decode_error(error: ValidationError) -> DecodeError:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
+    items = error.errors(include_url=False)
+    reason = _reason_of(items[0])
+    faults = tuple(fault(item, _instead(item)) for item in items)
+    where, others = ".".join(map(str, items[0]["loc"])), " and others" if len(items) > 1 else ""
+    alike = f"{where}: {_instead(items[0]) or in_words(items[0])}{others}"
+    return DecodeError(reason, "; ".join(faults), alike=alike, faults=faults)
+
+
+def _reason_of(first: Any) -> Reason:
     bound = first.get("ctx", {}).get("ge", first.get("ctx", {}).get("le"))
     if first["loc"][0] == "news":
-        reason = Reason.BAD_NEWS
-    elif bound in ABSURD_BOUNDS and not (bound == PRICE_MIN and first["input"] <= 0):
-        reason = Reason.BAD_NUMBER
-    else:
-        reason = Reason.SCHEMA
-    said = first["msg"]
-    if where == "symbol" and type(first["input"]) is str:
-        said = SYMBOL_RULE
-    elif reason is Reason.BAD_NUMBER and bound in (PRICE_MIN, PRICE_MAX):
-        said = f"absurd (allowed: {PRICE_MIN:g} to {PRICE_MAX:g})"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return DecodeError(reason, f"{where}: {said}{more}")
+        return Reason.BAD_NEWS
+    if bound in ABSURD_BOUNDS and not (bound == PRICE_MIN and first["input"] <= 0):
+        return Reason.BAD_NUMBER
+    return Reason.SCHEMA
+
+
+def _instead(item: Any) -> str | None:
+    """What is said of a fault where what pydantic says would not help."""
+    bound = item.get("ctx", {}).get("ge", item.get("ctx", {}).get("le"))
+    if item["loc"] == ("symbol",) and type(item["input"]) is str:
+        return f"must be {SYMBOL_RULE}"
+    if _reason_of(item) is Reason.BAD_NUMBER and bound in (PRICE_MIN, PRICE_MAX):
+        return f"absurd (allowed: {PRICE_MIN:g} to {PRICE_MAX:g})"
+    return "must be above 0" if bound == PRICE_MIN else None
 
 
 def _instant(where: str, text: str) -> int:
     try:
         return instant_us(text)
     except BadTimestamp as error:
-        raise DecodeError(Reason.BAD_TIME, f"{where}: {error}") from None
+        raise _bad_time(where, str(error), text) from None
+
+
+def _bad_time(where: str, said: str, text: str, reason: Reason = Reason.BAD_TIME) -> DecodeError:
+    return DecodeError(reason, at_fault(f"{where}: {said}", text), alike=f"{where}: {said}")
 
 
 def _believable(where: str, text: str, now: datetime, limits: Limits) -> int:
     """A time at which something may have happened to a desk: one strange date decides about windows and alarms."""
     us = _instant(where, text)
     if us > (now.timestamp() + limits.max_future_s) * 1e6:
-        raise DecodeError(Reason.FUTURE_TIMESTAMP, f"{where} is more than {limits.max_future_s} s ahead of our clock")
+        said = f"more than {limits.max_future_s} s ahead of our clock"
+        raise _bad_time(where, said, text, Reason.FUTURE_TIMESTAMP)
     if us < limits.earliest_us:
         earliest = datetime.fromtimestamp(limits.earliest_us / 1e6, UTC).date()
-        raise DecodeError(Reason.BAD_TIME, f"{where}: before {earliest}, as times of clocks that were never set are")
+        raise _bad_time(where, f"before {earliest}, as times of clocks that were never set are", text)
     return us
 
 
-def _bars(
-    raw: dict[str, Any], name: Literal["bars", "benchmark"], timestamp_us: int, limits: Limits, tally: _Tally
-) -> Bars | None:
+def _parsed_bars(
+    raw: dict[str, Any], name: Literal["bars", "benchmark"], timestamp_us: int, limits: Limits
+) -> JsonBars | None:
     value = raw.get(name)
     if value is None:
         return None
     from worker.events.bar_columns import bars_from_json  # numpy, which a client without bars does without
 
-    parsed = bars_from_json(value, field=name, not_after_us=timestamp_us, max_bars=limits.max_bars)
+    return bars_from_json(value, field=name, not_after_us=timestamp_us, max_bars=limits.max_bars)
+
+
+def _bars(
+    raw: dict[str, Any], name: Literal["bars", "benchmark"], timestamp_us: int, limits: Limits, tally: _Tally
+) -> Bars | None:
+    parsed = _parsed_bars(raw, name, timestamp_us, limits)
+    if parsed is None:
+        return None
     tally.strings += parsed.strings
     tally.unknown_fields += parsed.unknown_fields
     return parsed.bars

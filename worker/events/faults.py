@@ -1,13 +1,12 @@
-"""What is wrong with an event, in words: every fault, and the value that is at fault, of which nothing secret is told."""
+"""What is wrong with an event, in words: every fault with its value, and no credentials that stand in one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from worker.errors import DecodeError, Reason
 from worker.events.models import PATTERN_WORDS
@@ -15,7 +14,7 @@ from worker.settings.masking import masker
 
 #: A value is shown up to this length, and so many faults are.
 _MOST_VALUE = 80
-MOST_FAULTS = 20
+_MOST_FAULTS = 20
 #: With one of these there is nothing else to say: what was read is not what was meant, or is of another contract.
 _ALONE = frozenset({Reason.UNKNOWN_VERSION, Reason.DUPLICATE_KEY, Reason.BAD_JSON, Reason.BAD_ENCODING})
 _WORDS = (
@@ -50,17 +49,6 @@ def at_fault(said: str, value: Any) -> str:
     return f"{said}, and is {shown(value)}"
 
 
-def of_validation(error: ValidationError, *, words: Callable[[dict[str, Any]], str | None]) -> Iterator[str]:
-    """Every fault that a model has found, so many at most.
-
-    Args:
-        error: what it raised.
-        words: what is to be said of one of its details instead of what pydantic says; None: that.
-    """
-    for item in error.errors(include_url=False)[:MOST_FAULTS]:
-        yield fault(item, words(item))
-
-
 def fault(item: Any, instead: str | None = None) -> str:
     """One of pydantic's details: the field, what it must be, and what it is."""
     said = instead or in_words(item)
@@ -93,6 +81,6 @@ def with_others(error: DecodeError, checks: Iterable[Callable[[], object]]) -> D
             check()
         except DecodeError as other:
             faults |= dict.fromkeys(other.faults)
-    told = list(faults)[:MOST_FAULTS]
+    told = list(faults)[:_MOST_FAULTS]
     more = f"; and {len(faults) - len(told)} more" if len(faults) > len(told) else ""
     return DecodeError(error.reason, "; ".join(told) + more, alike=error.alike, faults=tuple(faults))

@@ -51,7 +51,8 @@ _PROVIDED_SCHEMA = {
 }
 _LENGTHS = "columns of equal length, oldest bar first; in each bar low <= open, close <= high"
 
-Identity = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+_IDENTITY = r"^[A-Za-z0-9_.:-]{1,128}$"
+Identity = Annotated[str, Field(pattern=_IDENTITY)]
 #: No control, no format character, nothing for private use, no blank.
 _SIGN = r"[^\p{Cc}\p{Cf}\p{Co}\p{Z}]"
 SYMBOL_RULE = "1 to 64 printable characters, no blank at either end"
@@ -68,7 +69,15 @@ Symbol = Annotated[
     Field(max_length=64, pattern=rf"^{_SIGN}(?:(?:{_SIGN}| )*{_SIGN})?$"),
     WithJsonSchema(_SYMBOL_SCHEMA),
 ]
-Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,31}$")]
+_LABEL = r"^[a-z0-9][a-z0-9_.-]{0,31}$"
+Label = Annotated[str, Field(pattern=_LABEL)]
+_CONVICTION = r"^([Hh][Ii][Gg][Hh]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Ll][Oo][Ww])$"
+#: What a text must be, for people, by the pattern that it is held to.
+PATTERN_WORDS = {
+    _IDENTITY: "1 to 128 of A-Z, a-z, 0-9, _ . : and -",
+    _LABEL: "1 to 32 of a-z, 0-9, _ . and -, a letter or digit first",
+    _CONVICTION: "HIGH, MEDIUM or LOW, in any case",
+}
 Timestamp = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
 Score = Annotated[float, Field(ge=0, le=10)]
 Price = Annotated[float, Field(ge=PRICE_MIN, le=PRICE_MAX)]
@@ -124,9 +133,7 @@ class SignalCreatedJson(_Contract):
     asset_class: Annotated[Label, Field(description="Such as equity, crypto; an open set.")]
     signal_type: Annotated[Label, Field(description="Such as breakout, momentum; an open set.")]
     direction: Literal["long", "short"] = "long"
-    conviction: Annotated[str, Field(pattern=r"^([Hh][Ii][Gg][Hh]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Ll][Oo][Ww])$")] | None = (
-        None
-    )
+    conviction: Annotated[str, Field(pattern=_CONVICTION)] | None = None
     technical_score: Score | None = None
     news_score: Score | None = None
     combined_score: Score | None = None

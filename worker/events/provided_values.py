@@ -7,6 +7,7 @@ from typing import Any
 
 from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, is_provided_name
 from worker.errors import DecodeError, Reason
+from worker.events.faults import at_fault
 
 _SHOWN_CHARACTERS = 64
 
@@ -25,10 +26,12 @@ def provided_from_json(value: Any) -> dict[str, float]:
     numbers = value.values()
     if not set(map(type, numbers)) <= {float, int}:
         name = next(name for name, number in value.items() if type(number) not in (float, int))
-        raise DecodeError(Reason.SCHEMA, f"features.{name}: not a number")
+        said = f"features.{name}: not a number"
+        raise DecodeError(Reason.SCHEMA, at_fault(said, value[name]), alike=said)
     if numbers and not (min(numbers) >= -PROVIDED_MAX and max(numbers) <= PROVIDED_MAX):
         name = next(name for name, number in value.items() if not -PROVIDED_MAX <= number <= PROVIDED_MAX)
-        raise DecodeError(Reason.BAD_NUMBER, f"features.{name}: beyond {PROVIDED_MAX:g}")
+        said = f"features.{name}: beyond {PROVIDED_MAX:g}"
+        raise DecodeError(Reason.BAD_NUMBER, at_fault(said, value[name]), alike=said)
     return {name: number + 0.0 for name, number in value.items()}
 
 

@@ -32,6 +32,11 @@ def printable_json(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign == "\n" else _as_json(sign) for sign in text)
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """How many there are, with their noun: `1 event`, `2,000 events`."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def _written_out(sign: str) -> str:
     return sign if sign.isprintable() else sign.encode("unicode_escape").decode()
 

@@ -29,31 +29,32 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a publication came to."""
+    """What a publication came to: the events that were sent, or would be, and the lines that were not."""
 
     events: int
     refused: tuple[Refused, ...]
 
 
 def publish_lines(
-    client: redis.Redis,
+    client: redis.Redis | None,
     lines: Iterable[bytes],
     *,
     streams: Mapping[str, str],
     parse: Callable[[bytes], dict[str, Any]],
+    check: Callable[[str, bytes], object] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Published:
     """Append each line's event to the stream of its `type`, in order; empty lines are passed over, and so is a byte
     order mark at the beginning.
 
-    The events themselves are not checked: the worker's door does that, and says why it refuses one. But what reading
-    the line would lose without a word, `parse` refuses.
+    What reading the line would lose without a word, `parse` refuses. What the worker would dead-letter, `check` does.
 
     Args:
-        client: a client that does not retry.
+        client: a client that does not retry; None: nothing is published, the lines are only looked at.
         lines: one JSON object each, with `type` beside the event's fields.
         streams: stream name by event type.
         parse: a line's JSON object; raises `EventError`.
+        check: an event's type and bytes; raises `EventError` where the event is not to be sent. None: all are.
         progress: told how many lines were read since it was last told.
 
     Raises:
@@ -68,10 +69,13 @@ def publish_lines(
                 continue
             try:
                 kind, data = addressed(line, streams, parse)
+                if check is not None:
+                    check(kind, data)
                 ready.append((streams[kind], data))
             except EventError as error:
                 refused.append(Refused(number, str(error)))
-        append_many(client, ready)
+        if client is not None:
+            append_many(client, ready)
         events += len(ready)
         progress(len(chunk))
     return Published(events, tuple(refused))
