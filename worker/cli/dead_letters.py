@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,10 +14,19 @@ import typer
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.storage import AuditEntry, DeadLetterGroup, DeadLetterRow, FeatureDatabase, Filter
 from worker.cli import output
-from worker.cli.options import CONTEXT, Json, moment, settings_and_log
+from worker.cli.options import (
+    CONTEXT,
+    Json,
+    complete_letter_ids,
+    complete_reasons,
+    moment,
+    reason_code,
+    settings_and_log,
+)
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
 from worker.installation import existing_store, refuse_other_owner, release
+from worker.observability.printable import counted
 from worker.observability.terminal import Table
 from worker.redis_server.connection import server
 
@@ -27,8 +36,14 @@ letters = typer.Typer(
     help="Events that could not be used: look at them, replay them, put them away.",
 )
 
-Ids = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.")]
-Reason = Annotated[str | None, typer.Option(help="Only this reason code.")]
+Ids = Annotated[
+    list[int] | None, typer.Argument(metavar="[ID]...", help="Which ones.", autocompletion=complete_letter_ids)
+]
+Id = Annotated[int, typer.Argument(metavar="ID", autocompletion=complete_letter_ids)]
+Reason = Annotated[
+    str | None,
+    typer.Option(help="Only this reason code.", callback=reason_code, autocompletion=complete_reasons),
+]
 Stream = Annotated[str | None, typer.Option(help="Only events of this stream.")]
 Symbol = Annotated[str | None, typer.Option(help="Only events of this symbol.")]
 Signal = Annotated[str | None, typer.Option("--signal", help="Only events of this signal_id.")]
@@ -87,19 +102,31 @@ def list_(
         return
     _show_letters(rows)
     if len(rows) < total:
-        output.note(f"{len(rows)} of {total}; --limit, --after and --groups show the others")
+        output.note(f"{len(rows):,} of {total:,}; --limit, --after {rows[-1].id} and --groups show the others")
+    if rows:
+        output.note("next: `refinery dead-letters show ID`, then replay ID, edit ID, or discard ID --reason WHY")
 
 
 def _show_groups(store: FeatureDatabase, wanted: Filter, *, limit: int, json: bool) -> None:
     rows = store.dead_letters.groups(limit, wanted)
+    errors = store.dead_letters.errors([row.example_id for row in rows])
+    symbols = {
+        row.fingerprint: store.dead_letters.symbols(replace(wanted, fingerprint=row.fingerprint)) for row in rows
+    }
     if json:
-        output.document([output.fields(row) for row in rows])
-    else:
-        _show_letter_groups(rows)
+        told = {row: {"error": errors[row.example_id], "symbols": symbols[row.fingerprint]} for row in rows}
+        output.document([output.fields(row) | told[row] for row in rows])
+        return
+    _show_letter_groups(rows, errors, symbols)
+    if rows:
+        output.note(
+            "next: `refinery dead-letters list --fingerprint FINGERPRINT`, then "
+            "`refinery dead-letters replay --all --fingerprint FINGERPRINT`"
+        )
 
 
 @letters.command()
-def show(letter_id: Annotated[int, typer.Argument(metavar="ID")], json: Json = False) -> None:
+def show(letter_id: Id, json: Json = False) -> None:
     """One dead letter: reason, error, traceback, the original bytes, and what was done about it."""
     with existing_store(settings_and_log()) as store:
         row = _one(store, letter_id)
@@ -161,9 +188,10 @@ def _show_replay(report: ReplayReport, *, json: bool) -> None:
         sent = [{"id": number, "entry_id": entry_id} for number, entry_id in report.sent]
         output.document(output.fields(report) | {"sent": sent})
         return
-    output.line(f"{len(report.sent)} replayed: {report.handled} handled so far, {report.died} died again")
+    letters_sent = counted(len(report.sent), "dead letter")
+    output.line(f"{letters_sent} replayed: {report.handled:,} handled so far, {report.died:,} died again")
     if report.skipped:
-        output.note(f"{len(report.skipped)} skipped: not open any more, or no bytes to send")
+        output.note(f"{len(report.skipped):,} skipped: not open any more, or no bytes to send")
     if report.stopped:
         output.fail(f"stopped: {report.stopped}")
 
@@ -173,7 +201,15 @@ def discard(
     because: Annotated[str, typer.Option("--reason", help="Why they are not wanted; kept in the audit.")],
     ids: Ids = None,
     every: Every = False,
-    code: Annotated[str | None, typer.Option("--code", help="With --all: only this reason code.")] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(
+            "--code",
+            help="With --all: only this reason code.",
+            callback=reason_code,
+            autocompletion=complete_reasons,
+        ),
+    ] = None,
     stream: Stream = None,
     symbol: Symbol = None,
     signal: Signal = None,
@@ -191,6 +227,7 @@ def discard(
     \f
     Raises:
         typer.BadParameter: no reason was given.
+        typer.Exit: none of those that were named is open, with code 1.
     """
     if not because.strip():
         raise typer.BadParameter("must say why", param_hint="--reason")
@@ -205,12 +242,17 @@ def discard(
     if json:
         output.document({"discarded": done, "skipped": [row.id for row in rows if row.id not in set(done)]})
     else:
-        output.line(f"{len(done)} of {len(rows)} discarded")
+        output.line(f"{counted(len(done), 'dead letter')} discarded")
+        for row in rows:
+            if row.id not in set(done):
+                output.note(f"{row.id} is {row.status} already, and stays so")
+    if ids and not done:
+        raise typer.Exit(1)
 
 
 @letters.command()
 def edit(
-    letter_id: Annotated[int, typer.Argument(metavar="ID")],
+    letter_id: Id,
     file: Annotated[
         Path | None, typer.Option(help="The event as it should have been; - is stdin. Else the editor opens.")
     ] = None,
@@ -268,7 +310,7 @@ def export(
             file.write(output.json_line(whole_letter(row)))
             count += 1
     file.flush()  # what does not fit on the disk is said before anything is called written
-    output.note(f"{count} dead letters written")
+    output.note(f"{counted(count, 'dead letter')} written")
 
 
 def _one(store: FeatureDatabase, letter_id: int) -> DeadLetterRow:
@@ -284,7 +326,7 @@ def _show_would(rows: Any, done: str, *, json: bool) -> None:
     if json:
         output.document({f"would_be_{done}": ids})
     else:
-        output.line(f"{len(ids)} would be {done}")
+        output.line(f"{counted(len(ids), 'dead letter')} would be {done}")
 
 
 def _show_letters(rows: Sequence[DeadLetterRow]) -> None:
@@ -296,12 +338,16 @@ def _show_letters(rows: Sequence[DeadLetterRow]) -> None:
     output.table(table, empty="no dead letters")
 
 
-def _show_letter_groups(rows: Sequence[DeadLetterGroup]) -> None:
-    """Dead letters that failed alike, the most frequent first."""
-    table = Table("count", "reason", "fingerprint", "first seen", "last seen", "example", box=None, header_style="dim")
+def _show_letter_groups(
+    rows: Sequence[DeadLetterGroup], errors: Mapping[int, str], symbols: Mapping[str, Sequence[str]]
+) -> None:
+    """Dead letters that failed alike, the most frequent first, with what one of them says."""
+    columns = ("count", "reason", "fingerprint", "last seen", "symbols", "example", "error")
+    table = Table(*columns, box=None, header_style="dim")
     for row in rows:
-        texts = (f"{row.count:,}", row.reason, row.fingerprint, row.first_seen[:19], row.last_seen[:19])
-        table.add_row(*texts, str(row.example_id))
+        texts = (f"{row.count:,}", row.reason, row.fingerprint, row.last_seen[:19])
+        named = ", ".join(symbols[row.fingerprint])
+        table.add_row(*texts, named, str(row.example_id), errors[row.example_id][:100])
     output.table(table, empty="no dead letters")
 
 

@@ -10,6 +10,7 @@ import typer
 from worker.cli import output
 from worker.cli.options import Json, moment, settings_and_log
 from worker.installation import existing_store
+from worker.observability.printable import counted
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.evaluation.virtual_comparison import VirtualComparison
@@ -80,7 +81,7 @@ def _fields(done: Labelled, rule: LabellingRule, compared: VirtualComparison) ->
 def _tell(done: Labelled, rule: LabellingRule, settings: Settings, *, dry_run: bool) -> None:
     ended = {name: done.ended.get(name, 0) for name in ("stop", "target", "time")}
     how = ", ".join(f"{count:,} by {name}" for name, count in ended.items())
-    output.line(f"{done.with_r:,} signals {'would get' if dry_run else 'got'} a virtual outcome: {how}")
+    output.line(f"{counted(done.with_r, 'signal')} {'would get' if dry_run else 'got'} a virtual outcome: {how}")
     if done.known:
         output.line(f"{done.known:,} were settled before")
     if done.open:

@@ -219,6 +219,9 @@ def retrain(
     else:
         told = result.get("words")
         plain = {name: value for name, value in result.items() if name not in ("verdict", "serves", "words")}
+        plain.pop("trainers", None)
         output.pairs(plain | ({"ended": told} if told else {}))
+        if result.get("trainers") == 0:
+            output.note("no trainer is running: the job waits for one; `refinery trainer`")
     if result.get("status") == "failed":
         raise typer.Exit(1)

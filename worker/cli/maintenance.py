@@ -12,6 +12,7 @@ from trading_system.ml_refinement.config import MOST_DAYS
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.installation import open_store, ownership, release
+from worker.observability.printable import counted
 from worker.redis_server.connection import server
 from worker.state_dir import make_private
 
@@ -27,7 +28,8 @@ def backup(
     if json:
         output.document(output.fields(done) | {"directory": str(done.directory)})
         return
-    output.line(f"{done.signals:,} signals, {done.files} files, {done.size_bytes / 1e6:,.1f} MB in {done.directory}")
+    held = f"{counted(done.signals, 'signal')}, {counted(done.files, 'file')}"
+    output.line(f"{held}, {done.size_bytes / 1e6:,.1f} MB in {done.directory}")
     if done.missing_models:
         output.note(f"without the files of {', '.join(done.missing_models)}, which were gone or altered already")
 
@@ -57,7 +59,7 @@ def restore(
         return
     if done.resumed:
         output.note("an interrupted restore was finished; run it again to restore another backup")
-    output.line(f"restored the backup of {done.created_at}: {done.files} files")
+    output.line(f"restored the backup of {done.created_at}: {counted(done.files, 'file')}")
     if done.replaced is not None:
         output.note(f"what was there before is in {done.replaced}")
 
@@ -112,5 +114,6 @@ def prune(
     else:
         word = "would be dropped" if dry_run else "dropped"
         output.line(
-            f"{word}: {done.dead_letters:,} dead letters, {done.predictions:,} predictions, {done.events:,} events"
+            f"{word}: {counted(done.dead_letters, 'dead letter')}, {counted(done.predictions, 'prediction')}, "
+            f"{counted(done.events, 'event')}"
         )

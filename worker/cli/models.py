@@ -14,7 +14,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, Promotion, RegistryRow, UnknownModel
 from trading_system.ml_refinement.training.verdicts import entry_in_words, model_in_words, virtual_in_words
 from worker.cli import output
-from worker.cli.options import CONTEXT, Json, settings_and_log
+from worker.cli.options import CONTEXT, Json, complete_model_ids, settings_and_log
 from worker.errors import RefineryError
 from worker.installation import existing_store
 from worker.observability.terminal import Table
@@ -31,7 +31,16 @@ models = typer.Typer(
 
 Kind = Annotated[ModelType, typer.Option("--type", help="What the models predict.")]
 Pin = Annotated[bool, typer.Option("--pin/--no-pin", help="Keep it against later trainings.")]
+ModelId = Annotated[
+    str,
+    typer.Argument(
+        help="Its id, or a part of at least 4 signs that no other id has.", autocompletion=complete_model_ids
+    ),
+]
 _QUALITY = ModelType.SIGNAL_QUALITY
+#: A shorter part of an id is a slip of the finger. So many ids are named where a part is in several.
+_LEAST_PART = 4
+_SHOWN_IDS = 5
 _PINNED = ", pinned: no training takes its place until `refinery models unpin`"
 #: Of these validation figures the smallest is the best.
 _SMALLER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error"})
@@ -57,10 +66,12 @@ def show_all(
         output.document([_model_fields(row) for row in rows])
     else:
         _show_models(rows)
+        if rows:
+            output.note("next: `refinery models show ID`; activate ID, rollback and history; compare ID ID")
 
 
 @models.command("show")
-def show(model_id: str, json: Json = False) -> None:
+def show(model_id: ModelId, json: Json = False) -> None:
     """One model: its training, figures, features, and why it serves or not.
 
     \f
@@ -68,10 +79,8 @@ def show(model_id: str, json: Json = False) -> None:
         RefineryError: there is no such model.
     """
     with existing_store(settings_and_log()) as store:
-        row = store.models.get(model_id)
-        if row is None:
-            raise _unknown(model_id)
-        ledger = store.models.promotions(limit=1000, model_id=model_id)
+        row = _named(store, model_id)
+        ledger = store.models.promotions(limit=1000, model_id=row.model_id)
         run = store.runs.of_candidate(row.model_id, row.run_id)
     virtual = virtual_in_words(run.metrics) if run is not None else ""
     if json:
@@ -84,8 +93,11 @@ def show(model_id: str, json: Json = False) -> None:
 
 @models.command("compare")
 def compare(
-    first: Annotated[str | None, typer.Argument(help="A model; with a second one, both on the same signals.")] = None,
-    second: Annotated[str | None, typer.Argument(help="The other one.")] = None,
+    first: Annotated[
+        str | None,
+        typer.Argument(help="A model; with a second one, both on the same signals.", autocompletion=complete_model_ids),
+    ] = None,
+    second: Annotated[str | None, typer.Argument(help="The other one.", autocompletion=complete_model_ids)] = None,
     metric: Annotated[
         str, typer.Option(help="A validation figure, as `refinery models show` names them.")
     ] = "log_loss",
@@ -99,7 +111,7 @@ def compare(
 
     \f
     Raises:
-        typer.BadParameter: one model was named.
+        typer.BadParameter: one model was named, or no model has that figure.
     """
     if (first is None) != (second is None):
         raise typer.BadParameter("name two models, or none", param_hint="SECOND")
@@ -107,7 +119,10 @@ def compare(
         _compare_two(first, second, json=json)
         return
     with ExitStack() as stack:
-        _, registry = _open(stack)
+        store, registry = _open(stack)
+        known = sorted({name for row in store.models.history(kind, 50) for name in row.metadata.validation_metrics})
+        if known and metric not in known:
+            raise typer.BadParameter(f"no model has a {metric!r}; there are {', '.join(known)}", param_hint="--metric")
         rows = registry.compare_models(kind, metric)
     if metric in _SMALLER_IS_BETTER:
         rows.sort(key=lambda row: (row["metric"] is None, row["metric"] or 0.0))
@@ -126,9 +141,7 @@ def _compare_two(first: str, second: str, *, json: bool) -> None:
 
     settings = settings_and_log()
     with existing_store(settings) as store:
-        for model_id in (first, second):
-            if store.models.get(model_id) is None:
-                raise _unknown(model_id)
+        first, second = (_named(store, model_id).model_id for model_id in (first, second))
         found = compare_logged(store, first, second, train_window_days=settings.ml.training.train_window_days)
     if json:
         output.document(asdict(found) | {"words": found.words})
@@ -146,7 +159,7 @@ def _compare_two(first: str, second: str, *, json: bool) -> None:
 
 @models.command("activate")
 def activate(
-    model_id: str,
+    model_id: ModelId,
     reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "activated by hand",
     pin: Pin = True,
 ) -> None:
@@ -161,7 +174,8 @@ def activate(
     from trading_system.ml_refinement.models.errors import ModelFileRefused  # loads the learning stack
 
     with ExitStack() as stack:
-        _, registry = _open(stack)
+        store, registry = _open(stack)
+        model_id = _named(store, model_id).model_id
         try:
             registry.promote(model_id, reason=reason, pin=pin)
         except UnknownModel as error:
@@ -203,7 +217,7 @@ def rollback(
 
 @models.command("pin")
 def pin_model(
-    model_id: str, reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "pinned by hand"
+    model_id: ModelId, reason: Annotated[str, typer.Option(help="Kept in the ledger.")] = "pinned by hand"
 ) -> None:
     """Keep a serving model: trainings go on in the shadow, and none takes its place until it is unpinned.
 
@@ -212,9 +226,8 @@ def pin_model(
         RefineryError: there is no such model, or it does not serve.
     """
     with existing_store(settings_and_log()) as store:
-        row = store.models.get(model_id)
-        if row is None:
-            raise _unknown(model_id)
+        row = _named(store, model_id)
+        model_id = row.model_id
         if not row.is_active:
             raise RefineryError(
                 f"{model_id} does not serve; `refinery models activate {model_id}` lets it serve, pinned"
@@ -248,6 +261,23 @@ def history(
         texts = (entry.model_id or "", entry.actor or "", entry.reason)
         table.add_row(entry.at[:19], entry_in_words(entry), *texts)
     output.table(table, empty="the ledger is empty")
+    if entries:
+        output.note("next: `refinery models show ID`; `refinery models rollback` lets the one before serve again")
+
+
+def _named(store: FeatureDatabase, text: str) -> RegistryRow:
+    """The model of this id, or of the only id in which the text stands."""
+    row = store.models.get(text)
+    if row is not None:
+        return row
+    found = store.models.with_part(text, limit=_SHOWN_IDS + 1) if len(text) >= _LEAST_PART else []
+    if len(found) > 1:
+        shown = ", ".join(found[:_SHOWN_IDS]) + (", ..." if len(found) > _SHOWN_IDS else "")
+        raise RefineryError(f"several ids have {text} in them, give more of one: {shown}")
+    row = store.models.get(found[0]) if found else None
+    if row is None:
+        raise _unknown(text)
+    return row
 
 
 def _unknown(model_id: str) -> RefineryError:

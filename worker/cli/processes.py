@@ -12,7 +12,15 @@ from typing import Annotated
 import typer
 
 from worker.cli import output
-from worker.cli.options import Json, settings_and_log
+from worker.cli.options import (
+    ConsolePort,
+    Json,
+    MetricsPort,
+    StateDir,
+    TrainerMetricsPort,
+    given,
+    settings_and_log,
+)
 from worker.errors import ConfigurationError, RefineryError
 from worker.redis_server.connection import server_url
 
@@ -23,12 +31,18 @@ def _exit_on_signals() -> None:
         signal.signal(number, lambda *_: sys.exit(0))
 
 
-def up() -> None:
+def up(
+    state_dir: StateDir = None,
+    console_port: ConsolePort = None,
+    metrics_port: MetricsPort = None,
+    trainer_metrics_port: TrainerMetricsPort = None,
+) -> None:
     """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
     _exit_on_signals()
     from worker.run.up import run_up  # with the log, which commands that look do without
 
-    run_up(settings_and_log())
+    ports = given(console_port=console_port, metrics_port=metrics_port, trainer_metrics_port=trainer_metrics_port)
+    run_up(settings_and_log(**given(state_dir=state_dir), **ports))
 
 
 def worker(
@@ -38,6 +52,8 @@ def worker(
     processes_: Annotated[
         int, typer.Option("--processes", min=1, max=64, help="So many workers that share the load.")
     ] = 1,
+    state_dir: StateDir = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Handle events until stopped: features, scores, labels.
 
@@ -48,7 +64,7 @@ def worker(
     _exit_on_signals()
     if processes_ > 1 and slot is not None:
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
-    settings = settings_and_log() if slot is None else settings_and_log(consumer_slot=slot)
+    settings = settings_and_log(**given(consumer_slot=slot, state_dir=state_dir, metrics_port=metrics_port))
     if processes_ > 1:
         from worker.run.up import run_workers  # with the log, which commands that look do without
 
@@ -98,6 +114,10 @@ def demo(
     world: Annotated[
         PlayedWorld, typer.Option(help="Real prices, or a desk whose edge is planted.")
     ] = PlayedWorld.MARKET,
+    state_dir: StateDir = None,
+    console_port: ConsolePort = None,
+    metrics_port: MetricsPort = None,
+    trainer_metrics_port: TrainerMetricsPort = None,
 ) -> None:
     """Replay thirteen years of real daily prices through the real streams, in lockstep with retraining.
 
@@ -114,7 +134,9 @@ def demo(
 
         report = (lambda summary: output.document(summary.to_json())) if json else replay.show
         played = worlds.edge_world if world is PlayedWorld.EDGE else worlds.real_prices
-        replay.run(settings_and_log(), keep_running=not exit_, until=until, report=report, world=played)
+        ports = given(console_port=console_port, metrics_port=metrics_port, trainer_metrics_port=trainer_metrics_port)
+        settings = settings_and_log(**given(state_dir=state_dir), **ports)
+        replay.run(settings, keep_running=not exit_, until=until, report=report, world=played)
     except KeyboardInterrupt:
         raise RefineryError("the replay was stopped before its end, and all that it started with it") from None
 

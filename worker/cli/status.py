@@ -15,6 +15,7 @@ from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
 from worker.installation import no_store, open_for_looking
 from worker.observability.logging import set_up_logging
+from worker.observability.printable import counted
 from worker.redis_server.connection import server_if_there
 from worker.settings.schema import load_settings
 
@@ -61,14 +62,16 @@ def _show_status(state: Status) -> None:
     output.pairs(
         {
             "redis": state.redis,
-            "signals": f"{state.signals:,} stored, {state.predictions:,} predictions, {state.incomplete:,} incomplete",
-            "outcomes": f"{state.outcomes:,} stored, {state.waiting_outcomes:,} wait for their signal",
+            "signals": f"{state.signals:,} stored, {counted(state.predictions, 'prediction')}, "
+            f"{state.incomplete:,} incomplete",
+            "outcomes": f"{state.outcomes:,} stored, "
+            f"{counted(state.waiting_outcomes, 'waits for its signal', 'wait for their signal')}",
             "labels": f"{state.labelled:,}, newest {state.newest_label_at or 'none yet'}",
             "waits for": "; ".join(training_waits_for(state)),
             "champion": _champion(state),
             "proof": standing_in_words(state.standing),
             "last training": _training(state.last_training),
-            "dead letters": f"{state.dead_letters:,} open, {state.duplicates:,} duplicates dropped",
+            "dead letters": f"{state.dead_letters:,} open, {counted(state.duplicates, 'duplicate')} dropped",
             "monitoring": _monitoring(state.monitoring),
             "notifications": notified_in_words(state.notifications),
         }
@@ -76,7 +79,8 @@ def _show_status(state: Status) -> None:
     for says, advice in _stream_troubles(state):
         output.line(output.styled("[bold red]![/] {}: {}", says, advice))
     if state.quarantined:
-        output.line(f"{state.quarantined:,} rows of another program are kept aside: refinery doctor says why")
+        rows = counted(state.quarantined, "row")
+        output.line(f"{rows} of another program kept aside: refinery doctor says why")
     for alarm in state.monitoring.alarms if state.monitoring else ():
         output.line(output.styled("[yellow]![/] {}: {}", alarm["name"].replace("_", " "), alarm["why"]))
 
@@ -105,7 +109,7 @@ def _monitoring(found: Monitoring | None) -> str:
         return "has not looked yet"
     drift = f"{found.features_drifted} of {found.features} features drifted" if found.features else "too few rows yet"
     asked = f", asked for {found.requested}" if found.requested else ""
-    return f"{len(found.alarms)} alarms, {drift}, looked at {found.at[:19]}{asked}"
+    return f"{counted(len(found.alarms), 'alarm')}, {drift}, looked at {found.at[:19]}{asked}"
 
 
 def notified_in_words(found: Notified | None) -> str:
@@ -127,7 +131,8 @@ def _sentence(state: Status) -> Text:
     if state.pending is None:
         return output.styled("[bold red]Redis does not answer.[/] What is shown below is what the store holds.")
     if state.dead_letters:
-        waiting = f"{state.dead_letters} events wait in the dead letters."
+        wait = counted(state.dead_letters, "event waits", "events wait")
+        waiting = f"{wait} in the dead letters."
         return output.styled("[bold yellow]{}[/] `refinery dead-letters list`", waiting)
     if state.champion is None:
         return output.styled("[bold]No model serves yet:[/] scores say cold_start until the first one.")

@@ -33,6 +33,7 @@ from worker.installation import (
 )
 from worker.market_data.directory import NoMarketData, market_data
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.observability.printable import counted
 from worker.observability.status import read_notified, read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
@@ -299,14 +300,15 @@ def _store(settings: Settings) -> Iterator[Finding]:
     if damage is not None:
         yield Finding("store", "bad", f"{path} is damaged: {damage}", "refinery restore a backup")
         return
-    yield Finding("store", "ok", f"{counts.signals:,} signals, {counts.labelled:,} labelled, sound")
+    yield Finding("store", "ok", f"{counted(counts.signals, 'signal')}, {counts.labelled:,} labelled, sound")
     mode = path.stat().st_mode & 0o077
     if mode or path.parent.stat().st_mode & 0o077:
         yield Finding("store", "warn", f"{path} or its directory is open to others", f"chmod 700 {path.parent}")
     if counts.quarantined:
         yield _kept_aside(groups)
     if counts.dead_letters_open:
-        yield Finding("store", "warn", f"{counts.dead_letters_open:,} dead letters wait", "refinery dead-letters list")
+        wait = counted(counts.dead_letters_open, "dead letter waits", "dead letters wait")
+        yield Finding("store", "warn", wait, "refinery dead-letters list")
 
 
 def _kept_aside(groups: Sequence[QuarantineGroup]) -> Finding:
@@ -387,7 +389,9 @@ def _market_data(settings: Settings) -> Iterator[Finding]:
     if not files:
         yield Finding("market data", "warn", f"{directory} holds no CSV or Parquet file", "one file a symbol")
     if files and not broken and not missing and not shouted:
-        yield Finding("market data", "ok", f"{len(files):,} files, {min(len(files), _MOST_FILES):,} read, all sound")
+        yield Finding(
+            "market data", "ok", f"{counted(len(files), 'file')}, {min(len(files), _MOST_FILES):,} read, all sound"
+        )
 
 
 def _benchmarks(settings: Settings) -> Iterator[Finding]:
@@ -455,7 +459,10 @@ def _notifications(settings: Settings) -> Iterator[Finding]:
     if found.error is not None:
         since = (found.oldest_waiting_at or "")[:19]
         yield Finding(
-            "notifications", "bad", f"{found.waiting:,} wait since {since}: {to}: {found.error}", _NOTIFY_ADVICE
+            "notifications",
+            "bad",
+            f"{counted(found.waiting, 'waits', 'wait')} since {since}: {to}: {found.error}",
+            _NOTIFY_ADVICE,
         )
         return
     if found.waiting and (age := utc_now() - datetime.fromisoformat(found.oldest_waiting_at or "")) > _UNSENT:

@@ -18,6 +18,7 @@ from rq.exceptions import DuplicateJobError, NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from trading_system.ml_refinement.actors import SCHEDULE
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
@@ -76,6 +77,12 @@ def pending_job(client: redis.Redis, name: str = QUEUE_NAME) -> Literal["queued"
     if started:
         return "started"
     return "queued" if queued or popped else None
+
+
+def trainers_alive(client: redis.Redis, name: str = QUEUE_NAME) -> int:
+    """How many trainers of the queue `name` were heard of lately. Reads only, as `pending_job`."""
+    keys: Any = client.smembers(WORKERS_BY_QUEUE_KEY % name)
+    return int(client.exists(*keys)) if keys else 0  # what RQ keeps of a worker that says nothing more expires
 
 
 class RetrainQueue:

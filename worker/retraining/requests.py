@@ -19,13 +19,14 @@ from worker.installation import existing_store, refuse_other_owner
 from worker.redis_server.connection import server_url
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
-from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of
+from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of, trainers_alive
 from worker.settings.schema import Settings
 from worker.state_dir import import_at_work
 
 
 def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
-    """Enqueue a retraining, due or not; with `wait`, how its run ended, and how its candidate serves.
+    """Enqueue a retraining, due or not, and how many trainers there are; with `wait`, how its run ended and how its
+    candidate serves.
 
     Raises:
         ConfigurationError: another installation handles the streams.
@@ -37,10 +38,11 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None
             failure = _queue(settings, client).failure(job_id)
+            trainers = trainers_alive(client, settings.queue_name)
         except redis.RedisError as error:
             raise TransientError(f"Redis does not answer: {error}") from error
         if not wait:
-            return {"job_id": job_id}
+            return {"job_id": job_id, "trainers": trainers}
         if run is None and failure is not None:
             raise RefineryError(f"{job_id} failed: {failure}")
         if run is None:

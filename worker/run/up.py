@@ -17,6 +17,7 @@ from worker.supervision.backoff import StartRetry
 from worker.supervision.children import Children
 from worker.supervision.service_manager import ServiceManager
 from worker.supervision.signals import stop_on_signals
+from worker.supervision.slots import workers_at_work
 
 
 def run_workers(settings: Settings, processes: int) -> None:
@@ -49,6 +50,8 @@ def _tend(children: Children, stop: threading.Event) -> None:
 
 def _children(settings: Settings, url: str) -> Children:
     environment = {"REFINERY_REDIS_URL": url, "REFINERY_STATE_DIR": str(settings.state_dir)}
+    for name in ("console_port", "metrics_port", "trainer_metrics_port"):  # options of the command may have set them
+        environment[f"REFINERY_{name.upper()}"] = str(getattr(settings, name))
     return Children(environment, grace_s=settings.shutdown_grace_s)
 
 
@@ -78,11 +81,18 @@ def run_up(settings: Settings) -> None:
     check_recipe(settings)
     check_features(settings)
     stop = stop_on_signals()
+    joins = workers_at_work(settings)
     with (
         suppress(StopRequested),
         server_url(settings, retry=StartRetry(stop)) as url,
         running(_children(settings, url), *up_roles(settings)) as children,
     ):
+        if joins:
+            logger.warning(
+                "workers run in {} already: this one joins them and shares their load, and what their ports serve is "
+                "not served twice; REFINERY_STATE_DIR names another installation",
+                settings.state_dir,
+            )
         logger.info(
             "up, with the streams on {}; Ctrl-C stops all", settings.masked_redis_url if settings.redis_url else url
         )

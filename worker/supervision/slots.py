@@ -47,8 +47,17 @@ def worker_slot(settings: Settings) -> Iterator[Settings]:
 
 def others_at_work(settings: Settings) -> bool:
     """Whether another slot of this state directory is taken."""
+    return _taken(settings, but=f"slot-{settings.consumer_slot}.lock")
+
+
+def workers_at_work(settings: Settings) -> bool:
+    """Whether any slot of this state directory is taken; not for a process that has one."""
+    return _taken(settings, but="")
+
+
+def _taken(settings: Settings, *, but: str) -> bool:
     for path in (settings.state_dir / "workers").glob("slot-*.lock"):
-        if path.name != f"slot-{settings.consumer_slot}.lock":
+        if path.name != but:
             lock = take_lock(path)
             if lock is None:
                 return True

@@ -231,6 +231,12 @@ class DeadLetterTable:
         """The open ones by reason, the most frequent first."""
         return [OpenReason(*row) for row in self._connection.query(OPEN_BY_REASON)]
 
+    def symbols(self, wanted: Filter, *, most: int = 4) -> list[str]:
+        """The symbols that are named most often, so many at most; "..." follows where there are others."""
+        where, params = wanted.where()
+        found = [str(row[0]) for row in self._connection.query(SYMBOLS.format(where=where), (*params, most + 1))]
+        return found if len(found) <= most else [*found[:most], "..."]
+
     def newest_id(self) -> int:
         """The number of the newest in whatever state; 0 where there is none."""
         return int(self._connection.query("SELECT coalesce(max(id), 0) FROM dead_letters")[0][0])
@@ -342,6 +348,9 @@ GROUPS = """
 OPEN_BY_REASON = """
     SELECT reason, count(*) AS n, min(first_seen) FROM dead_letters WHERE status = 'open'
     GROUP BY reason ORDER BY n DESC, reason"""
+SYMBOLS = """
+    SELECT symbol FROM dead_letters WHERE {where} AND symbol IS NOT NULL
+    GROUP BY symbol ORDER BY count(*) DESC, symbol LIMIT ?"""
 NEWEST_BY_REASON = """
     SELECT reason, count(*) AS n FROM (SELECT reason, first_seen FROM dead_letters ORDER BY id DESC LIMIT ?)
     WHERE first_seen > ? GROUP BY reason ORDER BY n DESC, reason"""

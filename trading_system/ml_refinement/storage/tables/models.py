@@ -144,6 +144,10 @@ class Models:
         row = self._connection.one(f"{SELECT} WHERE model_id = ?", (model_id,))
         return None if row is None else _registry_row(row)
 
+    def with_part(self, part: str, *, limit: int) -> list[str]:
+        """Ids of registered models in which that text stands, the newest first."""
+        return [model_id for (model_id,) in self._connection.query(WITH_PART, (part, limit))]
+
     def active(self, model_type: str) -> RegistryRow | None:
         """The model of that type that serves, or None."""
         row = self._connection.one(f"{SELECT} WHERE model_type = ? AND is_active = 1", (model_type,))
@@ -441,6 +445,7 @@ SELECT = """
         deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at, pinned_at,
         pinned_by
     FROM model_registry"""
+WITH_PART = "SELECT model_id FROM model_registry WHERE instr(model_id, ?) > 0 ORDER BY id DESC LIMIT ?"
 ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
 FILES = "SELECT model_id, model_path, artefact_sha256, is_active FROM model_registry"
 SERVING = """
