@@ -32,6 +32,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 def status(json: Json = False) -> None:
     """Streams, labels, dead letters, champion and last training."""
     from worker.observability.status import read_status  # a status alone needs it
+    from worker.observability.unknown_fields import unknown_fields  # the same
     from worker.observability.waiting_workers import waiting_workers  # the same
 
     settings = settings_and_log()
@@ -39,7 +40,8 @@ def status(json: Json = False) -> None:
         client = stack.enter_context(server_if_there(settings))
         store = stack.enter_context(open_for_looking(settings))
         state = read_status(settings, store, client)
-    state = replace(state, waits_for=tuple(f"worker {slot}: {cause}" for slot, cause in waiting_workers(settings)))
+    waits_for = tuple(f"worker {slot}: {cause}" for slot, cause in waiting_workers(settings))
+    state = replace(state, waits_for=waits_for, unknown_fields=unknown_fields(settings))
     if json:
         output.document(state.to_json())
         return
@@ -51,6 +53,7 @@ def status(json: Json = False) -> None:
 def _show_status(state: Status) -> None:
     """The status on one screen, beginning with the sentence that answers whether it is alive and learning."""
     from worker.observability.status import training_waits_for  # a status alone needs it
+    from worker.observability.unknown_fields import unknown_in_words  # the same
 
     output.line(_sentence(state))
     streams = output.new_table("stream", "length", "pending", "lag", box=None, pad_edge=False, header_style="dim")
@@ -72,6 +75,7 @@ def _show_status(state: Status) -> None:
             "proof": standing_in_words(state.standing),
             "last training": _training(state.last_training),
             "dead letters": f"{state.dead_letters:,} open, {counted(state.duplicates, 'duplicate')} dropped",
+            "unknown fields": unknown_in_words(state.unknown_fields),
             "monitoring": _monitoring(state.monitoring),
             "notifications": notified_in_words(state.notifications),
         }

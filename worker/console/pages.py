@@ -18,6 +18,7 @@ from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
 from worker.observability.status import training_waits_for
+from worker.observability.unknown_fields import unknown_fields, unknown_in_words
 
 blueprint = Blueprint("pages", __name__)
 
@@ -60,6 +61,7 @@ def overview() -> ResponseReturnValue:
         status=seen.status,
         verdict=verdict(seen),
         waits=training_waits_for(seen.status),
+        unknown=unknown_in_words(found) if (found := unknown_fields(queries.settings)) else "",
         proof=standing_in_words(seen.status.standing),
         streams=queries.settings.streams,
         champion=queries.champion(),

@@ -20,6 +20,7 @@ from worker.settings.schema import Settings
 if TYPE_CHECKING:
     import redis
 
+    from worker.observability.unknown_fields import UnknownField
     from worker.streams.state import StreamState
 
 
@@ -121,6 +122,8 @@ class Status:
     waits_for: tuple[str, ...] = ()
     #: Who is told of what happens, and what waits to be told.
     notifications: Notified | None = None
+    #: Fields that producers send and nobody reads, of the newest events; whoever shows a status looks for them.
+    unknown_fields: tuple[UnknownField, ...] = ()
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain values, for `--json`, under the names that were published first."""
