@@ -230,6 +230,16 @@ def test_the_command_checks_remembers_sends_and_reports(
     assert told["reasons"][0]["reason"] == "bad_time"
 
 
+def test_without_a_directory_of_bars_one_line_says_what_is_missing(settings: Settings, tmp_path: Path) -> None:
+    file = past(tmp_path / "past.csv", 30)
+    file.write_text(file.read_text() + "t-99,2019-05-05,OTHER,,\n")
+    _, result = read_files(settings.model_copy(update={"market_data_dir": None}), [file], LAYOUT)
+    missing, held_back = result.groups()
+    assert (missing.reason, missing.count) == ("no_market_data", 31)
+    assert missing.example == "REFINERY_MARKET_DATA_DIR: not set, and features need bars"
+    assert (held_back.reason, held_back.count) == ("signal_refused", 30)
+
+
 def test_what_cannot_be_imported_is_one_line_and_nothing_is_remembered(
     installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from worker.importing.result import ImportResult
 
 
+_SHOWN_GROUPS = 20
+
+
 def import_(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILE...", help="CSV or Parquet: signals, their trades, or both in a row.")
@@ -103,9 +106,12 @@ def _report(result: ImportResult, *, check: bool, json: bool) -> None:
     output.table(counts)
     if result.refused:
         refused = output.new_table("refused", "reason", "rows", "such as")
-        for group in result.groups():
+        groups = result.groups()
+        for group in groups[:_SHOWN_GROUPS]:
             refused.add_row(f"{group.count:,}", group.reason, ", ".join(group.places), group.example)
         output.table(refused)
+        if len(groups) > _SHOWN_GROUPS:
+            output.line(f"and {len(groups) - _SHOWN_GROUPS:,} more reasons or symbols: --json has all of them")
     repeated = f", {result.repeated:,} said again what another row says" if result.repeated else ""
     output.line(f"{result.rows:,} rows{repeated}; {len(result.refused):,} refused")
     if result.waiting:

@@ -48,7 +48,7 @@ def read_files(
     history = read_history(tables, layout, now=utc_now(), limits=limits, progress=progress)
     pipeline = feature_pipeline(settings)
     if pipeline.reads_bars:
-        _refuse_without_bars(history, market_data(settings))
+        _refuse_without_bars(history, market_data(settings), directory=settings.market_data_dir)
     result = ImportResult(rows=history.rows, repeated=history.repeated, refused=history.refused)
     result.signals.valid, result.trades.valid = len(history.signals), len(history.trades)
     if history.naive:
@@ -132,7 +132,7 @@ def import_lock(settings: Settings) -> Iterator[None]:
         os.close(lock)
 
 
-def _refuse_without_bars(history: History, source: DirectorySource) -> None:
+def _refuse_without_bars(history: History, source: DirectorySource, *, directory: Path | None) -> None:
     """Take out the signals whose bars are not to be had, and their trades: they can be imported when the bars are."""
     kept: list[PastEvent] = []
     gone: set[str] = set()
@@ -143,7 +143,8 @@ def _refuse_without_bars(history: History, source: DirectorySource) -> None:
                 book.request(one.event)  # type: ignore[arg-type]
                 kept.append(one)
             except NoMarketData as error:
-                history.refused.append(RefusedRow(one.place, error.reason.value, error.detail))
+                detail = error.detail if directory else "REFINERY_MARKET_DATA_DIR: not set, and features need bars"
+                history.refused.append(RefusedRow(one.place, error.reason.value, detail))
                 gone.add(one.event.signal_id)
     history.signals = kept
     history.refused += [refused_with_signal(trade) for trade in history.trades if trade.event.signal_id in gone]
