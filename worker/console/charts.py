@@ -116,7 +116,7 @@ def lines(
             )  # fmt: skip
         if zero:
             axes.axhline(0, color=SOFT, linewidth=0.9)
-        step = max(1, len(x) // 6)
+        step = max(1, -(-len(x) // 6))
         axes.set_xticks(places[::step], list(x)[::step])
         axes.margins(y=0.15)
         if len(series) > 1:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.monitoring.served import ServedFigures
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.ml_refinement.validation import metrics
+from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console import charts
-from worker.console.queries import ConsoleQueries
+from worker.console.queries import ConsoleQueries, in_parts
 
 _DIAGRAM_ROWS = 50
 _SHOWN_FEATURES = 16
@@ -29,17 +31,25 @@ def served_charts(queries: ConsoleQueries, model_id: str | None = None) -> dict[
     """The two diagrams of what champions served, or one of them, where there are enough rows for them."""
 
     def draw() -> dict[str, Markup]:
-        served, figures = queries.served(model_id)
-        if len(served) < _DIAGRAM_ROWS:
-            return {}
-        bins = metrics.reliability(served.won, served.p)
-        means = metrics.by_decile(served.r, served.p)
-        return {
-            "reliability": charts.reliability(bins, label="Observed win rate against predicted probability"),
-            "deciles": charts.deciles(means, base=figures.mean_r, label="Mean R-multiple by score decile"),
-        }
+        return _two_diagrams(*queries.served(model_id))
 
     return dict(queries.remembered(("served charts", model_id), queries.version(), draw))
+
+
+def _two_diagrams(served: PredictionRecord, figures: ServedFigures) -> dict[str, Markup]:
+    if len(served) < _DIAGRAM_ROWS:
+        return {}
+    bins = metrics.reliability(served.won, served.p)
+    means = metrics.by_decile(served.r, served.p)
+    return {
+        "reliability": charts.reliability(bins, label="Observed win rate against predicted probability"),
+        "deciles": charts.deciles(means, base=figures.mean_r, label="Mean R-multiple by score decile"),
+    }
+
+
+def record_charts(served: PredictionRecord, figures: ServedFigures) -> dict[str, Markup]:
+    """All diagrams of a part of what was served, each where there are enough rows for it."""
+    return _two_diagrams(served, figures) | _over_time_charts(in_parts(served))
 
 
 def importance_chart(queries: ConsoleQueries, row: RegistryRow) -> Markup | None:
@@ -59,11 +69,22 @@ def monitoring_charts(queries: ConsoleQueries) -> dict[str, Markup]:
 
 
 def _monitoring_charts(queries: ConsoleQueries) -> dict[str, Markup]:
+    drawn = _over_time_charts(queries.served_over_time())
+    drift = queries.drift()[:_SHOWN_FEATURES]
+    if drift:
+        drawn["drift"] = charts.bars(
+            [d.name for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
+        )
+    return drawn
+
+
+def _over_time_charts(over_time: list[tuple[PredictionRecord, ServedFigures]]) -> dict[str, Markup]:
     drawn: dict[str, Markup] = {}
-    over_time = queries.served_over_time()
     if over_time:
         figures = [found for _, found in over_time]
-        when = [text_from_us(int(part.entered_us[-1]))[:7] for part, _ in over_time]
+        days = [text_from_us(int(part.entered_us[-1]))[:10] for part, _ in over_time]
+        months = [day[:7] for day in days]
+        when = months if len(set(months)) == len(months) else [day[5:] for day in days]
         drawn["log_loss"] = charts.lines(
             when,
             [
@@ -85,10 +106,5 @@ def _monitoring_charts(queries: ConsoleQueries) -> dict[str, Markup]:
             [("lift", [f.lift for f in figures], charts.GOOD)],
             label="Mean R of the top fifth minus the bottom fifth, over time",
             zero=True,
-        )
-    drift = queries.drift()[:_SHOWN_FEATURES]
-    if drift:
-        drawn["drift"] = charts.bars(
-            [d.name for d in drift], [d.psi for d in drift], [d.limit for d in drift], label="Drift by feature"
         )
     return drawn

@@ -8,15 +8,19 @@ from flask import Blueprint, abort, render_template, request
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
+from trading_system.ml_refinement.evaluation.rescored import NotRescored, Rescored, compare_rescored
+from trading_system.ml_refinement.models import ModelRegistry
+from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.monitoring.drift import DRIFTED_SHARE
 from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_SHARE
 from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
-from worker.console.diagrams import importance_chart, monitoring_charts, served_charts
+from worker.console.diagrams import importance_chart, monitoring_charts, record_charts, served_charts
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
+from worker.console.served_parts import RANGES, ServedPart, read_days
 from worker.observability.status import training_waits_for
 from worker.observability.unknown_fields import unknown_fields, unknown_in_words
 
@@ -133,24 +137,55 @@ def model(model_id: str) -> ResponseReturnValue:
 
 @blueprint.get("/models/compare")
 def compare() -> ResponseReturnValue:
-    """Two models side by side."""
+    """Two models side by side: each by itself, and both on the same signals."""
     queries = console_queries()
-    chosen = [model_or_404(request.args.get(side, "")) for side in ("a", "b")]
-    lives = [queries.served(row.model_id)[1] for row in chosen]
-    return render_template("compare.html", a=chosen[0], b=chosen[1], names=FIGURES, lives=lives)
+    first, second = (model_or_404(request.args.get(side, "")) for side in ("a", "b"))
+    lives = [queries.served(row.model_id)[1] for row in (first, second)]
+    both, not_both = _rescored(first, second)
+    return render_template(
+        "compare.html", a=first, b=second, names=FIGURES, lives=lives, rescored=both, not_rescored=not_both
+    )
+
+
+def _rescored(first: RegistryRow, second: RegistryRow) -> tuple[Rescored | None, str]:
+    """Both models on the same stored vectors, or why that cannot be."""
+    queries = console_queries()
+    config = queries.settings.to_ml_config()
+    registry = ModelRegistry.from_config(config, queries.store)
+
+    def compared() -> Rescored:
+        days = config.training.train_window_days
+        return compare_rescored(queries.store, registry, first.model_id, second.model_id, train_window_days=days)
+
+    try:
+        key = ("rescored", first.model_id, second.model_id)
+        return queries.remembered(key, queries.version(), compared), ""
+    except (NotRescored, ModelFileRefused) as error:
+        return None, str(error)
 
 
 @blueprint.get("/monitoring")
 def monitoring() -> ResponseReturnValue:
-    """Calibration and lift over time, drift by feature."""
+    """Calibration and lift over time, of all that was served or a part of it; drift by feature."""
     queries = console_queries()
-    served, figures = queries.served()
+    part = ServedPart.asked_for(request.args)
+    whole = queries.remembered(("days", part.days), queries.version(), lambda: read_days(queries, part.days))
+    served, figures = part.of(whole)
+    key = ("part", part)
+    drawn = served_charts(queries) | monitoring_charts(queries)
+    if not part.is_usual:
+        shown = queries.remembered(key, queries.version(), lambda: record_charts(served, figures))
+        drawn = shown | {name: chart for name, chart in drawn.items() if name == "drift"}
     return render_template(
         "monitoring.html",
         champion=queries.champion(),
         served=served,
         figures=figures,
-        charts=served_charts(queries) | monitoring_charts(queries),
+        part=part,
+        ranges=RANGES,
+        symbols=whole.groups("symbol"),
+        kinds=whole.groups("kind"),
+        charts=drawn,
         drift=queries.drift(),
         drifted_share=DRIFTED_SHARE,
         unlike=queries.out_of_distribution_share(),

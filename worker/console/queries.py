@@ -123,11 +123,7 @@ class ConsoleQueries:
         """
         days = self._config.training.train_window_days
         record = read_served(self.store, train_window_days=days, days=None, newest=_OVER_TIME_ROWS)
-        if len(record) < 4 * _LEAST_ROWS:
-            return []
-        edges = np.linspace(0, len(record), min(_PARTS, len(record) // _LEAST_ROWS) + 1).astype(int)
-        parts = [record.part(start, stop) for start, stop in pairwise(edges.tolist())]
-        return [(part, served_figures(part)) for part in parts]
+        return in_parts(record)
 
     def drift(self) -> list[FeatureDrift]:
         """How far each feature has moved, the farthest beyond its limit first; empty with too few signals."""
@@ -238,6 +234,15 @@ class ConsoleQueries:
             return None
         finally:
             archive.close()
+
+
+def in_parts(record: PredictionRecord) -> list[tuple[PredictionRecord, ServedFigures]]:
+    """A record in at most twelve parts of time, oldest first, with figures; empty with less than eighty rows."""
+    if len(record) < 4 * _LEAST_ROWS:
+        return []
+    edges = np.linspace(0, len(record), min(_PARTS, len(record) // _LEAST_ROWS) + 1).astype(int)
+    parts = [record.part(start, stop) for start, stop in pairwise(edges.tolist())]
+    return [(part, served_figures(part)) for part in parts]
 
 
 def console_queries() -> ConsoleQueries:

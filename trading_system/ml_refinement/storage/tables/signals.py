@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.json_text import read_features
+from trading_system.ml_refinement.storage.json_text import finite_json, read_features
 from trading_system.ml_refinement.storage.times import parse_bound
 
 
@@ -168,6 +169,11 @@ class Signals:
         """The kind of every labelled signal, by id."""
         return {row[0]: SignalKind(*(text or "" for text in row[1:])) for row in self._connection.query(KINDS)}
 
+    def symbols_and_kinds(self, signal_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Symbol and signal type of each of the signals, by id; empty where not known."""
+        rows = self._connection.query(SYMBOLS_AND_KINDS, (finite_json(list(signal_ids)),))
+        return {signal_id: (symbol or "", kind or "") for signal_id, symbol, kind in rows}
+
 
 # The literals are ours alone; every value is bound.
 GET = """
@@ -191,6 +197,9 @@ LOOK_THROUGH = (
 )
 LOOKED_AT = "SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT 1 OFFSET ?"
 NTH_NEWEST = "SELECT timestamp FROM feature_vectors ORDER BY timestamp DESC LIMIT 1 OFFSET ?"
+SYMBOLS_AND_KINDS = """
+    SELECT v.signal_id, v.symbol, v.signal_type FROM json_each(?) AS wanted
+    CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
 KINDS = """
     SELECT v.signal_id, v.asset_class, v.signal_type,
         (SELECT o.exit_reason FROM trade_outcomes AS o WHERE o.signal_id = v.signal_id ORDER BY o.revision DESC LIMIT 1)
