@@ -103,6 +103,8 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
     lines = files / "lines.jsonl"
     event = signal(900) | {"type": HOSTILE}
     lines.write_bytes(HOSTILE.encode() + b"\n" + orjson.dumps(event) + b"\n" + orjson.dumps({HOSTILE: 1}) + b"\n")
+    past = files / "past.csv"
+    past.write_text(f'timestamp,symbol,"{HOSTILE}"\n"{HOSTILE}","{HOSTILE}",1\n', encoding="utf-8")
     shown = sorted({*range(1, letters + 1, max(1, letters // 10)), letters})
     return {
         "status": [("status",)],
@@ -112,6 +114,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
         "asyncapi": [("asyncapi",)],
         "hash-password": [("hash-password",)],
         "publish": [("publish", str(lines)), ("publish", "--check", str(lines))],
+        "import": [("import", "--check", str(past)), ("import", "--check", str(lines))],
         "notify": [("notify",)],
         "prune": [("prune", "--dry-run")],
         "backup": [("backup", str(files / "copy"))],
