@@ -440,7 +440,10 @@ def test_a_refresh_with_skill_takes_over_and_stays_proven(proven: LearningInstal
 
 
 def served(installation: LearningInstallation, world: World, p: np.ndarray) -> None:
+    """What the champion served of the whole world, as if it had been trained before all of it."""
     champion = installation.db.models.active_id(QUALITY)
+    with installation.db.atomic():
+        installation.db.connection.run("UPDATE model_registry SET train_end_date = '' WHERE model_id = ?", (champion,))
     installation.db.scores.log_predictions(
         [
             PredictionRow(f"s{i:06d}", champion, text_from_us(int(world.entered_us[i])), float(p[i]))
