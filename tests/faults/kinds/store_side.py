@@ -72,8 +72,11 @@ class DisplacedRun(ScheduleRun):
         self._state.rename(self._aside / "var")
 
     def _move_back(self) -> None:
-        shutil.rmtree(self._state, ignore_errors=True)
-        (self._aside / "var").rename(self._state)
+        """In the place of what a worker that starts meanwhile makes there, however often it does."""
+        while (self._aside / "var").exists():
+            shutil.rmtree(self._state, ignore_errors=True)
+            with suppress(OSError):
+                (self._aside / "var").rename(self._state)
 
     def _remove(self) -> None:
         for name in reversed(_FILES):
