@@ -26,7 +26,10 @@ from tests.support.events import GROUP, SCORES, SIGNALS, TRADES
 from tests.support.waiting import wait_until
 from worker.redis_server.binary import find_server
 
-CONSOLE_PASSWORDS = "CONSOLE_OPERATOR_PASSWORD=oooooooooooooooo\nCONSOLE_VIEWER_PASSWORD=vvvvvvvvvvvvvvvv\n"
+OF_NO_REDIS_USER = (
+    "CONSOLE_OPERATOR_PASSWORD=oooooooooooooooo\nCONSOLE_VIEWER_PASSWORD=vvvvvvvvvvvvvvvv\n"
+    "GRAFANA_ADMIN_PASSWORD=gggggggggggggggg\n"
+)
 
 
 @pytest.fixture(scope="module", params=servers(), ids=lambda path: path.name)
@@ -43,7 +46,7 @@ def test_a_server_starts_with_the_example_as_it_is_copied(binary: Path, tmp_path
     names = re.findall(rb"^user (\w+) on >(\w+) ", example, re.M)
     assert {name for name, _ in names} == {b"producer", b"scores", b"consumer", b"ops"}
     passwords = "".join(f"{word}={word}\n" for word in (name.decode() for _, name in names))
-    (directory / ".env").write_text(passwords + CONSOLE_PASSWORDS)
+    (directory / ".env").write_text(passwords + OF_NO_REDIS_USER)
     with ready(directory, binary) as server:
         assert server.client("ops").info("server")
 
@@ -51,7 +54,7 @@ def test_a_server_starts_with_the_example_as_it_is_copied(binary: Path, tmp_path
 def test_every_part_gets_a_password_of_its_own_and_redis_reads_none_of_them(tmp_path: Path) -> None:
     directory = install(tmp_path)
     passwords = [value for name, value in variables(directory).items() if name.endswith("_PASSWORD")]
-    assert len(set(passwords)) == len(passwords) == 6
+    assert len(set(passwords)) == len(passwords) == 7
     assert min(map(len, passwords)) >= 32
     users = directory / "deploy" / "redis" / "users.acl"
     assert not any(password in users.read_text() for password in passwords)
