@@ -135,6 +135,9 @@ def test_a_retraining_with_a_trainer_says_nothing_of_it(
     open_store(settings_for(installation.state_dir, valkey_url)).close()
     running("trainer")
     wait_until(lambda: installation.document("retrain")["trainers"] == 1)
+    done = installation.run("retrain")
+    assert done.returncode == 0
+    assert b"no trainer" not in done.stdout + done.stderr
 
 
 def test_the_shell_completes_reasons_ids_and_models(settings: Settings) -> None:
