@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -13,9 +15,12 @@ from flask.testing import FlaskClient
 from tests.support.console_installation import ConsoleInstallation
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
+from trading_system.simulation.market_data import load_stocks, write_directory
 from worker.console.signals import pages
-from worker.console.signals.chart import PricePlan
+from worker.console.signals.chart import PricePlan, known_bars, price_chart, read_event
 from worker.console.signals.export import csv_lines, safe_cell
+from worker.market_data.directory import bars_to_look_at
+from worker.settings.schema import load_settings
 
 
 @pytest.fixture
@@ -104,6 +109,21 @@ def test_a_signal_shows_its_price_its_plan_and_why_it_scored_so(client: FlaskCli
 def test_a_signal_without_bars_or_score_says_so(client: FlaskClient) -> None:
     page = client.get("/signals/s-3").get_data(as_text=True)
     assert "cold start" in page.split("Why this score")[1]
+
+
+def test_bars_of_the_market_data_directory_are_shown_up_to_the_signal_where_none_came_with_it(tmp_path: Path) -> None:
+    write_directory({"MSFT": load_stocks()["MSFT"].iloc[:40]}, tmp_path / "market")
+    settings = load_settings(state_dir=tmp_path / "var", market_data_dir=tmp_path / "market")
+    said = {"signal_id": "s", "timestamp": "2000-04-05T21:00:00Z", "symbol": "MSFT", "asset_class": "equity"}
+    event = read_event(json.dumps({**said, "signal_type": "breakout"}).encode())
+    assert event is not None
+    bars = known_bars(settings, event)
+    assert bars is not None
+    assert 0 < len(bars) < 40
+    assert bars.timestamp[-1] <= event.timestamp_us
+    assert "Price before the signal" in str(price_chart(event, bars, None))
+    assert bars_to_look_at(settings, "MSFT", most_bytes=100) is None
+    assert bars_to_look_at(settings, "NONE", most_bytes=10**6) is None
 
 
 def test_where_a_trade_ended_follows_from_what_was_at_risk() -> None:

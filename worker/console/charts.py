@@ -130,7 +130,7 @@ def drawn(draw: Any, label: str, *, height: float = 2.75, left: float = 0.55) ->
     with _turn, mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         figure = Figure(figsize=(5.6, height))
         # Margins by hand: the library's own layout takes as long as the drawing.
-        space = {"left": left / 5.6, "right": 0.985, "bottom": 0.42 / height, "top": 1 - 0.12 / height}
+        space = {"left": left / 5.6, "right": 0.965, "bottom": 0.42 / height, "top": 1 - 0.12 / height}
         draw(figure.subplots(gridspec_kw=space))
         text = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)

@@ -219,6 +219,18 @@ def market_data(settings: Settings, *, wanted: bool = True) -> DirectorySource:
     )
 
 
+def bars_to_look_at(settings: Settings, symbol: str, *, most_bytes: int) -> Bars | None:
+    """All bars of a symbol, for a person; None where none can be read now, or their file is larger than that."""
+    if settings.market_data_dir is None:
+        return None
+    try:
+        sizes = [path.stat().st_size for path, _ in _paths(settings.market_data_dir, symbol) if path.exists()]
+        found = market_data(settings).bars(symbol) if sum(sizes) <= most_bytes else None
+    except (OSError, TransientError):
+        return None
+    return found if isinstance(found, Bars) else None
+
+
 _Version = tuple[str, int, int, int, int]
 
 

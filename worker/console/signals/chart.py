@@ -8,15 +8,18 @@ import matplotlib.dates
 import orjson
 from markupsafe import Markup
 
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.storage import OutcomeRow
 from trading_system.ml_refinement.storage.times import DAY_US, us_from_text
 from worker.console import charts
 from worker.errors import DecodeError
 from worker.events.decoding import SignalCreated, decode_kept
+from worker.market_data.directory import bars_to_look_at
+from worker.settings.schema import Settings
 
 #: The newest bars before the signal.
 _SHOWN_BARS = 120
-#: A longer event is not parsed for a chart.
+#: A longer event or file of bars is not parsed for a chart.
 _MOST_BYTES = 1024 * 1024
 _dates: Any = matplotlib.dates
 
@@ -50,10 +53,17 @@ def plan_of(event: SignalCreated) -> PricePlan:
     return PricePlan(event.metadata.entry_price, event.metadata.stop_price, event.metadata.target_price)
 
 
-def price_chart(event: SignalCreated, outcome: OutcomeRow | None) -> Markup | None:
-    """The bars that came with it; None where none did."""
-    bars = event.bars
-    if bars is None or not len(bars.close):
+def known_bars(settings: Settings, event: SignalCreated) -> Bars | None:
+    """The bars that came with it, or those of the market-data directory up to it; None where there are none to show."""
+    if event.bars is not None:
+        return event.bars
+    bars = bars_to_look_at(settings, event.symbol, most_bytes=_MOST_BYTES)
+    return None if bars is None else bars.as_of(event.timestamp_us)
+
+
+def price_chart(event: SignalCreated, bars: Bars | None, outcome: OutcomeRow | None) -> Markup | None:
+    """What was known of the price, what was planned, and how it ended; None without bars."""
+    if bars is None or not len(bars):
         return None
     plan = plan_of(event)
     times = bars.timestamp[-_SHOWN_BARS:] / DAY_US

@@ -9,17 +9,19 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, abort, render_template, request, stream_with_context
 from flask.typing import ResponseReturnValue
+from markupsafe import Markup
 
 from trading_system.ml_refinement.evaluation.explain import Explanation, NotExplained, explain
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
-from trading_system.ml_refinement.storage import Filter, UnusableValue
+from trading_system.ml_refinement.storage import Filter, OutcomeRow, UnusableValue
 from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
 from worker.console.filters import pretty
 from worker.console.queries import PAGE_ROWS, ConsoleQueries, console_queries
-from worker.console.signals.chart import plan_of, price_chart, read_event
+from worker.console.signals.chart import known_bars, plan_of, price_chart, read_event
 from worker.console.signals.export import csv_lines
 from worker.console.zones import bound_in_utc
+from worker.events.decoding import SignalCreated
 
 blueprint = Blueprint("signals", __name__)
 
@@ -140,14 +142,17 @@ def signal(signal_id: str) -> ResponseReturnValue:
         repeats=store.duplicates.of_signal(signal_id),
         received=received,
         plan=plan_of(received) if received else None,
-        chart=queries.remembered(
-            ("price", signal_id), len(outcomes), lambda: price_chart(received, outcomes[-1] if outcomes else None)
-        )
-        if received
-        else None,
+        chart=_chart(queries, received, outcomes[-1] if outcomes else None, len(outcomes)) if received else None,
         why=why,
         not_why=not_why,
     )
+
+
+def _chart(queries: ConsoleQueries, event: SignalCreated, outcome: OutcomeRow | None, told: int) -> Markup | None:
+    chart: Markup | None = queries.remembered(
+        ("price", event.signal_id), told, lambda: price_chart(event, known_bars(queries.settings, event), outcome)
+    )
+    return chart
 
 
 def _why(queries: ConsoleQueries, signal_id: str) -> tuple[Explanation | None, str]:
