@@ -83,7 +83,7 @@ def price_chart(event: SignalCreated, bars: Bars | None, outcome: OutcomeRow | N
                 axes.plot([known, closed], [plan.entry, price], color=colour, linewidth=1.2, linestyle=(0, (3, 2)))
                 axes.plot([closed], [price], color=colour, marker="o", markersize=5)
         first, last = float(times[0]), max(ends)
-        axes.set_xlim(first, last + 0.16 * (last - first))
+        axes.set_xlim(first, last + 0.26 * (last - first))
         _levels(axes, plan)
         locator = _dates.AutoDateLocator(maxticks=6)
         axes.xaxis.set_major_locator(locator)
