@@ -121,3 +121,8 @@ def test_a_link_between_documents_leads_somewhere(path: Path) -> None:
 def test_every_document_is_found_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [path.name for path in PAGES if path.name != "README.md" and f"docs/{path.name}" not in readme] == []
+
+
+def test_each_decision_has_a_number_of_its_own() -> None:
+    numbers = re.findall(r"^## D(\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8"), re.M)
+    assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))

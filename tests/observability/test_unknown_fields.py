@@ -12,11 +12,7 @@ from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, TRADES, bars, outcome, signal
 from worker.cli.main import cli
 from worker.console.application import create_app
-from worker.events.models import NewsJson, SignalCreatedJson, TradeClosedJson
 from worker.observability.unknown_fields import (
-    NEWS_FIELDS,
-    SIGNAL_FIELDS,
-    TRADE_FIELDS,
     UnknownField,
     unknown_fields,
 )
@@ -40,12 +36,6 @@ def settings(tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch) -
         send(world.client, TRADES, outcome(2, **{"\x1b[2J": "X" * 100}))
         world.drain()
     return settings
-
-
-def test_the_fields_that_are_known_are_those_of_the_contract() -> None:
-    assert SignalCreatedJson.model_fields.keys() == SIGNAL_FIELDS
-    assert TradeClosedJson.model_fields.keys() == TRADE_FIELDS
-    assert NewsJson.model_fields.keys() == NEWS_FIELDS
 
 
 def test_they_are_named_by_event_and_by_how_many_have_them(settings: Settings) -> None:

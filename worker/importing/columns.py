@@ -13,27 +13,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from trading_system.ml_refinement.provided_limits import PROVIDED_NAME
 from worker.errors import RefineryError
+from worker.events.field_names import SINGLE_SIGNAL_FIELDS, SINGLE_TRADE_FIELDS
 
 #: Beside the data.
 REMEMBERED = "refinery-import.toml"
 
-SIGNAL_FIELDS = (
-    "signal_id",
-    "timestamp",
-    "symbol",
-    "asset_class",
-    "signal_type",
-    "direction",
-    "conviction",
-    "technical_score",
-    "news_score",
-    "combined_score",
-    "entry_price",
-    "target_price",
-    "stop_price",
-    "position_size_pct",
-)
-TRADE_FIELDS = ("signal_id", "closed_at", "r_multiple", "return_pct", "exit_reason", "revision")
 #: Without these a signal is none. Its id may be made from the row.
 REQUIRED_OF_SIGNAL = ("timestamp", "symbol", "asset_class", "signal_type")
 REQUIRED_OF_TRADE = ("closed_at", "r_multiple")
@@ -68,7 +52,7 @@ class Layout:
     def __post_init__(self) -> None:
         for name in (*self.columns, *self.values):
             if not is_field(name):
-                known = ", ".join(dict.fromkeys((*SIGNAL_FIELDS, *TRADE_FIELDS)))
+                known = ", ".join(dict.fromkeys((*SINGLE_SIGNAL_FIELDS, *SINGLE_TRADE_FIELDS)))
                 raise WrongColumns(f"{name!r} is no field: there are {known}, and features.NAME")
         if len(self.delimiter) > 1 or self.delimiter in ("\r", "\n", '"'):
             raise WrongColumns(f"{self.delimiter!r} cannot delimit columns: say one sign")
@@ -134,7 +118,7 @@ class Layout:
 
 def is_field(name: str) -> bool:
     """Whether events have a field of this name that a column can fill."""
-    return name in SIGNAL_FIELDS or name in TRADE_FIELDS or _FEATURE.fullmatch(name) is not None
+    return name in SINGLE_SIGNAL_FIELDS or name in SINGLE_TRADE_FIELDS or _FEATURE.fullmatch(name) is not None
 
 
 def read_layout(path: Path) -> Layout:

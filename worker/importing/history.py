@@ -12,12 +12,11 @@ import orjson
 
 from worker.errors import DecodeError, EventError, Reason
 from worker.events.decoding import EventKind, Limits, SignalCreated, TradeClosed, decode
+from worker.events.field_names import SIGNAL_NUMBERS, SINGLE_SIGNAL_FIELDS, SINGLE_TRADE_FIELDS, TRADE_NUMBERS
 from worker.importing.cells import Cells
 from worker.importing.columns import (
     REQUIRED_OF_SIGNAL,
     REQUIRED_OF_TRADE,
-    SIGNAL_FIELDS,
-    TRADE_FIELDS,
     Layout,
     WrongColumns,
 )
@@ -27,20 +26,7 @@ from worker.importing.tables import SourceRow, SourceTable
 SIGNAL_REFUSED = "signal_refused"
 #: What an id that is made from a row is made from.
 _IDENTITY = ("symbol", "timestamp", "signal_type", "direction")
-_NUMBERS = frozenset(
-    {
-        "technical_score",
-        "news_score",
-        "combined_score",
-        "entry_price",
-        "target_price",
-        "stop_price",
-        "position_size_pct",
-        "r_multiple",
-        "return_pct",
-        "revision",
-    }
-)
+_NUMBERS = frozenset((*SIGNAL_NUMBERS, *TRADE_NUMBERS))
 _TOLD_EVERY = 500
 
 
@@ -139,8 +125,8 @@ class _Plan:
         self.has_trades = there.issuperset(REQUIRED_OF_TRADE)
         self.has_signals = {"timestamp", "symbol"} <= set(self._places) and there.issuperset(REQUIRED_OF_SIGNAL)
         self._check(table, there)
-        self.signal_places = self._of(SIGNAL_FIELDS, features=True)
-        self.trade_places = self._of(TRADE_FIELDS)
+        self.signal_places = self._of(SINGLE_SIGNAL_FIELDS, features=True)
+        self.trade_places = self._of(SINGLE_TRADE_FIELDS)
         self.unused = [name for place, name in enumerate(table.header) if place not in self._places.values()]
 
     def _of(self, names: Sequence[str], *, features: bool = False) -> dict[str, int]:
@@ -171,13 +157,13 @@ def _read(row: SourceRow, plan: _Plan, cells: Cells, seen: _Seen, now: datetime,
     signal_id = cells.text(row.cells[plan.signal_places["signal_id"]]) if "signal_id" in plan.signal_places else None
     try:
         if plan.has_signals:
-            fields = dict(_fields(row, plan.signal_places, plan.constants, SIGNAL_FIELDS, cells))
+            fields = dict(_fields(row, plan.signal_places, plan.constants, SINGLE_SIGNAL_FIELDS, cells))
             signal_id = fields.setdefault("signal_id", signal_id or _derived_id(fields))
             seen.add(_event("signal.created", fields, place, now, limits))
         elif signal_id is None:
-            signal_id = _derived_id(dict(_fields(row, plan.signal_places, plan.constants, SIGNAL_FIELDS, cells)))
+            signal_id = _derived_id(dict(_fields(row, plan.signal_places, plan.constants, SINGLE_SIGNAL_FIELDS, cells)))
         if plan.has_trades:
-            fields = dict(_fields(row, plan.trade_places, plan.constants, TRADE_FIELDS, cells))
+            fields = dict(_fields(row, plan.trade_places, plan.constants, SINGLE_TRADE_FIELDS, cells))
             if plan.has_signals and not fields.keys() & {*REQUIRED_OF_TRADE}:
                 return  # a trade that is still open
             fields.setdefault("signal_id", signal_id)

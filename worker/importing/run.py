@@ -42,9 +42,7 @@ def read_files(
         TransientError: the market data cannot be read now.
     """
     tables = [read_table(path, delimiter=layout.delimiter) for path in files]
-    limits = Limits(
-        max_bytes=settings.max_event_bytes, max_future_s=settings.max_future_s, max_r_multiple=settings.max_r_multiple
-    )
+    limits = Limits.from_settings(settings)
     history = read_history(tables, layout, now=utc_now(), limits=limits, progress=progress)
     pipeline = feature_pipeline(settings)
     if pipeline.reads_bars:

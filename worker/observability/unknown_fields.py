@@ -15,6 +15,7 @@ import orjson
 
 from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.storage import StoreError
+from worker.events.field_names import NEWS_FIELDS, SIGNAL_FIELDS, TRADE_FIELDS
 from worker.installation import open_archive
 from worker.observability.printable import counted
 
@@ -25,50 +26,6 @@ if TYPE_CHECKING:
 LOOKED_AT = 200
 _MOST_NAMES = 10
 _MOST_SIGNS = 64
-#: The fields of the contract, without its models, which take longer to build than all else here. A test compares them.
-SIGNAL_FIELDS = frozenset(
-    (
-        "signal_id",
-        "timestamp",
-        "symbol",
-        "asset_class",
-        "signal_type",
-        "direction",
-        "conviction",
-        "technical_score",
-        "news_score",
-        "combined_score",
-        "entry_price",
-        "target_price",
-        "stop_price",
-        "position_size_pct",
-        "bars",
-        "benchmark",
-        "news",
-        "features",
-        "schema_version",
-    )
-)
-TRADE_FIELDS = frozenset(
-    (
-        "signal_id",
-        "closed_at",
-        "r_multiple",
-        "return_pct",
-        "exit_reason",
-        "revision",
-        "schema_version",
-    )
-)
-NEWS_FIELDS = frozenset(
-    (
-        "published_at",
-        "sentiment",
-        "relevance",
-        "source",
-        "headline",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
