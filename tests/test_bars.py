@@ -150,3 +150,11 @@ def test_microseconds_are_times_in_a_column_and_no_positions_in_an_index() -> No
         [99_999_997, 99_999_998, 99_999_999],
     ):
         assert Bars.from_frame(pd.DataFrame(PRICES_OF_THREE, index=positions)).timestamp[-1] == 0
+
+
+def test_of_a_frame_of_nothing_but_bars_the_column_without_numbers_is_named() -> None:
+    index = pd.date_range("2024-01-01", periods=3, tz="UTC")
+    frame = pd.DataFrame({**PRICES_OF_THREE, "volume": ["many", "few", "none"]}, index=index)
+    assert frame.shape == (3, 5)
+    with pytest.raises(BarsError, match="not_a_number: volume is not a column of numbers"):
+        Bars.from_frame(frame)

@@ -107,11 +107,8 @@ class Bars:
         numbers = {name: _numbers(name, columns[name]) for name in MATRIX_ROWS}
         bars = cls(_instants(columns["timestamp"]), **numbers)
         alike = len({column.size for column in numbers.values()}) == 1
-        return (
-            bars
-            if alike and _is_sound(bars.timestamp, np.array([*numbers.values()]))
-            else bars.check(enclosed=enclosed)
-        )
+        sound = alike and _is_sound(bars.timestamp, np.array([*numbers.values()]))
+        return bars if sound else bars.check(enclosed=enclosed)
 
     @classmethod
     def from_matrix(cls, timestamp: TimeArray, matrix: FloatArray) -> Bars:
