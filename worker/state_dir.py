@@ -46,11 +46,11 @@ def take_lock(path: Path) -> int | None:
     return descriptor
 
 
-def import_at_work(settings: Settings) -> bool:
-    """Whether history is being imported into this state directory."""
-    if not settings.import_lock_path.exists():
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock on `path`; takes it for a moment where nobody does."""
+    if not path.exists():
         return False
-    lock = take_lock(settings.import_lock_path)
+    lock = take_lock(path)
     if lock is not None:
         os.close(lock)
     return lock is None

@@ -22,7 +22,7 @@ from trading_system.ml_refinement.models import ModelRegistry, SignalQualityMode
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.installation import open_store
 from worker.observability import doctor
-from worker.observability.doctor import Finding
+from worker.observability.findings import Finding
 from worker.settings.schema import load_settings
 
 
@@ -67,6 +67,18 @@ def test_settings_that_no_training_could_use_or_that_do_nothing_are_told(
     assert [one.verdict for one in told] == ["ok", "bad", "warn"]
     assert "REFINERY_ML__TRAINING__HYPERPARAMETERS: unknown parameters n_trees of ensemble" in told[1].says
     assert told[2].says.startswith("REFINERY_ML__TRAINING__EARLY_STOPPING does nothing here")
+
+
+def test_the_file_that_settings_were_read_from_is_named(
+    tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for written in (False, True):
+        if written:
+            (tmp_path / "refinery.toml").write_text(f'state_dir = "{tmp_path}/var"\n')
+        settings = load_settings(state_dir=tmp_path / "var", redis_url=valkey_url)
+        told = next(one for one in doctor.examine(settings) if one.part == "settings")
+        assert told.says.endswith(f", file {tmp_path / 'refinery.toml'}" if written else ", no file")
 
 
 def started(role: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:

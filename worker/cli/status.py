@@ -14,6 +14,7 @@ from worker.cli import output
 from worker.cli.options import Json, settings_and_log
 from worker.errors import ConfigurationError
 from worker.installation import no_store, open_for_looking
+from worker.observability.findings import Finding
 from worker.observability.logging import set_up_logging
 from worker.observability.printable import counted
 from worker.redis_server.connection import server_if_there
@@ -22,7 +23,6 @@ from worker.settings.schema import load_settings
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from worker.observability.doctor import Finding
     from worker.observability.status import Monitoring, Notified, Status, Training
 
 
@@ -167,9 +167,7 @@ def doctor(json: Json = False) -> None:
     try:
         settings = load_settings()
     except ConfigurationError as error:
-        findings = [
-            examination.Finding("settings", "bad", str(error), "correct the variable; docs/settings.md lists all")
-        ]
+        findings = [Finding("settings", "bad", str(error), "correct the variable; docs/settings.md lists all")]
     else:
         set_up_logging(settings)
         findings = examination.examine(settings)

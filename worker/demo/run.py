@@ -40,7 +40,7 @@ from worker.retraining.requests import reason_if_due
 from worker.run.up import running, up_roles
 from worker.settings.messages import CONFIG_NAME
 from worker.settings.schema import Settings, is_given
-from worker.state_dir import make_private, take_lock
+from worker.state_dir import is_locked, make_private, take_lock
 from worker.streams.errors import translated
 from worker.supervision.children import Children
 
@@ -281,12 +281,7 @@ def _play(
 
 def learning_goes_on(chosen: Settings, store: FeatureDatabase) -> bool:
     """Whether a training is due, or one has its lock: it looks at what was served before it lets go of that."""
-    if reason_if_due(chosen, store) is not None:
-        return True
-    lock = take_lock(chosen.training_lock_path)
-    if lock is not None:
-        os.close(lock)
-    return lock is None
+    return reason_if_due(chosen, store) is not None or is_locked(chosen.training_lock_path)
 
 
 def _keep_running(chosen: Settings, children: Children) -> None:

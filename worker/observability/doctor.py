@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, closing
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import redis
 
@@ -20,62 +17,39 @@ from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
 from trading_system.ml_refinement.storage.quarantine import QuarantineGroup
 from trading_system.ml_refinement.storage.times import Clock, utc_now
-from worker.errors import DecodeError, RefineryError, TransientError
-from worker.events.decoding import SignalCreated, decode_kept
+from worker.errors import RefineryError, TransientError
 from worker.installation import (
     check_features,
     check_recipe,
     feature_pipeline,
     idle_settings,
-    open_archive,
     open_store,
     other_owner,
 )
-from worker.market_data.directory import NoMarketData, market_data
-from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.observability.data_checks import look_at_benchmarks, look_at_market_data, look_at_provided
+from worker.observability.findings import Finding, Verdict
+from worker.observability.machine_checks import look_at_clock, look_at_disk, look_at_state_dir
 from worker.observability.printable import counted
 from worker.observability.status import read_notified, read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect, server_if_there
 from worker.redis_server.embedded import answers, socket_path
-from worker.settings.messages import service_links
+from worker.settings.messages import config_file, service_links
 from worker.settings.schema import Settings
 from worker.streams.losses import stream_troubles
 from worker.streams.preflight import check_server
 from worker.streams.state import stream_states
 
-Verdict = Literal["ok", "warn", "bad"]
-
 _REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
 _ASIDE_ADVICE = "docs/operations.md says how to read them"
 _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a newer one needs a newer release"
-_FILE_ADVICE = (
-    "repair it: signals of what it breaks a rule in are dead-lettered, and the worker waits for one it cannot read"
-)
 _NOTIFY_ADVICE = "refinery notify --test sends one and says what came back"
 #: What waits longer without a try has no sender.
 _UNSENT = timedelta(minutes=2)
-#: Clocks that are kept by NTP differ by less.
-_CLOCK_OFF_S = 2.0
-_LEAST_FREE_BYTES = 1 << 30
-_MOST_FILES = 200
-_SHOWN_FILES = 5
 _SHOWN_LINKS = 5
-#: Among so many of the newest events, those that are signals are looked at for what was provided.
-_EVENTS = 1_000
 #: So many of the newest trainings are looked at.
 _TRAININGS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. `advice` is what to do about it, empty where nothing is."""
-
-    part: str
-    verdict: Verdict
-    says: str
-    advice: str = ""
 
 
 def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
@@ -85,21 +59,23 @@ def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
         settings: of the installation.
         clock: of this machine, which is compared with the server's.
     """
-    findings = [Finding("settings", "ok", f"state in {settings.state_dir}, Redis {settings.masked_redis_url}")]
+    file = config_file()
+    where = f"state in {settings.state_dir}, Redis {settings.masked_redis_url}"
+    findings = [Finding("settings", "ok", f"{where}, {f'file {Path(file).absolute()}' if file else 'no file'}")]
     checks: Sequence[tuple[str, Callable[[Settings], Iterator[Finding]]]] = (
         ("settings", _learning),
-        ("features", _provided),
+        ("features", look_at_provided),
         ("redis", _redis),
         ("installation", _ownership),
         ("worker", _waiting),
-        ("clock", partial(_clock, clock=clock)),
-        ("state directory", _state_dir),
-        ("disk", _disk),
+        ("clock", partial(look_at_clock, clock=clock)),
+        ("state directory", look_at_state_dir),
+        ("disk", look_at_disk),
         ("store", _store),
         ("models", _models),
         ("trainings", _trainings),
-        ("market data", _market_data),
-        ("market data", _benchmarks),
+        ("market data", look_at_market_data),
+        ("market data", look_at_benchmarks),
         ("console", _console),
         ("notifications", _notifications),
     )
@@ -125,44 +101,6 @@ def _learning(settings: Settings) -> Iterator[Finding]:
     if links := service_links(os.environ):
         shown = ", ".join([*links[:_SHOWN_LINKS], *(["..."] if len(links) > _SHOWN_LINKS else [])])
         yield Finding("settings", "ok", f"{len(links)} that Kubernetes adds for services are ignored: {shown}")
-
-
-def _provided(settings: Settings) -> Iterator[Finding]:
-    """Which names that are listed never come with a signal, and which come and are not listed."""
-    listed = settings.ml.features.provided
-    if not listed:
-        return
-    signals = _newest_signals(settings)
-    if not signals:
-        yield Finding("features", "ok", f"{len(listed)} provided are listed; no signal is in the archive yet")
-        return
-    come = {name for signal in signals for name in signal.features}
-    never = [name for name in listed if name not in come]
-    others = sorted(come.difference(listed))
-    looked = f"of the {len(signals):,} newest signals"
-    advice = "compare REFINERY_ML__FEATURES__PROVIDED with what the producer sends"
-    if never:
-        says = f"none {looked} brings {', '.join(never)}: a neutral value stands for it"
-        yield Finding("features", "warn", says, advice)
-    if others:
-        says = f"{looked} some bring {', '.join(others)}, which is not listed"
-        yield Finding("features", "warn" if never else "ok", says, advice)
-    if not never:
-        yield Finding("features", "ok", f"{looked} each of the {len(listed)} listed names came with some")
-
-
-def _newest_signals(settings: Settings) -> list[SignalCreated]:
-    if not settings.archive_path.exists():
-        return []
-    with closing(open_archive(settings, read_only=True)) as archive:
-        kept = archive.newest(settings.streams.signals_created, among=_EVENTS)
-    signals = []
-    for data in kept:
-        if len(data) > settings.max_event_bytes:
-            continue  # the door refused it too
-        with suppress(DecodeError):  # it went to the dead letters
-            signals.append(decode_kept(data))
-    return signals
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -220,64 +158,6 @@ def _waiting(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "worker", "bad", f"worker {slot} handles nothing, and nothing is lost: {cause}", "see to that cause"
         )
-
-
-def _clock(settings: Settings, *, clock: Clock) -> Iterator[Finding]:
-    """How far this machine's clock is from the server's: times of events are held against ours."""
-    with server_if_there(settings) as client:
-        if client is None:
-            return
-        try:
-            before = clock()
-            seconds, micros = client.time()
-            took = clock() - before
-        except redis.RedisError:
-            return  # the server's own finding says so
-    off_s = (before + took / 2 - datetime.fromtimestamp(seconds + micros / 1e6, UTC)).total_seconds()
-    beyond_s = abs(off_s) - took.total_seconds() / 2  # when within the answer's way the server looked is not known
-    if beyond_s <= _CLOCK_OFF_S:
-        yield Finding("clock", "ok", f"within {max(1.0, abs(off_s)):.0f} s of the server's")
-        return
-    refused = beyond_s > settings.max_future_s
-    which = "ahead of" if off_s > 0 else "behind"
-    says = f"this machine's clock is {abs(off_s):,.0f} s {which} the server's"
-    meant = ": signals are refused as future_timestamp where the producers' clocks are right" if off_s < 0 else ""
-    yield Finding("clock", "bad" if refused else "warn", says + (meant if refused else ""), "compare both with NTP")
-
-
-def _state_dir(settings: Settings) -> Iterator[Finding]:
-    """Whether the state directory can be one: what stands in its way, whose it is, and what it lies on."""
-    path = settings.state_dir
-    advice = "set REFINERY_STATE_DIR to a directory of the user that runs refinery, on a disk of this machine"
-    in_the_way = next((above for above in (*reversed(path.parents), path) if _is_no_directory(above)), None)
-    if in_the_way is not None:
-        yield Finding("state directory", "bad", f"{in_the_way} is in the way: it is no directory", advice)
-        return
-    place = next(above for above in (path, *path.parents) if above.exists())
-    if os.statvfs(place).f_flag & os.ST_RDONLY:
-        yield Finding("state directory", "bad", f"{place} lies on a file system that is mounted read-only", advice)
-        return
-    if path.is_symlink() or not path.exists():
-        return
-    owner = path.stat().st_uid
-    if owner != os.geteuid():
-        says = f"{path} belongs to user {owner}, and refinery runs as {os.geteuid()}"
-        yield Finding("state directory", "warn", says, "run refinery as its owner, or give it the directory")
-
-
-def _is_no_directory(path: Path) -> bool:
-    return (path.exists() or path.is_symlink()) and not path.is_dir()
-
-
-def _disk(settings: Settings) -> Iterator[Finding]:
-    place = next(path for path in (settings.state_dir, *settings.state_dir.parents) if path.is_dir())
-    free = shutil.disk_usage(place).free
-    if not os.access(place, os.W_OK):
-        yield Finding("disk", "bad", f"{place} cannot be written", "give it to the user that runs refinery")
-    elif free < _LEAST_FREE_BYTES:
-        yield Finding("disk", "warn", f"{free / 2**20:,.0f} MiB free at {place}", "make room: a full disk pauses all")
-    else:
-        yield Finding("disk", "ok", f"{free / 2**30:,.1f} GiB free at {place}")
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
@@ -365,69 +245,6 @@ def _trainings(settings: Settings) -> Iterator[Finding]:
         yield Finding("trainings", "ok", f"{told}; those since have not")
         return
     yield Finding("trainings", "warn", told, "what served before serves on; docs/operations.md, No new model for weeks")
-
-
-def _market_data(settings: Settings) -> Iterator[Finding]:
-    directory = settings.market_data_dir
-    if directory is None:
-        yield Finding("market data", "ok", "none set: bars come with the events")
-        return
-    every = sorted(directory.iterdir())
-    files = [path for path in every if path.suffix in SUFFIXES]
-    shouted = [path.name for path in every if path.suffix not in SUFFIXES and path.suffix.lower() in SUFFIXES]
-    if shouted:
-        says = f"{', '.join(shouted[:_SHOWN_FILES])}: not read, suffixes are lower case"
-        yield Finding("market data", "warn", says, "rename them to .csv or .parquet")
-    broken = list(_broken(files[:_MOST_FILES]))
-    for path, why in broken[:_SHOWN_FILES]:
-        yield Finding("market data", "bad", f"{path.name}: {why}", _FILE_ADVICE)
-    stems = {path.stem for path in files}
-    missing = sorted({symbol for symbol in settings.benchmark_symbols.values() if file_stem(symbol) not in stems})
-    if missing:
-        says = f"no file for the benchmark {', '.join(missing)}"
-        yield Finding("market data", "bad", says, f"put it into {directory}")
-    if not files:
-        yield Finding("market data", "warn", f"{directory} holds no CSV or Parquet file", "one file a symbol")
-    if files and not broken and not missing and not shouted:
-        yield Finding(
-            "market data", "ok", f"{counted(len(files), 'file')}, {min(len(files), _MOST_FILES):,} read, all sound"
-        )
-
-
-def _benchmarks(settings: Settings) -> Iterator[Finding]:
-    """Benchmarks whose bars close at other times than those of the newest signals: correlation is neutral then."""
-    if settings.market_data_dir is None or not settings.benchmark_symbols:
-        return
-    source = market_data(settings)
-    told = set()
-    for signal in _newest_signals(settings):
-        name = settings.benchmark_symbols.get(signal.asset_class)
-        if name is None or name in told or signal.benchmark is not None:
-            continue
-        own = signal.bars if signal.bars is not None else source.bars(signal.symbol)
-        benchmark = source.bars(name)
-        if isinstance(own, NoMarketData) or isinstance(benchmark, NoMarketData):
-            continue
-        known = own.timestamp[: own.timestamp.searchsorted(signal.timestamp_us, side="right")]
-        last = known[-settings.ml.features.market_regime_window - 1 :].tolist()
-        common = len(set(last).intersection(benchmark.timestamp.tolist()))
-        if 2 * common < len(last):
-            told.add(name)
-            says = (
-                f"benchmark {name} of {signal.asset_class}: {common} of the last {len(last)} bars of {signal.symbol} "
-                "close when one of its bars does; with too few, the correlation is neutral"
-            )
-            yield Finding("market data", "warn", says, "give its bars the close times of the symbols' bars")
-
-
-def _broken(files: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    for path in files:
-        try:
-            read_bars(path)
-        except BadFileError as error:
-            yield path, str(error)
-        except OSError as error:
-            yield path, f"cannot be read: {error.strerror}"
 
 
 def _console(settings: Settings) -> Iterator[Finding]:

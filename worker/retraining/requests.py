@@ -21,7 +21,7 @@ from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
 from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of, trainers_alive
 from worker.settings.schema import Settings
-from worker.state_dir import import_at_work
+from worker.state_dir import is_locked
 
 
 def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def enqueue_if_due(settings: Settings, store: FeatureDatabase, client: redis.Red
     When Redis cannot be reached, that is logged, and the next call asks again.
     """
     reason = reason_if_due(settings, store)
-    if reason is None or import_at_work(settings):
+    if reason is None or is_locked(settings.import_lock_path):
         return None
     try:
         return enqueue(settings, store, client, reason=reason)
