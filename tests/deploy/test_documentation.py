@@ -126,3 +126,9 @@ def test_every_document_is_found_from_the_readme() -> None:
 def test_each_decision_has_a_number_of_its_own() -> None:
     numbers = re.findall(r"^## D(\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8"), re.M)
     assert [int(number) for number in numbers] == list(range(1, len(numbers) + 1))
+
+
+def test_the_changelog_has_each_heading_of_a_release_once() -> None:
+    for release in re.split(r"(?m)^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))[1:]:
+        headings = re.findall(r"(?m)^### (.*)$", release)
+        assert len(set(headings)) == len(headings), release.splitlines()[0]
