@@ -26,7 +26,7 @@ from benchmarks.contenders import refinery
 from benchmarks.environment import environment, inline, publish, small, train
 from trading_system.ml_refinement import scoring
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
-from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.scores import PredictionLog
 from trading_system.ml_refinement.storage.tables.vectors import Vectors
@@ -59,7 +59,7 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
         (Outcomes, "take_before_signal"),
         (Outcomes, "apply_waiting"),
     ),
-    "commit": ((Connection, "run"), (handlers.BatchHandler, "handle")),
+    "commit": ((SqliteConnection, "run"), (handlers.BatchHandler, "handle")),
     "count for the metrics": ((metrics.LoopMetrics, "count"),),
     "publish and acknowledge": ((GroupReader, "settle"),),
     "the loop": ((Consumer, "_step"),),

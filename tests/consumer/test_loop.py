@@ -378,8 +378,8 @@ def test_each_worker_of_a_machine_has_a_slot_of_its_own(tmp_path: Path, valkey_u
 
 #: A worker that waits for its store for ever, so that nothing but the grace ends one whose store is locked.
 _PATIENT = """
-from trading_system.ml_refinement.storage import Connection
-Connection.__init__.__kwdefaults__["busy_timeout_ms"] = 10**9
+from trading_system.ml_refinement.storage import SqliteConnection
+SqliteConnection.__init__.__kwdefaults__["busy_timeout_ms"] = 10**9
 from worker.cli.main import main
 main()
 """

@@ -10,7 +10,7 @@ import redis
 
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import SIGNALS, signal
-from trading_system.ml_refinement.storage import Connection, EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, SqliteConnection
 
 
 def _removed(state: Path) -> None:
@@ -88,7 +88,7 @@ def test_an_archive_that_was_removed_is_begun_anew(
         send(valkey, SIGNALS, signal(2))
         worker.drain()
         assert pending(valkey) == 0
-    archive = Connection(settings.archive_path, read_only=True)
+    archive = SqliteConnection(settings.archive_path, read_only=True)
     assert archive.query("SELECT count(*) FROM events") == [(1,)]
     archive.close()
     assert [line for line in errors_logged if "events.db was removed" in line]

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 
 from tests.support.disk import Disk, Journal
-from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage import SqliteConnection
 from trading_system.ml_refinement.storage.tables.entries import Attempts
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.vectors import Vectors
@@ -70,7 +70,7 @@ def arm(crash_point: str, nth: int) -> None:
         case "computed":
             around(BatchHandler, "_compute")
         case "begin":
-            around(Connection, "run", only=lambda _, sql, *__: sql == "BEGIN IMMEDIATE")
+            around(SqliteConnection, "run", only=lambda _, sql, *__: sql == "BEGIN IMMEDIATE")
         case "written":
             around(Vectors, "insert_new")
         case "outcomes":
@@ -78,9 +78,9 @@ def arm(crash_point: str, nth: int) -> None:
         case "dead-lettered":
             around(DeadLetters, "add")
         case "before commit":
-            around(Connection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
+            around(SqliteConnection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
         case "after commit":
-            around(Connection, "run", only=lambda _, sql, *__: sql == "COMMIT")
+            around(SqliteConnection, "run", only=lambda _, sql, *__: sql == "COMMIT")
         case "before settle":
             around(GroupReader, "settle", before=True)
         case "sent":

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from tests.support.events import SCORES, SIGNALS, TRADES
-from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage import SqliteConnection
 
 Key = tuple[str, str]
 
@@ -48,7 +48,7 @@ class Verdict:
 
 def settled(store_path: Path) -> Counter[Key]:
     """How many settled each entry has, by the tables themselves."""
-    connection = Connection(store_path, read_only=True)
+    connection = SqliteConnection(store_path, read_only=True)
     try:
         return Counter((stream, entry_id) for stream, entry_id in connection.query(SETTLED))
     finally:
@@ -83,7 +83,7 @@ def judge(
     known = {*must, *may}
     verdict.double = [key for key, count in found.items() if count > 1 + (key in twice)]
     verdict.other += [f"{key} is in the store and was never sent" for key in found if key not in known]
-    connection = Connection(store_path, read_only=True)
+    connection = SqliteConnection(store_path, read_only=True)
     try:
         _judge_content(connection, labels, verdict)
         _judge_scores(connection, client, set(earlier), verdict)
@@ -93,7 +93,7 @@ def judge(
     return verdict
 
 
-def _judge_content(connection: Connection, labels: Mapping[str, set[float | None]], verdict: Verdict) -> None:
+def _judge_content(connection: SqliteConnection, labels: Mapping[str, set[float | None]], verdict: Verdict) -> None:
     stored = dict(connection.query("SELECT signal_id, target_r_multiple FROM feature_vectors"))
     for signal_id, right in labels.items():
         if signal_id not in stored:
@@ -110,7 +110,7 @@ def _judge_content(connection: Connection, labels: Mapping[str, set[float | None
         verdict.other.append("the store is damaged")
 
 
-def _judge_scores(connection: Connection, client: redis.Redis, earlier: set[bytes], verdict: Verdict) -> None:
+def _judge_scores(connection: SqliteConnection, client: redis.Redis, earlier: set[bytes], verdict: Verdict) -> None:
     served = {bytes(payload) for (payload,) in connection.query("SELECT payload FROM served_scores")}
     unpublished, made_up = served - published(client), published(client) - served - earlier
     if unpublished or made_up:
@@ -123,7 +123,7 @@ def published(client: redis.Redis) -> set[bytes]:
     return {fields[b"data"] for _, fields in rows}
 
 
-def _judge_bytes(connection: Connection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
+def _judge_bytes(connection: SqliteConnection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
     """A dead letter has the bytes of its entry, where the server still has it and never gave its id out twice."""
     sent = {
         (stream, entry_id.decode()): fields.get(b"data", b"")

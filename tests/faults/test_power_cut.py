@@ -14,7 +14,7 @@ from tests.faults.invariants import settled
 from tests.support.desk import desk, send, settings_for
 from tests.support.disk import Disk, Journal, after_power_cut
 from tests.support.events import SIGNALS, TRADES, outcome, signal
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, SqliteConnection
 from worker.streams.entries import Entry
 from worker.streams.reader import GroupReader
 
@@ -76,14 +76,14 @@ def test_whenever_the_power_is_cut_every_acknowledged_event_is_in_the_store_once
 def test_the_power_cut_is_one_that_a_careless_store_does_not_survive(tmp_path: Path) -> None:
     """The test's own proof: with synchronous=OFF the same cut loses what was committed."""
     start_path = tmp_path / "store.db"
-    connection = Connection(start_path)
+    connection = SqliteConnection(start_path)
     connection.query("CREATE TABLE t (x)")
     connection.close()
     start = {"store.db": start_path.read_bytes()}
     journal = Journal()
     disk = Disk(journal=journal)
     try:
-        careless = Connection(start_path, synchronous="OFF")
+        careless = SqliteConnection(start_path, synchronous="OFF")
         for number in range(20):
             with careless.atomic():
                 careless.run("INSERT INTO t VALUES (?)", (number,))
@@ -95,4 +95,4 @@ def test_the_power_cut_is_one_that_a_careless_store_does_not_survive(tmp_path: P
     place.mkdir()
     for name, data in after_power_cut(start, operations, random.Random(1)).items():
         (place / name).write_bytes(data)
-    assert Connection(place / "store.db").query("SELECT count(*) FROM t")[0][0] < 20
+    assert SqliteConnection(place / "store.db").query("SELECT count(*) FROM t")[0][0] < 20

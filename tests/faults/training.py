@@ -35,7 +35,7 @@ from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, OutcomeRow
+from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, SqliteConnection
 from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.tables.runs import Runs
 from trading_system.ml_refinement.storage.times import utc_now, utc_text
@@ -261,7 +261,7 @@ def make_quick() -> None:
 
     And wait minutes for the store, which somebody who was stopped may hold: how long is the schedule's affair.
     """
-    (Connection.__init__.__kwdefaults__ or {})["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
+    (SqliteConnection.__init__.__kwdefaults__ or {})["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
     trainer._MAINTENANCE_S = trainer._HEARTBEAT_S = 1
     trainer._WORKER_TTL_S = 16  # RQ looks up from its queue fifteen seconds earlier
     trainer.TrainerWorker.get_heartbeat_ttl = lambda *_, **__: 2  # type: ignore[method-assign]
@@ -292,7 +292,7 @@ def arm_training(crash_point: str, nth: int, victim: str, note: Path) -> None:
 
         return noticed
 
-    def is_activation(_: Connection, sql: str, *__: object) -> bool:
+    def is_activation(_: SqliteConnection, sql: str, *__: object) -> bool:
         return settling and sql == "COMMIT"
 
     def is_model(path: Path, *_: object) -> bool:
@@ -325,7 +325,7 @@ def arm_training(crash_point: str, nth: int, victim: str, note: Path) -> None:
             around(Models, "activate")
         case "before activation commits" | "after activation committed":
             training._Run._still_ours = settle()  # type: ignore[method-assign]
-            around(Connection, "run", before=crash_point.startswith("before"), only=is_activation)
+            around(SqliteConnection, "run", before=crash_point.startswith("before"), only=is_activation)
         case "watched":
             around(job, "_monitor_after_training")
         case "returned":

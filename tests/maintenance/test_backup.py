@@ -20,7 +20,7 @@ from tests.support.events import SIGNALS, TRADES, outcome, signal
 from tests.support.learning_installation import fitted
 from tests.support.waiting import join
 from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreDamaged, StoreUnavailable
+from trading_system.ml_refinement.storage import FeatureDatabase, SqliteConnection, StoreDamaged, StoreUnavailable
 from worker.errors import ConfigurationError, RefineryError, ServerBusy
 from worker.installation import open_store
 from worker.maintenance import backup as backups
@@ -54,7 +54,7 @@ def settings(tmp_path: Path, valkey_url: str, valkey: redis.Redis) -> Settings:
 
 def contents(path: Path) -> dict[str, list[Any]]:
     """Every row of every table."""
-    connection = Connection(path, read_only=True)
+    connection = SqliteConnection(path, read_only=True)
     tables = [name for (name,) in connection.query("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY 1")]
     rows = {
         name: sorted(connection.query(f"SELECT * FROM {name}"), key=repr)  # noqa: S608 - the schema's own names

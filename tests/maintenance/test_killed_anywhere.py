@@ -18,8 +18,8 @@ from tests.support.processes import fork
 from tests.support.rebuild_installation import NEW, event, features, rebuild_installation
 from tests.support.rows import dead
 from trading_system.ml_refinement.models import ModelRegistry
-from trading_system.ml_refinement.storage import Connection
-from trading_system.ml_refinement.storage.copies import problems
+from trading_system.ml_refinement.storage import SqliteConnection
+from trading_system.ml_refinement.storage.sqlite.copies import problems
 from worker.errors import ConfigurationError
 from worker.installation import open_archive, open_store
 from worker.maintenance.backup import back_up, restore
@@ -54,7 +54,7 @@ def killed_at_each(
 def contents(path: Path) -> dict[str, list[Any]]:
     """Every row of every table."""
     assert problems(path) == []
-    connection = Connection(path, read_only=True)
+    connection = SqliteConnection(path, read_only=True)
     names = [name for (name,) in connection.query("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     rows = {name: sorted(connection.query(f"SELECT * FROM {name}"), key=repr) for name in names}  # noqa: S608
     connection.close()

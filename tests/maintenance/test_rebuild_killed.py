@@ -18,10 +18,10 @@ from worker.settings.schema import load_settings
 COUNT = 120
 KILLED_BEFORE_A_COMMIT = """
 from tests.faults.crash_points import Fuse
-from trading_system.ml_refinement.storage import Connection
+from trading_system.ml_refinement.storage import SqliteConnection
 from worker.cli.main import main
 
-Fuse(nth=30).around(Connection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
+Fuse(nth=30).around(SqliteConnection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
 main()
 """
 

@@ -23,6 +23,7 @@ from trading_system.ml_refinement.storage import (
     Connection,
     FeatureDatabase,
     SchemaMismatch,
+    SqliteConnection,
     StoreDamaged,
     StoreUnavailable as Unavailable,
 )
@@ -89,7 +90,7 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     held = threading.Event()
 
     def hold() -> None:
-        with Connection(settings.store_path).atomic():
+        with SqliteConnection(settings.store_path).atomic():
             held.set()
             wait_until(lambda: errors_logged)
 

@@ -47,7 +47,7 @@ def db_program() -> str:
 import sys, time
 from pathlib import Path
 from trading_system.ml_refinement.config import FeatureVector
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase
+from trading_system.ml_refinement.storage import SqliteConnection, FeatureDatabase
 from trading_system.ml_refinement.storage.schema import steps
 
 path = Path(sys.argv[1])

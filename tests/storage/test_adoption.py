@@ -11,9 +11,9 @@ import pytest
 
 from tests.support.specification_store import SpecificationStore, filled
 from trading_system.ml_refinement.models import SignalQualityModel
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, StoreError
-from trading_system.ml_refinement.storage.adoption import REPEATS
+from trading_system.ml_refinement.storage import FeatureDatabase, SqliteConnection, StoreError
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.sqlite.adoption import REPEATS
 from trading_system.ml_refinement.storage.times import utc_now
 
 UNREADABLE = [
@@ -247,7 +247,7 @@ def test_a_step_that_fails_after_the_check_leaves_the_file_as_it_was(path: Path)
 
 def test_a_store_that_was_taken_over_unchecked_is_checked_now(path: Path) -> None:
     filled(path, dirty=[{"signal_id": "odd", "features": {"rsi": math.nan}}])
-    older = Connection(path)
+    older = SqliteConnection(path)
     migrate(older, {number: sql for number, sql in steps().items() if number < 8}, utc_now)
     older.close()
     with FeatureDatabase(path) as db:
@@ -262,7 +262,7 @@ def test_a_store_that_was_taken_over_unchecked_is_checked_now(path: Path) -> Non
 
 @pytest.mark.parametrize("step", [1, 8])
 def test_repeats_are_looked_for_signal_by_signal(path: Path, step: int) -> None:
-    older = Connection(path)
+    older = SqliteConnection(path)
     migrate(older, {number: sql for number, sql in steps().items() if number <= step}, utc_now)
     plan = older.query("EXPLAIN QUERY PLAN SELECT id FROM prediction_log AS t WHERE " + REPEATS)  # noqa: S608 - ours
     assert any("INDEX idx_pred_signal (signal_id=?" in row[3] for row in plan), plan

@@ -15,7 +15,7 @@ from hypothesis import Phase, given, settings, strategies as st
 
 from tests.support.specification_store import SpecificationStore
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.copies import problems
+from trading_system.ml_refinement.storage.sqlite.copies import problems
 from trading_system.ml_refinement.storage.tables.signals import SignalFilter
 from trading_system.ml_refinement.storage.times import us_from_text
 

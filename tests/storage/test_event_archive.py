@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.support.rows import at
 from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, StoreDamaged, StoreUnavailable
-from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 
 
 @pytest.fixture
@@ -59,14 +59,14 @@ def test_where_the_first_of_two_events_is_pruned_the_second_is_still_known_by_it
 
 def test_an_event_is_kept_beside_damaged_bytes_of_its_id(archive: EventArchive) -> None:
     archive.append([event(1, payload=b"a" * 1000)])
-    Connection(archive.path).run("UPDATE events SET payload = x'00ff'")
+    SqliteConnection(archive.path).run("UPDATE events SET payload = x'00ff'")
     assert archive.append([event(1, payload=b"a" * 1000)]) == 1
 
 
 def test_repetitive_events_are_stored_in_a_fraction(archive: EventArchive) -> None:
     bars = b'{"close": [' + b"101.25, " * 280 + b"101.25]}"
     archive.append([event(1, payload=bars)])
-    stored = Connection(archive.path).query("SELECT length(payload) FROM events")[0][0]
+    stored = SqliteConnection(archive.path).query("SELECT length(payload) FROM events")[0][0]
     assert stored < len(bars) / 10
 
 
@@ -80,7 +80,7 @@ def test_pruning_drops_what_is_older_and_nothing_else(archive: EventArchive) -> 
 
 def test_damaged_bytes_are_damage(archive: EventArchive) -> None:
     archive.append([event(1, payload=b"a" * 1000)])
-    Connection(archive.path).run("UPDATE events SET payload = x'00ff'")
+    SqliteConnection(archive.path).run("UPDATE events SET payload = x'00ff'")
     with pytest.raises(StoreDamaged):
         archive.get("signals.created", "1-0")
 

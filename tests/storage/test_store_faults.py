@@ -17,13 +17,13 @@ from tests.storage.test_store_schema import kill_when_it_speaks
 from tests.support.rows import contents, insert, metadata, outcome, plain, prediction, vector
 from tests.support.waiting import HANGS_AFTER_S, join
 from trading_system.ml_refinement.storage import (
-    Connection,
     FeatureDatabase,
+    SqliteConnection,
     StoreDamaged,
     StoreError,
     StoreUnavailable,
-    connection,
 )
+from trading_system.ml_refinement.storage.sqlite import connection
 
 
 def test_a_process_killed_inside_a_transaction_leaves_nothing_and_no_lock(
@@ -139,7 +139,7 @@ def test_after_a_full_disk_nothing_of_the_unit_commits_alone(db: FeatureDatabase
 
 def test_a_locked_store_is_a_pause(db: FeatureDatabase, path: Path) -> None:
     db.connection.query("PRAGMA busy_timeout = 50")
-    other = Connection(path)
+    other = SqliteConnection(path)
     with other.atomic():
         with pytest.raises(StoreUnavailable, match="locked"):
             db.store_feature_vector(plain("s1"))
@@ -148,7 +148,7 @@ def test_a_locked_store_is_a_pause(db: FeatureDatabase, path: Path) -> None:
 
 
 def test_a_writer_waits_for_another_that_is_quick(db: FeatureDatabase, path: Path) -> None:
-    inside, other = threading.Event(), Connection(path)
+    inside, other = threading.Event(), SqliteConnection(path)
 
     def hold() -> None:
         with other.atomic():

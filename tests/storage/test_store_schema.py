@@ -15,9 +15,9 @@ from tests.storage.conftest import SteppingClock
 from tests.support.rows import metadata, plain
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement import storage
-from trading_system.ml_refinement.storage import Connection, FeatureDatabase, SchemaMismatch, StoreError
-from trading_system.ml_refinement.storage.copies import copy_database
+from trading_system.ml_refinement.storage import FeatureDatabase, SchemaMismatch, SqliteConnection, StoreError
 from trading_system.ml_refinement.storage.schema import migrate, steps, version
+from trading_system.ml_refinement.storage.sqlite.copies import copy_database
 
 # Column: type, with "!" for NOT NULL and "#" for the primary key.
 TABLES = {
@@ -60,12 +60,12 @@ CONDITIONS = {"idx_fv_has_target": "(target_r_multipleISNOTNULL)", "idx_model_ty
 STEPS = range(1, max(steps()))
 
 
-def columns(connection: Connection, table: str) -> list[str]:
+def columns(connection: SqliteConnection, table: str) -> list[str]:
     rows = connection.query('SELECT name, type, "notnull", pk FROM pragma_table_info(?)', (table,))
     return [f"{name} {kind}{'!' * required}{'#' * key}" for name, kind, required, key in rows]
 
 
-def indexes(connection: Connection) -> dict[str, str]:
+def indexes(connection: SqliteConnection) -> dict[str, str]:
     sql = """
         SELECT i.name, t.name, group_concat(coalesce(c.name, '-')), i."unique", i.partial
         FROM sqlite_schema AS t, pragma_index_list(t.name) AS i, pragma_index_info(i.name) AS c
@@ -77,7 +77,7 @@ def indexes(connection: Connection) -> dict[str, str]:
 
 
 def test_step_one_is_the_specifications_schema_and_nothing_else(path: Path, clock: SteppingClock) -> None:
-    connection = Connection(path)
+    connection = SqliteConnection(path)
     migrate(connection, {1: steps()[1]}, clock)
     tables = connection.query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
     assert {name for (name,) in tables} == set(TABLES)
@@ -89,12 +89,12 @@ def test_step_one_is_the_specifications_schema_and_nothing_else(path: Path, cloc
     ]
 
 
-def specified(connection: Connection) -> dict[str, str]:
+def specified(connection: SqliteConnection) -> dict[str, str]:
     """The specification's indexes as they are in a store."""
     return {name: index for name, index in indexes(connection).items() if name in INDEXES}
 
 
-def conditions(connection: Connection) -> dict[str, str]:
+def conditions(connection: SqliteConnection) -> dict[str, str]:
     """What the specification's indexes of expressions and of a part of a table say, without their blanks."""
     sql = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
     texts = {name: "".join(text.split()) for name, text in connection.query(sql)}
@@ -115,7 +115,7 @@ def test_every_step_since_the_first_leaves_the_columns_and_indexes_of_the_specif
 def test_a_store_of_any_older_step_has_all_indexes_once_it_was_opened(
     path: Path, clock: SteppingClock, step: int
 ) -> None:
-    older = Connection(path)
+    older = SqliteConnection(path)
     migrate(older, {number: sql for number, sql in steps().items() if number <= step}, clock)
     older.close()
     with FeatureDatabase(path) as db:
@@ -127,7 +127,7 @@ def test_a_store_of_any_older_step_has_all_indexes_once_it_was_opened(
 def test_a_store_whose_indexes_were_dropped_by_hand_before_a_step_gets_them_back(
     path: Path, clock: SteppingClock
 ) -> None:
-    older = Connection(path)
+    older = SqliteConnection(path)
     migrate(older, {number: sql for number, sql in steps().items() if number <= 7}, clock)
     assert set(INDEXES) - set(specified(older)) == {
         "idx_fv_signal_id", "idx_pred_signal", "idx_fv_asset_class", "idx_fv_has_target", "idx_pred_model",
@@ -140,7 +140,7 @@ def test_a_store_whose_indexes_were_dropped_by_hand_before_a_step_gets_them_back
 def test_an_older_ledger_keeps_its_rows_stays_append_only_and_runs_say_how_their_candidates_served(
     path: Path, clock: SteppingClock
 ) -> None:
-    older = Connection(path)
+    older = SqliteConnection(path)
     migrate(older, {number: sql for number, sql in steps().items() if number <= 11}, clock)
     models = (("proven", "promote"), ("provisional", "reject"), ("no", "hold"))
     for number, (name, verdict) in enumerate(models, start=1):
@@ -173,7 +173,7 @@ def test_a_copy_has_all_indexes_and_one_of_an_older_store_once_it_was_opened(
     tmp_path: Path, clock: SteppingClock
 ) -> None:
     for name, newest in (("new", max(steps())), ("old", 7)):
-        source = Connection(tmp_path / f"{name}.db")
+        source = SqliteConnection(tmp_path / f"{name}.db")
         migrate(source, {number: sql for number, sql in steps().items() if number <= newest}, clock)
         source.close()
         copy_database(source.path, tmp_path / f"{name}-copy.db")
@@ -198,7 +198,7 @@ def test_every_step_is_recorded_once(db: FeatureDatabase) -> None:
 
 
 def test_c20_a_step_that_fails_half_way_leaves_nothing(path: Path, clock: SteppingClock) -> None:
-    connection = Connection(path)
+    connection = SqliteConnection(path)
     scripts = {1: steps()[1], 2: "CREATE TABLE half (x); INSERT INTO half VALUES (1); CREATE TABLE oops (;"}
     with pytest.raises(StoreError, match="syntax"):
         migrate(connection, scripts, clock)
@@ -210,14 +210,14 @@ def test_c20_a_process_killed_inside_step_one_leaves_nothing(path: Path, db_prog
     program = (
         db_program
         + """
-connection = Connection(path)
+connection = SqliteConnection(path)
 with connection.atomic():
     connection.query(steps()[1][: steps()[1].index("CREATE TABLE IF NOT EXISTS training_runs")])
     say_and_wait()
 """
     )
     kill_when_it_speaks(program, path)
-    connection = Connection(path)
+    connection = SqliteConnection(path)
     assert connection.query("SELECT name FROM sqlite_schema") == []
     with FeatureDatabase(path) as db:
         assert db.counts().signals == 0
@@ -225,13 +225,13 @@ with connection.atomic():
 
 def test_a_file_left_half_made_by_other_means_is_completed(path: Path) -> None:
     script = steps()[1]
-    Connection(path).query(script[: script.index("CREATE TABLE IF NOT EXISTS training_runs")])
+    SqliteConnection(path).query(script[: script.index("CREATE TABLE IF NOT EXISTS training_runs")])
     with FeatureDatabase(path) as db:
         assert db.store_feature_vector(plain("s1"))
 
 
 def test_a_store_from_before_step_two_keeps_its_rows_and_gets_their_counts(path: Path, clock: SteppingClock) -> None:
-    connection = Connection(path)
+    connection = SqliteConnection(path)
     migrate(connection, {1: steps()[1]}, clock)
     connection.query("""
         INSERT INTO feature_vectors (signal_id, timestamp, features, target_r_multiple, target_binary,
@@ -261,7 +261,7 @@ def test_a_store_of_a_newer_release_is_refused(db: FeatureDatabase, path: Path) 
 
 
 def test_a_read_only_store_is_checked_and_not_migrated(path: Path, clock: SteppingClock) -> None:
-    migrate(Connection(path), {1: steps()[1]}, clock)
+    migrate(SqliteConnection(path), {1: steps()[1]}, clock)
     with pytest.raises(SchemaMismatch, match="step 1"):
         FeatureDatabase(path, read_only=True).initialize()
 

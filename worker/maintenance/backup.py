@@ -23,8 +23,8 @@ import orjson
 import redis
 
 from trading_system.ml_refinement.storage import StoreDamaged
-from trading_system.ml_refinement.storage.copies import copy_database, fold_alone, problems, schema_step, sync
 from trading_system.ml_refinement.storage.schema import steps
+from trading_system.ml_refinement.storage.sqlite.copies import copy_database, fold_alone, problems, schema_step, sync
 from worker.errors import RefineryError, ServerBusy
 from worker.installation import open_copy
 from worker.settings.schema import Settings

@@ -19,7 +19,7 @@ from tests.faults.schedules import Life, Schedule
 from tests.support.processes import fork
 from tests.support.specification_store import filled
 from trading_system.ml_refinement.storage import Filter, StoreDamaged
-from trading_system.ml_refinement.storage.copies import problems
+from trading_system.ml_refinement.storage.sqlite.copies import problems
 from worker import app
 from worker.dead_letters import DeadLetters
 from worker.errors import ConfigurationError

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from trading_system.ml_refinement.storage.feature_db import FeatureDatabase as FeatureDatabase
     from trading_system.ml_refinement.storage.outbox import Outbox as Outbox
+    from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection as SqliteConnection
     from trading_system.ml_refinement.storage.tables.dead_letters import (
         AuditEntry as AuditEntry,
         DeadLetterGroup as DeadLetterGroup,
@@ -83,6 +84,7 @@ __getattr__, __dir__, __all__ = attach(
         "event_archive": ("ArchivedEntry", "ArchivedEvent", "EventArchive"),
         "feature_db": ("FeatureDatabase",),
         "outbox": ("Outbox",),
+        "sqlite.connection": ("SqliteConnection",),
         "tables.dead_letters": ("AuditEntry", "DeadLetterGroup", "DeadLetterRow", "Filter", "NewDeadLetter"),
         "tables.definitions": ("DefinitionRow",),
         "tables.duplicates": ("DuplicateRow",),

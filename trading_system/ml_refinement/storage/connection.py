@@ -1,170 +1,108 @@
-"""One connection to one SQLite file: how it is opened, the one transaction idiom, and the driver's errors translated.
+"""What the tables ask of a connection, whichever engine holds the store, and the one transaction idiom.
 
-No other module of the project imports the driver, but for `errors`.
+An engine says how a statement runs, how a transaction begins and ends, and what its driver's errors mean.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
-import apsw
 import orjson
 
-from trading_system.ml_refinement.storage.errors import (
-    OF_THE_DRIVER,
-    StoreDamaged,
-    StoreError,
-    StoreMoved,
-    StoreUnavailable,
-    translated,
-)
+from trading_system.ml_refinement.storage.errors import StoreError
 
 Row = tuple[Any, ...]
 Values = Sequence[Any]
 
-#: Releases before this one can corrupt a WAL database that two connections write or checkpoint at once.
-FIRST_SOUND_SQLITE = (3, 51, 3)
-MEMORY = ":memory:"
-#: What SQLite has open beside the file itself. Where one of them is gone from its place, other processes make another.
-_BESIDE = ("-wal", "-shm")
-
 _open_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-#: Handles inherited through a fork. Closing one here could disturb the parent's locks, so they are kept, never closed.
-_inherited: list[apsw.Connection] = []
 
 
-class Connection:
-    """A lazily opened SQLite connection; safe to share between threads, which then take turns.
+class Connection(ABC):
+    """A lazily opened connection; safe to share between threads, which then take turns.
 
     A forked child gets a connection of its own at first use. Every method raises `StoreUnavailable`, `StoreDamaged`,
-    `ConstraintRefused`, `UnusableValue` or `StoreError`.
+    `ConstraintRefused`, `UnusableValue` or `StoreError`. Parameters are `?`, or `?1` where one stands twice.
 
-    A transaction counts only in the file at `path`: what was committed into one that was removed, moved or replaced
-    meanwhile was not kept.
+    Attributes:
+        name: what is open, as messages name it.
+        read_only: nothing can be written through it.
     """
 
-    def __init__(
-        self, path: str | Path, *, read_only: bool = False, synchronous: str = "FULL", busy_timeout_ms: int = 5000
-    ) -> None:
-        self.path = Path(path)
+    name: str
+
+    def __init__(self, *, read_only: bool) -> None:
         self.read_only = read_only
-        self._synchronous = synchronous
-        self._busy_timeout_ms = busy_timeout_ms
-        self._handle: apsw.Connection | None = None
         self._depth = 0
         self._writing = False
         self._failed = False
         self._lock = threading.RLock()
-        #: The files that were at their paths when they were opened, by path: device and inode.
-        self._opened: dict[str, _Identity] = {}
         _open_connections.add(self)
 
+    @abstractmethod
     def query(self, sql: str, params: Values = ()) -> list[Row]:
-        """All rows of one statement.
-
-        Raises:
-            StoreError: what SQLite says, as one of its kinds (`translated`).
-        """
-        with self._lock:
-            handle = self._usable()
-            try:
-                return handle.execute(sql, params).fetchall()
-            except OF_THE_DRIVER as error:
-                raise translated(error, self.path) from error
+        """All rows of one statement."""
 
     def one(self, sql: str, params: Values = ()) -> Row | None:
         """The first row, or None."""
         rows = self.query(sql, params)
         return rows[0] if rows else None
 
+    @abstractmethod
     def run(self, sql: str, params: Values = ()) -> int:
-        """Run one statement; how many rows it changed itself (triggers not counted).
+        """Run one statement; how many rows it changed itself (triggers not counted)."""
 
-        Raises:
-            StoreError: what SQLite says, as one of its kinds (`translated`).
-        """
-        with self._lock:
-            handle = self._usable()
-            try:
-                handle.execute(sql, params)
-                return handle.changes()
-            except OF_THE_DRIVER as error:
-                raise translated(error, self.path) from error
-
+    @abstractmethod
     def run_many(self, sql: str, rows: Iterable[Values]) -> list[Row]:
-        """Run one prepared statement for each row; what its RETURNING clause gave, in order.
+        """Run one prepared statement for each row; what its RETURNING clause gave, in order."""
 
-        Raises:
-            StoreError: what SQLite says, as one of its kinds (`translated`).
+    @abstractmethod
+    def insert_rows(self, sql: str, columns: Sequence[Sequence[Any]]) -> None:
+        """Run `INSERT INTO table (names) VALUES (?, ...)` for each row of columns that are equally long.
+
+        What follows VALUES, an ON CONFLICT clause, holds for each row as if it came alone.
         """
-        with self._lock:
-            handle = self._usable()
-            try:
-                return handle.executemany(sql, rows).fetchall()
-            except OF_THE_DRIVER as error:
-                raise translated(error, self.path) from error
 
+    @abstractmethod
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
-        """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end.
-
-        Raises:
-            StoreError: what SQLite says, as one of its kinds (`translated`).
-        """
-        with self._lock:
-            handle = self._usable()
-            try:
-                rows = handle.execute(sql, params)
-                while chunk := list(islice(rows, size)):
-                    yield chunk
-            except OF_THE_DRIVER as error:
-                raise translated(error, self.path) from error
+        """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
 
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
-        """All or nothing: one write transaction. Inside another one it joins that.
+        """All or nothing: one write transaction, beside which no other one runs. Inside another one it joins that.
 
-        What fails inside an inner block fails the whole: SQLite could undo the inner part alone, but at the price of
-        a copy of every page that a batch touches.
+        What fails inside an inner block fails the whole.
 
         Raises:
-            StoreMoved: the file is not at its path any more; what was committed is in the other one, if anywhere.
-            StoreUnavailable: SQLite gave the transaction up (disk full, I/O error); nothing of it was kept.
+            StoreUnavailable: the engine gave the transaction up, or holds something else now; nothing of it counts.
             StoreError: an inner block failed and its error was swallowed; nothing was kept.
         """
         with self._lock:
             if self._depth and not self._writing:
-                raise StoreError(f"{self.path}: a write inside a snapshot")
-            yield from self._frame("BEGIN IMMEDIATE")
+                raise StoreError(f"{self.name}: a write inside a snapshot")
+            yield from self._frame(writes=True)
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Several reads of one state of the store. Keep it short: an open reader keeps the WAL growing."""
+        """Several reads of one state of the store. Keep it short: what an open reader sees cannot be cleared away."""
         with self._lock:
-            yield from self._frame("BEGIN")
+            yield from self._frame(writes=False)
 
-    def _frame(self, begin: str) -> Iterator[Connection]:
+    def _frame(self, *, writes: bool) -> Iterator[Connection]:
         outermost = self._depth == 0
         if outermost:
-            if begin != "BEGIN":
-                self.check_in_place()
-            self._begin(begin)
-            self._writing, self._failed = begin != "BEGIN", False
+            self._begin(writes=writes)
+            self._writing, self._failed = writes, False
         self._depth += 1
         try:
             yield self
             if outermost:
-                self.run("COMMIT")
-                if self._writing:
-                    self._note_beside()
-                    self.check_in_place()
+                self._commit()
         except BaseException:
             self._failed = True
             raise
@@ -174,157 +112,39 @@ class Connection:
                 self._writing = False
                 self._undo()
 
-    def _begin(self, begin: str) -> None:
-        self.run(begin)
+    @abstractmethod
+    def _begin(self, *, writes: bool) -> None:
+        """Open a transaction."""
 
+    @abstractmethod
+    def _commit(self) -> None:
+        """Keep the transaction."""
+
+    @abstractmethod
     def _undo(self) -> None:
-        """Roll back what was not committed; SQLite has done so by itself when the disk is full."""
-        if self._handle is None or self._handle.get_autocommit():
-            return
-        try:
-            self._handle.execute("ROLLBACK")
-        except apsw.Error:
-            self._handle.close(True)
-            self._handle = None
+        """Roll back what was not committed; the engine may have done so by itself."""
 
+    @abstractmethod
     def check_in_place(self) -> None:
-        """Refuse to go on with files that are not at their paths any more; nothing is asked before they are open.
+        """Refuse to go on with a store that is not the one that was opened; nothing is asked before it is open.
 
         Raises:
-            StoreMoved: one was removed, moved or replaced.
+            StoreMoved: it was removed, moved or replaced.
             StoreUnavailable: nobody can tell now.
         """
-        for path, identity in self._opened.items():
-            if _identity(path) != identity:
-                raise StoreMoved(
-                    f"{path} was removed, moved or replaced while it was open: put the same file back, "
-                    "or stop what uses it, see that the right store is there, and start again"
-                )
 
+    @abstractmethod
     def close(self) -> None:
-        """Close; the next use opens what is at the path then. A disk that fails here costs nothing: the WAL holds what
-        was committed.
-        """
-        with self._lock:
-            handle, self._handle = self._handle, None
-            self._opened = {}
-            if handle is not None:
-                with suppress(apsw.Error):
-                    handle.close(True)
+        """Close; the next use opens it again."""
 
-    def _usable(self) -> apsw.Connection:
-        if self._handle is None:
-            if self._depth:
-                raise StoreError(f"{self.path}: this transaction was closed, or belongs to the parent process")
-            self._handle = self._open()
-        elif self._depth and self._handle.get_autocommit():
-            raise StoreUnavailable(f"{self.path}: the transaction was given up by SQLite; nothing of it was kept")
-        elif self._depth and self._failed:
-            raise StoreError(f"{self.path}: a part of this transaction failed; nothing of it is kept")
-        return self._handle
-
-    def _open(self) -> apsw.Connection:
-        if tuple(map(int, apsw.sqlite_lib_version().split("."))) < FIRST_SOUND_SQLITE:
-            raise StoreError(f"SQLite {apsw.sqlite_lib_version()} can corrupt a database in WAL mode: 3.51.3 is needed")
-        self.check_in_place()  # what was open before is opened again, or nothing is
-        flags = apsw.SQLITE_OPEN_READONLY
-        if not self.read_only:
-            flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
-            self._create_privately()
-        name = str(self.path)
-        found = None if name == MEMORY else _identity(name)
-        handle = None
-        try:
-            handle = apsw.Connection(name, flags=flags)
-            self._configure(handle)
-            self._note_place(found)
-        except (apsw.Error, StoreError) as error:
-            if handle is not None:
-                handle.close()
-            raise (translated(error, self.path) if isinstance(error, apsw.Error) else error) from error
-        return handle
-
-    def _note_place(self, found: _Identity | None) -> None:
-        """Remember which files were opened; what was at the path before and after was opened in between."""
-        if found is None:
-            return
-        self._opened = {os.path.abspath(self.path): found}
-        self._note_beside()
-        self.check_in_place()
-
-    def _note_beside(self) -> None:
-        """SQLite makes them when a new file is first written to, and keeps them for as long as it is open."""
-        if len(self._opened) in (0, 1 + len(_BESIDE)):
-            return
-        name = next(iter(self._opened))
-        for ending in _BESIDE:
-            if f"{name}{ending}" not in self._opened and (identity := _identity(f"{name}{ending}")) is not None:
-                self._opened[f"{name}{ending}"] = identity
-
-    def _create_privately(self) -> None:
-        """The file exists before SQLite opens it, readable by its owner alone; its WAL inherits the mode.
-
-        One that is there is not touched: to close any descriptor of it would let go of the locks that this process has.
-        """
-        if str(self.path) == MEMORY:
-            return
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-        except FileExistsError:
-            if self.path.is_dir():
-                raise StoreDamaged(f"{self.path}: a directory is in the place of the file") from None
-        except OSError as error:
-            raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
-
-    def _configure(self, handle: apsw.Connection) -> None:
-        handle.set_busy_timeout(self._busy_timeout_ms)
-        for pragma in ("mmap_size = 0", "foreign_keys = ON", "cache_size = -65536", "temp_store = MEMORY"):
-            handle.execute(f"PRAGMA {pragma}").fetchall()
-        if self.read_only:
-            handle.execute("PRAGMA query_only = ON")
-            handle.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-            return
-        self._enter_wal(handle)
-        handle.execute(f"PRAGMA synchronous = {self._synchronous}")
-        handle.execute("PRAGMA wal_autocheckpoint = 4000")
-        handle.execute("PRAGMA journal_size_limit = 67108864")
-
-    def _enter_wal(self, handle: apsw.Connection) -> None:
-        """The switch does not wait for other processes that do the same at this moment: SQLite says busy at once."""
-        deadline = time.monotonic() + self._busy_timeout_ms / 1000
-        while True:
-            try:
-                mode = handle.execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
-            except apsw.BusyError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-                continue
-            if mode not in ("wal", "memory"):
-                raise StoreError(f"{self.path}: the file system does not support WAL (journal mode is {mode})")
-            return
-
-
-_Identity = tuple[int, int]
-
-
-def _identity(path: str) -> _Identity | None:
-    """Device and inode of what is at a path; None when nothing is."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
-    return found.st_dev, found.st_ino
+    @abstractmethod
+    def _abandon(self) -> None:
+        """In a forked child: forget the handle without closing it, which would disturb the parent's."""
 
 
 def _after_fork_in_child() -> None:
     for connection in list(_open_connections):
-        if connection._handle is not None:
-            _inherited.append(connection._handle)
-            connection._handle = None
+        connection._abandon()
         connection._lock = threading.RLock()
 
 

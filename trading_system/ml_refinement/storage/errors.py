@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
-
-import apsw
 
 
 class StoreError(sqlite3.DatabaseError):
@@ -18,6 +15,10 @@ class StoreUnavailable(StoreError, sqlite3.OperationalError):
 
 class StoreMoved(StoreUnavailable):
     """The files at the path are not those that are open; what was written since may be in neither."""
+
+
+class StoreRefused(StoreError):
+    """The server does not let us in, or not do what is needed: stop, and put URL, role or rights right."""
 
 
 class StoreDamaged(StoreError):
@@ -46,36 +47,3 @@ class PickledModel(StoreError):
 
 class UnusableValue(StoreError, ValueError):
     """A value that the store cannot hold or look for: the caller's fault."""
-
-
-_TRANSIENT = (
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.FullError,
-    apsw.IOError,
-    apsw.ReadOnlyError,
-    apsw.CantOpenError,
-    apsw.PermissionsError,
-    apsw.ProtocolError,
-    apsw.NoMemError,
-    apsw.InterruptError,
-)
-#: What the driver raises: its own errors, and Python's for a number beyond 64 bits and a text that is no UTF-8.
-OF_THE_DRIVER = (apsw.Error, OverflowError, UnicodeEncodeError)
-_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
-
-
-def translated(error: Exception, path: Path) -> Exception:
-    """The driver's exception as one of ours."""
-    if isinstance(error, OverflowError):
-        return UnusableValue(f"a number is too large for the store: {error}")
-    if isinstance(error, UnicodeEncodeError):
-        return UnusableValue(f"a text that is no UTF-8: {error.object!r:.80}")
-    text = f"{path}: {error}"
-    if isinstance(error, _TRANSIENT):
-        return StoreUnavailable(text)
-    if isinstance(error, _DAMAGED):
-        return StoreDamaged(text)
-    if isinstance(error, apsw.ConstraintError):
-        return ConstraintRefused(text)
-    return StoreError(text)

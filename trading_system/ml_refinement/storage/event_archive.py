@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.errors import StoreDamaged
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 from trading_system.ml_refinement.storage.tables.entries import id_given, named_apart
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_now, utc_text
 
@@ -48,7 +48,7 @@ class EventArchive:
     def __init__(self, path: str | Path, *, clock: Clock = utc_now, read_only: bool = False) -> None:
         self.path = Path(path)
         self._clock = clock
-        self._connection = Connection(path, read_only=read_only, synchronous="NORMAL")
+        self._connection = SqliteConnection(path, read_only=read_only, synchronous="NORMAL")
 
     def initialize(self) -> None:
         """Create the file, or bring its schema up to date."""

@@ -23,7 +23,7 @@ from trading_system.ml_refinement.storage.quarantine import (
     QuarantineGroup,
 )
 from trading_system.ml_refinement.storage.schema import installation_id, made_at, migrate, steps
-from trading_system.ml_refinement.storage.sql_connection import SqlConnection, SqlRow
+from trading_system.ml_refinement.storage.sqlite.sql_connection import SqlConnection, SqlRow
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
 from trading_system.ml_refinement.storage.tables.duplicates import Duplicates
@@ -130,7 +130,7 @@ class FeatureDatabase:
         found: list[QuarantineGroup] = []
 
         def prepare(step: int) -> None:
-            from trading_system.ml_refinement.storage.adoption import adopt  # only an older store needs it
+            from trading_system.ml_refinement.storage.sqlite.adoption import adopt  # only an older store needs it
 
             now = utc_text(self._clock())
             found.extend(adopt(self._connection, now, step=step, quarantine_sql=scripts[QUARANTINE_STEP]))

@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 
 
 class OutboxEvent(NamedTuple):
@@ -21,7 +21,7 @@ class Outbox:
     """The table `outbox`; each event is flushed to disk before it counts as kept."""
 
     def __init__(self, path: Path) -> None:
-        self._connection = Connection(path)
+        self._connection = SqliteConnection(path)
         self._connection.run(CREATE)
 
     def keep(self, stream: str, data: bytes) -> None:

@@ -63,7 +63,7 @@ def migrate(
     newest = max(scripts)
     while (at := version(connection)) != newest:
         if at > newest or connection.read_only:
-            raise SchemaMismatch(f"{connection.path}: the schema is at step {at}, this release reads {newest}")
+            raise SchemaMismatch(f"{connection.name}: the schema is at step {at}, this release reads {newest}")
         if (step := _apply_next(connection, scripts, clock, prepared, prepare)) is not None:
             applied.append(step)
     return applied

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import apsw
 
-from trading_system.ml_refinement.storage.connection import Connection
-from trading_system.ml_refinement.storage.errors import OF_THE_DRIVER, StoreUnavailable, translated
+from trading_system.ml_refinement.storage.errors import StoreUnavailable
 from trading_system.ml_refinement.storage.schema import version
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
+from trading_system.ml_refinement.storage.sqlite.driver_errors import OF_THE_DRIVER, translated
 
 _PAGES_AT_ONCE = 1024
 
@@ -47,7 +48,7 @@ def problems(path: Path) -> list[str]:
     Raises:
         StoreDamaged: it is no database.
     """
-    connection = Connection(path, read_only=True)
+    connection = SqliteConnection(path, read_only=True)
     try:
         found = [row[0] for row in connection.query("PRAGMA integrity_check")]
         orphans = connection.query('SELECT "table", rowid FROM pragma_foreign_key_check LIMIT 100')
@@ -58,7 +59,7 @@ def problems(path: Path) -> list[str]:
 
 def schema_step(path: Path) -> int:
     """The last schema step of a database file; 0 for one that is none of ours."""
-    connection = Connection(path, read_only=True)
+    connection = SqliteConnection(path, read_only=True)
     try:
         return version(connection)
     finally:

@@ -14,7 +14,8 @@ from typing import Any, Self
 import apsw
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
-from trading_system.ml_refinement.storage.errors import translated
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
+from trading_system.ml_refinement.storage.sqlite.driver_errors import translated
 
 Bindings = Sequence[Any] | Mapping[str, Any]
 
@@ -119,7 +120,7 @@ class SqlCursor:
         self._rows = iter([SqlRow(names, index, row) for row in rows])
 
 
-class SqlConnection(Connection):
+class SqlConnection(SqliteConnection):
     """A connection with the methods of `sqlite3.Connection`.
 
     Outside of `FeatureDatabase.transaction()` a statement that writes opens a transaction, which `commit()` keeps and
@@ -187,11 +188,13 @@ class SqlConnection(Connection):
             if self._depth == 0 and self.in_transaction:
                 yield self
             else:
-                yield from self._frame("BEGIN")
+                yield from self._frame(writes=False)
 
-    def _begin(self, begin: str) -> None:
+    def _begin(self, *, writes: bool) -> None:
         if not self.in_transaction:
-            super()._begin(begin)
+            super()._begin(writes=writes)
+        elif writes:
+            self.check_in_place()
 
     def _settle(self, how: str) -> None:
         with self._lock:

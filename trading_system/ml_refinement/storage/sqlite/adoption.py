@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from trading_system.ml_refinement.storage.adoption_rules import FOREIGN_TABLES, ForeignTable, Original, judge
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.quarantine import (
     CHECKED_BEFORE,
@@ -18,6 +17,7 @@ from trading_system.ml_refinement.storage.quarantine import (
     QuarantineGroup,
     Unreadable,
 )
+from trading_system.ml_refinement.storage.sqlite.adoption_rules import FOREIGN_TABLES, ForeignTable, Original, judge
 
 _AT_ONCE = 1000
 
