@@ -1,4 +1,4 @@
-"""Mutated events through the door and through the worker: no crash, no coercion, no byte of a dead letter changed.
+"""Mutated events through both doors and through the worker: no crash, no coercion, no byte of a dead letter changed.
 
 python -m tests.faults.fuzz --cases 200000 --processes 2
 """
@@ -21,6 +21,7 @@ import orjson
 from loguru import logger
 
 from tests.events.test_laws import check_refused_or_read, mutant
+from tests.events.test_plain_signals import check_both_doors, plain_mutant
 from tests.faults.invariants import settled
 from tests.support.desk import settings_for
 from tests.support.events import SIGNALS, TRADES
@@ -86,6 +87,8 @@ def _through_one_store(seeds: range, place: Path) -> Found:
             batch.append(entry)
             if len(batch) == _BATCH or seed == seeds[-1]:
                 try:
+                    check_both_doors([entry.fields[b"data"] for entry in batch])
+                    check_both_doors([plain_mutant(seed - back) for back in range(_BATCH)])
                     handler.handle(batch)
                 except Exception:  # noqa: BLE001  a finding
                     found.crashes.append(f"seeds to {seed}, in the worker: {traceback.format_exc(limit=-3)}")

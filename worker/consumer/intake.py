@@ -10,6 +10,7 @@ from itertools import islice
 from worker.dead_letters import Rejected
 from worker.errors import DecodeError, EventError, EventRejected, Reason
 from worker.events.decoding import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
+from worker.events.plain_signals import plain_signals
 from worker.streams.entries import Entry
 
 #: Fields of an entry without an event that are named, and characters of each.
@@ -36,7 +37,7 @@ def decode_batch(
     limits: Limits,
     provided: frozenset[str] = frozenset(),
 ) -> Intake:
-    """Decode each entry by itself; one that is no event is rejected and the others go on.
+    """Decode the entries; one that is no event is rejected and the others go on.
 
     Args:
         entries: as read from the streams.
@@ -45,8 +46,14 @@ def decode_batch(
         limits: what the door lets in.
         provided: the names in `features` that are ours; others are fields that nobody knows.
     """
-    intake = Intake()
-    for entry in entries:
+    datas = [entry.data if kinds.get(entry.stream) == "signal.created" else None for entry in entries]
+    plain, unknown = plain_signals(datas, now=now, limits=limits)
+    intake = Intake(unknown_fields=unknown)
+    for entry, read in zip(entries, plain, strict=True):
+        if read is not None:
+            intake.missing_features += len(provided)
+            intake.signals.setdefault(read.signal_id, []).append((entry, read))
+            continue
         try:
             event, unknown_fields = _decode(entry, kinds, now, limits)
         except EventError as error:
