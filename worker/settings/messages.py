@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -104,20 +102,28 @@ def config_file() -> str | None:
     return (CONFIG_NAME if Path(CONFIG_NAME).is_file() else None) if named is None else named or None
 
 
-def check_config_file(path: str | None, types: Mapping[str, Any]) -> None:
-    """Raises ConfigurationError when the file of settings is no TOML or sets a path."""
+def read_config_file(path: str | None, types: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file of settings says; nothing where there is none. It may begin with a byte order mark.
+
+    Raises:
+        ConfigurationError: it is no TOML, or sets a path.
+    """
     if not path:
-        return
+        return {}
+    import tomllib  # few installations have a file
+
     shown = f"{CONFIG_VARIABLE}={path!r}: must name a" if CONFIG_VARIABLE in os.environ else f"{path}: must be a"
     try:
-        ml = tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).get("ml", {})
+        given = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{shown} readable TOML file: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{shown} valid TOML file: {error}") from None
+    ml = given.get("ml")
     for name in _DERIVED:
-        if name in ml:
+        if isinstance(ml, dict) and name in ml:
             raise ConfigurationError(_no_such(variable(("ml", name)), types))
+    return given
 
 
 def explain(item: Any, types: Mapping[str, Any]) -> str:
@@ -137,17 +143,10 @@ def explain(item: Any, types: Mapping[str, Any]) -> str:
     return f"{name}={_shown(name, str(item['input']), types)!r}: {allowed}"
 
 
-def explain_json(message: str, environ: Mapping[str, str], types: Mapping[str, Any]) -> str:
-    """One line for the variable whose value should have been JSON; `message` names the outermost group only."""
-    found = re.search(r'field "([^"]+)"', message)
-    group = variable([found.group(1)]) if found else PREFIX
-    wrong = [
-        f"{name}={_shown(name.upper(), value, types)!r}"
-        for name, value in sorted(environ.items())
-        if name.upper().startswith(group) and not _is_json(value)
-        if name.upper() == group or get_origin(types.get(name.upper())) in (dict, list)
-    ]
-    return f'{", ".join(wrong) or group}: must be JSON, such as [5, 10] or {{"equity": "SPX"}}'
+def explain_json(values: Mapping[str, str], types: Mapping[str, Any]) -> str:
+    """One line for the variables whose values should have been JSON."""
+    wrong = ", ".join(f"{name}={_shown(name.upper(), text, types)!r}" for name, text in sorted(values.items()))
+    return f'{wrong}: must be JSON, such as [5, 10] or {{"equity": "SPX"}}'
 
 
 def _shown(name: str, value: str, types: Mapping[str, Any]) -> str:
@@ -158,14 +157,6 @@ def _shown(name: str, value: str, types: Mapping[str, Any]) -> str:
 
 def _is_secret(kind: Any) -> bool:
     return kind is SecretStr or any(_is_secret(part) for part in get_args(kind))
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _leaves(group: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

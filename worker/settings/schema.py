@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import tomllib
 from dataclasses import replace
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,30 +20,21 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-    TomlConfigSettingsSource,
-)
 
 from trading_system.ml_refinement.config import MOST_DAYS, Days, FeatureSet, MLConfig
 from trading_system.ml_refinement.storage.notifications.occasions import Occasion
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
-    PREFIX,
-    check_config_file,
     config_file,
     explain,
     explain_json,
+    read_config_file,
     refuse_carriage_returns,
     refuse_unknown,
     setting_types,
-    without_service_links,
 )
 from worker.settings.redis_url import check_redis_url, mask_url
+from worker.settings.sources import NotJsonError, from_environment, merged
 from worker.settings.webhook_url import check_webhook_url, mask_webhook_url, signing_key
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -54,13 +43,6 @@ QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 #: The queue of trainings of an installation whose streams and group have their usual names.
 QUEUE_NAME = "refinery-retrain"
-
-
-class _TomlFile(TomlConfigSettingsSource):
-    """The file, with or without the byte order mark that some editors put first."""
-
-    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
-        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"))
 
 
 class _Part(BaseModel):
@@ -148,16 +130,10 @@ class NotifySettings(_Part):
         return "none" if self.url is None else mask_webhook_url(self.url.get_secret_value())
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """What one process was told. Build it with `load_settings`, pass on the few values a thing needs."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,
-        frozen=True,
-        extra="forbid",
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     allow_plain_remote_redis: bool = False
     """Accept `redis://` without TLS to another host, as inside a private container network."""
@@ -259,22 +235,6 @@ class Settings(BaseSettings):
             check_redis_url(value, allow_plain_remote=info.data.get("allow_plain_remote_redis", False))
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class passes it by name
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments win over the environment, and the environment over the file."""
-        if isinstance(env_settings, EnvSettingsSource):
-            env_settings.env_vars = without_service_links(env_settings.env_vars)
-        path = config_file()
-        file = (_TomlFile(settings_cls, toml_file=path),) if path else ()
-        return init_settings, env_settings, *file
-
     @property
     def store_path(self) -> Path:
         """The SQLite store."""
@@ -347,21 +307,21 @@ def load_settings(**overrides: Any) -> Settings:
     types = setting_types(Settings)
     refuse_unknown(os.environ, types)
     refuse_carriage_returns(os.environ)
-    check_config_file(config_file(), types)
+    file = read_config_file(config_file(), types)
     try:
-        return Settings(**overrides)
+        given = merged(overrides, merged(from_environment(Settings, os.environ), file))
+        return Settings(**given)
     except ValidationError as error:
         lines = [explain(item, types) for item in error.errors(include_url=False)]
         raise ConfigurationError("; ".join(lines)) from None
-    except SettingsError as error:
-        raise ConfigurationError(explain_json(str(error), os.environ, types)) from None
+    except NotJsonError as error:
+        raise ConfigurationError(explain_json(error.values, types)) from None
 
 
 def is_given(*path: str) -> bool:
     """Whether environment or file give a setting a value, be it the default, as `is_given("ml", "enabled")`."""
-    file = config_file()
-    sources = [EnvSettingsSource(Settings), *([_TomlFile(Settings, toml_file=file)] if file else [])]
-    return any(_at(source(), path) is not None for source in sources)
+    file = read_config_file(config_file(), setting_types(Settings))
+    return any(_at(source, path) is not None for source in (from_environment(Settings, os.environ), file))
 
 
 def _at(value: Any, path: tuple[str, ...]) -> Any:
