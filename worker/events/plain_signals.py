@@ -185,10 +185,10 @@ def _rule(name: str) -> Callable[[list[Any]], list[Any]]:
     kind: Any = field.annotation
     for rule in field.metadata:
         kind = Annotated[kind, rule]
-    rule: Callable[[list[Any]], list[Any]] = TypeAdapter(
+    validated: Callable[[list[Any]], list[Any]] = TypeAdapter(
         list[kind], config=SignalCreatedJson.model_config
     ).validator.validate_python
-    return rule
+    return validated
 
 
 class _Form(NamedTuple):

@@ -40,8 +40,8 @@ _SETS = {
     FeatureSet.MINIMAL: ("trend_features", "signal_metadata"),
     FeatureSet.STANDARD: ("trend_features", "momentum_features", "volatility_features", "signal_metadata"),
 }
-#: Arrays of more rows than this fall out of the processor's cache between two operations.
-_ROWS_AT_ONCE = 64
+#: Fewer, and the calls cost more than what they compute; more, and the arrays fall out of the processor's cache.
+_ROWS_AT_ONCE = 128
 _COLUMNS = frozenset({*PRICES, "volume"})
 _NOT_SHAPING = ("scale_features", "scaling_method", "provided", "provided_neutral")
 

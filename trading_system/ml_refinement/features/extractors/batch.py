@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -164,8 +165,10 @@ class BarsBatch:
 
     def _gather(self, column: str, n_bars: int) -> FloatArray:
         columns = map(attrgetter(column), self._rows)
-        parts = [values[max(end - n_bars, 0) : end] for values, end in zip(columns, self._ends, strict=True)]
-        if self.shortest < n_bars:
+        if self.shortest >= n_bars:
+            parts = [values[end - n_bars : end] for values, end in zip(columns, self._ends, strict=True)]
+        else:
+            parts = [values[max(end - n_bars, 0) : end] for values, end in zip(columns, self._ends, strict=True)]
             parts = [part if part.size == n_bars else _padded(part, n_bars) for part in parts]
         out = np.concatenate(parts).reshape(len(parts), n_bars) if parts else np.empty((0, n_bars))
         out.flags.writeable = False  # the extractors share it
@@ -184,7 +187,7 @@ class SignalBatch:
 
     def __init__(self, requests: Sequence[FeatureRequest]) -> None:
         self.requests = requests
-        self._ends = [closed_bars(request.bars, request.timestamp_us) for request in requests]
+        self._ends = closed_counts([request.bars for request in requests], [r.timestamp_us for r in requests])
         self.bars = BarsBatch([request.bars for request in requests], self._ends)
         self._markets: tuple[BarsBatch, IntArray] | None = None
 
@@ -241,6 +244,21 @@ class SignalBatch:
 def closed_bars(bars: Bars, us: int) -> int:
     """How many bars had closed at `us`."""
     times = bars.timestamp
-    if times.size == 0 or times[-1] <= us:
+    if times.size == 0 or times.item(-1) <= us:
         return times.size
     return int(times.searchsorted(us, side="right"))
+
+
+def closed_counts(bars: Sequence[Bars], us: Sequence[int]) -> list[int]:
+    """`closed_bars` of each of these bars at each of these times; quick where many are the same bars."""
+    same: dict[int, list[int]] = defaultdict(list)
+    for row, key in enumerate(map(id, bars)):
+        same[key].append(row)
+    if len(same) == len(bars):
+        return list(map(closed_bars, bars, us))
+    counts = [0] * len(bars)
+    for rows in same.values():
+        times = bars[rows[0]].timestamp
+        for row, count in zip(rows, times.searchsorted([us[row] for row in rows], side="right").tolist(), strict=True):
+            counts[row] = count
+    return counts

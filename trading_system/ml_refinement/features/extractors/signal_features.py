@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,17 @@ from trading_system.ml_refinement.features.extractors.windows import ratio
 from trading_system.ml_refinement.typing import FloatArray
 
 __all__ = ["SignalMetadata", "SignalMetadataFeatures"]
+
+_NUMBERS = (
+    "technical_score",
+    "news_score",
+    "combined_score",
+    "entry_price",
+    "target_price",
+    "stop_price",
+    "position_size_pct",
+)
+_KINDS = ("conviction", "asset_class", "signal_type")
 
 _define = partial(FeatureDefinition, category="signal", low=0)
 
@@ -63,32 +74,30 @@ class SignalMetadataFeatures(BaseFeatureExtractor):
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 12)."""
-        metadata = batch.metadata
-        numbers = np.array([_numbers(one) for one in metadata], dtype=np.float64).reshape(-1, 7)
-        kinds = [(one.conviction, one.asset_class, one.signal_type) for one in metadata]
-        flags = {kind: _flags(*kind) for kind in set(kinds)}
-        out = np.empty((len(metadata), 12))
-        out[:, :3] = numbers[:, :3] / 10
-        entry, target, stop = numbers[:, 3:6].T
+        said = dict(zip(SignalMetadata._fields, zip(*batch.metadata, strict=True), strict=True)) if len(batch) else {}
+        numbers = np.array([_numbers(said.get(name, ())) for name in _NUMBERS], dtype=np.float64)
+        kinds = list(zip(*(said.get(name, ()) for name in _KINDS), strict=True))
+        place = {kind: at for at, kind in enumerate(dict.fromkeys(kinds))}
+        flags = np.array([_flags(*kind) for kind in place], dtype=np.float64).reshape(-1, 7)
+        out = np.empty((len(batch), 12))
+        out[:, :3] = numbers[:3].T / 10
+        entry, target, stop = numbers[3:6]
         unknown = (entry <= 0) | (target <= 0) | (stop <= 0)
         out[:, 6] = ratio(np.abs(target - entry), np.where(unknown, 0.0, np.abs(entry - stop)))
-        out[:, 7] = numbers[:, 6]
-        out[:, [3, 4, 5, 8, 9, 10, 11]] = np.array([flags[kind] for kind in kinds], dtype=np.float64).reshape(-1, 7)
+        out[:, 7] = numbers[6]
+        told = flags.take([place[kind] for kind in kinds], axis=0) if kinds else flags
+        out[:, 3:6], out[:, 8:] = told[:, :3], told[:, 3:]
         return out
 
 
-def _numbers(one: SignalMetadata) -> tuple[float, ...]:
-    return (
-        0.0 if one.technical_score is None else one.technical_score,
-        0.0 if one.news_score is None else one.news_score,
-        0.0 if one.combined_score is None else one.combined_score,
-        0.0 if one.entry_price is None else one.entry_price,
-        0.0 if one.target_price is None else one.target_price,
-        0.0 if one.stop_price is None else one.stop_price,
-        0.0 if one.position_size_pct is None else one.position_size_pct,
-    )
+def _numbers(column: tuple[float | None, ...]) -> Sequence[float | None]:
+    """What is missing is 0."""
+    if None not in column:
+        return column
+    return [0.0 if value is None else value for value in column]
 
 
+@lru_cache(maxsize=1024)
 def _flags(conviction: str | None, asset_class: str | None, signal_type: str | None) -> tuple[bool, ...]:
     level, asset, kind = ((text or "").lower() for text in (conviction, asset_class, signal_type))
     return (
