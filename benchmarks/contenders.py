@@ -112,6 +112,7 @@ def refinery(
     from worker import app
     from worker.consumer.batch_handler import BatchResult
     from worker.observability import metrics
+    from worker.run.process import keep_between_batches
 
     settings = environment.settings(state, archive=archive, bars=bars, slot=slot)
     set_up_logging(settings)
@@ -137,6 +138,7 @@ def refinery(
             observed=lambda handler: metrics.ObservedHandler(handler, counters),
         ) as consumer,
     ):
+        keep_between_batches()
 
         def drain(count: int) -> None:
             nonlocal wanted

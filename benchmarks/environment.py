@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import orjson
@@ -75,9 +77,22 @@ def symbol(number: int) -> str:
     return f"SYM{number % SYMBOLS}"
 
 
-def small(number: int) -> bytes:
+Naming = Callable[[int], str]
+
+
+def in_order(number: int) -> str:
+    """Ids that grow, as a counter's do: an index of them grows at its end."""
+    return f"sig-{number:08d}"
+
+
+def scattered(number: int) -> str:
+    """Ids without an order, as uuid4 makes them."""
+    return str(UUID(bytes=blake2b(number.to_bytes(8), digest_size=16).digest(), version=4))
+
+
+def small(number: int, naming: Naming = in_order) -> bytes:
     """A signal whose bars are looked up; sixteen of them share a day."""
-    return orjson.dumps(_said(number, 400 + number // SYMBOLS % (DAYS - 400)))
+    return orjson.dumps(_said(number, 400 + number // SYMBOLS % (DAYS - 400)) | {"signal_id": naming(number)})
 
 
 def inline(number: int) -> bytes:
@@ -140,7 +155,7 @@ def _said(number: int, day: int) -> dict[str, object]:
     bars = _history(number % SYMBOLS)
     price = float(bars.close[day])
     return {
-        "signal_id": f"sig-{number:08d}",
+        "signal_id": in_order(number),
         "timestamp": text_from_us(int(bars.timestamp[day]) + 3_600_000_000),
         "symbol": symbol(number),
         "asset_class": "equity",

@@ -75,3 +75,29 @@ def test_an_infinite_score_is_never_published(column: str, value: float) -> None
 def test_a_score_beyond_its_bounds_is_never_published(column: str, value: float) -> None:
     with pytest.raises(ValueError, match="not within"):
         served_rows(SIGNALS, replace(SCORES, **{column: np.array([value, 0.5])}), AT)
+
+
+def test_every_number_is_written_as_the_model_writes_it() -> None:
+    rng = np.random.default_rng(3)
+    odd = [0.0, -0.0, 5e-324, 1e-7, 1e22, 1.7976931348623157e308, 0.1 + 0.2, math.nan]
+    wide = np.array([*odd, *rng.normal(0, 1, 40), *(-np.logspace(-300, 300, 40))])
+    count = len(wide)
+    share = rng.random(count)
+    share[:3] = 0.0, 1.0, math.nan
+    many = replace(
+        SCORES,
+        quality=share,
+        band=(None, "low", "medium", "high") * (count // 4),
+        predicted_r=wide,
+        risk_r=wide[::-1],  # not one row of memory
+        regime=("bear",) * count,
+        confidence=share[::-1],
+        out_of_distribution=(None, True) * (count // 2),
+        combined=10 * share,
+    )
+    rows = served_rows([signal(f"s-{at}") for at in range(count)], many, AT)
+    for at, row in enumerate(rows):
+        said = orjson.loads(row[3])
+        assert SignalScored(**said).to_bytes() == row[3]
+        assert said["predicted_r"] == (None if math.isnan(wide[at]) else wide[at])
+        assert said["out_of_distribution"] is (None, True)[at % 2]

@@ -178,16 +178,17 @@ class BatchHandler:
         self, firsts: Sequence[tuple[Entry, SignalCreated]], intake: Intake
     ) -> list[tuple[Entry, SignalCreated, FeatureRequest]]:
         """Each signal with its bars; those without any are dead-lettered and so are their repeats."""
-        book = self._market_data.lookup([signal for _, signal in firsts])
+        signals = [signal for _, signal in firsts]
+        requests = self._market_data.lookup(signals).requests(signals)
         found = []
-        for entry, signal in firsts:
-            try:
-                found.append((entry, signal, book.request(signal)))
-            except NoMarketData as error:
+        for (entry, signal), request in zip(firsts, requests, strict=True):
+            if isinstance(request, NoMarketData):
                 intake.rejected += [
-                    Rejected(e, error, signal_id=s.signal_id, symbol=s.symbol)
+                    Rejected(e, request, signal_id=s.signal_id, symbol=s.symbol)
                     for e, s in intake.signals.pop(signal.signal_id)
                 ]
+            else:
+                found.append((entry, signal, request))
         return found
 
     def _apply(

@@ -150,7 +150,7 @@ class Consumer:
         pending or struck off, then new ones.
         """
         if self._kept:
-            return self._kept
+            return [entry._replace(redelivered=True) for entry in self._kept]
         now = time.monotonic()
         if now >= self._own_due:
             if entries := self._own():
@@ -176,7 +176,7 @@ class Consumer:
 
     def _handle(self, entries: list[Entry]) -> BatchResult:
         unsettled, self._unsettled = self._unsettled, True
-        self._kept = [entry._replace(redelivered=True) for entry in entries]
+        self._kept = entries
         with self._heartbeat.held(entries) if self._heartbeat else nullcontext():
             result = self._in_hand(entries)
         self._kept = []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 from loguru import logger
 
 from trading_system.ml_refinement.bars import Bars
@@ -47,19 +50,30 @@ class MarketBook:
             TransientError: its benchmark's file cannot be used; that is for the operator to repair, and no fault of any
                 signal's.
         """
-        bars = signal.bars  # the features are computed as of the signal's time: nothing has to be cut off here
-        if bars is None:
-            bars = self._bars(signal.symbol, signal.timestamp_us) if self.wanted else _NO_BARS
-        benchmark = signal.benchmark if signal.benchmark is not None else self.benchmark(signal.asset_class)
-        return FeatureRequest(
-            signal.signal_id,
-            signal.timestamp_us,
-            signal.metadata,
-            bars,
-            benchmark,
-            signal.news,
-            provided=signal.features,
-        )
+        (found,) = self.requests([signal])
+        if isinstance(found, NoMarketData):
+            raise found
+        return found
+
+    def requests(self, signals: Sequence[SignalCreated]) -> list[FeatureRequest | NoMarketData]:
+        """`request` for each of the signals, or why its bars are not to be had.
+
+        Raises:
+            TransientError: a benchmark's file cannot be used.
+        """
+        if not signals:
+            return []
+        ids, us, symbols, classes, _, _, metadata, own, benchmarks, news, provided, _ = zip(*signals, strict=True)
+        bars = self._bars(symbols, us, own)  # features are as of the signal's time: nothing has to be cut off here
+        if self.benchmark_symbols:
+            benchmarks = tuple(
+                self.benchmark(kind) if one is None and not isinstance(found, NoMarketData) else one
+                for one, kind, found in zip(benchmarks, classes, bars, strict=True)
+            )
+        nothing = repeat(None, len(ids))
+        columns = zip(ids, us, metadata, bars, benchmarks, news, nothing, repeat(None, len(ids)), provided, strict=True)
+        made = map(FeatureRequest._make, columns)
+        return [one if isinstance(one, NoMarketData) else request for one, request in zip(bars, made, strict=True)]
 
     def benchmark(self, asset_class: str) -> Bars | None:
         """All bars of the asset class's benchmark; None where none is set or its file is missing.
@@ -75,15 +89,37 @@ class MarketBook:
             return None
         raise TransientError(f"the benchmark {found.detail}")
 
-    def _bars(self, symbol: str, us: int) -> Bars:
-        """All bars of a symbol, where the newest that had closed at `us` is not older than `max_bar_age_days`."""
+    def _bars(self, symbols: Sequence[str], us: Sequence[int], own: Sequence[Bars | None]) -> list[Bars | NoMarketData]:
+        """What each signal brought, or else all bars of its symbol."""
+        bars: list[Bars | NoMarketData] = [_NO_BARS if one is None else one for one in own]
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, (symbol, one) in enumerate(zip(symbols, own, strict=True)):
+            if one is None and self.wanted:
+                rows_of[symbol].append(row)
+        for symbol, rows in rows_of.items():
+            for row, found in zip(rows, self._of_symbol(symbol, [us[row] for row in rows]), strict=True):
+                bars[row] = found
+        return bars
+
+    def _of_symbol(self, symbol: str, us: list[int]) -> list[Bars | NoMarketData]:
+        """All bars of a symbol for each time at which the newest that had closed is not too old."""
         found = self.found[symbol]
         if isinstance(found, NoMarketData):
-            raise NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(us)}")
-        count = int(found.timestamp.searchsorted(us, side="right"))
-        if count and found.timestamp.item(count - 1) >= us - self.max_bar_age_days * DAY_US:
-            return found
-        raise NoMarketData(
+            return [NoMarketData(found.reason, f"{found.detail}; wanted bars up to {text_from_us(at)}") for at in us]
+        if not len(found):
+            return [self._too_old(symbol, at, found) for at in us]
+        counts = found.timestamp.searchsorted(us, side="right")
+        newest = found.timestamp.take(np.maximum(counts - 1, 0))
+        recent = (counts > 0) & (newest >= np.array(us) - self.max_bar_age_days * DAY_US)
+        if recent.all():
+            return [found] * len(us)
+        return [
+            found if is_recent else self._too_old(symbol, at, found)
+            for at, is_recent in zip(us, recent.tolist(), strict=True)
+        ]
+
+    def _too_old(self, symbol: str, us: int, found: Bars) -> NoMarketData:
+        return NoMarketData(
             Reason.NO_MARKET_DATA,
             f"{symbol}: no bar within the {self.max_bar_age_days:g} days up to {text_from_us(us)}; {_extent(found)}",
         )

@@ -20,6 +20,7 @@ from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
 from worker.retraining.queue import connect_queue
 from worker.retraining.requests import enqueue_if_due
+from worker.run.process import keep_between_batches
 from worker.settings.schema import Settings
 from worker.streams.maintenance import remove_dead_consumers, trim_handled, trim_to
 from worker.streams.preflight import check_server
@@ -93,6 +94,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             retry=StartRetry(stop, waits=waits),
         ) as consumer:
             logger.info("worker {} of group {} is ready", settings.consumer, settings.streams.group)
+            keep_between_batches()
             consumer.run(stop)
 
 

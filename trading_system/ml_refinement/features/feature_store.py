@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from trading_system.ml_refinement.features.extractors.base_extractor import FeatureDefinition
@@ -80,26 +81,21 @@ class FeatureStore:
     def compute(self, captures: Sequence[Capture]) -> Captured:
         """The features of a batch of signals, each as of its own time, with the rows to store them under."""
         features = self._pipeline.extract_batch([one.request for one in captures])
-        timestamps = texts_from_us([one.request.timestamp_us for one in captures])
-        version = self._pipeline.feature_version
-        rows = [
-            VectorRow(
-                request.signal_id,
-                timestamp,
-                symbol,
-                request.metadata.asset_class or "",
-                request.metadata.signal_type or "",
-                request.metadata.conviction,
-                version,
-                complete,
-                event_hash,
-                entry_id,
-            )
-            for (request, symbol, event_hash, entry_id), timestamp, complete in zip(
-                captures, timestamps, features.complete.tolist(), strict=True
-            )
-        ]
-        return Captured(rows, features)
+        version, count = self._pipeline.feature_version, len(captures)
+        said = [one.request.metadata for one in captures]
+        columns = (
+            [one.request.signal_id for one in captures],
+            texts_from_us([one.request.timestamp_us for one in captures]),
+            [one.symbol for one in captures],
+            [one.asset_class or "" for one in said],
+            [one.signal_type or "" for one in said],
+            [one.conviction for one in said],
+            repeat(version, count),
+            features.complete.tolist(),
+            [one.event_hash for one in captures],
+            [one.entry_id for one in captures],
+        )
+        return Captured(list(map(VectorRow._make, zip(*columns, strict=True))), features)
 
     def store(self, captured: Captured) -> Stored:
         """Store what was computed, and apply the outcomes that came first, in one transaction."""
