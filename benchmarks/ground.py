@@ -3,7 +3,7 @@
 It reads 512 entries, parses them, and writes the rows that the worker writes for each (the vector with its text and
 its packed values, a prediction of champion and challenger, the served answer) into the same schema, with its triggers
 and indexes, by prepared statements in one transaction that is as durable, and keeps the same counters. Then it
-publishes and acknowledges by one script. It checks, looks up, computes, formats, counts for no metrics and logs nothing.
+publishes and acknowledges by one script. It checks, looks up, computes and formats nothing, has no metrics and no log.
 
 It is meant to be as quick as Python and SQLite are at that: it reads through the worker's own client, with the worker's
 pragmas, allocator and garbage collector; signals in the order of their ids where that spares the indexes; what a row
