@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from operator import itemgetter
+from typing import Any
 
 import apsw
 import orjson
@@ -61,12 +62,15 @@ def ground(environment: Environment, state: str, naming: Naming = in_order) -> I
         store = apsw.Connection(str(settings.store_path))
         for pragma in ("synchronous = FULL", "cache_size = -65536", "wal_autocheckpoint = 4000", "foreign_keys = ON"):
             store.execute(f"PRAGMA {pragma}")
-        written = store.execute(VECTORS, (MODELS,)).fetchall()
-        said = store.execute(PREDICTIONS, (2 * MODELS,)).fetchall()
-        models: dict[str, list[tuple[object, ...]]] = {}
-        for one in said:
-            models.setdefault(one[0], []).append(one)
-        answers = [(model, status, *_around(payload)) for model, status, payload in store.execute(SERVED, (MODELS,))]
+
+        def rows_of(sql: str, *bound: object) -> list[Any]:
+            return store.execute(sql, bound).fetchall()
+
+        written = rows_of(VECTORS, MODELS)
+        models: dict[str, list[Any]] = {}
+        for said in rows_of(PREDICTIONS, 2 * MODELS):
+            models.setdefault(said[0], []).append(said)
+        answers = [(model, status, *_around(payload)) for model, status, payload in rows_of(SERVED, MODELS)]
         settle = script("settle")
         hashes = count()
         keep_between_batches()
@@ -74,7 +78,7 @@ def ground(environment: Environment, state: str, naming: Naming = in_order) -> I
         def handle(entries: list[tuple[bytes, dict[bytes, bytes]]]) -> list[bytes]:
             vectors, predicted, served = [], [], []
             told = []
-            (last,) = store.execute(LAST).fetchall()[0]
+            ((last,),) = rows_of(LAST)
             rows = zip(entries, written, *models.values(), answers, strict=False)
             for vector_id, ((entry_id, fields), own, one, other, answer) in enumerate(rows, last + 1):
                 event = orjson.loads(fields[b"data"])
