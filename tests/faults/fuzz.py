@@ -20,6 +20,7 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
+from tests.events.test_batches import check_read_together
 from tests.events.test_laws import check_refused_or_read, mutant
 from tests.events.test_plain_signals import check_both_doors, plain_mutant
 from tests.faults.invariants import settled
@@ -42,6 +43,7 @@ class Found:
 
     cases: int = 0
     read: int = 0
+    read_together: int = 0
     crashes: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     settled: Counter[str] = field(default_factory=Counter)
@@ -49,6 +51,7 @@ class Found:
     def add(self, other: Found) -> None:
         self.cases += other.cases
         self.read += other.read
+        self.read_together += other.read_together
         self.crashes += other.crashes
         self.wrong += other.wrong
         self.settled.update(other.settled)
@@ -87,7 +90,7 @@ def _through_one_store(seeds: range, place: Path) -> Found:
             batch.append(entry)
             if len(batch) == _BATCH or seed == seeds[-1]:
                 try:
-                    check_both_doors([entry.fields[b"data"] for entry in batch])
+                    found.read_together += sum(check_read_together([entry.fields[b"data"] for entry in batch]))
                     check_both_doors([plain_mutant(seed - back) for back in range(_BATCH)])
                     handler.handle(batch)
                 except Exception:  # noqa: BLE001  a finding
@@ -145,7 +148,8 @@ def main() -> int:
     for line in (*total.crashes[:20], *total.wrong[:20]):
         sys.stdout.write(f"{line}\n")
     sys.stdout.write(
-        f"{total.cases:,} cases, {total.read:,} read at the door, {len(total.crashes)} crashes,"
+        f"{total.cases:,} cases, {total.read:,} read at the door, {total.read_together:,} of them with others,"
+        f" {len(total.crashes)} crashes,"
         f" {len(total.wrong)} otherwise wrong, {time.monotonic() - started:.0f} s\n"
     )
     for name, count in total.settled.most_common():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -126,6 +126,28 @@ class Bars:
         return bars if _is_sound(timestamp, matrix) else bars.check()
 
     @classmethod
+    def from_matrices(
+        cls, timestamp: TimeArray, matrix: FloatArray, parts: Sequence[tuple[int, int]]
+    ) -> list[Bars | None]:
+        """Several bars whose columns stand side by side, each as `from_matrix` makes it, or None where that refuses.
+
+        Args:
+            timestamp: shape (n,).
+            matrix: shape (5, n), rows as in `MATRIX_ROWS`.
+            parts: where each begins and ends; none is empty, and together they are all n.
+        """
+        sound = _is_sound(timestamp, matrix, [begin for begin, _ in parts[1:]])
+        found: list[Bars | None] = []
+        for begin, end in parts:
+            times, (open_, close, high, low, volume) = timestamp[begin:end], matrix[:, begin:end]
+            bars = cls(times, open_, high, low, close, volume)
+            found.append(bars if sound or bars._keeps_rules() else None)
+        return found
+
+    def _keeps_rules(self) -> bool:
+        return next(self.broken_rules(), None) is None
+
+    @classmethod
     def from_frame(cls, frame: pd.DataFrame, *, enclosed: bool = True) -> Bars:
         """Checked bars from a frame with the columns open, high, low, close, volume.
 
@@ -229,17 +251,23 @@ class Bars:
         )
 
 
-def _is_sound(timestamp: TimeArray, matrix: FloatArray) -> bool:
-    """The rules at once, without slack. Comparisons are False for NaN; what is between sound numbers is sound."""
+def _is_sound(timestamp: TimeArray, matrix: FloatArray, begins: Sequence[int] = ()) -> bool:
+    """The rules at once, without slack. Comparisons are False for NaN; what is between sound numbers is sound.
+
+    At each of `begins` the times begin anew.
+    """
     if not timestamp.size or timestamp.size != matrix.shape[1]:
         return False
+    rising = timestamp[1:] > timestamp[:-1]
+    if begins:
+        rising[np.array(begins) - 1] = True
     body, high, low = matrix[:2], matrix[2], matrix[3]
     low_min, volume_min = np.minimum.reduce(matrix[3:], axis=1)
     high_max, volume_max = np.maximum.reduce(matrix[2::2], axis=1)
     return bool(
         np.count_nonzero(body >= low) == body.size
         and np.count_nonzero(body <= high) == body.size
-        and np.count_nonzero(timestamp[1:] > timestamp[:-1]) == timestamp.size - 1
+        and np.count_nonzero(rising) == rising.size
         and low_min >= PRICE_MIN
         and high_max <= PRICE_MAX
         and volume_min >= 0

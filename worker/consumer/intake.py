@@ -9,8 +9,8 @@ from itertools import islice
 
 from worker.dead_letters import Rejected
 from worker.errors import DecodeError, EventError, EventRejected, Reason
+from worker.events.batches import decode_together
 from worker.events.decoding import Decoded, EventKind, Limits, SignalCreated, TradeClosed, decode
-from worker.events.plain_signals import plain_signals
 from worker.streams.entries import Entry
 
 #: Fields of an entry without an event that are named, and characters of each.
@@ -47,15 +47,11 @@ def decode_batch(
         provided: the names in `features` that are ours; others are fields that nobody knows.
     """
     datas = [entry.data if kinds.get(entry.stream) == "signal.created" else None for entry in entries]
-    plain, unknown = plain_signals(datas, now=now, limits=limits)
+    together, unknown = decode_together(datas, now=now, limits=limits)
     intake = Intake(unknown_fields=unknown)
-    for entry, read in zip(entries, plain, strict=True):
-        if read is not None:
-            intake.missing_features += len(provided)
-            intake.signals.setdefault(read.signal_id, []).append((entry, read))
-            continue
+    for entry, read in zip(entries, together, strict=True):
         try:
-            event, unknown_fields = _decode(entry, kinds, now, limits)
+            event, unknown_fields = (read, 0) if read is not None else _decode(entry, kinds, now, limits)
         except EventError as error:
             intake.rejected.append(Rejected(entry, error))
             continue

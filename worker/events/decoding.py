@@ -167,10 +167,33 @@ def decode_again(kind: str, data: bytes) -> SignalCreated | TradeClosed:
     return decode(kind, data, now=_END_OF_TIME, limits=_NO_LIMITS).event
 
 
+def decode_without_bars(
+    rest: bytes, bars: Bars | None, benchmark: Bars | None, *, now: datetime, limits: Limits
+) -> tuple[SignalCreated, int] | None:
+    """A signal whose bars were read apart from it, and its unknown fields; None: refused, for a reason `decode` finds.
+
+    Args:
+        rest: its JSON with null, as a field of its own, in the places of bars that were read.
+        bars: those of the symbol, checked, not empty and not too many; None where they were not read.
+        benchmark: as bars.
+        now: the worker's clock.
+        limits: what the door lets in.
+    """
+    try:
+        event, unknown_fields = _signal_in(
+            parse_object(rest, max_bytes=limits.max_bytes), rest, now, limits, bars, benchmark
+        )
+    except DecodeError:
+        return None
+    if any(each is not None and each.timestamp[-1] > event.timestamp_us for each in (bars, benchmark)):
+        return None
+    return event, unknown_fields
+
+
 def _decode_signal(data: bytes, now: datetime, limits: Limits) -> Decoded:
     raw = parse_object(data, max_bytes=limits.max_bytes)
     try:
-        return _signal_in(raw, data, now, limits)
+        return Decoded(*_signal_in(raw, data, now, limits))
     except DecodeError as error:
         raise with_others(error, _checks_of_signal(raw, now, limits)) from None
 
@@ -191,16 +214,23 @@ def _checks_of_signal(raw: dict[str, Any], now: datetime, limits: Limits) -> Ite
         yield lambda: provided_from_json(features)
 
 
-def _signal_in(raw: dict[str, Any], data: bytes, now: datetime, limits: Limits) -> Decoded:
+def _signal_in(
+    raw: dict[str, Any],
+    data: bytes,
+    now: datetime,
+    limits: Limits,
+    bars: Bars | None = None,
+    benchmark: Bars | None = None,
+) -> tuple[SignalCreated, int]:
     fields = _validated(SignalCreatedJson, raw)
     timestamp_us = _believable("timestamp", fields.timestamp, now, limits)
     tally = _Tally(raw, fields)
-    bars = _bars(raw, "bars", timestamp_us, limits, tally)
-    benchmark = _bars(raw, "benchmark", timestamp_us, limits, tally)
+    bars = bars or _bars(raw, "bars", timestamp_us, limits, tally)
+    benchmark = benchmark or _bars(raw, "benchmark", timestamp_us, limits, tally)
     news = _news(raw, fields, tally)
     features = {} if fields.features is None else provided_from_json(fields.features)
     refuse_double_keys(data, tally.strings + len(features))
-    return Decoded(_signal(fields, timestamp_us, bars, benchmark, news, features), tally.unknown_fields)
+    return _signal(fields, timestamp_us, bars, benchmark, news, features), tally.unknown_fields
 
 
 def _decode_outcome(data: bytes, now: datetime, limits: Limits) -> Decoded:
@@ -419,13 +449,15 @@ def _digest(values: tuple[object, ...], bars: Bars | None, benchmark: Bars | Non
     return digest.digest()
 
 
-def plain_digest(values: tuple[object, ...]) -> bytes:
-    """The digest of a signal without bars and provided values.
+def plain_digest(values: tuple[object, ...], bars: Bars | None = None, benchmark: Bars | None = None) -> bytes:
+    """The digest of a signal without provided values.
 
     Args:
         values: id, microseconds, symbol, what its metadata has, and its news.
+        bars: of the symbol.
+        benchmark: as bars.
     """
-    return _begun(values).digest()
+    return _digest(values, bars, benchmark, {})
 
 
 def _begun(values: tuple[object, ...]) -> blake2b:

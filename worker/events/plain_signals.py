@@ -1,23 +1,26 @@
 """Many signals at once that say nothing but the plain fields: what `decode` reads in each, in a third of the time.
 
 Their values are held to the same rules, those of `SignalCreatedJson`, a field of all events at a time. Whatever is not
-read here (bars, news, provided values, anything that is wrong) is left to `decode`, which says what it is.
+read here (news, provided values, bars that nobody read before, anything wrong) is left to `decode`, which says what it
+is.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from itertools import repeat
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from trading_system.ml_refinement.bars import Bars
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
 from trading_system.ml_refinement.typing import AnyArray, IntArray
 from worker.events.decoding import Limits, SignalCreated, plain_digest
@@ -45,6 +48,11 @@ _SECONDS_LEAST, _SECONDS_MOST = b"0000-00-00T00:00:00", b"9999-19-39T29:59:59"
 _SECONDS_LEN = len(_SECONDS_LEAST)
 _TAIL = re.compile(r"(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})")
 
+#: Bars and benchmark that were read apart from an event's other fields: checked, and not empty.
+Brought = tuple[Bars | None, Bars | None]
+_NO_BARS: Brought = (None, None)
+_NOTHING_BROUGHT: Mapping[int, Brought] = MappingProxyType({})
+
 Raw = dict[str, Any]
 #: Where it stands in the batch, its bytes, and what they say.
 Row = tuple[int, bytes, Raw]
@@ -57,20 +65,23 @@ class PlainSignals(NamedTuple):
     unknown_fields: int
 
 
-def plain_signals(datas: Sequence[bytes | None], *, now: datetime, limits: Limits) -> PlainSignals:
+def plain_signals(
+    datas: Sequence[bytes | None], *, now: datetime, limits: Limits, brought: Mapping[int, Brought] = _NOTHING_BROUGHT
+) -> PlainSignals:
     """What `decode` gives of those that it would take, and that say nothing but the plain fields.
 
     Args:
         datas: as received; None for what is left to others.
         now: the worker's clock.
         limits: what the door lets in.
+        brought: by place, the bars for which null stands in an event.
     """
     found: list[SignalCreated | None] = [None] * len(datas)
     unknown_fields = 0
     if len(datas) >= _FEW:
         for shape, rows in _by_shape(datas, min(limits.max_bytes, _MOST_BYTES)).items():
             if _REQUIRED.issubset(shape):
-                unknown_fields += _read(shape, _only_plain(shape, rows), found, now, limits)
+                unknown_fields += _read(shape, _only_plain(shape, rows), brought, found, now, limits)
     return PlainSignals(found, unknown_fields)
 
 
@@ -100,7 +111,12 @@ def _only_plain(shape: tuple[str, ...], rows: list[Row]) -> list[Row]:
 
 
 def _read(
-    shape: tuple[str, ...], rows: list[Row], found: list[SignalCreated | None], now: datetime, limits: Limits
+    shape: tuple[str, ...],
+    rows: list[Row],
+    brought: Mapping[int, Brought],
+    found: list[SignalCreated | None],
+    now: datetime,
+    limits: Limits,
 ) -> int:
     """Enter the signals of these rows, in halves and halves of those where one is odd; how many unknown fields."""
     read, parts = 0, [rows]
@@ -108,7 +124,7 @@ def _read(
         part = parts.pop()
         if len(part) < _FEW:
             continue
-        signals = _signals(shape, part, now, limits)
+        signals = _signals(shape, part, brought, now, limits)
         if signals is None:
             half = len(part) // 2
             parts += [part[:half], part[half:]]
@@ -119,7 +135,9 @@ def _read(
     return read * sum(name not in _FIELDS for name in shape)
 
 
-def _signals(shape: tuple[str, ...], rows: list[Row], now: datetime, limits: Limits) -> list[SignalCreated] | None:
+def _signals(
+    shape: tuple[str, ...], rows: list[Row], brought: Mapping[int, Brought], now: datetime, limits: Limits
+) -> list[SignalCreated] | None:
     """The signals of these rows; None where `decode` would refuse one, or may."""
     columns = dict(zip(shape, zip(*[raw.values() for _, _, raw in rows], strict=True), strict=True))
     try:
@@ -133,10 +151,11 @@ def _signals(shape: tuple[str, ...], rows: list[Row], now: datetime, limits: Lim
     quotes = np.count_nonzero(np.frombuffer(b"".join([data for _, data, _ in rows]), np.uint8) == _QUOTE)
     if quotes != 2 * strings:  # a key is doubled: see `refuse_double_keys`
         return None
-    return _made(fields, us.tolist())
+    bars = [brought.get(at, _NO_BARS) for at, _, _ in rows] if brought else None
+    return _made(fields, us.tolist(), bars)
 
 
-def _made(fields: dict[str, Sequence[Any]], us: list[int]) -> list[SignalCreated]:
+def _made(fields: dict[str, Sequence[Any]], us: list[int], brought: list[Brought] | None) -> list[SignalCreated] | None:
     """The signals, made of columns: a call in Python for each would cost as much again."""
     count = len(us)
     missing = (None,) * count
@@ -154,10 +173,23 @@ def _made(fields: dict[str, Sequence[Any]], us: list[int]) -> list[SignalCreated
         directions,
     )
     metadata = map(SignalMetadata._make, zip(*said, strict=True))
-    digests = map(plain_digest, zip(ids, us, symbols, *said, repeat([], count), strict=True))
-    own = (asset_classes, signal_types, directions, metadata, missing, missing, repeat((), count))
+    values = zip(ids, us, symbols, *said, repeat([], count), strict=True)
+    if brought is None:
+        bars = benchmarks = missing
+        digests = map(plain_digest, values)
+    else:
+        if any(map(_is_ahead, brought, us)):
+            return None
+        bars, benchmarks = zip(*brought, strict=True)
+        digests = map(plain_digest, values, bars, benchmarks)
+    own = (asset_classes, signal_types, directions, metadata, bars, benchmarks, repeat((), count))
     features: list[dict[str, float]] = [{} for _ in us]
     return list(map(SignalCreated._make, zip(ids, us, symbols, *own, features, digests, strict=True)))
+
+
+def _is_ahead(brought: Brought, us: int) -> bool:
+    """Whether a bar closed after the signal's time."""
+    return any(bars is not None and bars.timestamp[-1] > us for bars in brought)
 
 
 def _checked(name: str, column: tuple[Any, ...]) -> Sequence[Any]:

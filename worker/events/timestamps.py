@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ _LEAST = b"0000-00-00T00:00:00"
 _MOST = b"9999-19-39T29:59:59"
 _SECONDS_LEN = len(_LEAST)
 _FEW_SUFFIXES = 8
+_MOST_WIDTH = 64
 
 
 def column_us(texts: list[Any]) -> IntArray:
@@ -67,6 +70,46 @@ def _one_by_one(texts: list[Any]) -> IntArray:
     return us
 
 
+def columns_us(columns: Sequence[bytes]) -> list[IntArray] | None:
+    """Columns as JSON, each like `["2024-01-31T21:00:00Z","2024-02-01T21:00:00Z"]`, as `column_us` reads them, at once.
+
+    Each has shape (n,), with an n of its own, and is not to be written to. None where one column is no list of texts of
+    one form, has none in it, or one that is no instant.
+    """
+    first_with: dict[tuple[bytes, bytes, int], int] = {}  # symbols of one market and their benchmark share their times
+    alike: dict[tuple[bytes, bytes], list[int]] = {}
+    sources = []
+    for position, column in enumerate(columns):
+        quote = column.find(b'"', 2)
+        if quote < _SECONDS_LEN + 2:
+            return None
+        source = first_with.setdefault((column[:quote], column[-quote:], len(column)), position)
+        if source == position or columns[source] != column:
+            source = position
+            separator = b", " if column.startswith(b", ", quote + 1) else b","
+            alike.setdefault((column[_SECONDS_LEN + 2 : quote + 1], separator), []).append(position)
+        sources.append(source)
+    found: dict[int, IntArray] = {}
+    for (ending, separator), positions in alike.items():
+        instants = _of_one_form([columns[position][1:-1] for position in positions], ending, separator)
+        if instants is None:
+            return None
+        found |= zip(positions, instants, strict=True)
+    return [found[source] for source in sources]
+
+
+def _of_one_form(columns: list[bytes], ending: bytes, separator: bytes) -> list[IntArray] | None:
+    """Columns whose texts all end alike, between quotes and with the same separator between them."""
+    tail = ending + separator
+    width = 1 + _SECONDS_LEN + len(tail)
+    counts, rests = zip(*(divmod(len(column) + len(separator), width) for column in columns), strict=True)
+    first = columns[0][1 : width - 1 - len(separator)]
+    if any(rests) or len(tail) > _MOST_WIDTH or not first.isascii():
+        return None
+    us = _rows_us(separator.join([*columns, b""]), b'"', tail, first.decode())
+    return None if us is None else np.split(us, list(accumulate(counts[:-1])))
+
+
 @lru_cache(maxsize=32)  # symbols of one market and their benchmark share their times
 def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | None:
     """The column whose texts all end in `suffix`; None when one of them does not, or is no instant.
@@ -75,11 +118,18 @@ def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | N
     none of them can hold it.
     """
     width = _SECONDS_LEN + len(suffix) + 1
-    if len(joined) + 1 != count * width or width > 64:
+    if len(joined) + 1 != count * width or width > _MOST_WIDTH:
         return None
-    least, room, parts = _form(suffix, count)
-    digits = np.frombuffer(f"{joined}\n".encode("ascii"), np.uint8) - least
-    if np.count_nonzero(digits > room):
+    return _rows_us(f"{joined}\n".encode("ascii"), b"", f"{suffix}\n".encode("ascii"), first)
+
+
+def _rows_us(rows: bytes, head: bytes, tail: bytes, first: str) -> IntArray | None:
+    """The instants between `head` and `tail` in each row, whose fraction and offset, in `tail`, `first` shares."""
+    width = len(head) + _SECONDS_LEN + len(tail)
+    count = len(rows) // width
+    least, room, parts = _form(head, tail, 1 << (count - 1).bit_length())
+    digits = np.frombuffer(rows, np.uint8) - least[: len(rows)]
+    if np.count_nonzero(digits > room[: len(rows)]):
         return None
     month, day, second = (parts @ digits.reshape(count, width).T.astype(np.float32)).astype(np.int64)
     month_eve, month_days = _calendar()
@@ -99,16 +149,16 @@ def _same_form(joined: str, suffix: str, first: str, count: int) -> IntArray | N
     return us
 
 
-@lru_cache(maxsize=16)
-def _form(suffix: str, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
+@lru_cache(maxsize=8)
+def _form(head: bytes, tail: bytes, count: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
     """Of `count` rows: the least bytes, how much more each may be, and the weights of (yyyymm, day, second of day)."""
-    tail = f"{suffix}\n".encode("ascii")
-    least = np.frombuffer(_LEAST + tail, np.uint8)
-    room = np.frombuffer(_MOST + tail, np.uint8) - least
+    least = np.frombuffer(head + _LEAST + tail, np.uint8)
+    room = np.frombuffer(head + _MOST + tail, np.uint8) - least
     parts = np.zeros((3, least.size), np.float32)
-    parts[0, [0, 1, 2, 3, 5, 6]] = 100_000, 10_000, 1_000, 100, 10, 1
-    parts[1, [8, 9]] = 10, 1
-    parts[2, [11, 12, 14, 15, 17, 18]] = 36_000, 3_600, 600, 60, 10, 1
+    digits = parts[:, len(head) :]
+    digits[0, [0, 1, 2, 3, 5, 6]] = 100_000, 10_000, 1_000, 100, 10, 1
+    digits[1, [8, 9]] = 10, 1
+    digits[2, [11, 12, 14, 15, 17, 18]] = 36_000, 3_600, 600, 60, 10, 1
     parts.setflags(write=False)
     return np.tile(least, count), np.tile(room, count), parts
 
