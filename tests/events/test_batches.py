@@ -13,8 +13,11 @@ from hypothesis import given, settings, strategies as st
 from tests.events.test_laws import mutant, signals
 from tests.support.valid_events import AT, LIMITS, NOW, bars, full_signal, signal, text
 from worker.errors import DecodeError
+from worker.events import batches
 from worker.events.batches import decode_together
 from worker.events.decoding import Limits, SignalCreated, decode
+
+pytest.importorskip("simdjson", reason="without it events with bars are read one by one")
 
 PLAIN: Sequence[Callable[[Any], bytes]] = (text, orjson.dumps)
 
@@ -269,3 +272,11 @@ def test_one_bad_event_costs_its_neighbours_nothing_but_time() -> None:
     for bad in (with_number("true"), with_number("-1"), with_time('"x"'), UNUSUAL["a bad benchmark"]):
         mixed = [*sound[:17], bad, *sound[17:]]
         assert check_read_together(mixed) == [True] * 17 + [False] + [True] * 23
+
+
+def test_without_the_parser_of_columns_events_with_bars_are_left_to_the_door_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "simdjson", None)
+    plain = [orjson.dumps(signal(signal_id=f"s-{number}")) for number in range(10)]
+    assert check_read_together([*plain, text(full_signal())]) == [True] * 10 + [False]

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-import simdjson
-
 from worker.events.decoding import Limits, SignalCreated, decode_without_bars
 from worker.events.inline_bars import CutEvent, cut, read_columns
 from worker.events.plain_signals import Brought, plain_signals
+
+try:
+    import simdjson
+except ModuleNotFoundError:  # where there are no wheels of it, events with bars are read one by one
+    simdjson = None  # type: ignore[assignment]
 
 #: So many events' bars are read together.
 _TOGETHER = 16
@@ -33,11 +36,10 @@ def decode_together(datas: Sequence[bytes | None], *, now: datetime, limits: Lim
     """
     rests: list[bytes | None] = list(datas)
     brought: dict[int, Brought] = {}
-    parser = simdjson.Parser()
-    for begin in range(0, len(datas), _TOGETHER):
-        for place, event, columns in _with_bars(
-            datas, range(begin, min(begin + _TOGETHER, len(datas))), parser, limits
-        ):
+    parser = simdjson.Parser() if simdjson is not None else None
+    for begin in range(0, len(datas), _TOGETHER) if parser is not None else ():
+        places = range(begin, min(begin + _TOGETHER, len(datas)))
+        for place, event, columns in _with_bars(datas, places, parser, limits):
             rests[place] = event.rest
             brought[place] = columns
     signals, unknown_fields = plain_signals(rests, now=now, limits=limits, brought=brought)

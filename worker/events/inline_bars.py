@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, chain, pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
-import simdjson
 
 from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.bars import MATRIX_ROWS, Bars
 from trading_system.ml_refinement.typing import FloatArray
 from worker.events.timestamps import columns_us
+
+if TYPE_CHECKING:
+    import simdjson
 
 _BARS, _BENCHMARK = b'"bars":', b'"benchmark":'
 _NAME_OF = {_BARS: "bars", _BENCHMARK: "benchmark"}
