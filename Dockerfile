@@ -5,7 +5,7 @@ RUN python -m venv /opt/refinery
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY worker ./worker
 COPY trading_system ./trading_system
-RUN /opt/refinery/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[embedded,console,report,tuning,parquet,demo]'
+RUN /opt/refinery/bin/python -m pip install --no-cache-dir --disable-pip-version-check -c constraints.txt '.[embedded,console,report,tuning,parquet,postgres,demo]'
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --system --gid 10001 refinery \

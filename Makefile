@@ -21,6 +21,7 @@ demo-edge: $(STAMP)
 
 test: $(STAMP)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || echo "chromium or chromedriver is missing: the console's browser tests are left out"
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || echo "PostgreSQL's server is missing: the tests of a store in it are left out"
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)

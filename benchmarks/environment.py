@@ -41,6 +41,8 @@ class Environment:
     market: Path
     #: Where the state directory of the store that is kept between runs is; None: nothing is kept.
     keep: Path | None = None
+    #: Address of a PostgreSQL database; states whose name begins with `postgres` have their store there.
+    database: str | None = None
 
     def settings(self, state: str, *, archive: bool = False, bars: bool = True, slot: int = 0) -> Settings:
         """Settings with a state directory of that name; the defaults in everything that is not named here."""
@@ -54,6 +56,7 @@ class Environment:
             metrics_port=0,
             console_port=0,
             log_level="ERROR",
+            store_url=f"{self.database}&schema={state}" if self.database and state.startswith("postgres") else None,
         )
 
 

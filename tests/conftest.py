@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import redis
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from loguru import logger
 
+from tests.support.postgres_server import PostgresServer
 from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S
 from worker.redis_server.embedded import EmbeddedServer
@@ -50,6 +52,21 @@ def valkey(valkey_url: str) -> Iterator[redis.Redis]:
     """A client of a real server that is empty at the start of the test; replies are bytes."""
     with redis.Redis.from_url(valkey_url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One real server per test process."""
+    # Nothing here outlives the server; tests of crashes have one of their own, which syncs.
+    with PostgresServer("fsync = off") as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """Address of a schema that is of this test alone, and is not made yet."""
+    digest = hashlib.blake2b(request.node.nodeid.encode(), digest_size=6).hexdigest()
+    return postgres_server.url(f"test_{digest}")
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def worker_consumer(
 
         def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]], PassedOverWatch, Ownership]:
             with ExitStack() as opening:
-                if not settings.store_path.exists():
+                if not settings.store_is_there:
                     # Before an empty one is made in its place.
                     refuse_other_owner(settings, client)
                 store = open_store(settings)

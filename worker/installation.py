@@ -6,7 +6,7 @@ Kept apart from the composition root, so that looking at a store does not load w
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,20 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
     return store
 
 
+def upgrade_store(settings: Settings) -> list[int]:
+    """Make the store's schema or bring it up to date, whichever engine holds it; PostgreSQL's steps that were applied.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreRefused: PostgreSQL's role may not make what is needed.
+        SchemaMismatch: a newer release made it.
+        ConfigurationError: a restore of it was interrupted.
+    """
+    refuse_half_restored(settings)
+    with closing(FeatureDatabase.from_config(settings.to_ml_config())) as store:
+        return store.upgrade()
+
+
 def existing_store(settings: Settings) -> FeatureDatabase:
     """The store as `open_store` opens it, for whoever has nothing to begin one with.
 
@@ -64,7 +78,7 @@ def existing_store(settings: Settings) -> FeatureDatabase:
 
 def no_store(settings: Settings) -> str:
     """That there is no store, in words; empty where there is one."""
-    if settings.store_path.exists():
+    if settings.store_is_there:
         return ""
     return f"no store at {settings.store_path}: nothing was handled with this REFINERY_STATE_DIR yet"
 
@@ -77,7 +91,7 @@ def open_for_looking(settings: Settings) -> FeatureDatabase:
         StoreDamaged: it is no store, or a damaged one.
         ConfigurationError: a restore of it was interrupted.
     """
-    if settings.store_path.exists():
+    if settings.store_is_there:
         return open_store(settings)
     refuse_half_restored(settings)
     store = FeatureDatabase(":memory:")
@@ -89,8 +103,13 @@ def ownership(settings: Settings, client: redis.Redis, store: FeatureDatabase) -
     """What the installation of this store handles on a server."""
     from worker.streams.ownership import Owner, Ownership  # with the client of Redis
 
-    me = Owner(store.installation_id(), socket.gethostname(), str(settings.state_dir))
-    return Ownership(client, _inputs(settings), settings.streams.group, me=me, place=place_of(settings.state_dir))
+    if settings.store_url is None:
+        me = Owner(store.installation_id(), socket.gethostname(), str(settings.state_dir))
+        place = place_of(settings.state_dir)
+    else:
+        me = Owner(store.installation_id(), "PostgreSQL", settings.masked_store)
+        place = store.server_id()
+    return Ownership(client, _inputs(settings), settings.streams.group, me=me, place=place)
 
 
 def other_owner(settings: Settings, client: redis.Redis, store: FeatureDatabase | None) -> str | None:
@@ -131,7 +150,7 @@ def refuse_other_owner(settings: Settings, client: redis.Redis) -> None:
         StoreError: the store cannot be opened now.
     """
     with ExitStack() as stack:
-        there = settings.store_path.exists()
+        there = settings.store_is_there
         store = stack.enter_context(open_store(settings)) if there else None
         if (wrong := other_owner(settings, client, store)) is not None:
             raise ConfigurationError(wrong)

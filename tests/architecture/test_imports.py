@@ -26,6 +26,7 @@ RESERVED = {
     "rq_dashboard": ("worker.console",),
     "apsw": ("trading_system.ml_refinement.storage",),
     "sqlite3": ("trading_system.ml_refinement.storage",),
+    "psycopg": ("trading_system.ml_refinement.storage.postgres",),
 }
 
 

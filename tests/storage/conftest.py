@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.postgres_server import needs_postgres
 from trading_system.ml_refinement.storage import FeatureDatabase
 
 
@@ -34,9 +35,35 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "features.db"
 
 
+#: Modules whose tests hold for a store in either engine.
+BOTH_ENGINES = {
+    "test_dead_letter_listing",
+    "test_store_batches",
+    "test_store_dead_letters",
+    "test_store_library",
+    "test_store_models",
+    "test_store_outcomes",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in BOTH_ENGINES
+        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)] if both else ["sqlite"]
+        metafunc.parametrize("place", engines, indirect=True)
+
+
 @pytest.fixture
-def db(path: Path, clock: SteppingClock) -> Iterator[FeatureDatabase]:
-    with FeatureDatabase(path, clock=clock) as store:
+def place(request: pytest.FixtureRequest, path: Path) -> str | Path:
+    """Where the test's store is."""
+    return request.getfixturevalue("postgres_url") if request.param == "postgresql" else path
+
+
+@pytest.fixture
+def db(place: str | Path, clock: SteppingClock) -> Iterator[FeatureDatabase]:
+    store = FeatureDatabase(place, clock=clock)
+    store.upgrade()
+    with store:
         yield store
 
 

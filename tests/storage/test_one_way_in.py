@@ -16,7 +16,7 @@ OPENS = Path("worker/installation.py")
 SQL = re.compile(
     r"SELECT\s.+\sFROM\s|INSERT\s.*INTO\s|UPDATE\s.+\sSET\s|DELETE\s+FROM\s|CREATE\s+TABLE\s|PRAGMA\s", re.DOTALL
 )
-DRIVERS = frozenset({"apsw", "sqlite3"})
+DRIVERS = frozenset({"apsw", "psycopg", "sqlite3"})
 MODULES = [
     path.relative_to(ROOT)
     for package in ("worker", "trading_system", "examples")
@@ -59,7 +59,7 @@ def test_there_is_no_sql_outside_storage() -> None:
     assert {str(path): text for path in OUTSIDE for text in texts(path) if SQL.search(text)} == {}
 
 
-def test_only_storage_imports_a_driver_of_sqlite() -> None:
+def test_only_storage_imports_a_driver() -> None:
     assert [str(path) for path in OUTSIDE if DRIVERS.intersection(imported(path))] == []
 
 

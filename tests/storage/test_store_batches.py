@@ -32,7 +32,7 @@ def test_a_signal_is_stored_once_within_a_batch_and_across_batches(db: FeatureDa
 def test_the_json_of_a_batch_holds_every_value_by_its_name(db: FeatureDatabase) -> None:
     values = np.array([[0.1, -2.5e-7]])
     db.vectors.insert_new([vector("s1")], NAMES, values)
-    text = db.connection.query("SELECT features FROM feature_vectors")[0][0]
+    text = db._connection.query("SELECT features FROM feature_vectors")[0][0]
     assert orjson.loads(text) == {"atr": 0.1, "rsi": -2.5e-7}
 
 
@@ -101,8 +101,8 @@ def test_the_training_matrix_reads_packed_and_plain_vectors_alike(db: FeatureDat
     db.outcomes.record([outcome(f"s{index:05d}") for index in range(2500)])
     packed = db.vectors.training_matrix(feature_version="standard-1", names=names)
     np.testing.assert_array_equal(packed.X, values)
-    db.connection.run("UPDATE feature_vectors SET features = features WHERE id % 2")
-    assert db.connection.query("SELECT count(*) FROM feature_vectors WHERE packed IS NULL") == [(1250,)]
+    db._connection.run("UPDATE feature_vectors SET features = features WHERE id % 2 = 1")
+    assert db._connection.query("SELECT count(*) FROM feature_vectors WHERE packed IS NULL") == [(1250,)]
     np.testing.assert_array_equal(db.vectors.training_matrix(feature_version="standard-1", names=names).X, values)
 
 
@@ -215,8 +215,8 @@ def test_what_is_stored_again_is_not_counted_again(db: FeatureDatabase) -> None:
         db.log_prediction("s3", metadata().model_id, 0.5)
     counts = db.counts()
     assert (counts.signals, counts.predictions) == (3, 3)
-    assert db.connection.query("SELECT count(*) FROM feature_vectors") == [(3,)]
-    assert db.connection.query("SELECT count(*) FROM prediction_log") == [(3,)]
+    assert db._connection.query("SELECT count(*) FROM feature_vectors") == [(3,)]
+    assert db._connection.query("SELECT count(*) FROM prediction_log") == [(3,)]
 
 
 def test_what_a_model_said_of_signals_that_it_may_have_known_the_future_of_is_no_history(db: FeatureDatabase) -> None:

@@ -89,14 +89,14 @@ def test_the_audit_is_append_only(db: FeatureDatabase, sql: str) -> None:
     (number,) = db.dead_letters.add([dead()])
     db.dead_letters.mark_discarded(number, "seen", actor="ops")
     with pytest.raises(StoreError, match="append-only"):
-        db.connection.run(sql)
+        db._connection.run(sql)
     assert db.dead_letters.audit(number)[0].actor == "ops"
 
 
 def test_the_audit_outlives_the_dead_letter_and_the_counters_follow(db: FeatureDatabase) -> None:
     db.dead_letters.add([dead("1-0"), dead("2-0")])
     db.dead_letters.mark_discarded(1, "seen", actor="ops")
-    db.connection.run("DELETE FROM dead_letters WHERE id IN (1, 2)")
+    db._connection.run("DELETE FROM dead_letters WHERE id IN (1, 2)")
     assert len(db.dead_letters.audit(1)) == 1
     assert (db.counts().dead_letters, db.counts().dead_letters_open) == (0, 0)
 

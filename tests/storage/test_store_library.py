@@ -83,7 +83,7 @@ def test_c4_storing_again_keeps_what_was_not_given(db: FeatureDatabase, clock: S
     db.store_feature_vector(plain("s1", features={"rsi": 1.0}), conviction="LOW", feature_version="2.0")
     sql = """SELECT target_r_multiple, target_binary, target_return_pct, symbol, asset_class, signal_type, conviction,
         feature_version, created_at, updated_at FROM feature_vectors"""
-    assert db.connection.query(sql) == [
+    assert db._connection.query(sql) == [
         (1.5, 1, 3.0, "AAPL", "equity", "breakout", "LOW", "2.0", "2024-06-01T12:00:00.000000Z",
          "2024-06-02T12:00:00.000000Z")
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def test_c10_times_of_writing_come_from_the_injected_clock(db: FeatureDatabase) 
         "SELECT predicted_at FROM prediction_log",
         "SELECT DISTINCT applied_at FROM ml_schema_migrations",
     ):
-        assert db.connection.query(sql) == [(now,)], sql
+        assert db._connection.query(sql) == [(now,)], sql
 
 
 def test_c18_numpy_scalars_and_integers_become_floats(db: FeatureDatabase) -> None:
@@ -257,7 +257,7 @@ def test_an_incomplete_vector_is_not_trained_on(db: FeatureDatabase) -> None:
     counts = db.counts()
     assert (counts.incomplete, counts.labelled, counts.labels_total) == (1, 1, 0)
     db.store_feature_vector(plain("s2", target=2.0))
-    ((version,),) = db.connection.query("SELECT DISTINCT feature_version FROM feature_vectors")
+    ((version,),) = db._connection.query("SELECT DISTINCT feature_version FROM feature_vectors")
     matrix = db.vectors.training_matrix(feature_version=version, names=["rsi"])
     assert (matrix.signal_ids, matrix.X.tolist(), matrix.incomplete) == (["s2"], [[65.0]], 1)
 

@@ -161,7 +161,7 @@ def test_a_verdict_against_a_candidate_is_in_the_ledger(models: FeatureDatabase)
 def test_the_ledger_is_append_only(models: FeatureDatabase, sql: str) -> None:
     models.models.activate("m1", reason="first")
     with pytest.raises(StoreError, match="append-only"):
-        models.connection.run(sql)
+        models._connection.run(sql)
     assert models.models.promotions()[0].reason == "first"
 
 
@@ -275,8 +275,7 @@ def test_a_model_that_serves_already_is_pinned_by_activating_it_again(models: Fe
 
 def test_a_model_that_a_statement_of_ones_own_retires_is_pinned_no_more(models: FeatureDatabase) -> None:
     models.models.activate("m1", reason="first", actor="dana", pin=True)
-    with models.transaction() as connection:
-        connection.execute("UPDATE model_registry SET is_active = 0 WHERE model_id = 'm1'")
+    models._connection.run("UPDATE model_registry SET is_active = 0 WHERE model_id = 'm1'")
     assert models.models.pinned(QUALITY) is None
     models.models.activate("m2", reason="better", run_id="r2")
     models.models.pin("m2", reason="kept", actor="dana")

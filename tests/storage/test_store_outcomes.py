@@ -28,7 +28,7 @@ def test_an_outcome_labels_its_signal_and_every_prediction(db: FeatureDatabase) 
     db.scores.log_predictions([prediction("s1", predicted_r=0.5)])
     assert db.outcomes.record([outcome("s1", 1.5, return_pct=2.5)]) == ["applied"]
     sql = "SELECT target_r_multiple, target_binary, target_return_pct, label_time FROM feature_vectors"
-    assert db.connection.query(sql) == [(1.5, 1, 2.5, at(10))]
+    assert db._connection.query(sql) == [(1.5, 1, 2.5, at(10))]
     assert db.scores.of_signal("s1")[0].prediction_error == 1.0
 
 
@@ -84,7 +84,7 @@ def test_a_lower_revision_that_comes_later_leaves_the_label_of_the_higher(db: Fe
     insert(db, vector("s1"))
     assert db.outcomes.record([outcome("s1", 2.0, revision=2)]) == ["applied"]
     assert db.outcomes.record([outcome("s1", -1.0, revision=1)]) == ["superseded"]
-    assert db.connection.query("SELECT target_r_multiple, label_revision FROM feature_vectors") == [(2.0, 2)]
+    assert db._connection.query("SELECT target_r_multiple, label_revision FROM feature_vectors") == [(2.0, 2)]
     assert [row.r_multiple for row in db.outcomes.history("s1")] == [-1.0, 2.0]
 
 
@@ -152,7 +152,7 @@ def copy_of(empty: Path) -> Iterator[FeatureDatabase]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(shutil.copy(empty, folder))
         with FeatureDatabase(path, clock=SteppingClock()) as db:
-            db.connection.query("PRAGMA synchronous = OFF")
+            db._connection.query("PRAGMA synchronous = OFF")
             yield db
 
 

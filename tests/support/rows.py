@@ -94,4 +94,4 @@ def contents(db: FeatureDatabase) -> dict[str, list[tuple[Any, ...]]]:
             SELECT signal_id, model_id, predicted_r, actual_r, prediction_error FROM prediction_log ORDER BY 1, 2""",
         "counters": "SELECT name, value FROM counters ORDER BY 1",
     }
-    return {name: db.connection.query(sql) for name, sql in queries.items()}
+    return {name: db._connection.query(sql) for name, sql in queries.items()}

@@ -28,6 +28,7 @@ _COMMANDS = {
     "restore": "maintenance.restore",
     "adopt": "maintenance.adopt",
     "prune": "maintenance.prune",
+    "store": "store.store",
     "console": "processes.console",
     "doctor": "status.doctor",
     "asyncapi": "events.asyncapi",

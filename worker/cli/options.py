@@ -122,7 +122,7 @@ def _store_to_complete_from() -> Iterator[FeatureDatabase | None]:
     store = None
     with suppress(Exception):
         settings = load_settings()
-        if settings.store_path.exists():
+        if settings.store_is_there:
             store = open_store(settings, read_only=True)
     try:
         with suppress(Exception):

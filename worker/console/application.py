@@ -53,7 +53,7 @@ def create_app(settings: Settings, url: str) -> Flask:
         StoreError: the store cannot be opened.
     """
     check_exposure(settings)
-    if not settings.store_path.exists():
+    if not settings.store_is_there:
         with suppress(TransientError), connect(url) as client:
             refuse_other_owner(settings, client)
     open_store(settings).close()  # brings the schema up to date, since the console itself only reads

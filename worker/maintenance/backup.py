@@ -68,12 +68,18 @@ def back_up(settings: Settings, target: Path, *, release: str, now: datetime) ->
     The models are those that the copied store knows, each as it was registered.
 
     Raises:
-        RefineryError: there is no store, `target` exists, or the serving model's file is missing or altered.
+        RefineryError: there is no store, it is in PostgreSQL, `target` exists, or the serving model's file is missing
+            or altered.
         StoreError: the store cannot be read.
     """
+    if settings.store_url is not None:
+        raise RefineryError(
+            f"{settings.masked_store} is backed up by PostgreSQL itself: take base backups and archive its WAL; "
+            "after a recovery to a point in time the workers read the streams again (docs/scale.md)"
+        )
     if target.exists():
         raise RefineryError(f"{target} exists already: name a directory that does not")
-    if not settings.store_path.exists():
+    if not settings.store_is_there:
         raise RefineryError(f"there is no store in {settings.state_dir}")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -60,7 +60,7 @@ class Notifier:
             RefineryError: the store is being restored.
             OSError: the lock cannot be made.
         """
-        if not self._settings.store_path.exists() or not self._has_lock():
+        if not self._settings.store_is_there or not self._has_lock():
             return 0
         store, now = self._store(), self._clock()
         for number in sorted(self._taken):

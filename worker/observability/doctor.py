@@ -29,6 +29,7 @@ from worker.installation import (
 from worker.observability.data_checks import look_at_benchmarks, look_at_market_data, look_at_provided
 from worker.observability.findings import Finding, Verdict
 from worker.observability.machine_checks import look_at_clock, look_at_disk, look_at_state_dir
+from worker.observability.postgres_checks import look_at_postgres
 from worker.observability.printable import counted
 from worker.observability.status import read_notified, read_status, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
@@ -139,7 +140,7 @@ def _ownership(settings: Settings) -> Iterator[Finding]:
         if client is None:
             return
         store = None
-        if settings.store_path.exists():
+        if settings.store_is_there:
             store = stack.enter_context(closing(open_store(settings, read_only=True)))
             try:
                 store.initialize()
@@ -161,6 +162,9 @@ def _waiting(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
+    if settings.store_url is not None:
+        yield from look_at_postgres(settings)
+        return
     path = settings.store_path
     if not path.exists():
         yield Finding("store", "ok", "none yet; the first worker makes it")
@@ -201,7 +205,7 @@ def _kept_aside(groups: Sequence[QuarantineGroup]) -> Finding:
 
 
 def _models(settings: Settings) -> Iterator[Finding]:
-    if not settings.store_path.exists():
+    if not settings.store_is_there:
         yield Finding("models", "ok", "none yet")
         return
     with closing(open_store(settings, read_only=True)) as store:
@@ -228,7 +232,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
 
 
 def _trainings(settings: Settings) -> Iterator[Finding]:
-    if not settings.store_path.exists():
+    if not settings.store_is_there:
         yield Finding("trainings", "ok", "none yet")
         return
     with closing(open_store(settings, read_only=True)) as store:
@@ -264,7 +268,7 @@ def _notifications(settings: Settings) -> Iterator[Finding]:
         yield Finding("notifications", "ok", "nobody is told; docs/notifications.md says how somebody is")
         return
     to = settings.notify.masked_url
-    if not settings.store_path.exists():
+    if not settings.store_is_there:
         yield Finding("notifications", "ok", f"go to {to}; none yet", _NOTIFY_ADVICE)
         return
     with closing(open_store(settings, read_only=True)) as store:

@@ -201,7 +201,7 @@ def _other_owner(settings: Settings, store: FeatureDatabase, client: redis.Redis
     if client is None:
         return None
     try:
-        return other_owner(settings, client, store if settings.store_path.exists() else None)
+        return other_owner(settings, client, store if settings.store_is_there else None)
     except TransientError:
         return None
 

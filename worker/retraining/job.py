@@ -88,7 +88,7 @@ def retrain(
     if model_type != ModelType.SIGNAL_QUALITY:
         raise ForbiddenJob(f"there is no training of {model_type[:200]!r}")
     refuse_half_restored(settings)
-    if not settings.store_path.exists():  # an empty one in its place would say that there is nothing to learn
+    if not settings.store_is_there:  # an empty one in its place would say that there is nothing to learn
         raise ConfigurationError(f"there is no store in {settings.state_dir}, so this trainer cannot do a training")
     with _lost_store_named(), training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
         if installation is not None and store.installation_id() != installation:

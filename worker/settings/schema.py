@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,7 @@ from pydantic import (
 
 from trading_system.ml_refinement.config import MOST_DAYS, Days, FeatureSet, MLConfig
 from trading_system.ml_refinement.storage.notifications.occasions import Occasion
+from trading_system.ml_refinement.storage.postgres.place import read_place
 from worker.errors import ConfigurationError
 from worker.settings.messages import (
     config_file,
@@ -35,6 +36,7 @@ from worker.settings.messages import (
 )
 from worker.settings.redis_url import check_redis_url, mask_url
 from worker.settings.sources import NotJsonError, from_environment, merged
+from worker.settings.store_url import check_store_url
 from worker.settings.webhook_url import check_webhook_url, mask_webhook_url, signing_key
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -139,6 +141,12 @@ class Settings(BaseModel):
     """Accept `redis://` without TLS to another host, as inside a private container network."""
     redis_url: str | None = Field(default=None, repr=False)
     """`redis://`, `rediss://` or `unix://`; unset: the embedded server in `state_dir`."""
+    allow_plain_remote_store: bool = False
+    """Accept a store's URL of another host without `sslmode=verify-full`, as inside a private container network."""
+    store_url: str | None = Field(default=None, repr=False)
+    """`postgresql://user:password@host/database`; unset: an SQLite file in `state_dir`."""
+    store_read_url: str | None = Field(default=None, repr=False)
+    """Where the console reads from instead, as a standby of `store_url`; unset: from the store."""
     state_dir: Path = Path("var")
     """Directory of the store, the models and the embedded server's data."""
     market_data_dir: DirectoryPath | None = None
@@ -235,10 +243,38 @@ class Settings(BaseModel):
             check_redis_url(value, allow_plain_remote=info.data.get("allow_plain_remote_redis", False))
         return value
 
+    @field_validator("store_url", "store_read_url")
+    @classmethod
+    def _safe_store(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            check_store_url(value, allow_plain_remote=info.data.get("allow_plain_remote_store", False))
+        return value
+
+    @model_validator(mode="after")
+    def _reads_its_store(self) -> Self:
+        if self.store_read_url is not None and self.store_url is None:
+            raise ValueError("REFINERY_STORE_READ_URL is of a store in PostgreSQL: REFINERY_STORE_URL is not set")
+        return self
+
     @property
     def store_path(self) -> Path:
-        """The SQLite store."""
+        """The SQLite store, where `store_url` does not name another one."""
         return self.state_dir / "features.db"
+
+    @property
+    def store_place(self) -> str:
+        """Path or URL of the store."""
+        return self.store_url or str(self.store_path)
+
+    @property
+    def store_is_there(self) -> bool:
+        """Whether there is a store to open. One in PostgreSQL was made on purpose, so it is, or that is an error."""
+        return self.store_url is not None or self.store_path.exists()
+
+    @property
+    def masked_store(self) -> str:
+        """Where the store is, without password."""
+        return str(self.store_path) if self.store_url is None else read_place(self.store_url).name
 
     @property
     def archive_path(self) -> Path:
@@ -295,7 +331,7 @@ class Settings(BaseModel):
 
     def to_ml_config(self) -> MLConfig:
         """The library's configuration, with the paths below `state_dir`."""
-        return replace(self.ml, model_dir=str(self.models_dir), feature_db_path=str(self.store_path))
+        return replace(self.ml, model_dir=str(self.models_dir), feature_db_path=self.store_place)
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -62,8 +62,8 @@ class Connection(ABC):
         """Run one prepared statement for each row; what its RETURNING clause gave, in order."""
 
     @abstractmethod
-    def insert_rows(self, sql: str, columns: Sequence[Sequence[Any]]) -> None:
-        """Run `INSERT INTO table (names) VALUES (?, ...)` for each row of columns that are equally long.
+    def write_rows(self, sql: str, rows: Sequence[Values]) -> None:
+        """Write many rows by one statement: `INSERT INTO table (names) VALUES (?, ...)`, or a `Statement` of arrays.
 
         What follows VALUES, an ON CONFLICT clause, holds for each row as if it came alone.
         """

@@ -166,7 +166,7 @@ APPEND = """
     INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (stream, entry_id) DO NOTHING RETURNING 1"""
 NEWEST = """
-    SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?)
+    SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest
     WHERE stream = ? ORDER BY id DESC"""
 AFTER = """
     SELECT id, stream, entry_id, packed, CASE WHEN instr(entry_id, '~') OR EXISTS (

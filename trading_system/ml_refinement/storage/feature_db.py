@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, MLConfig, ModelMetadata
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
-from trading_system.ml_refinement.storage.errors import PickledModel
+from trading_system.ml_refinement.storage.engines import connect
+from trading_system.ml_refinement.storage.errors import PickledModel, StoreError
 from trading_system.ml_refinement.storage.json_text import read_features
 from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.postgres.place import is_postgres
 from trading_system.ml_refinement.storage.quarantine import (
     CHECKED_BEFORE,
     QUARANTINE_STEP,
@@ -38,6 +40,8 @@ from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
+    from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
+    from trading_system.ml_refinement.storage.postgres.facts import ServerFacts
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
     from trading_system.ml_refinement.storage.tables.scores import PredictionLog
     from trading_system.ml_refinement.storage.tables.vectors import Vectors
@@ -63,9 +67,9 @@ class FeatureDatabase:
     FEATURE_VERSION = "1.0"
 
     def __init__(self, db_path: str | Path = "features.db", *, clock: Clock = utc_now, read_only: bool = False) -> None:
-        self.db_path = Path(db_path)
+        self.db_path = db_path if is_postgres(db_path) else Path(db_path)
         self._clock = clock
-        self._connection = SqlConnection(db_path, read_only=read_only)
+        self._connection = connect(db_path, read_only=read_only)
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetterTable(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
@@ -117,15 +121,26 @@ class FeatureDatabase:
 
     @property
     def connection(self) -> SqlConnection:
-        """The one connection, for SQL of one's own as with `sqlite3`. Our own code asks the tables."""
+        """The one connection, for SQL of one's own as with `sqlite3`. Our own code asks the tables.
+
+        Raises:
+            StoreError: the store is in PostgreSQL, for which its own tools are.
+        """
+        if not isinstance(self._connection, SqlConnection):
+            raise StoreError(f"{self._connection.name} is no SQLite file: use PostgreSQL's own tools on its tables")
         return self._connection
 
     def initialize(self) -> None:
-        """Create the file, or bring its schema up to date. Read-only: check that it is.
+        """Create the file, or bring its schema up to date. Read-only, and in PostgreSQL: check that it is.
 
         Raises:
-            SchemaMismatch: the file was made by a newer release, or is read-only and not up to date.
+            SchemaMismatch: a newer release made it, or it is only checked here and is not up to date.
         """
+        if not isinstance(self._connection, SqlConnection):
+            from trading_system.ml_refinement.storage.postgres import schema as in_postgres  # loads the driver
+
+            in_postgres.check(cast("PostgresConnection", self._connection))
+            return
         scripts = steps()
         found: list[QuarantineGroup] = []
 
@@ -150,6 +165,20 @@ class FeatureDatabase:
                     reason,
                 )
 
+    def upgrade(self) -> list[int]:
+        """Bring the schema up to date, whichever engine holds it; the steps of PostgreSQL's that were applied.
+
+        Raises:
+            SchemaMismatch: a newer release made it.
+            StoreRefused: PostgreSQL's role may not make what is needed.
+        """
+        if isinstance(self._connection, SqlConnection):
+            self.initialize()
+            return []
+        from trading_system.ml_refinement.storage.postgres import schema as in_postgres  # loads the driver
+
+        return in_postgres.upgrade(cast("PostgresConnection", self._connection), self._clock)
+
     def check_in_place(self) -> None:
         """See that the file which is open is still the one at its path.
 
@@ -157,6 +186,21 @@ class FeatureDatabase:
             StoreMoved: it was removed, moved or replaced.
         """
         self._connection.check_in_place()
+
+    def server_id(self) -> str:
+        """Which database server holds the store: the same on its standbys; empty for an SQLite file."""
+        if isinstance(self._connection, SqlConnection):
+            return ""
+        return cast("PostgresConnection", self._connection).server_id()
+
+    def server_facts(self) -> ServerFacts | None:
+        """What can be seen of PostgreSQL's server; None for an SQLite file."""
+        if isinstance(self._connection, SqlConnection):
+            return None
+        from trading_system.ml_refinement.storage.postgres.facts import server_facts  # for the engine that has one
+
+        with self._connection.snapshot() as reads:
+            return server_facts(reads)
 
     def installation_id(self) -> str:
         """Which store this is: made with it, and the same in its copies and backups."""
@@ -182,15 +226,18 @@ class FeatureDatabase:
     @contextmanager
     def transaction(self) -> Iterator[SqlConnection]:
         """The specification's name of `atomic()`, with the connection."""
-        with self._connection.atomic():
-            yield self._connection
+        connection = self.connection
+        with connection.atomic():
+            yield connection
 
     def made_at(self) -> str | None:
         """When the file was made, as it was written then."""
         return made_at(self._connection)
 
     def damage(self) -> str | None:
-        """The first damage that SQLite's quick check finds; None for a sound file."""
+        """The first damage that SQLite's quick check finds; None for a sound file, and for another engine's."""
+        if not isinstance(self._connection, SqlConnection):
+            return None
         found = str(self._connection.query("PRAGMA quick_check(1)")[0][0])
         return None if found == "ok" else found
 
@@ -395,12 +442,13 @@ STORE = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (signal_id) DO UPDATE SET
         timestamp = excluded.timestamp, features = excluded.features, feature_version = excluded.feature_version,
-        target_binary = iif(target_r_multiple IS NULL, coalesce(excluded.target_binary, target_binary), target_binary),
+        target_binary = CASE WHEN feature_vectors.target_r_multiple IS NULL
+            THEN coalesce(excluded.target_binary, feature_vectors.target_binary) ELSE feature_vectors.target_binary END,
         list_id = NULL, packed = NULL, complete = excluded.complete, updated_at = excluded.created_at,
-        symbol = coalesce(nullif(excluded.symbol, ''), symbol),
-        asset_class = coalesce(nullif(excluded.asset_class, ''), asset_class),
-        signal_type = coalesce(nullif(excluded.signal_type, ''), signal_type),
-        conviction = coalesce(nullif(excluded.conviction, ''), conviction)"""
+        symbol = coalesce(nullif(excluded.symbol, ''), feature_vectors.symbol),
+        asset_class = coalesce(nullif(excluded.asset_class, ''), feature_vectors.asset_class),
+        signal_type = coalesce(nullif(excluded.signal_type, ''), feature_vectors.signal_type),
+        conviction = coalesce(nullif(excluded.conviction, ''), feature_vectors.conviction)"""
 GET = """
     SELECT signal_id, timestamp, features, target_r_multiple, target_binary, complete,
         feature_version

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.errors import SchemaMismatch
@@ -13,8 +14,13 @@ from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 def steps(prefix: str = "") -> dict[int, str]:
     """The SQL of each step by its number, from the files `migrations/{prefix}NNN_*.sql`."""
+    return numbered(files(__package__).joinpath("migrations"), prefix)
+
+
+def numbered(folder: Traversable, prefix: str = "") -> dict[int, str]:
+    """The SQL files of a folder that are named `{prefix}NNN_*.sql`, by number."""
     scripts = {}
-    for file in files(__package__).joinpath("migrations").iterdir():
+    for file in folder.iterdir():
         if match := re.fullmatch(rf"{prefix}(\d+)_\w+\.sql", file.name):
             scripts[int(match[1])] = file.read_text(encoding="utf-8")
     return scripts

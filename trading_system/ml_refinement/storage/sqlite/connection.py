@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import apsw
 
@@ -85,13 +84,13 @@ class SqliteConnection(Connection):
             except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
-    def insert_rows(self, sql: str, columns: Sequence[Sequence[Any]]) -> None:
-        """See `Connection.insert_rows`.
+    def write_rows(self, sql: str, rows: Sequence[Values]) -> None:
+        """See `Connection.write_rows`.
 
         Raises:
             StoreError: what SQLite says, as one of its kinds (`translated`).
         """
-        self.run_many(sql, zip(*columns, strict=True))
+        self.run_many(sql, rows)
 
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end.

@@ -214,7 +214,9 @@ class DeadLetterTable:
 
     def nth_newest(self, n: int, status: Status | None) -> int:
         """The number of the n-th newest of a status, or of any; 0 where there are fewer."""
-        row = self._connection.one(NTH_NEWEST.format(where="status = ?" if status else "?1 IS NULL"), (status, n - 1))
+        row = self._connection.one(
+            NTH_NEWEST.format(where="status = ?" if status else "CAST(?1 AS TEXT) IS NULL"), (status, n - 1)
+        )
         return 0 if row is None else int(row[0])
 
     def count(self, wanted: Filter) -> int:
@@ -332,10 +334,12 @@ ADD = """
         signal_id, symbol, worker_version, fingerprint, replay_of)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8, ?9, ?10, ?11, ?12, ?13)
     ON CONFLICT (stream, entry_id) DO UPDATE SET
-        attempts = max(attempts, excluded.attempts), last_seen = excluded.last_seen
+        attempts = CASE WHEN excluded.attempts > dead_letters.attempts THEN excluded.attempts
+            ELSE dead_letters.attempts END,
+        last_seen = excluded.last_seen
     RETURNING id"""
 SETTLE = """
-    UPDATE dead_letters SET status = ?1, replays = replays + (?1 = 'replayed')
+    UPDATE dead_letters SET status = ?1, replays = replays + CASE WHEN ?1 = 'replayed' THEN 1 ELSE 0 END
     WHERE id = ?2 AND status = 'open' RETURNING stream, entry_id"""
 EDIT = "UPDATE dead_letters SET edited = ? WHERE id = ? AND status = 'open' RETURNING stream, entry_id"
 PRUNE = """
@@ -352,10 +356,11 @@ SYMBOLS = """
     SELECT symbol FROM dead_letters WHERE {where} AND symbol IS NOT NULL
     GROUP BY symbol ORDER BY count(*) DESC, symbol LIMIT ?"""
 NEWEST_BY_REASON = """
-    SELECT reason, count(*) AS n FROM (SELECT reason, first_seen FROM dead_letters ORDER BY id DESC LIMIT ?)
+    SELECT reason, count(*) AS n FROM (SELECT reason, first_seen FROM dead_letters ORDER BY id DESC LIMIT ?) AS newest
     WHERE first_seen > ? GROUP BY reason ORDER BY n DESC, reason"""
 ERRORS = """
-    SELECT d.id, d.error FROM json_each(?) AS wanted CROSS JOIN dead_letters AS d ON d.id = wanted.value"""
+    SELECT d.id, d.error FROM json_each(?) AS wanted
+    CROSS JOIN dead_letters AS d ON d.id = CAST(wanted.value AS BIGINT)"""
 REASONS = """
     SELECT d.entry_id, d.reason, d.error FROM json_each(?) AS wanted
     CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import orjson
 
 from trading_system.ml_refinement.storage.connection import Connection, id_list
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 #: (stream, entry id)
@@ -116,13 +117,22 @@ def _pairs(entries: Sequence[EntryKey]) -> str:
 DEAD_LETTER = """
     SELECT d.entry_id, d.payload FROM json_each(?) AS wanted
     CROSS JOIN dead_letters AS d ON d.stream = ? AND d.entry_id = wanted.value"""
-DUPLICATES = """
+DUPLICATES = Statement(
+    """
     SELECT d.stream, d.entry_id, d.signal_id FROM json_each(?1) AS wanted
     CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1
     UNION ALL
     SELECT d.stream, wanted.value ->> 1, d.signal_id FROM json_each(?1) AS wanted
     CROSS JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0
-        AND d.entry_id BETWEEN (wanted.value ->> 1) || '~' AND (wanted.value ->> 1) || '~~'"""
+        AND d.entry_id BETWEEN (wanted.value ->> 1) || '~' AND (wanted.value ->> 1) || '~~'""",
+    postgres="""
+    SELECT d.stream, d.entry_id, d.signal_id FROM jsonb_array_elements(CAST(?1 AS jsonb)) AS wanted
+    JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0 AND d.entry_id = wanted.value ->> 1
+    UNION ALL
+    SELECT d.stream, wanted.value ->> 1, d.signal_id FROM jsonb_array_elements(CAST(?1 AS jsonb)) AS wanted
+    JOIN duplicate_events AS d ON d.stream = wanted.value ->> 0
+        AND d.entry_id BETWEEN (wanted.value ->> 1) || '~' AND (wanted.value ->> 1) || '~~'""",
+)
 SIGNALS = """
     SELECT v.entry_id, v.signal_id, v.event_hash FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.entry_id = wanted.value"""
@@ -132,7 +142,8 @@ OUTCOMES = """
     CROSS JOIN trade_outcomes AS o ON o.entry_id = wanted.value"""
 CHARGE = """
     INSERT INTO attempts (stream, entry_id, tries, last_at) VALUES (?, ?, 1, ?)
-    ON CONFLICT (stream, entry_id) DO UPDATE SET tries = tries + 1, last_at = excluded.last_at RETURNING tries"""
+    ON CONFLICT (stream, entry_id) DO UPDATE SET tries = attempts.tries + 1, last_at = excluded.last_at
+    RETURNING tries"""
 TAKE_BACK = "UPDATE attempts SET tries = tries - 1 WHERE stream = ? AND entry_id = ?"
 FORGET_UNCHARGED = "DELETE FROM attempts WHERE tries <= 0 AND stream = ? AND entry_id = ?"
 FORGET = "DELETE FROM attempts WHERE stream = ? AND entry_id = ?"

@@ -16,6 +16,7 @@ from trading_system.ml_refinement.storage.errors import PickledModel, StaleActiv
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.notifications.occasions import of_ledger
 from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Action = Literal["activate", "retire", "prove", "demote", "hold", "reject", "pin", "unpin"]
@@ -445,7 +446,10 @@ SELECT = """
         deployed_at, model_path, artefact_sha256, feature_version, recipe, run_id, proven, retired_at, pinned_at,
         pinned_by
     FROM model_registry"""
-WITH_PART = "SELECT model_id FROM model_registry WHERE instr(model_id, ?) > 0 ORDER BY id DESC LIMIT ?"
+WITH_PART = Statement(
+    "SELECT model_id FROM model_registry WHERE instr(model_id, ?) > 0 ORDER BY id DESC LIMIT ?",
+    postgres="SELECT model_id FROM model_registry WHERE strpos(model_id, ?) > 0 ORDER BY id DESC LIMIT ?",
+)
 ACTIVE_ID = "SELECT model_id FROM model_registry WHERE model_type = ? AND is_active = 1"
 FILES = "SELECT model_id, model_path, artefact_sha256, is_active FROM model_registry"
 SERVING = """
@@ -454,12 +458,18 @@ SERVING = """
     SELECT model_id, model_type, proven, 1 FROM model_registry
     WHERE id = (SELECT max(id) FROM model_registry WHERE model_type = ?) AND is_active = 0 AND deployed_at IS NULL
         AND retired_at IS NULL"""
-BASE_RATES = """
-    SELECT m.model_id, json_extract(m.train_metrics, '$.base_rate') AS rate
-    FROM json_each(?) AS wanted CROSS JOIN model_registry AS m ON m.model_id = wanted.value WHERE rate IS NOT NULL"""
+BASE_RATES = Statement(
+    """
+    SELECT m.model_id, m.train_metrics ->> 'base_rate' AS rate
+    FROM json_each(?) AS wanted CROSS JOIN model_registry AS m ON m.model_id = wanted.value WHERE rate IS NOT NULL""",
+    postgres="""
+    SELECT m.model_id, CAST(CAST(m.train_metrics AS jsonb) ->> 'base_rate' AS double precision)
+    FROM jsonb_array_elements_text(CAST(? AS jsonb)) AS wanted JOIN model_registry AS m ON m.model_id = wanted.value
+    WHERE CAST(m.train_metrics AS jsonb) ->> 'base_rate' IS NOT NULL""",
+)
 ALIKE = """
     SELECT model_id FROM model_registry
-    WHERE model_type = ? AND recipe IS ? AND feature_version IS ? AND proven >= ?"""
+    WHERE model_type = ? AND recipe IS NOT DISTINCT FROM ? AND feature_version IS NOT DISTINCT FROM ? AND proven >= ?"""
 RECIPES = "SELECT DISTINCT recipe, feature_version FROM model_registry WHERE model_type = ? AND recipe IS NOT NULL"
 RETIRE = """
     UPDATE model_registry SET is_active = 0, retired_at = ?
@@ -482,9 +492,11 @@ PROOFS = f"""{LEDGER}
 LAST_PROOF = f"{PROOFS} ORDER BY id DESC LIMIT 1"
 LAST_END = "(SELECT id FROM promotions WHERE model_type = ? AND action = 'demote' ORDER BY id DESC LIMIT 1)"
 FIRST_PROOF = f"{PROOFS} AND id > coalesce({LAST_END}, 0) ORDER BY id LIMIT 1"
-LAST_ABOUT = f"""{LEDGER}
-    WHERE model_id = ? AND action IN ('activate', 'prove', 'demote', 'hold', 'reject')
-    ORDER BY json_extract(figures, '$.{NOT_PROVEN}') IS NULL, id DESC LIMIT 1"""
+_ABOUT = f"{LEDGER} WHERE model_id = ? AND action IN ('activate', 'prove', 'demote', 'hold', 'reject')"
+LAST_ABOUT = Statement(
+    f"{_ABOUT} ORDER BY figures ->> '{NOT_PROVEN}' IS NULL, id DESC LIMIT 1",
+    postgres=f"{_ABOUT} ORDER BY CAST(figures AS jsonb) ->> '{NOT_PROVEN}' IS NULL, id DESC LIMIT 1",
+)
 
 
 def metadata_of(row: Sequence[Any]) -> ModelMetadata:

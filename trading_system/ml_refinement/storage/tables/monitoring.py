@@ -13,6 +13,7 @@ from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.notifications.occasions import Occasion
 from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import utc_text
 
 Cause = Literal["schedule", "training"]
@@ -102,11 +103,18 @@ ADD = """
     INSERT INTO monitoring_reports (at, cause, model_id, newest_run, alarms, figures, features)
     VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id"""
 SELECT = "SELECT id, at, cause, model_id, newest_run, alarms, figures, features, requested FROM monitoring_reports"
-ALARMS_SINCE = """
+ALARMS_SINCE = Statement(
+    """
     SELECT DISTINCT alarm.value ->> 'name'
     FROM (SELECT at, alarms FROM monitoring_reports ORDER BY id DESC LIMIT ?) AS report,
         json_each(report.alarms) AS alarm
-    WHERE report.at > ?"""
+    WHERE report.at > ?""",
+    postgres="""
+    SELECT DISTINCT alarm.value ->> 'name'
+    FROM (SELECT at, alarms FROM monitoring_reports ORDER BY id DESC LIMIT ?) AS report,
+        jsonb_array_elements(CAST(report.alarms AS jsonb)) AS alarm
+    WHERE report.at > ?""",
+)
 REQUESTS = "SELECT at FROM monitoring_reports WHERE requested IS NOT NULL AND at > ? ORDER BY id DESC"
 
 

@@ -7,6 +7,7 @@ from math import isfinite
 from typing import Literal, NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection, Row, id_list
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import Clock, us_from_text, utc_text
 
 #: applied: it labels its signal now. waiting: kept until its signal comes. superseded: kept, a higher revision stands.
@@ -65,9 +66,11 @@ class Outcomes:
         with self._connection.atomic():
             known = _Known(self._connection, {row.signal_id for row in rows})
             results = [known.place(row) for row in rows]
-            self._connection.run_many(INSERT, [(*_columns(row), now) for row in known.fresh])
+            self._connection.write_rows(INSERT, [(*_columns(row), now) for row in known.fresh])
             if known.awaiting:
-                self._connection.run_many(KEEP_PAYLOAD, [(r.signal_id, r.revision, r.payload) for r in known.awaiting])
+                self._connection.write_rows(
+                    KEEP_PAYLOAD, [(r.signal_id, r.revision, r.payload) for r in known.awaiting]
+                )
             self._label(known.labels.values(), now)
         return results
 
@@ -136,14 +139,14 @@ class Outcomes:
     def _label(self, rows: Iterable[OutcomeRow], now: str) -> None:
         """Write the outcomes into their vectors, and each prediction's own error."""
         rows = list(rows)
-        self._connection.run_many(
+        self._connection.write_rows(
             LABEL,
             [
                 (r.r_multiple, int(r.r_multiple > 0), r.return_pct, r.closed_at, r.revision, now, r.signal_id)
                 for r in rows
             ],
         )
-        self._connection.run_many(ACTUAL, [(row.r_multiple, row.r_multiple, row.signal_id) for row in rows])
+        self._connection.write_rows(ACTUAL, [(row.r_multiple, row.r_multiple, row.signal_id) for row in rows])
 
 
 class _Known:
@@ -218,12 +221,27 @@ INSERT = """
     VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
 KEEP_PAYLOAD = "INSERT OR FAIL INTO waiting_payloads (signal_id, revision, payload) VALUES (?, ?, ?)"
 DROP_PAYLOAD = "DELETE FROM waiting_payloads WHERE signal_id = ? AND revision = ?"
-LABEL = """
+LABEL = Statement(
+    """
     UPDATE OR FAIL feature_vectors
     SET target_r_multiple = ?, target_binary = ?, target_return_pct = ?, label_time = ?, label_revision = ?,
         updated_at = ?
-    WHERE signal_id = ?"""
-ACTUAL = "UPDATE OR FAIL prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
+    WHERE signal_id = ?""",
+    postgres="""
+    UPDATE feature_vectors AS v
+    SET target_r_multiple = o.r, target_binary = o.won, target_return_pct = o.return_pct, label_time = o.closed_at,
+        label_revision = o.revision, updated_at = o.now
+    FROM unnest($1::double precision[], $2::integer[], $3::double precision[], $4::text[], $5::bigint[], $6::text[],
+        $7::text[]) AS o (r, won, return_pct, closed_at, revision, now, signal_id)
+    WHERE v.signal_id = o.signal_id""",
+)
+ACTUAL = Statement(
+    "UPDATE OR FAIL prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?",
+    postgres="""
+    UPDATE prediction_log AS p SET actual_r = o.r, prediction_error = o.again - p.predicted_r
+    FROM unnest($1::double precision[], $2::double precision[], $3::text[]) AS o (r, again, signal_id)
+    WHERE p.signal_id = o.signal_id""",
+)
 
 
 def _columns(row: OutcomeRow) -> Row:

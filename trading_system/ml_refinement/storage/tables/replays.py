@@ -9,6 +9,7 @@ import orjson
 
 from trading_system.ml_refinement.actors import UNKNOWN
 from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
@@ -101,7 +102,14 @@ ASK = """
 SENT_AS = """
     UPDATE replay_requests SET entry_id = ?1 WHERE id = ?2 AND dead_letter_id = ?3 AND entry_id IS NULL
     RETURNING actor"""
-PROGRESS = """
+PROGRESS = Statement(
+    """
     SELECT count(*), count(d.id) FROM json_each(?) AS wanted
     CROSS JOIN replays AS r ON r.dead_letter_id = wanted.value ->> 0 AND r.number = wanted.value ->> 1
-    LEFT JOIN dead_letters AS d ON d.stream = r.stream AND d.entry_id = r.entry_id"""
+    LEFT JOIN dead_letters AS d ON d.stream = r.stream AND d.entry_id = r.entry_id""",
+    postgres="""
+    SELECT count(*), count(d.id) FROM jsonb_array_elements(CAST(? AS jsonb)) AS wanted
+    JOIN replays AS r ON r.dead_letter_id = CAST(wanted.value ->> 0 AS BIGINT)
+        AND r.number = CAST(wanted.value ->> 1 AS BIGINT)
+    LEFT JOIN dead_letters AS d ON d.stream = r.stream AND d.entry_id = r.entry_id""",
+)

@@ -12,6 +12,7 @@ from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.notifications.occasions import Occasion
 from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
 Status = Literal["running", "completed", "failed"]
@@ -142,7 +143,7 @@ class Runs:
 
     def last_figure(self, model_type: str, name: str) -> float | None:
         """That figure of the newest completed run that has it; None where none does."""
-        row = self._connection.one(LAST_FIGURE, (f"$.{name}", model_type))
+        row = self._connection.one(LAST_FIGURE, (name, model_type))
         return None if row is None else float(row[0])
 
     def recent(self, limit: int = 50) -> list[TrainingRun]:
@@ -167,12 +168,19 @@ FINISH = """
     SET completed_at = ?, status = ?, train_samples = ?, validation_samples = ?, best_iteration = ?, metrics = ?,
         model_id = ?, verdict = ?, serves = ?, error_message = ?, data_digest = ?, seconds = ?
     WHERE run_id = ? AND status = 'running' RETURNING model_type, requested_by"""
-LAST_FIGURE = """
-    SELECT json_extract(metrics, ?) AS figure FROM training_runs
-    WHERE model_type = ? AND status = 'completed' AND figure IS NOT NULL ORDER BY id DESC LIMIT 1"""
+LAST_FIGURE = Statement(
+    """
+    SELECT metrics ->> ? AS figure FROM training_runs
+    WHERE model_type = ? AND status = 'completed' AND figure IS NOT NULL ORDER BY id DESC LIMIT 1""",
+    postgres="""
+    SELECT CAST(metrics AS jsonb) ->> CAST($1 AS text) FROM training_runs
+    WHERE model_type = $2 AND status = 'completed' AND CAST(metrics AS jsonb) ->> CAST($1 AS text) IS NOT NULL
+    ORDER BY id DESC LIMIT 1""",
+)
 COUNT_BY_ENDING = """
-    SELECT iif(verdict = 'hold' AND model_id IS NULL, 'too_few_samples', coalesce(verdict, status)) AS ended,
-        iif(model_id IS NULL, '', coalesce(serves, '')) AS served, count(*)
+    SELECT CASE WHEN verdict = 'hold' AND model_id IS NULL THEN 'too_few_samples' ELSE coalesce(verdict, status) END
+            AS ended,
+        CASE WHEN model_id IS NULL THEN '' ELSE coalesce(serves, '') END AS served, count(*)
     FROM training_runs GROUP BY ended, served"""
 SELECT = """
     SELECT id, run_id, model_type, started_at, completed_at, status, config, label_watermark, train_samples,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from operator import itemgetter
@@ -12,6 +12,7 @@ import numpy as np
 
 from trading_system.ml_refinement.storage.connection import Connection, id_list
 from trading_system.ml_refinement.storage.counters import count_inserted
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import check_texts, parse_bound, us_array
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, StringArray, TimeArray
 
@@ -95,7 +96,7 @@ class PredictionLog:
             last = self._connection.query(LAST_PREDICTION)[0][0]
             # By signal: neighbours in the index are written one after the other.
             in_order = sorted(rows, key=_signal_id)
-            self._connection.run_many(LOG, [(*row, actual.get(row.signal_id)) for row in in_order])
+            self._connection.write_rows(LOG, [(*row, *_outcome(row, actual)) for row in in_order])
             count_inserted(self._connection, "predictions", self._connection.query(PREDICTIONS_SINCE, (last,))[0][0])
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
@@ -123,7 +124,7 @@ class PredictionLog:
             ConstraintRefused: a signal or a model is not known; nothing was stored.
         """
         with self._connection.atomic():
-            self._connection.run_many(PUT_SERVED, rows)
+            self._connection.write_rows(PUT_SERVED, rows)
 
     def served(self, signal_ids: Iterable[str]) -> dict[str, bytes]:
         """The published bytes of those of the signals that have any."""
@@ -163,7 +164,7 @@ class PredictionLog:
         by_model = "" if model_ids is None else BY_MODEL
         params = (bound, role) if model_ids is None else (bound, role, id_list(model_ids))
         sql = HISTORY.format(by_model=by_model)
-        rows = self._connection.query(sql, (*params, -1 if newest is None else newest))[::-1]
+        rows = self._connection.query(sql, (*params, _ALL if newest is None else newest))[::-1]
         ids, stamps, labels, scores, r, models = (list(c) for c in zip(*rows, strict=True)) if rows else ([],) * 6
         return ServedHistory(
             np.array(ids, dtype=np.str_),
@@ -211,17 +212,25 @@ LABELLED = """
 LOG = """
     INSERT OR FAIL INTO prediction_log
         (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8 - ?5)"""
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 LAST_PREDICTION = "SELECT coalesce(max(id), 0) FROM prediction_log"
 PREDICTIONS_SINCE = "SELECT count(*) FROM prediction_log WHERE id > ?"
 UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
 OF_SIGNAL = """
     SELECT signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error
     FROM prediction_log WHERE signal_id = ? ORDER BY id"""
-PUT_SERVED = """
+PUT_SERVED = Statement(
+    """
     INSERT OR FAIL INTO served_scores (vector_id, model_id, status, payload)
     VALUES ((SELECT id FROM feature_vectors WHERE signal_id = ?), ?, ?, ?)
-    ON CONFLICT (vector_id) DO NOTHING"""
+    ON CONFLICT (vector_id) DO NOTHING""",
+    postgres="""
+    INSERT INTO served_scores (vector_id, model_id, status, payload)
+    SELECT v.id, s.model_id, s.status, s.payload
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) AS s (signal_id, model_id, status, payload)
+    LEFT JOIN feature_vectors AS v ON v.signal_id = s.signal_id
+    ON CONFLICT (vector_id) DO NOTHING""",
+)
 SERVED = """
     SELECT v.signal_id, s.payload FROM json_each(?) AS wanted
     CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
@@ -239,7 +248,7 @@ ANSWERED = """
     SELECT v.timestamp, p.quality_score, v.target_r_multiple IS NOT NULL
     FROM feature_vectors AS v JOIN prediction_log AS p ON p.signal_id = v.signal_id
     WHERE p.role = 'champion' AND p.quality_score IS NOT NULL ORDER BY v.timestamp, v.signal_id"""
-WINDOW = "SELECT max(id) FROM (SELECT id FROM prediction_log WHERE id > ? ORDER BY id LIMIT ?)"
+WINDOW = "SELECT max(id) FROM (SELECT id FROM prediction_log WHERE id > ? ORDER BY id LIMIT ?) AS next"
 NOT_NEEDED = """
     FROM prediction_log WHERE id > ? AND id <= ? AND predicted_at < ? AND actual_r IS NOT NULL
         AND model_id NOT IN (SELECT model_id FROM model_registry WHERE is_active = 1)"""
@@ -247,6 +256,13 @@ NEWEST_PAYLOADS = "SELECT payload FROM served_scores ORDER BY vector_id DESC LIM
 
 
 _signal_id = itemgetter(0)
+_ALL = 2**62
+
+
+def _outcome(row: PredictionRow, actual: Mapping[str, float]) -> tuple[float | None, float | None]:
+    """What came of the signal and by how much the prediction was wrong, where each is known."""
+    r = actual.get(row[0])
+    return r, None if r is None or row[4] is None else r - row[4]
 
 
 def _check(rows: Sequence[PredictionRow]) -> None:

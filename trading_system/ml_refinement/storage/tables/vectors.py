@@ -134,7 +134,7 @@ class Vectors:
             fresh = [_first(row.signal_id, taken) for row in rows]
             list_id = self.list_id(names)
             stored = zip(rows, texts, packed, fresh, strict=True)
-            self._connection.run_many(
+            self._connection.write_rows(
                 INSERT_NEW, [(*row, text, now, list_id, pack) for row, text, pack, new in stored if new]
             )
             count_inserted(self._connection, "signals", fresh.count(True))
@@ -218,18 +218,18 @@ TRAINABLE_AT = """
     WHERE feature_version = ? AND timestamp <= ? AND target_r_multiple IS NOT NULL AND complete = 1 AND label_time <= ?
     ORDER BY timestamp DESC LIMIT 1 OFFSET ?"""
 LABELLED = "target_r_multiple IS NOT NULL"
-SIZE = "SELECT total(complete), count(*) FROM feature_vectors {where}"
+SIZE = "SELECT coalesce(sum(complete), 0), count(*) FROM feature_vectors {where}"
 TRAINING = """
-    SELECT list_id, packed, iif(packed IS NULL, features, NULL), signal_id, timestamp, label_time, target_r_multiple,
-        signal_type
+    SELECT list_id, packed, CASE WHEN packed IS NULL THEN features END, signal_id, timestamp, label_time,
+        target_r_multiple, signal_type
     FROM feature_vectors {where} AND complete = 1 ORDER BY timestamp, signal_id"""
 BETWEEN = """
-    SELECT list_id, packed, iif(packed IS NULL, features, NULL), timestamp, signal_type
+    SELECT list_id, packed, CASE WHEN packed IS NULL THEN features END, timestamp, signal_type
     FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ? AND feature_version = ? AND complete = 1
     ORDER BY timestamp DESC LIMIT ?"""
 COMPLETENESS = """
-    SELECT count(*), total(1 - complete) FROM feature_vectors INDEXED BY idx_fv_timestamp
+    SELECT count(*), coalesce(sum(1 - complete), 0) FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ?"""
 
 

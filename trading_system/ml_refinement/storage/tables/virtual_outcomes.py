@@ -174,7 +174,7 @@ PUT = """
     ON CONFLICT (signal_id) DO UPDATE
     SET r = excluded.r, ended = excluded.ended, known_at = excluded.known_at, version = excluded.version,
         labelled_at = excluded.labelled_at
-    WHERE version <> excluded.version OR ?"""
+    WHERE virtual_outcomes.version <> excluded.version OR CAST(? AS INTEGER) = 1"""
 FORGET = "DELETE FROM virtual_outcomes WHERE signal_id IN (SELECT value FROM json_each(?))"
 HOLDINGS = """
     SELECT signal_type, timestamp, label_time FROM feature_vectors INDEXED BY idx_fv_label_time
@@ -186,8 +186,8 @@ BOTH = """
     WHERE v.label_time IS NOT NULL AND v.target_r_multiple IS NOT NULL AND o.r IS NOT NULL
     ORDER BY v.label_time DESC LIMIT ?"""
 TRAINING = """
-    SELECT v.list_id, v.packed, iif(v.packed IS NULL, v.features, NULL), v.signal_id, v.timestamp, o.known_at, o.r,
-        coalesce(v.signal_type, ''), o.version, coalesce(v.asset_class, '')
+    SELECT v.list_id, v.packed, CASE WHEN v.packed IS NULL THEN v.features END, v.signal_id, v.timestamp, o.known_at,
+        o.r, coalesce(v.signal_type, ''), o.version, coalesce(v.asset_class, '')
     FROM feature_vectors AS v INDEXED BY idx_fv_timestamp CROSS JOIN virtual_outcomes AS o ON o.signal_id = v.signal_id
     WHERE v.timestamp >= ? AND v.feature_version = ? AND v.complete = 1 AND v.target_r_multiple IS NULL
         AND o.r IS NOT NULL

@@ -1,0 +1,107 @@
+"""A PostgreSQL of the tests' own: on a socket in a directory, as a user that is not root, gone with the tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import pytest
+
+#: Where distributions keep what is not in PATH, the newest release first.
+_PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda place: -int(place.parent.name))
+ROLE = "refinery"
+DATABASE = "refinery"
+
+
+def programs() -> Path | None:
+    """The directory with PostgreSQL's programs, or None."""
+    for place in _PLACES:
+        if (place / "initdb").exists():
+            return place
+    found = shutil.which("initdb")
+    return Path(found).parent if found else None
+
+
+#: For tests that need a PostgreSQL. In CI there is one, and none of them is left out.
+needs_postgres = pytest.mark.skipif(
+    programs() is None and not os.environ.get("CI"), reason="there is no PostgreSQL here"
+)
+
+
+class PostgresServer:
+    """One server. `settings` are lines of its configuration beside ours; without any it syncs every commit."""
+
+    def __init__(self, *settings: str) -> None:
+        found = programs()
+        assert found is not None, "PostgreSQL's server is not installed"
+        self.programs = found
+        self.directory = Path(tempfile.mkdtemp(prefix="pg"))
+        self._settings = settings
+        self._user = _server_user()
+        if self._user is not None:
+            account = pwd.getpwnam(self._user)
+            os.chown(self.directory, account.pw_uid, account.pw_gid)
+
+    def __enter__(self) -> Self:
+        self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-N")
+        lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.directory}'", *self._settings]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(["", *lines, ""]))
+        self.start()
+        self.run_sql(f"CREATE ROLE {ROLE} LOGIN")
+        self.run_sql(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop("immediate")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def data(self) -> Path:
+        """Its files."""
+        return self.directory / "data"
+
+    def url(self, schema: str = "signal_refinery", **options: str) -> str:
+        """The address of a schema in the database of the tests."""
+        more = "".join(f"&{name}={quote(value)}" for name, value in options.items())
+        return f"postgresql://{ROLE}@/{DATABASE}?host={quote(str(self.directory))}&schema={schema}{more}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self._run("pg_ctl", "-D", str(self.data), "-l", str(self.directory / "log"), "-w", "start")
+
+    def stop(self, how: str = "fast") -> None:
+        """Stop it: `fast`, or `immediate`, which is a crash."""
+        self._run("pg_ctl", "-D", str(self.data), "-m", how, "-w", "stop", check=False)
+
+    def kill(self) -> None:
+        """Kill its first process without a word; its children follow when they notice."""
+        os.kill(int((self.data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def run_sql(self, sql: str, *, database: str = "postgres") -> str:
+        """What a statement of the superuser prints."""
+        return self._run("psql", "-h", str(self.directory), "-U", "postgres", "-d", database, "-Atqc", sql)
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> str:
+        # What pg_ctl starts would keep a pipe open.
+        output = subprocess.DEVNULL if program == "pg_ctl" else subprocess.PIPE
+        command = [str(self.programs / program), *arguments]
+        done = subprocess.run(
+            command, user=self._user, cwd=self.directory, check=False, stdout=output, stderr=output, text=True
+        )
+        assert done.returncode == 0 or not check, f"{program}: {done.stderr or (self.directory / 'log').read_text()}"
+        return (done.stdout or "").strip()
+
+
+def _server_user() -> str | None:
+    """Whom the server runs as where the tests run as root, which it refuses; None: as whoever runs the tests."""
+    if os.geteuid() != 0:
+        return None
+    return next(name for name in ("postgres", "nobody") if any(user.pw_name == name for user in pwd.getpwall()))

@@ -1,0 +1,355 @@
+"""A connection to PostgreSQL: how it is opened, and how its transactions begin and end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import psycopg
+from psycopg.adapt import AdaptersMap
+from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import FloatLoader, Int2Dumper
+
+from trading_system.ml_refinement.storage.connection import Connection, Row, Values
+from trading_system.ml_refinement.storage.errors import StoreError, StoreMoved, StoreUnavailable, UnusableValue
+from trading_system.ml_refinement.storage.postgres.arrays import (
+    TYPES,
+    ArrayDumper,
+    BinaryArray,
+    ColumnType,
+    binary_array,
+)
+from trading_system.ml_refinement.storage.postgres.dialect import (
+    array_types,
+    insert_from_arrays,
+    insert_target,
+    translated_statement,
+)
+from trading_system.ml_refinement.storage.postgres.driver_errors import OF_THE_DRIVER, translated
+from trading_system.ml_refinement.storage.postgres.place import read_place
+
+#: Releases before this one lack what is relied on here; it is also the oldest that is tested.
+FIRST_VERSION = 150_000
+_CONNECT_S = 5
+_LOCK_WAIT_MS = 5000
+#: A peer that is gone without a word is noticed after so long.
+_SILENCE_S = 10
+
+_FINISHED = (TransactionStatus.UNKNOWN, TransactionStatus.IDLE)
+#: Handles inherited through a fork. Closing one would end the parent's session, so they are kept, never closed.
+_inherited: list[psycopg.Connection[Any]] = []
+
+
+class _WholeNumberDumper(Int2Dumper):
+    """A bool as SQLite stores it: 1 or 0."""
+
+    def dump(self, obj: Any) -> Any:
+        return super().dump(int(obj))
+
+
+def _adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_dumper(bool, _WholeNumberDumper)
+    adapters.register_dumper(BinaryArray, ArrayDumper)
+    # Sums of whole numbers are `numeric`, which would come as Decimal.
+    adapters.register_loader("numeric", FloatLoader)
+    return adapters
+
+
+_ADAPTERS = _adapters()
+
+
+class PostgresConnection(Connection):
+    """A connection to one schema of one database.
+
+    Writers take turns: a transaction that writes holds the schema's advisory lock from its beginning, as SQLite's one
+    write lock is held, because what was looked up before a write must still be so when it is written. The lock is the
+    transaction's, never the session's: a pooler in transaction mode works.
+
+    Behind such a pooler nothing outlives a transaction: each says its settings anew, and no statement is prepared.
+    """
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        super().__init__(read_only=read_only)
+        self._place = read_place(url)
+        self.name = self._place.name
+        self.schema = self._place.schema
+        self._handle: psycopg.Connection[Row] | None = None
+        self._pooled = False
+        self._begun = False
+        self._array_statements: dict[str, tuple[str, tuple[ColumnType, ...]]] = {}
+        #: Which installation was open before, once it was.
+        self._installation: str | None = None
+
+    def query(self, sql: str, params: Values = ()) -> list[Row]:
+        """See `Connection.query`.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        return self._executed(sql, params)[0]
+
+    def run(self, sql: str, params: Values = ()) -> int:
+        """See `Connection.run`.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        return self._executed(sql, params)[1]
+
+    def run_many(self, sql: str, rows: Iterable[Values]) -> list[Row]:
+        """See `Connection.run_many`.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        text = translated_statement(sql)
+        returning = "RETURNING" in text
+        found: list[Row] = []
+        with self._lock, self._framed(text), self._translating():
+            cursor = self._usable().cursor()
+            cursor.executemany(text, list(rows), returning=returning)
+            if returning and cursor.description is not None:
+                found += cursor.fetchall()
+                while cursor.nextset():
+                    found += cursor.fetchall()
+        return found
+
+    def write_rows(self, sql: str, rows: Sequence[Values]) -> None:
+        """See `Connection.write_rows`: an array for each column.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        if not rows:
+            return
+        text, types = self._by_arrays(sql)
+        try:
+            arrays = [binary_array(kind, values) for kind, values in zip(types, zip(*rows, strict=True), strict=True)]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UnusableValue(f"{self.name}: a value that its column cannot hold: {error}") from error
+        with self._lock, self._framed(text), self._translating():
+            self._usable().execute(text, arrays)
+
+    def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
+        """See `Connection.chunks`: a cursor on the server.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        if not self._depth:
+            raise StoreError(f"{self.name}: chunks outside of a snapshot")
+        with self._lock, self._translating():
+            handle = self._usable()
+            with psycopg.RawServerCursor(handle, "chunks") as cursor:
+                cursor.itersize = size
+                cursor.execute(translated_statement(sql), params, binary=True)
+                while chunk := cursor.fetchmany(size):
+                    yield chunk
+
+    def check_in_place(self) -> None:
+        """See `Connection.check_in_place`: asked whenever a connection is made, which may be to another server."""
+
+    def close(self) -> None:
+        """Close; the next use opens it again."""
+        with self._lock:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                with suppress(psycopg.Error):
+                    handle.close()
+
+    def server_id(self) -> str:
+        """The system identifier that the server was given when it was made; its standbys have the same."""
+        return str(self.query("SELECT CAST(system_identifier AS text) FROM pg_control_system()")[0][0])
+
+    def execute_script(self, script: str) -> None:
+        """Run several statements, in the transaction that is open.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        with self._lock, self._translating():
+            # The text is one of this package's files, not a literal, which is all that the driver's types know.
+            self._usable().execute(script.encode(), prepare=False)
+
+    def _begin(self, *, writes: bool) -> None:
+        handle = self._usable()
+        local = self._settings("LOCAL") if self._pooled else []
+        if writes:
+            # A plan that was made while a table was small stays: it must not be one that reads the whole table.
+            steps = [
+                "BEGIN",
+                *local,
+                "SET LOCAL enable_seqscan = off",
+                f"SELECT pg_advisory_xact_lock({self._lock_key})",
+            ]
+        else:
+            steps = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *local]
+        self._begun = True
+        try:
+            with self._translating():
+                handle.execute("; ".join(steps).encode(), prepare=False)
+        except StoreError:
+            self._undo()
+            raise
+
+    def _commit(self) -> None:
+        with self._translating():
+            # PostgreSQL answers a COMMIT of what it gave up with a ROLLBACK, and without an error.
+            if self._usable().execute(b"COMMIT", prepare=False).statusmessage != "COMMIT":
+                raise StoreUnavailable(f"{self.name}: the transaction was given up by the server; nothing was kept")
+
+    def _undo(self) -> None:
+        self._begun = False
+        if self._handle is None or self._handle.info.transaction_status is TransactionStatus.IDLE:
+            return
+        try:
+            self._handle.execute(b"ROLLBACK", prepare=False)
+        except psycopg.Error:
+            self._drop()
+
+    def _abandon(self) -> None:
+        if self._handle is not None:
+            _inherited.append(self._handle)
+            self._handle = None
+
+    @property
+    def _lock_key(self) -> int:
+        digest = hashlib.blake2b(f"signal-refinery/{self.schema}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True)
+
+    def _executed(self, sql: str, params: Values) -> tuple[list[Row], int]:
+        text = translated_statement(sql)
+        with self._lock, self._framed(text), self._translating():
+            cursor = self._usable().execute(text, params)
+            return (cursor.fetchall() if cursor.description is not None else []), cursor.rowcount
+
+    @contextmanager
+    def _framed(self, text: str) -> Iterator[None]:
+        """A statement of its own in a transaction where it writes, or where only a transaction has our settings."""
+        if self._depth:
+            yield
+        elif text.lstrip()[:6].upper() in ("INSERT", "UPDATE", "DELETE"):
+            with self.atomic():
+                yield
+        else:
+            self._usable()
+            if not self._pooled:
+                yield
+                return
+            with self.snapshot():
+                yield
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except OF_THE_DRIVER as error:
+            if self._handle is not None and self._handle.broken:
+                self._drop()
+            raise translated(error, self.name) from error
+
+    def _drop(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            with suppress(psycopg.Error):
+                handle.close()
+
+    def _usable(self) -> psycopg.Connection[Row]:
+        if self._handle is None:
+            if self._begun:
+                raise StoreUnavailable(
+                    f"{self.name}: the connection was lost inside a transaction; nothing of it was kept"
+                )
+            if self._depth:
+                raise StoreError(f"{self.name}: this transaction was closed, or belongs to the parent process")
+            self._handle = self._open()
+        elif self._depth and self._failed:
+            raise StoreError(f"{self.name}: a part of this transaction failed; nothing of it is kept")
+        return self._handle
+
+    def _open(self) -> psycopg.Connection[Row]:
+        try:
+            handle = psycopg.Connection.connect(
+                self._place.conninfo,
+                autocommit=True,
+                cursor_factory=psycopg.RawCursor,
+                context=_Context(),
+                connect_timeout=_CONNECT_S,
+                application_name="signal-refinery",
+                keepalives_idle=_SILENCE_S,
+                keepalives_interval=_SILENCE_S // 3,
+                keepalives_count=3,
+                tcp_user_timeout=_SILENCE_S * 1000,
+            )
+        except (*OF_THE_DRIVER, ValueError) as error:
+            raise translated(error, self.name) from error
+        try:
+            self._look_at(handle)
+        except BaseException as error:
+            handle.close()
+            if isinstance(error, OF_THE_DRIVER):
+                raise translated(error, self.name) from error
+            raise
+        return handle
+
+    def _look_at(self, handle: psycopg.Connection[Row]) -> None:
+        """Set a new connection up, and refuse a server that must not be used."""
+        if handle.info.server_version < FIRST_VERSION:
+            version = handle.info.parameter_status("server_version")
+            raise StoreError(f"{self.name}: PostgreSQL {version} is too old: {FIRST_VERSION // 10_000} is needed")
+        pid, standby = handle.execute(b"SELECT pg_backend_pid(), pg_is_in_recovery()").fetchall()[0]
+        if standby and not self.read_only:
+            raise StoreUnavailable(f"{self.name}: the server is a standby, which takes no writes")
+        # A pooler tells a process id of its own making.
+        self._pooled = pid != handle.info.backend_pid
+        if self._pooled:
+            handle.prepare_threshold = None
+        else:
+            handle.prepared_max = 500
+            handle.execute("; ".join(self._settings("SESSION")).encode(), prepare=False)
+        self._see_the_same_installation(handle)
+
+    def _settings(self, scope: str) -> list[str]:
+        # The schema's name has been held to letters, digits and _.
+        return [f"SET {scope} search_path = {self.schema}", f"SET {scope} lock_timeout = {_LOCK_WAIT_MS}"]
+
+    def _see_the_same_installation(self, handle: psycopg.Connection[Row]) -> None:
+        there = handle.execute(f"SELECT to_regclass('{self.schema}.installation')::text".encode()).fetchall()[0][0]
+        found = None
+        if there is not None:
+            rows = handle.execute(f"SELECT id FROM {self.schema}.installation".encode()).fetchall()  # noqa: S608 - a checked name
+            found = rows[0][0] if rows else None
+        if self._installation is not None and found != self._installation:
+            raise StoreMoved(
+                f"{self.name}: another store is there than was open before: {found}, not {self._installation}"
+            )
+        self._installation = found
+
+    def _by_arrays(self, sql: str) -> tuple[str, tuple[ColumnType, ...]]:
+        """The statement that takes arrays, and their types in its order."""
+        known = self._array_statements.get(sql)
+        if known is None:
+            names = array_types(sql)
+            text = translated_statement(sql)
+            if names is None:
+                table, columns, _ = insert_target(sql)
+                kinds: dict[str, str] = dict(self.query(COLUMN_TYPES, (self.schema, table)))
+                names = tuple(kinds[column] for column in columns)
+                text = insert_from_arrays(sql, names)
+            known = self._array_statements[sql] = text, tuple(TYPES[name] for name in names)
+        return known
+
+
+class _Context:
+    """What the driver asks for where it looks adapters up."""
+
+    adapters = _ADAPTERS
+    connection = None
+
+
+COLUMN_TYPES = """
+    SELECT column_name::text, data_type::text FROM information_schema.columns
+    WHERE table_schema = ? AND table_name = ?"""
