@@ -6,7 +6,7 @@ import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ import redis
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from loguru import logger
 
-from tests.support.postgres_server import PostgresServer
+from tests.support.postgres_server import PostgresServer, needs_postgres
 from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S
+from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.redis_server.embedded import EmbeddedServer
 
 # How long an example takes says nothing but how busy the machine is.
@@ -29,6 +30,34 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own `REFINERY_*` variables do not reach the tests."""
     for name in [name for name in os.environ if name.upper().startswith("REFINERY_")]:
         monkeypatch.delenv(name)
+
+
+#: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
+BOTH_ENGINES = (
+    "tests/consumer/",
+    "tests/test_dead_letters.py",
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    path = metafunc.definition.path.relative_to(metafunc.config.rootpath).as_posix()
+    if path.startswith(BOTH_ENGINES) and metafunc.definition.get_closest_marker("sqlite_file") is None:
+        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
+        metafunc.parametrize("store_engine", engines, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def store_engine(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _no_settings_from_outside: None
+) -> str:
+    """Which engine holds the stores of settings that are read in this test, and by the processes that it starts."""
+    engine = str(getattr(request, "param", "sqlite"))
+    if engine == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+        with closing(FeatureDatabase(url)) as store:
+            store.upgrade()
+        monkeypatch.setenv("REFINERY_STORE_URL", url)
+    return engine
 
 
 @pytest.fixture(scope="session")

@@ -232,7 +232,7 @@ def test_a_caller_of_sudo_is_named_beside_the_user(monkeypatch: pytest.MonkeyPat
 def test_a_training_keeps_who_asked_for_it(reason: RetrainReason, tmp_path: Path, valkey_url: str) -> None:
     settings = settings_for(tmp_path / "state", valkey_url)
     client = connect_queue(valkey_url)
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         job_id = enqueue(settings, store, client, reason=reason)
         asked = Job.fetch(job_id, connection=client, serializer=JSONSerializer).kwargs
         retrain(settings, **asked)

@@ -299,7 +299,7 @@ def test_the_audit_cannot_be_changed(worker: Desk, valkey: redis.Redis) -> None:
     letters_of(worker).discard([letter], "x", actor="ops")
     for sql in ("DELETE FROM dead_letter_audit", "UPDATE dead_letter_audit SET actor = 'nobody'"):
         with pytest.raises(StoreError, match="append-only"):
-            worker.store.connection.run(sql)
+            worker.store._connection.run(sql)
 
 
 def test_alike_failures_have_one_fingerprint() -> None:

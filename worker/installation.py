@@ -47,6 +47,19 @@ def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabas
     return store
 
 
+def open_to_look(settings: Settings) -> FeatureDatabase:
+    """The store for pages that only look: a standby, where the settings name one.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no store, or a damaged one.
+        ConfigurationError: a restore of it was interrupted.
+    """
+    if settings.store_read_url is None:
+        return open_store(settings, read_only=True)
+    return FeatureDatabase(settings.store_read_url, read_only=True)
+
+
 def upgrade_store(settings: Settings) -> list[int]:
     """Make the store's schema or bring it up to date, whichever engine holds it; PostgreSQL's steps that were applied.
 

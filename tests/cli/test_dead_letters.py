@@ -126,7 +126,7 @@ def test_backup_and_restore_by_command(run: Run, settings: Settings, tmp_path: P
 
 def test_only_what_is_old_and_dealt_with_is_pruned(run: Run, settings: Settings, valkey: redis.Redis) -> None:
     parsed(run("dead-letters", "discard", "2", "--reason", "noise", "--json"))
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         from tests.support.rows import metadata
 
         for model_id in ("retired", "serves"):
@@ -149,7 +149,7 @@ def test_only_what_is_old_and_dealt_with_is_pruned(run: Run, settings: Settings,
     assert prune(settings, days, now=datetime.now(UTC)).dead_letters == 0
     pruned = prune(settings, days, now=later)
     assert (pruned.dead_letters, pruned.events) == (1, counted.events)
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         assert [row.id for row in store.dead_letters.find(Filter(status=None))] == [1, 3]
         assert [entry.action for entry in store.dead_letters.audit(2)] == ["discarded", "pruned"]
         left = store.connection.query("SELECT signal_id, model_id FROM prediction_log ORDER BY 1, 2")

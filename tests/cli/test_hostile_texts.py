@@ -110,6 +110,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
         "status": [("status",)],
         "doctor": [("doctor",)],
         "adopt": [("adopt",)],
+        "store upgrade": [("store", "upgrade")],
         "schema": [("schema",)],
         "asyncapi": [("asyncapi",)],
         "hash-password": [("hash-password",)],

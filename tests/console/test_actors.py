@@ -27,7 +27,7 @@ def post(client: FlaskClient, path: str, **data: Any) -> None:
 def test_every_action_in_the_console_is_the_operators(flask_app: Flask, place: ConsoleInstallation) -> None:
     client = flask_app.test_client()
     first, second = place.models
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         replayed, edited, both, discarded = [row.id for row in store.dead_letters.find(limit=4)]
         post(client, "/dead-letters/replay", id=replayed)
         post(client, f"/dead-letters/{edited}/edit", payload=orjson.dumps(signal(920, bars=None)).decode())

@@ -60,7 +60,7 @@ def shows(browser: Any, words: str) -> bool:
 
 
 def letters(place: ConsoleInstallation, **wanted: Any) -> list[Any]:
-    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
         return store.dead_letters.find(Filter(status=None, **wanted), payloads=True)
 
 
@@ -101,7 +101,7 @@ def test_markup_in_symbol_reason_exception_and_job_description_does_not_run(
 def test_a_page_refreshes_itself(browser: Any, address: str, place: ConsoleInstallation) -> None:
     browser.get(address + "/dead-letters")
     before = wait(browser, "#letters-open").text
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         from trading_system.ml_refinement.storage import NewDeadLetter
 
         store.dead_letters.add([NewDeadLetter(SIGNALS, "2-2", "bad_json", "planted", b"{", 1, "0", "planted")])
@@ -163,7 +163,7 @@ def test_a_model_is_rolled_back_by_clicking(browser: Any, address: str, place: C
     assert shows(browser, place.models[0])
     click(browser, "Roll back")
     assert shows(browser, f"{place.models[0]} serves from the next batch on")
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         assert store.models.active_id("signal_quality") == place.models[0]
         pin, entry = store.models.promotions(2)
         assert entry.previous_model_id == place.models[1]

@@ -24,7 +24,7 @@ from worker.errors import Reason
 @pytest.fixture
 def client(flask_app: Flask, place: ConsoleInstallation) -> FlaskClient:
     """The console with sixty more dead letters, alike, of a producer that is no good."""
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         if not store.dead_letters.count(Filter(symbol="MANY", status=None)):
             store.dead_letters.add(
                 [
@@ -118,7 +118,7 @@ def test_all_that_match_are_acted_on_and_none_that_came_since(
     form = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', confirm))
     form.pop("csrf_token")
     form["back"] = form["back"].replace("&amp;", "&")
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         store.dead_letters.add([NewDeadLetter(SIGNALS, "8-1", "bad_json", "no JSON since", b"{", 1, "0", "many")])
         address = post(client, "/dead-letters/discard", why="that desk is closed", **form)
         page = settled(client, flask_app, address)
@@ -193,7 +193,7 @@ def test_a_replay_is_the_first_choice_only_where_it_can_succeed(
     assert replay_helps("payload_lost", edited=True) is None
     assert replay_helps("schema") is False
     assert replay_helps("schema", edited=True) is True
-    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
         helped = store.dead_letters.find(Filter(reason="no_market_data"))[0].id
         not_helped = store.dead_letters.find(Filter(reason="lookahead"))[0].id
     assert re.search(r'class="button primary"[^>]*>Replay…', text_of(client, f"/dead-letters/{helped}"))
@@ -218,7 +218,7 @@ def test_an_edit_that_the_worker_would_refuse_is_not_saved(
 ) -> None:
     found = re.search(r'name="csrf_token" value="([^"]+)"', text_of(client, "/models/rollback"))
     assert found
-    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
         row = store.dead_letters.find(Filter(reason="lookahead", stream=SIGNALS))[0]
         data = {"payload": orjson.dumps(event).decode(), "csrf_token": found[1]}
         answer = client.post(f"/dead-letters/{row.id}/edit", data=data, headers={"Origin": "http://localhost"})
@@ -229,7 +229,7 @@ def test_an_edit_that_the_worker_would_refuse_is_not_saved(
 
 
 def test_an_edited_outcome_is_held_to_the_contract_of_outcomes(client: FlaskClient, place: ConsoleInstallation) -> None:
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         (number,) = store.dead_letters.add([NewDeadLetter(TRADES, "5-5", "schema", "?", b"{}", 1, "0", "x")])
         post(client, f"/dead-letters/{number}/edit", payload=orjson.dumps(outcome(2, 0.5)).decode())
         found = store.dead_letters.get(number)
@@ -243,7 +243,7 @@ def test_an_edited_outcome_is_held_to_the_contract_of_outcomes(client: FlaskClie
 def test_signs_that_cannot_be_seen_are_written_out(client: FlaskClient, place: ConsoleInstallation) -> None:
     evil = "a\x1b[2Jb\u202ec\x00d"
     payload = orjson.dumps({"signal_id": evil})
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         (number,) = store.dead_letters.add(
             [NewDeadLetter(SIGNALS, "6-6", "schema", evil, payload, 1, "0", "evil", signal_id=evil, symbol=evil)]
         )

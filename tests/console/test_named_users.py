@@ -47,7 +47,7 @@ def app(place: ConsoleInstallation) -> Flask:
 def test_the_audit_names_who_acted(app: Flask, place: ConsoleInstallation) -> None:
     client = app.test_client()
     assert sign_in(client, "ann", ANN) == 302
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         number = store.dead_letters.find(limit=1)[0].id
         data = {"id": number, "why": "seen", "csrf_token": token(client, "/models/rollback")}
         assert (

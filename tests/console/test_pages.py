@@ -26,7 +26,7 @@ OPERATOR, VIEWER = "correct horse battery", "just looking around"
 
 
 def every_page(place: ConsoleInstallation) -> list[str]:
-    store = FeatureDatabase(place.settings.store_path, read_only=True)
+    store = FeatureDatabase(place.settings.store_place, read_only=True)
     numbers = [row.id for row in store.dead_letters.find(Filter(status=None))]
     store.close()
     return [
@@ -265,7 +265,7 @@ def test_an_export_has_the_bytes_of_every_chosen_dead_letter(client: FlaskClient
 
 
 def test_edits_that_are_no_json_come_back_with_the_reason(client: FlaskClient, place: ConsoleInstallation) -> None:
-    store = FeatureDatabase(place.settings.store_path, read_only=True)
+    store = FeatureDatabase(place.settings.store_place, read_only=True)
     number = store.dead_letters.find(Filter(reason="lookahead"))[0].id
     store.close()
     answer = post(client, f"/dead-letters/{number}/edit", {"csrf_token": form_token(client), "payload": "{oops"})

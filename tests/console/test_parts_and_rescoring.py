@@ -36,7 +36,7 @@ def test_a_part_has_the_rows_of_its_days_symbol_and_kind_and_their_figures(queri
     newest = int(whole.record.entered_us.max())
     week = read_days(queries, 7)
     assert len(week.record) == int((whole.record.entered_us > newest - 7 * 86_400_000_000).sum()) > 0
-    with FeatureDatabase(queries.settings.store_path) as store:
+    with FeatureDatabase(queries.settings.store_place) as store:
         for name in whole.record.signal_ids[:60].tolist():
             store.connection.run("UPDATE feature_vectors SET symbol = 'OTHER' WHERE signal_id = ?", (name,))
         try:
@@ -73,7 +73,7 @@ def test_both_models_are_rescored_on_the_signals_that_neither_knew(
     client: FlaskClient, place: ConsoleInstallation
 ) -> None:
     first, second = place.models
-    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
         registry = ModelRegistry.from_config(place.settings.to_ml_config(), store)
         found = compare_rescored(store, registry, first, second, train_window_days=126)
         end = store.models.get(first)
@@ -105,7 +105,7 @@ def test_models_of_other_vectors_are_not_rescored_and_the_page_says_why(
     model.fit(X, X[:, 0] + rng.normal(size=200), feature_names=("a", "b", "c"), plan=FitPlan.by_rows(200))
     model.feature_version = "another-1"
     model.set_training_period("2024-01-01T00:00:00.000000Z", "2024-03-05T00:00:00.000000Z")
-    with FeatureDatabase(place.settings.store_path) as store:
+    with FeatureDatabase(place.settings.store_place) as store:
         registry = ModelRegistry.from_config(place.settings.to_ml_config(), store)
         registry.register(model)
         with pytest.raises(NotRescored, match="different feature versions"):

@@ -135,7 +135,7 @@ def test_where_a_trade_ended_follows_from_what_was_at_risk() -> None:
 
 
 def test_a_look_reads_no_more_signals_than_it_may(place: ConsoleInstallation) -> None:
-    with FeatureDatabase(place.settings.store_path, read_only=True) as store:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
         rows, more = store.signals.look_through(SignalFilter(kind="nothing"), limit=50, most=100)
         assert rows == []
         assert more is not None

@@ -79,7 +79,7 @@ def test_a_locked_store_pauses_the_worker_and_nothing_is_acknowledged(
     worker.drain()
     stop = threading.Event()
     running = threading.Thread(target=worker.consumer.run, args=(stop,))
-    with FeatureDatabase(worker.settings.store_path) as other, other.atomic():
+    with FeatureDatabase(worker.settings.store_place) as other, other.atomic():
         send(valkey, SIGNALS, signal(1))
         running.start()
         wait_until(lambda: any("paused, nothing is lost" in line for line in errors_logged))

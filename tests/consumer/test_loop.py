@@ -428,7 +428,7 @@ def test_sigterm_ends_a_worker_that_hangs_within_its_grace(
     process = _worker_process(tmp_path, valkey_url, start=("-c", _PATIENT), grace_s=1)
     try:
         wait_until(lambda: valkey.exists(SIGNALS))
-        with FeatureDatabase(settings.store_path) as store, store.atomic():
+        with FeatureDatabase(settings.store_place) as store, store.atomic():
             send(valkey, SIGNALS, signal(1))
             wait_until(lambda: pending(valkey) == 1)
             process.send_signal(signals.SIGTERM)

@@ -59,7 +59,7 @@ def test_a_directory_that_is_moved_back_is_gone_on_with(tmp_path: Path, valkey_u
         tmp_path.joinpath("elsewhere").rename(settings.state_dir)
         worker.drain()
         assert pending(valkey) == 0
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         assert store.counts().signals == 2
 
 

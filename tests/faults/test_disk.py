@@ -39,7 +39,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
     labels: dict[str, set[float | None]] = {f"s-{number}": {2.0} for number in range(6)}
     verdict = judge(settings.store_path, valkey, must=entries_of(valkey), labels=labels)
     assert verdict.holds, verdict
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         assert [letter.reason for letter in store.dead_letters.find()] == ["bad_json"]  # nothing else was charged
 
 

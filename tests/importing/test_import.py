@@ -97,7 +97,7 @@ def test_a_past_is_applied_once_however_often_it_is_imported(
     assert any("2,400 times have no offset, and are taken in UTC" in note for note in first.notes)
     again = imported(settings, file)
     assert (again.signals.known, again.signals.sent, again.trades.known, again.refused) == (1200, 0, 1200, [])
-    with FeatureDatabase(settings.store_path, read_only=True) as store:
+    with FeatureDatabase(settings.store_place, read_only=True) as store:
         counts = store.counts()
         assert (counts.signals, counts.labelled, counts.waiting_outcomes) == (1200, 1200, 0)
         assert store.outcomes.history("t-7")[0].closed_at.startswith("2019-")
@@ -137,7 +137,7 @@ def test_what_is_refused_is_told_with_reason_and_row_and_its_trade_is_not_sent(
     assert "there is no file NONE.csv" in told["no_market_data"].example
     assert told["schema"].example == "r_multiple: 'lots' is no number"
     assert (valkey.xlen(SIGNALS), valkey.xlen(TRADES)) == (4, 3)
-    with FeatureDatabase(settings.store_path, read_only=True) as store:
+    with FeatureDatabase(settings.store_place, read_only=True) as store:
         assert store.counts().dead_letters_open == 0
 
 
@@ -186,7 +186,7 @@ def test_no_more_waits_than_the_bound_and_an_import_that_was_interrupted_goes_on
     assert valkey.xlen(SIGNALS) == MOST_WAITING
     begin_worker()
     assert imported(settings, file).trades.applied == MOST_WAITING + 200
-    with FeatureDatabase(settings.store_path, read_only=True) as store:
+    with FeatureDatabase(settings.store_place, read_only=True) as store:
         assert (store.counts().signals, store.counts().labelled) == (MOST_WAITING + 200, MOST_WAITING + 200)
 
 
@@ -195,7 +195,7 @@ def test_while_history_is_imported_no_training_is_asked_for_and_one_is_afterward
 ) -> None:
     begin_worker()
     imported(settings, past(tmp_path / "past.csv", 40))
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         with import_lock(settings):
             assert enqueue_if_due(settings, store, valkey) is None
             with pytest.raises(RefineryError, match="is at work"), import_lock(settings):

@@ -89,7 +89,7 @@ def test_a_restore_equals_the_original_and_keeps_what_it_replaces(
     assert restored.replaced is not None
     kept = settings.model_copy(update={"state_dir": restored.replaced})
     assert everything(kept) == later
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         active = store.models.active_id("signal_quality")
         assert active is not None
         ModelRegistry(str(settings.models_dir), store).load(active)

@@ -49,7 +49,7 @@ def checks_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def signals(settings: Settings) -> int:
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         return store.counts().signals
 
 

@@ -146,7 +146,7 @@ def test_what_waiting_does_not_help_against_ends_the_start_at_once(settings: Set
     with pytest.raises(ConfigurationError, match="models"), started(settings, never):
         pass
     settings.models_dir.unlink()
-    with FeatureDatabase(settings.store_path) as store:
+    with FeatureDatabase(settings.store_place) as store:
         store.connection.run("INSERT INTO ml_schema_migrations VALUES (999, '')")
     with pytest.raises(SchemaMismatch, match="999"), started(settings, never):
         pass

@@ -33,7 +33,7 @@ HOT = {
     "label": (outcomes.LABEL, 7),
     "actual": (outcomes.ACTUAL, 3),
     "labelled": (scores.LABELLED, 1),
-    "log": (scores.LOG, 8),
+    "log": (scores.LOG, 9),
     "put served": (scores.PUT_SERVED, 4),
     "served": (scores.SERVED, 1),
     "of signal": (scores.OF_SIGNAL, 1),

@@ -35,7 +35,7 @@ class ConsoleInstallation:
 
 def fill(settings: Settings, url: str) -> ConsoleInstallation:
     """Signals with outcomes and predictions of two models, dead letters of several kinds, and a job that failed."""
-    app_store = FeatureDatabase(settings.store_path)
+    app_store = FeatureDatabase(settings.store_place)
     app_store.initialize()
     with desk(settings) as world:
         for number in range(160):

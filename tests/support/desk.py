@@ -96,7 +96,7 @@ def desk(settings: Settings) -> Iterator[Desk]:
     with (
         connect(settings.redis_url or "") as client,
         app.worker_consumer(settings, client, after_batch=lambda _, batch: handled.append(batch)) as consumer,
-        FeatureDatabase(settings.store_path) as store,
+        FeatureDatabase(settings.store_place) as store,
     ):
         consumer._backoff = Backoff(0.001, 0.01)
         yield Desk(settings, client, consumer, store, handled)

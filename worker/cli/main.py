@@ -28,7 +28,7 @@ _COMMANDS = {
     "restore": "maintenance.restore",
     "adopt": "maintenance.adopt",
     "prune": "maintenance.prune",
-    "store": "store.store",
+    "store": "maintenance.store",
     "console": "processes.console",
     "doctor": "status.doctor",
     "asyncapi": "events.asyncapi",

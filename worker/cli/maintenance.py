@@ -1,4 +1,4 @@
-"""The commands that look after an installation: backup, restore, prune."""
+"""The commands that look after an installation: its store, backup, restore, prune."""
 
 from __future__ import annotations
 
@@ -10,11 +10,30 @@ import typer
 
 from trading_system.ml_refinement.config import MOST_DAYS
 from worker.cli import output
-from worker.cli.options import Json, settings_and_log
-from worker.installation import open_store, ownership, release
+from worker.cli.options import CONTEXT, Json, settings_and_log
+from worker.installation import open_store, ownership, release, upgrade_store
 from worker.observability.printable import counted
 from worker.redis_server.connection import server
 from worker.state_dir import make_private
+
+store = typer.Typer(context_settings=CONTEXT, no_args_is_help=True, help="Look after the store as a whole.")
+
+
+@store.callback()
+def _group() -> None:
+    """A group, though it has one command."""
+
+
+@store.command()
+def upgrade(json: Json = False) -> None:
+    """Make the store's schema, or bring it up to date. In PostgreSQL nothing else does."""
+    settings = settings_and_log()
+    steps = upgrade_store(settings)
+    if json:
+        output.document({"store": settings.masked_store, "steps": steps})
+        return
+    applied = f"steps {', '.join(map(str, steps))} applied" if steps else "up to date"
+    output.line(f"{settings.masked_store}: {applied}")
 
 
 def backup(
@@ -72,8 +91,8 @@ def adopt(json: Json = False) -> None:
     settings = settings_and_log()
     make_private(settings.state_dir)
     make_private(settings.state_dir / "workers")
-    with server(settings) as client, open_store(settings) as store:
-        before = ownership(settings, client, store).adopt()
+    with server(settings) as client, open_store(settings) as opened:
+        before = ownership(settings, client, opened).adopt()
     if json:
         output.document({"state_dir": str(settings.state_dir), "before": [str(owner) for owner in before]})
         return

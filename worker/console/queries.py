@@ -32,7 +32,7 @@ from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
 from worker.errors import RefineryError
-from worker.installation import feature_pipeline, open_archive, open_store
+from worker.installation import feature_pipeline, open_archive, open_to_look
 from worker.observability.status import Monitoring, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
@@ -74,7 +74,7 @@ class ConsoleQueries:
                 self._local.store.close()
                 del self._local.store
         if not hasattr(self._local, "store"):
-            self._local.store = open_store(self.settings, read_only=True)
+            self._local.store = open_to_look(self.settings)
         store: FeatureDatabase = self._local.store
         return store
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -117,9 +116,8 @@ class StateCollector(Collector):
         yield from _streams(status)
         yield from _amounts(status)
         yield from _learning(status, self._settings.training_timeout_s)
-        for path, name in ((self._settings.store_path, "store"), (f"{self._settings.store_path}-wal", "store_wal")):
-            size = os.stat(path).st_size if os.path.exists(path) else 0
-            yield _gauge(f"refinery_{name}_bytes", "Size of the file on disk.", size)
+        for name, size in self._store.sizes().items():
+            yield _gauge(f"refinery_{name}_bytes", "Size on disk.", size)
         yield from self._dead_letters()
         yield from self._trainings()
         yield from self._champion(status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -192,6 +193,13 @@ class FeatureDatabase:
         if isinstance(self._connection, SqlConnection):
             return ""
         return cast("PostgresConnection", self._connection).server_id()
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of what holds the store, by name."""
+        if not isinstance(self._connection, SqlConnection):
+            return {"store": int(self._connection.query(SIZE_OF_SCHEMA)[0][0])}
+        files = {"store": f"{self.db_path}", "store_wal": f"{self.db_path}-wal"}
+        return {name: os.stat(path).st_size if os.path.exists(path) else 0 for name, path in files.items()}
 
     def server_facts(self) -> ServerFacts | None:
         """What can be seen of PostgreSQL's server; None for an SQLite file."""
@@ -456,3 +464,6 @@ GET = """
 NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
 TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"
 COUNT = "SELECT count(*) FROM feature_vectors {where}"
+SIZE_OF_SCHEMA = """
+    SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
+    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r'"""

@@ -29,31 +29,31 @@ class ColumnType(NamedTuple):
     write: Callable[[Sequence[Any]], bytes]
 
 
-class BinaryArray(NamedTuple):
+class PackedColumn(NamedTuple):
     """An array in binary, and its type's number."""
 
     data: bytes
     oid: int
 
 
-class ArrayDumper(Dumper):
-    """Sends a `BinaryArray` as it is."""
+class ColumnDumper(Dumper):
+    """Sends a `PackedColumn` as it is."""
 
     format = Format.BINARY
 
-    def dump(self, obj: BinaryArray) -> bytes:
+    def dump(self, obj: PackedColumn) -> bytes:
         return obj.data
 
     def get_key(self, obj: Any, format: Any) -> Any:  # noqa: A002, ARG002 - the names of the driver
         return type(obj), obj.oid
 
-    def upgrade(self, obj: Any, format: Any) -> ArrayDumper:  # noqa: A002, ARG002 - as above
-        dumper = ArrayDumper(type(obj))
+    def upgrade(self, obj: Any, format: Any) -> ColumnDumper:  # noqa: A002, ARG002 - as above
+        dumper = ColumnDumper(type(obj))
         dumper.oid = obj.oid
         return dumper
 
 
-def binary_array(kind: ColumnType, values: Sequence[Any]) -> BinaryArray:
+def packed_column(kind: ColumnType, values: Sequence[Any]) -> PackedColumn:
     """The values of a column, None for a null.
 
     Raises:
@@ -61,9 +61,9 @@ def binary_array(kind: ColumnType, values: Sequence[Any]) -> BinaryArray:
         TypeError: a value is not of the column's type.
     """
     if not values:
-        return BinaryArray(struct.pack("!iiI", 0, 0, kind.oid), kind.array_oid)
+        return PackedColumn(struct.pack("!iiI", 0, 0, kind.oid), kind.array_oid)
     header = _HEADER.pack(1, int(None in values), kind.oid, len(values), 1)
-    return BinaryArray(header + kind.write(values), kind.array_oid)
+    return PackedColumn(header + kind.write(values), kind.array_oid)
 
 
 def _numbers(code: str, size: int) -> Callable[[Sequence[Any]], bytes]:

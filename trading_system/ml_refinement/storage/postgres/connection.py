@@ -16,10 +16,10 @@ from trading_system.ml_refinement.storage.connection import Connection, Row, Val
 from trading_system.ml_refinement.storage.errors import StoreError, StoreMoved, StoreUnavailable, UnusableValue
 from trading_system.ml_refinement.storage.postgres.arrays import (
     TYPES,
-    ArrayDumper,
-    BinaryArray,
+    ColumnDumper,
     ColumnType,
-    binary_array,
+    PackedColumn,
+    packed_column,
 )
 from trading_system.ml_refinement.storage.postgres.dialect import (
     array_types,
@@ -52,7 +52,7 @@ class _WholeNumberDumper(Int2Dumper):
 def _adapters() -> AdaptersMap:
     adapters = AdaptersMap(psycopg.adapters)
     adapters.register_dumper(bool, _WholeNumberDumper)
-    adapters.register_dumper(BinaryArray, ArrayDumper)
+    adapters.register_dumper(PackedColumn, ColumnDumper)
     # Sums of whole numbers are `numeric`, which would come as Decimal.
     adapters.register_loader("numeric", FloatLoader)
     return adapters
@@ -127,7 +127,7 @@ class PostgresConnection(Connection):
             return
         text, types = self._by_arrays(sql)
         try:
-            arrays = [binary_array(kind, values) for kind, values in zip(types, zip(*rows, strict=True), strict=True)]
+            arrays = [packed_column(kind, values) for kind, values in zip(types, zip(*rows, strict=True), strict=True)]
         except (TypeError, ValueError, OverflowError) as error:
             raise UnusableValue(f"{self.name}: a value that its column cannot hold: {error}") from error
         with self._lock, self._framed(text), self._translating():
@@ -314,7 +314,10 @@ class PostgresConnection(Connection):
 
     def _settings(self, scope: str) -> list[str]:
         # The schema's name has been held to letters, digits and _.
-        return [f"SET {scope} search_path = {self.schema}", f"SET {scope} lock_timeout = {_LOCK_WAIT_MS}"]
+        said = {"search_path": self.schema, "lock_timeout": str(_LOCK_WAIT_MS)}
+        if self.read_only:
+            said["transaction_read_only" if scope == "LOCAL" else "default_transaction_read_only"] = "on"
+        return [f"SET {scope} {name} = {value}" for name, value in said.items()]
 
     def _see_the_same_installation(self, handle: psycopg.Connection[Row]) -> None:
         there = handle.execute(f"SELECT to_regclass('{self.schema}.installation')::text".encode()).fetchall()[0][0]
