@@ -17,6 +17,7 @@ from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, 
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.consumer.batch_handler import BatchHandler
 from worker.consumer.batch_result import BatchResult
+from worker.consumer.failover import FailoverWatch
 from worker.consumer.loop import Consumer, Handler
 from worker.consumer.passed_over import PassedOverWatch
 from worker.consumer.reconciliation import Reconciliation
@@ -81,7 +82,9 @@ def worker_consumer(
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
-        def opened() -> tuple[FeatureDatabase, BatchHandler, Callable[[], list[Entry]], PassedOverWatch, Ownership]:
+        def opened() -> tuple[
+            FeatureDatabase, BatchHandler, Callable[[], list[Entry]], PassedOverWatch, Ownership, FailoverWatch
+        ]:
             with ExitStack() as opening:
                 if not settings.store_is_there:
                     # Before an empty one is made in its place.
@@ -96,11 +99,13 @@ def worker_consumer(
                 struck_off = _struck_off(settings, store, archive, reader)
                 record = PassedOverRecord(client, settings.streams.group)
                 passed_over = PassedOverWatch(store, archive, reader, record, _kinds(settings))
+                failover = FailoverWatch(store, client, tuple(_kinds(settings)), settings.streams.group)
                 stack.enter_context(opening.pop_all())
-            return store, handler, struck_off, passed_over, ours
+            return store, handler, struck_off, passed_over, ours, failover
 
-        store, handler, struck_off, passed_over, ours = opened() if retry is None else retry.until_possible(opened)
-        looks = (ours.check_if_due, watch.look_if_due, passed_over.look_if_due)
+        made = opened() if retry is None else retry.until_possible(opened)
+        store, handler, struck_off, passed_over, ours, failover = made
+        looks = (failover.look, ours.check_if_due, watch.look_if_due, passed_over.look_if_due)
         heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,
@@ -112,7 +117,7 @@ def worker_consumer(
             after_batch=lambda result: _look_after(after_batch, store, looks, result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
-            admit=lambda: _admit(ours, watch),
+            admit=lambda: _admit(ours, watch, failover),
             on_pause=on_pause,
         )
 
@@ -150,10 +155,11 @@ def _look_after(
         after_batch(store, result)
 
 
-def _admit(ours: Ownership, watch: StreamWatch) -> None:
+def _admit(ours: Ownership, watch: StreamWatch, failover: FailoverWatch) -> None:
     """Look at the streams before anything is read: reading on hides from some servers' counts what is gone."""
     ours.check()
     watch.look()
+    failover.look()
 
 
 def _taken(settings: Settings, client: redis.Redis, store: FeatureDatabase) -> Ownership:

@@ -36,24 +36,45 @@ needs_postgres = pytest.mark.skipif(
 
 
 class PostgresServer:
-    """One server. `settings` are lines of its configuration beside ours; without any it syncs every commit."""
+    """One server. `settings` are lines of its configuration beside ours; without any it syncs every commit.
 
-    def __init__(self, *settings: str) -> None:
+    With `standby_of` it is a copy of that one, which follows it.
+    """
+
+    def __init__(self, *settings: str, standby_of: PostgresServer | None = None) -> None:
         found = programs()
         assert found is not None, "PostgreSQL's server is not installed"
         self.programs = found
         self.directory = Path(tempfile.mkdtemp(prefix="pg"))
         self._settings = settings
+        self._primary = standby_of
         self._user = _server_user()
         if self._user is not None:
             account = pwd.getpwnam(self._user)
             os.chown(self.directory, account.pw_uid, account.pw_gid)
 
     def __enter__(self) -> Self:
+        if self._primary is not None:
+            source = str(self._primary.directory)
+            self._run(
+                "pg_basebackup",
+                "-h",
+                source,
+                "-U",
+                "postgres",
+                "-D",
+                str(self.data),
+                "-R",
+                "-c",
+                "fast",
+                "-X",
+                "stream",
+            )
+            self._configure()
+            self.start()
+            return self
         self._run("initdb", "-D", str(self.data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-N")
-        lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.directory}'", *self._settings]
-        with (self.data / "postgresql.conf").open("a") as file:
-            file.write("\n".join(["", *lines, ""]))
+        self._configure()
         self.start()
         self.run_sql(f"CREATE ROLE {ROLE} LOGIN")
         self.run_sql(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
@@ -62,6 +83,11 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.stop("immediate")
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _configure(self) -> None:
+        lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.directory}'", *self._settings]
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(["", *lines, ""]))
 
     @property
     def data(self) -> Path:
@@ -80,6 +106,10 @@ class PostgresServer:
     def stop(self, how: str = "fast") -> None:
         """Stop it: `fast`, or `immediate`, which is a crash."""
         self._run("pg_ctl", "-D", str(self.data), "-m", how, "-w", "stop", check=False)
+
+    def promote(self) -> None:
+        """Have a standby take over, and wait until it takes writes."""
+        self._run("pg_ctl", "-D", str(self.data), "-w", "promote")
 
     def kill(self) -> None:
         """Kill its first process without a word; its children follow when they notice."""

@@ -30,6 +30,7 @@ from trading_system.ml_refinement.storage import (
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.deduplication import AlreadySettled, Deduplication
+from worker.consumer.failover import note_handled
 from worker.consumer.intake import Intake, decode_batch
 from worker.consumer.rows import outcome_bytes, outcome_row, prediction_rows, served_rows
 from worker.consumer.store_errors import translated_store_errors
@@ -89,6 +90,7 @@ class BatchHandler:
         self._provided = frozenset(pipeline.config.provided)
         self._clock = clock
         self._deduplication = Deduplication(store, kinds)
+        self._server_may_change = store.is_on_a_server
 
     def handle(self, entries: Sequence[Entry]) -> BatchResult:
         """Apply a batch whole, and say what is to be published.
@@ -112,6 +114,8 @@ class BatchHandler:
                 with self._store.atomic():
                     decided = self._deduplication.already_settled(entries)
                     if decided == settled:
+                        if self._server_may_change:
+                            note_handled(self._store, entries)
                         return self._apply(intake, computed, entries, settled) + restored
                 settled = decided  # another worker decided on some of them meanwhile
 

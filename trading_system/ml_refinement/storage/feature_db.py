@@ -188,6 +188,21 @@ class FeatureDatabase:
         """
         self._connection.check_in_place()
 
+    @property
+    def is_on_a_server(self) -> bool:
+        """Whether a database server holds it, and not a file."""
+        return not isinstance(self._connection, SqlConnection)
+
+    def timeline(self) -> str:
+        """Which server's history the store is of: another one after a standby took over; empty for an SQLite file.
+
+        Raises:
+            StoreUnavailable: the server is away.
+        """
+        if isinstance(self._connection, SqlConnection):
+            return ""
+        return cast("PostgresConnection", self._connection).timeline()
+
     def server_id(self) -> str:
         """Which database server holds the store: the same on its standbys; empty for an SQLite file."""
         if isinstance(self._connection, SqlConnection):

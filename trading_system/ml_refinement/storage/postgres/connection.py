@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -37,7 +38,8 @@ _LOCK_WAIT_MS = 5000
 #: A peer that is gone without a word is noticed after so long.
 _SILENCE_S = 10
 
-_FINISHED = (TransactionStatus.UNKNOWN, TransactionStatus.IDLE)
+_LOOK_EVERY_S = 1.0
+
 #: Handles inherited through a fork. Closing one would end the parent's session, so they are kept, never closed.
 _inherited: list[psycopg.Connection[Any]] = []
 
@@ -80,6 +82,8 @@ class PostgresConnection(Connection):
         self._pooled = False
         self._begun = False
         self._array_statements: dict[str, tuple[str, tuple[ColumnType, ...]]] = {}
+        self._timeline: str | None = None
+        self._look_due = 0.0
         #: Which installation was open before, once it was.
         self._installation: str | None = None
 
@@ -150,7 +154,18 @@ class PostgresConnection(Connection):
                     yield chunk
 
     def check_in_place(self) -> None:
-        """See `Connection.check_in_place`: asked whenever a connection is made, which may be to another server."""
+        """See `Connection.check_in_place`: looked at whenever a connection is made, so see that there still is one.
+
+        Raises:
+            StoreMoved: another store is at the address.
+            StoreUnavailable: the server is away.
+        """
+        with self._lock:
+            if self._handle is None or self._depth or time.monotonic() < self._look_due:
+                return
+            self._look_due = time.monotonic() + _LOOK_EVERY_S
+            with self._translating():
+                self._handle.execute(b"SELECT 1", prepare=False)
 
     def close(self) -> None:
         """Close; the next use opens it again."""
@@ -163,6 +178,16 @@ class PostgresConnection(Connection):
     def server_id(self) -> str:
         """The system identifier that the server was given when it was made; its standbys have the same."""
         return str(self.query("SELECT CAST(system_identifier AS text) FROM pg_control_system()")[0][0])
+
+    def timeline(self) -> str:
+        """Which server's history the store is of: another one after a standby took over.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        with self._lock:
+            self._usable()
+            return self._timeline or ""
 
     def execute_script(self, script: str) -> None:
         """Run several statements, in the transaction that is open.
@@ -311,6 +336,8 @@ class PostgresConnection(Connection):
             handle.prepared_max = 500
             handle.execute("; ".join(self._settings("SESSION")).encode(), prepare=False)
         self._see_the_same_installation(handle)
+        # A server that took over has another timeline, from its first write on.
+        self._timeline = None if standby else str(handle.execute(TIMELINE.encode()).fetchall()[0][0])
 
     def _settings(self, scope: str) -> list[str]:
         # The schema's name has been held to letters, digits and _.
@@ -353,6 +380,9 @@ class _Context:
     connection = None
 
 
+TIMELINE = """
+    SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
+    FROM pg_control_system()"""
 COLUMN_TYPES = """
     SELECT column_name::text, data_type::text FROM information_schema.columns
     WHERE table_schema = ? AND table_name = ?"""

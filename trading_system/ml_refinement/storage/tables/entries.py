@@ -104,6 +104,11 @@ class Marks:
         rows = self._connection.query(MARK, (name,))
         return int(rows[0][0]) if rows else None
 
+    def raise_to(self, name: str, value: int) -> None:
+        """Move the mark forward, or set it; one that is further stays."""
+        with self._connection.atomic():
+            self._connection.run(RAISE_MARK, (name, value))
+
     def put(self, name: str, value: int) -> None:
         """Move the mark, or set it."""
         with self._connection.atomic():
@@ -148,4 +153,7 @@ TAKE_BACK = "UPDATE attempts SET tries = tries - 1 WHERE stream = ? AND entry_id
 FORGET_UNCHARGED = "DELETE FROM attempts WHERE tries <= 0 AND stream = ? AND entry_id = ?"
 FORGET = "DELETE FROM attempts WHERE stream = ? AND entry_id = ?"
 MARK = "SELECT value FROM marks WHERE name = ?"
+RAISE_MARK = """
+    INSERT INTO marks (name, value) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value WHERE marks.value < excluded.value"""
 PUT_MARK = "INSERT INTO marks (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"

@@ -1,0 +1,77 @@
+"""A standby takes over from the store's primary: what the primary alone had acknowledged is read and handled again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.desk import desk, pending, send, settings_for
+from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
+from tests.support.postgres_server import PostgresServer, needs_postgres
+from tests.support.waiting import wait_until
+from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.consumer.failover import failover_key
+
+pytestmark = [needs_postgres, pytest.mark.sqlite_file]  # one engine, and two servers of their own
+
+
+@pytest.fixture
+def primary() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server
+
+
+def test_what_an_asynchronous_failover_lost_is_handled_again(
+    primary: PostgresServer, tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = Path(str(primary.directory) + "-address")
+    address.symlink_to(primary.directory)
+    monkeypatch.setenv("REFINERY_STORE_URL", f"postgresql://refinery@/refinery?host={address}&schema=failover")
+    settings = settings_for(tmp_path / "state", valkey_url)
+    store = FeatureDatabase(settings.store_place)
+    store.upgrade()
+    store.close()
+    with PostgresServer(standby_of=primary) as standby, desk(settings) as worker:
+        for number in range(20):
+            send(worker.client, SIGNALS, signal(number))
+        worker.drain()
+        wait_until(
+            lambda: standby.run_sql("SELECT count(*) FROM failover.feature_vectors", database="refinery") == "20"
+        )
+        served = dict(worker.store._connection.query(SERVED))
+        standby.run_sql("ALTER SYSTEM SET primary_conninfo = ''")
+        standby.run_sql("SELECT pg_reload_conf()")
+        wait_until(lambda: primary.run_sql("SELECT count(*) FROM pg_stat_replication") == "0")
+        for number in range(20, 45):
+            send(worker.client, SIGNALS, signal(number))
+        for number in range(10):
+            send(worker.client, TRADES, outcome(number, 1.0))
+        worker.drain()
+        assert pending(worker.client) == 0
+        acknowledged = worker.store.counts()
+        assert (acknowledged.signals, acknowledged.labelled) == (45, 10)
+        primary.stop("immediate")
+        standby.promote()
+        address.unlink()
+        address.symlink_to(standby.directory)
+        worker.store.close()
+        assert worker.store.counts().signals == 20, "nothing was lost, so this shows nothing"
+
+        def handled_again() -> bool:
+            worker.drain()
+            return worker.store.counts().signals == 45
+
+        wait_until(handled_again)
+        after = worker.store.counts()
+        assert (after.signals, after.labelled, after.dead_letters) == (45, 10, 0)
+        again = dict(worker.store._connection.query(SERVED))
+        assert {signal_id: again[signal_id] for signal_id in served} == served
+        assert pending(worker.client) == 0
+        told = worker.client.hgetall(failover_key(SIGNALS, GROUP))
+        assert told[b"times"] == b"1"
+    address.unlink()
+
+
+SERVED = "SELECT v.signal_id, s.payload FROM served_scores AS s JOIN feature_vectors AS v ON v.id = s.vector_id"
