@@ -1,30 +1,53 @@
-"""The same worker on SQLite and on PostgreSQL, in turns; and what a batch of one costs on each."""
+"""The store in PostgreSQL beside the store in SQLite, in turns on the same machine.
+
+python -m benchmarks.engines            with 1,000,000 signals for the status; some minutes
+python -m benchmarks.engines --quick    the same on less; nothing is kept
+
+PostgreSQL is Debian's, on a socket, with fsync and synchronous_commit on; its processes share the cores. "cpu" is of the worker alone.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
+from statistics import median
 
+import numpy as np
+import orjson
 import redis
+from loguru import logger
 
 from benchmarks.contenders import Contender, Took, contenders, refinery
-from benchmarks.environment import Environment, publish, small, train
+from benchmarks.environment import Environment, environment, publish, small, train
+from benchmarks.growth import fill
 from benchmarks.throughput import Rounds
-from worker.installation import upgrade_store
+from tests.support.postgres_server import PostgresServer
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.tables.vectors import INSERT_NEW, VectorRow
+from trading_system.ml_refinement.storage.times import text_from_us
+from worker.installation import feature_pipeline, open_store, upgrade_store
+from worker.settings.schema import Settings
+
+RESULTS = Path(__file__).parent / "tables" / "engines.json"
+STATES = {"sqlite": "engine", "postgresql": "postgres_engine"}
+_START_US = 1_600_000_000_000_000
 
 
-def engines(environment: Environment, database: str, *, rounds: int, events: int) -> dict[str, Rounds]:
-    """Whole workers on each engine. `database` is the address of a PostgreSQL with fsync on."""
-    environment = replace(environment, database=database)
-    states = {"sqlite": "engine", "postgresql": "postgres_engine"}
-    settings = {name: environment.settings(state) for name, state in states.items()}
+def whole_worker(place: Environment, *, rounds: int, events: int) -> dict[str, Rounds]:
+    """Whole workers, one on each engine."""
+    settings = {name: place.settings(state) for name, state in STATES.items()}
     for one in settings.values():
-        upgrade_store(one)
         train(one)
-    made = [Contender(name, refinery, environment, state) for name, state in states.items()]
+    made = [Contender(name, refinery, place, state) for name, state in STATES.items()]
     taken: dict[str, list[Took]] = {one.name: [] for one in made}
     numbers = count()
-    with contenders(*made), redis.Redis.from_url(environment.url) as client:
+    with contenders(*made), redis.Redis.from_url(place.url) as client:
         for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
             for one in made:
@@ -33,3 +56,160 @@ def engines(environment: Environment, database: str, *, rounds: int, events: int
                 taken[one.name].append(one.drain(events))
                 client.xtrim(stream, maxlen=0, approximate=False)
     return {name: Rounds.of(took[1:], events) for name, took in taken.items()}
+
+
+def a_batch_of_one(place: Environment, *, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of the transaction that stores one signal and its answer."""
+    stores = {name: open_store(place.settings(state)) for name, state in STATES.items()}
+    names = feature_pipeline(place.settings("engine")).names
+    values = np.random.default_rng(1).normal(size=(1, len(names)))
+    taken: dict[str, list[float]] = {name: [] for name in stores}
+    for number in range(rounds):
+        for name, store in stores.items():
+            taken[name].append(_timed(lambda s=store, n=number: _store(s, f"one-{n}", 1, names, values)))
+    for store in stores.values():
+        store.close()
+    return taken
+
+
+def arrays_beside_executemany(place: Environment, *, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of storing 512 vectors as arrays, and a statement for each."""
+    store = open_store(place.settings(STATES["postgresql"]))
+    names = feature_pipeline(place.settings("engine")).names
+    values = np.random.default_rng(1).normal(size=(512, len(names)))
+    connection = store._connection
+    taken: dict[str, list[float]] = {"arrays": [], "executemany": []}
+    packed = [row.tobytes() for row in values]
+    text = orjson.dumps(dict(zip(names, values[0].tolist(), strict=True))).decode()
+    for number in range(rounds):
+        for how in taken:
+            rows = [(*row, text, row.timestamp, 1, packed[at]) for at, row in enumerate(_rows(f"{how}-{number}", 512))]
+
+            def write(how: str = how, rows: list[tuple[object, ...]] = rows) -> None:
+                with store.atomic():
+                    (connection.write_rows if how == "arrays" else connection.run_many)(INSERT_NEW, rows)
+
+            taken[how].append(_timed(write))
+    store.close()
+    return taken
+
+
+def training_rows(place: Environment, *, rows: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of reading so many labelled vectors into a matrix."""
+    taken: dict[str, list[float]] = {}
+    stores = {}
+    for name, state in STATES.items():
+        settings = place.settings(f"{state}_rows")
+        _begun(settings, rows * 2)  # every second one is labelled
+        stores[name] = open_store(settings)
+        taken[name] = []
+    pipeline = feature_pipeline(settings)
+    for _ in range(rounds):
+        for name, store in stores.items():
+            taken[name].append(
+                _timed(
+                    lambda s=store: s.vectors.training_matrix(
+                        feature_version=pipeline.feature_version, names=pipeline.names
+                    )
+                )
+            )
+    for store in stores.values():
+        store.close()
+    return taken
+
+
+def status_ms(place: Environment, *, signals: int) -> float:
+    """Milliseconds of the counts behind a status, inside a process, at so many signals."""
+    settings = place.settings("postgres_engine_rows")
+    _begun(settings, signals)
+    with open_store(settings) as store:
+        store.counts()
+        return median(_timed(store.counts) for _ in range(20))
+
+
+def _begun(settings: Settings, signals: int) -> None:
+    upgrade_store(settings)
+    with open_store(settings) as store:
+        trained = store.models.active_id("signal_quality") is not None
+    if not trained:
+        train(settings)
+    fill(settings, signals)
+
+
+def _rows(prefix: str, number: int) -> list[VectorRow]:
+    return [
+        VectorRow(
+            f"{prefix}-{at}",
+            text_from_us(_START_US + at),
+            "SYM",
+            "equity",
+            "breakout",
+            "HIGH",
+            "1.0",
+            True,
+            b"h" * 16,
+            f"{at}-1",
+        )
+        for at in range(number)
+    ]
+
+
+def _store(store: FeatureDatabase, prefix: str, number: int, names: tuple[str, ...], values: np.ndarray) -> None:
+    rows = _rows(prefix, number)
+    with store.atomic():
+        store.vectors.insert_new(rows, names, values)
+        store.scores.put_served([(row.signal_id, None, "cold_start", b"{}") for row in rows])
+
+
+def _timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return (time.perf_counter() - began) * 1000
+
+
+@contextmanager
+def both_engines() -> Iterator[Environment]:
+    """An environment whose states in PostgreSQL have a server of their own."""
+    with PostgresServer() as server, environment() as place:
+        database = f"postgresql://refinery@/refinery?host={server.directory}"
+        place = replace(place, database=database)
+        for state in STATES.values():
+            upgrade_store(place.settings(state))
+        yield place
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    quick = parser.parse_args().quick
+    logger.remove()
+    with both_engines() as place:
+        workers = whole_worker(place, rounds=3 if quick else 9, events=4_096)
+        ones = a_batch_of_one(place, rounds=50 if quick else 300)
+        arrays = arrays_beside_executemany(place, rounds=3 if quick else 12)
+        reading = training_rows(place, rows=5_000 if quick else 100_000, rounds=3)
+        signals = 20_000 if quick else 1_000_000
+        status = status_ms(place, signals=signals)
+    ours, theirs = workers["postgresql"], workers["sqlite"]
+    lines = [
+        ("whole worker, events a second beside SQLite", 1 / ours.over(theirs), ">= .6"),
+        ("whole worker, its processor time beside SQLite's", ours.least_cpu_over(theirs), "<= 1.0"),
+        ("a batch of one, beside SQLite", median(ones["postgresql"]) / median(ones["sqlite"]), "<= 2"),
+        ("512 vectors by executemany, beside arrays", median(arrays["executemany"]) / median(arrays["arrays"]), ">= 2"),
+        ("reading training rows, beside SQLite", median(reading["postgresql"]) / median(reading["sqlite"]), "<= 2"),
+        (f"status at {signals:,} signals, ms", status, "<= 300"),
+    ]
+    print("| figure | measured | goal |\n|---|---|---|")
+    for what, figure, goal in lines:
+        print(f"| {what} | {figure:.3g} | {goal} |")
+    print(
+        f"\nworker, least processor time: {min(ours.cpu):.1f} us an event on PostgreSQL, {min(theirs.cpu):.1f} on SQLite"
+    )
+    if not quick:
+        RESULTS.write_bytes(
+            orjson.dumps({what: round(figure, 4) for what, figure, _ in lines}, option=orjson.OPT_INDENT_2) + b"\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
