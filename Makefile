@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo demo-edge test lint chaos fuzz mutants audit bench bench-quick bench-guard bench-learning clean
+.PHONY: install demo demo-edge test lint chaos fuzz mutants audit bench bench-engines bench-quick bench-guard bench-learning clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,10 @@ $(VENV)/.bench: $(STAMP)
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# The store in PostgreSQL beside SQLite; needs PostgreSQL's server.
+bench-engines: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.engines
 
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick

@@ -3,7 +3,8 @@
 python -m benchmarks.engines            with 1,000,000 signals for the status; some minutes
 python -m benchmarks.engines --quick    the same on less; nothing is kept
 
-PostgreSQL is Debian's, on a socket, with fsync and synchronous_commit on; its processes share the cores. "cpu" is of the worker alone.
+PostgreSQL is on a socket, with fsync and synchronous_commit on, and its processes share the cores. The processor time is
+the worker's alone.
 """
 
 from __future__ import annotations
@@ -202,13 +203,11 @@ def main() -> None:
     print("| figure | measured | goal |\n|---|---|---|")
     for what, figure, goal in lines:
         print(f"| {what} | {figure:.3g} | {goal} |")
-    print(
-        f"\nworker, least processor time: {min(ours.cpu):.1f} us an event on PostgreSQL, {min(theirs.cpu):.1f} on SQLite"
-    )
+    least = f"{min(ours.cpu):.1f} us an event on PostgreSQL, {min(theirs.cpu):.1f} on SQLite"
+    print(f"\nworker, least processor time: {least}")
     if not quick:
-        RESULTS.write_bytes(
-            orjson.dumps({what: round(figure, 4) for what, figure, _ in lines}, option=orjson.OPT_INDENT_2) + b"\n"
-        )
+        figures = {what: round(figure, 4) for what, figure, _ in lines}
+        RESULTS.write_bytes(orjson.dumps(figures, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 if __name__ == "__main__":
