@@ -56,12 +56,15 @@ def create_app(settings: Settings, url: str) -> Flask:
     if not settings.store_is_there:
         with suppress(TransientError), connect(url) as client:
             refuse_other_owner(settings, client)
-    open_store(settings).close()  # brings the schema up to date, since the console itself only reads
+    with open_store(settings) as store:  # brings the schema up to date, since the console itself only reads
+        installation = store.installation_id()
+    signing = settings.console_secrets
     flask = Flask("worker.console", template_folder="templates", static_folder="static")
     flask.config.update(
-        SECRET_KEY=secrets.token_bytes(32),
+        SECRET_KEY=signing[0] if signing else secrets.token_bytes(32),
+        SECRET_KEY_FALLBACKS=signing[1:],
         MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
-        SESSION_COOKIE_NAME=_cookie_name(settings),
+        SESSION_COOKIE_NAME=f"refinery-{installation[:12]}" if signing else _cookie_name(settings),
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_SECURE=settings.console_secure_cookies,
@@ -73,7 +76,7 @@ def create_app(settings: Settings, url: str) -> Flask:
     queries = flask.extensions["refinery"] = ConsoleQueries(settings, url)
     flask.extensions["refinery.actions"] = RunningActions(queries)
     filters.register(flask)
-    security.register(flask, settings)
+    security.register(flask, settings, queries.client)
     flask.register_blueprint(pages)
     flask.register_blueprint(zones)
     flask.register_blueprint(first_event)

@@ -41,6 +41,7 @@ from worker.settings.webhook_url import check_webhook_url, mask_webhook_url, sig
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 StreamName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+ConsoleSecret = Annotated[SecretStr, Field(min_length=32)]
 QueueName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 #: The queue of trainings of an installation whose streams and group have their usual names.
@@ -167,6 +168,10 @@ class Settings(BaseModel):
     """Who may change things: names, each with what `refinery hash-password` makes of the password. JSON object."""
     console_viewers: dict[str, SecretStr] = Field(default_factory=dict)
     """Who may only look, the same way. JSON object."""
+    console_secret: ConsoleSecret | None = None
+    """Signs sessions and forms, so that replicas of one console accept each other's; unset: each has its own."""
+    console_previous_secret: ConsoleSecret | None = None
+    """Accepted beside it, while one is exchanged for another."""
     console_secure_cookies: bool = False
     """Send the session cookie over HTTPS only; for a console behind a proxy that speaks TLS."""
     console_proxies: Annotated[int, Field(ge=0, le=10)] = 0
@@ -233,6 +238,14 @@ class Settings(BaseModel):
         # The library lets the names be assigned later; settings stand as they are.
         if value.features.feature_set == FeatureSet.CUSTOM and not value.features.custom_features:
             raise ValueError("must name features in REFINERY_ML__FEATURES__CUSTOM_FEATURES when the set is custom")
+        return value
+
+    @field_validator("console_previous_secret")
+    @classmethod
+    def _beside_a_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        # The secret is validated before, because it is defined before; missing here when it was itself wrong.
+        if value is not None and "console_secret" in info.data and info.data["console_secret"] is None:
+            raise ValueError("needs REFINERY_CONSOLE_SECRET beside it, which signs")
         return value
 
     @field_validator("redis_url")
@@ -318,6 +331,12 @@ class Settings(BaseModel):
         if named == usual:
             return QUEUE_NAME
         return f"{QUEUE_NAME}-{hashlib.blake2b(' '.join(named).encode(), digest_size=4).hexdigest()}"
+
+    @property
+    def console_secrets(self) -> list[str]:
+        """What the console signs with, and then what it accepts beside it; empty: with one of its own."""
+        given = (self.console_secret, self.console_previous_secret)
+        return [secret.get_secret_value() for secret in given if secret is not None]
 
     @property
     def consumer(self) -> str:

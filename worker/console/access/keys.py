@@ -46,6 +46,20 @@ class Keys:
         """Whether nobody is asked for anything."""
         return not self.names and not self.shared
 
+    def mark(self, visitor: Visitor, secret: str) -> str:
+        """What changes when a visitor's password does; it tells nothing about it to those without the secret.
+
+        Empty where the visitor could not sign in now.
+        """
+        if visitor.name is None:
+            key = self.shared.get(visitor.role, b"")
+        else:
+            role, hashed = self.names.get(visitor.name, ("viewer", ""))
+            key = hashed.encode() if role == visitor.role else b""
+        if not key:
+            return ""
+        return hmac.new(secret.encode(), key, "sha256").hexdigest()
+
     def visitor(self, name: str, password: str) -> Visitor | None:
         """Who signs in with these; None when they do not fit."""
         if name:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hmac
 import math
 import secrets
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import redis
 from flask import (
     Blueprint,
     Flask,
@@ -25,10 +26,13 @@ from flask import (
     session,
     url_for,
 )
+from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
+from itsdangerous import SignatureExpired, TimestampSigner, URLSafeTimedSerializer
 
 from worker.console.access.keys import Keys
 from worker.console.access.sessions import Sessions, SignInTries, Visitor
+from worker.console.access.shared_sessions import SharedSessions
 from worker.settings.redis_url import is_loopback
 from worker.settings.schema import Settings
 
@@ -48,10 +52,36 @@ _CSP_JOBS: Final = (
 )
 
 
-def register(flask: Flask, settings: Settings) -> None:
+class _Signer(TimestampSigner):
+    """Signs cookies as Flask does, and takes those of a replica whose clock is ahead of this one's."""
+
+    def unsign(self, signed_value: str | bytes, max_age: int | None = None, return_timestamp: bool = False) -> Any:
+        """What was signed, as the parent's.
+
+        Raises:
+            BadSignature: it was not signed by us, or longer than `max_age` seconds ago.
+        """
+        value, signed_at = super().unsign(signed_value, return_timestamp=True)
+        if max_age is not None and self.get_timestamp() - signed_at.timestamp() > max_age:
+            raise SignatureExpired("too old", payload=value, date_signed=signed_at)
+        return (value, signed_at) if return_timestamp else value
+
+
+class _Cookies(SecureCookieSessionInterface):
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
+        """As the parent's, with our signer."""
+        serializer = super().get_signing_serializer(app)
+        if serializer is not None:
+            serializer.signer = _Signer
+        return serializer
+
+
+def register(flask: Flask, settings: Settings, client: redis.Redis) -> None:
     """Guard every route of the application, those of mounted blueprints too."""
     keys = flask.extensions["refinery.keys"] = Keys.of(settings)
-    flask.extensions["refinery.sessions"] = Sessions()
+    signing = settings.console_secrets
+    flask.extensions["refinery.sessions"] = SharedSessions(keys, signing, client) if signing else Sessions()
+    flask.session_interface = _Cookies()
     flask.extensions["refinery.tries"] = SignInTries()
     flask.register_blueprint(blueprint)
     flask.before_request(_guard)
@@ -86,7 +116,7 @@ def _guard() -> ResponseReturnValue | None:
     g.nonce = secrets.token_urlsafe(16)
     if keys.is_open and not is_loopback(urlsplit(f"//{request.host}").hostname or ""):
         abort(421, "This console answers to the names of this machine only.")
-    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    sessions: Sessions | SharedSessions = current_app.extensions["refinery.sessions"]
     g.visitor = Visitor("operator") if keys.is_open else sessions.visitor(session.get("name"))
     if request.method not in _SAFE_METHODS:
         _same_origin()
@@ -123,7 +153,7 @@ def _same_host(origin: str, host: str) -> bool:
 def login() -> ResponseReturnValue:
     """Ask for a password, and for a name where users have them; they decide the role."""
     keys: Keys = current_app.extensions["refinery.keys"]
-    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    sessions: Sessions | SharedSessions = current_app.extensions["refinery.sessions"]
     tries: SignInTries = current_app.extensions["refinery.tries"]
     address = request.remote_addr or ""
     if keys.is_open:
@@ -149,7 +179,7 @@ def login() -> ResponseReturnValue:
 @blueprint.route("/logout", methods=["POST"])
 def logout() -> ResponseReturnValue:
     """End the session, also for whoever has a copy of its cookie."""
-    sessions: Sessions = current_app.extensions["refinery.sessions"]
+    sessions: Sessions | SharedSessions = current_app.extensions["refinery.sessions"]
     sessions.close(session.get("name"))
     session.clear()
     return redirect(url_for("security.login"))
