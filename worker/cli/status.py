@@ -65,6 +65,7 @@ def _show_status(state: Status) -> None:
     output.pairs(
         {
             "redis": state.redis,
+            **({} if state.queue is None else {"queue": state.queue}),
             "signals": f"{state.signals:,} stored, {counted(state.predictions, 'prediction')}, "
             f"{state.incomplete:,} incomplete",
             "outcomes": f"{state.outcomes:,} stored, "

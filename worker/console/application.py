@@ -84,7 +84,7 @@ def create_app(settings: Settings, url: str) -> Flask:
     flask.register_blueprint(letters)
     flask.register_blueprint(letter_actions)
     flask.register_blueprint(actions)
-    mount_dashboard(flask, url, settings.masked_redis_url)
+    mount_dashboard(flask, settings.queue_address(url), settings.masked_queue_url or settings.masked_redis_url)
     _explain_errors(flask)
     if proxies := settings.console_proxies:
         flask.wsgi_app = ProxyFix(  # type: ignore[method-assign]

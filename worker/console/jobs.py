@@ -69,7 +69,7 @@ def train() -> ResponseReturnValue:
     try:
         job_id = enqueue(queries.settings, queries.store, queries.rq_client, requested_by=actor())
     except redis.RedisError as error:
-        raise TransientError(f"Redis does not answer: {error}") from error
+        raise TransientError(f"the Redis of the queue does not answer: {error}") from error
     logger.info("training {} was asked for by {}", job_id, actor())
     flash(f"{job_id} waits for the trainer; its end is told below.")
     return redirect(url_for("jobs.overview"))
@@ -79,6 +79,8 @@ def _refused_now(seen: Overview) -> str | None:
     """Why no training can be asked for now; None where it can."""
     if seen.status.pending is None:
         return "Redis does not answer."
+    if not seen.status.queue_answers:
+        return "The Redis of the queue does not answer."
     if seen.training is not None:
         return "A training is running." if seen.training == "started" else "A training waits for the trainer already."
     if seen.trainers == 0:

@@ -64,6 +64,9 @@ def verdict(seen: Overview) -> tuple[str, str, str]:
         says = f"{status.champion} was fitted on other features than the settings make, so nothing is scored."
         return "bad", "Running, not scoring.", f"{says} Put the feature settings back, or train: refinery retrain"
     learning = [_champion_words(status), _training_words(seen)]
+    if not status.queue_answers:
+        says = f"The queue of trainings does not answer: {status.queue}. Events are handled all the same. "
+        return "warn", "Running, not learning.", says + " ".join(learning)
     if seen.trainers == 0:
         return "warn", "Running, not learning.", "No trainer is running: refinery trainer. " + " ".join(learning)
     if status.dead_letters:

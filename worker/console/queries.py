@@ -59,7 +59,7 @@ class ConsoleQueries:
         self.url = url
         self._config = settings.to_ml_config()
         self.client = connect(url)
-        self.rq_client = connect_queue(url)
+        self.rq_client = connect_queue(settings.queue_address(url))
         self._local = threading.local()
         self._memory: dict[Hashable, tuple[Hashable, Any, float]] = {}
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
@@ -180,10 +180,11 @@ class ConsoleQueries:
         letters = self.store.dead_letters.open_by_reason()
         samples = list(self._samples)
         answers = status.pending is not None
+        queue_answers = answers and status.queue_answers
         return Overview(
             status=status,
-            processes=self._processes() if answers else (),
-            training=pending_job(self.rq_client, self.settings.queue_name) if answers else None,
+            processes=self._processes(queue_answers=queue_answers) if answers else (),
+            training=pending_job(self.rq_client, self.settings.queue_name) if queue_answers else None,
             oldest_pending_s=self._oldest_pending_s() if answers and status.pending else None,
             per_second=_rate(samples[-4:]),
             per_second_5min=_rate(samples),
@@ -191,7 +192,7 @@ class ConsoleQueries:
             dead_reasons=tuple((letter.reason, letter.letters) for letter in letters),
         )
 
-    def _processes(self) -> tuple[Process, ...]:
+    def _processes(self, *, queue_answers: bool) -> tuple[Process, ...]:
         found = []
         streams = self.settings.streams
         rows: Any = []
@@ -201,7 +202,7 @@ class ConsoleQueries:
             doing = f"{row['pending']:,} pending"
             found.append(Process(row["name"].decode(), "worker", row["idle"] / 1000, doing))
         queue = Queue(self.settings.queue_name, connection=self.rq_client)
-        for worker in Worker.all(queue=queue, serializer=JSONSerializer):
+        for worker in Worker.all(queue=queue, serializer=JSONSerializer) if queue_answers else ():
             heard = worker.last_heartbeat
             silent = age_s(heard.isoformat()) if heard else float("inf")
             found.append(Process(worker.name, "trainer", silent, str(worker.get_state())))

@@ -123,6 +123,7 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
     """What another process has to be told to work with `demo_settings`, beside this process's own environment."""
     return {
         "REFINERY_REDIS_URL": url,
+        "REFINERY_QUEUE_URL": url,  # its trainings are nobody else's
         "REFINERY_STATE_DIR": str(chosen.state_dir),
         "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
         "REFINERY_CONSOLE_PORT": str(chosen.console_port),

@@ -31,7 +31,7 @@ from worker.observability.findings import Finding, Verdict
 from worker.observability.machine_checks import look_at_clock, look_at_disk, look_at_state_dir
 from worker.observability.postgres_checks import look_at_postgres
 from worker.observability.printable import counted
-from worker.observability.status import read_notified, read_status, training_waits_for
+from worker.observability.status import read_notified, read_status, silence_of_queue, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect, server_if_there
@@ -67,6 +67,7 @@ def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
         ("settings", _learning),
         ("features", look_at_provided),
         ("redis", _redis),
+        ("queue", _queue),
         ("installation", _ownership),
         ("worker", _waiting),
         ("clock", partial(look_at_clock, clock=clock)),
@@ -131,6 +132,22 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "bad", says, advice)
     if not durable:
         yield Finding("redis", "warn", "appendonly is not yes: a crash loses events", "CONFIG SET appendonly yes")
+
+
+def _queue(settings: Settings) -> Iterator[Finding]:
+    """The server of the queue of trainings, where it has one of its own."""
+    if settings.queue_url is None:
+        return
+    if silence := silence_of_queue(settings):
+        says = f"{settings.masked_queue_url}: {silence}; events are handled, and trainings wait"
+        yield Finding("queue", "bad", says, "start it, or correct REFINERY_QUEUE_URL")
+        return
+    with closing(connect(settings.queue_url)) as client:
+        policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+    if policy not in (None, "noeviction"):
+        says = f"maxmemory-policy is {policy}: jobs may vanish"
+        yield Finding("queue", "warn", says, "CONFIG SET maxmemory-policy noeviction")
+    yield Finding("queue", "ok", f"{settings.masked_queue_url} answers")
 
 
 def _ownership(settings: Settings) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ def set_up_logging(settings: Settings) -> None:
     """Send logs to stderr, for people or as JSON lines, without credentials and with nothing that a terminal obeys."""
     from loguru import logger  # with asyncio, which a command that only helps has no use for
 
-    mask = masker(settings.redis_url)
+    mask = masker(settings.redis_url, settings.queue_url, settings.store_url, settings.store_read_url)
 
     def write(text: str) -> None:
         sys.stderr.write(mask(text))

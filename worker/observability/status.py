@@ -116,6 +116,9 @@ class Status:
     standing: Standing | None = None
     #: False where the settings turn retraining off, and nothing is ever due.
     retraining: bool = True
+    #: The server of the queue of trainings, and what is wrong with it; None where it is that of the streams.
+    queue: str | None = None
+    queue_answers: bool = True
     #: What is wrong where another installation handles the streams, or the store that did is gone.
     other_owner: str | None = None
     #: What workers of this machine wait for, and handle nothing meanwhile.
@@ -146,6 +149,7 @@ def training_waits_for(state: Status) -> tuple[str, ...]:
 def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> Status:
     """Look at the store and, when it answers, at Redis. Takes the same time whatever the size of the store."""
     states, trouble = _streams(settings, client)
+    queue_trouble = silence_of_queue(settings)
     counts = store.counts()
     champion = store.models.active(ModelType.SIGNAL_QUALITY)
     last = store.runs.last(ModelType.SIGNAL_QUALITY)
@@ -192,9 +196,27 @@ def read_status(settings: Settings, store: FeatureDatabase, client: redis.Redis 
         min_samples=settings.ml.training.min_training_samples,
         due=due(retrain_rule(settings), history, now=utc_now()),
         retraining=settings.ml.enabled,
+        queue=f"{settings.masked_queue_url} ({queue_trouble})" if queue_trouble else settings.masked_queue_url,
+        queue_answers=not queue_trouble,
         other_owner=_other_owner(settings, store, client),
         notifications=read_notified(settings, store),
     )
+
+
+def silence_of_queue(settings: Settings) -> str:
+    """What is wrong with the server of the queue of trainings, where it has one of its own; empty where it answers."""
+    if settings.queue_url is None:
+        return ""
+    # Only now: whoever has one server does without another client.
+    from worker.redis_server.connection import connect
+    from worker.streams.errors import translated
+
+    try:
+        with translated(), connect(settings.queue_url) as client:
+            client.ping()
+    except TransientError as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def _other_owner(settings: Settings, store: FeatureDatabase, client: redis.Redis | None) -> str | None:

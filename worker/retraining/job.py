@@ -20,6 +20,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, St
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
+from worker.redis_server.connection import connect
 from worker.retraining.history import KILLED
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
@@ -44,12 +45,12 @@ def run_trainer(settings: Settings, url: str) -> None:
         url: address of the server, embedded or not.
     """
     importlib.import_module(_LEARNING)  # once, before the children are forked
-    with connect_queue(url) as client:
+    with connect(url) as streams, connect_queue(settings.queue_address(url)) as client:
         work_until_stopped(
             settings,
-            url,
+            settings.queue_address(url),
             functions={RETRAIN: partial(retrain, settings)},
-            housekeeping=partial(housekeeping, settings, client),
+            housekeeping=partial(housekeeping, settings, client, streams=streams),
         )
 
 
@@ -126,10 +127,16 @@ def _lost_store_named() -> Iterator[None]:
         raise RefineryError(f"the training came to nothing: {error}") from error
 
 
-def housekeeping(settings: Settings, client: redis.Redis) -> None:
-    """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs."""
+def housekeeping(settings: Settings, client: redis.Redis, *, streams: redis.Redis | None = None) -> None:
+    """Gives up trainings whose process is gone, asks for what is due, and looks for drift. What fails, it logs.
+
+    Args:
+        settings: of the trainer.
+        client: of the queue's server.
+        streams: of the streams' server; None: it is the same.
+    """
     try:
-        refuse_other_owner(settings, client)
+        refuse_other_owner(settings, streams or client)
         with closing(open_store(settings)) as store:
             lock = take_lock(settings.training_lock_path)
             if lock is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from typing import Any
 
 import redis
@@ -16,7 +15,7 @@ from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import RefineryError, TransientError
 from worker.installation import existing_store, refuse_other_owner
-from worker.redis_server.connection import server_url
+from worker.redis_server.connection import connect, server_url
 from worker.retraining.history import training_history
 from worker.retraining.policy import RetrainReason, due, retrain_rule
 from worker.retraining.queue import RetrainQueue, connect_queue, pending_job, run_id_of, trainers_alive
@@ -32,15 +31,21 @@ def retrain_now(settings: Settings, *, wait: bool) -> dict[str, Any]:
         ConfigurationError: another installation handles the streams.
         RefineryError: there is no store, no trainer took the job in time, or it failed before its training began.
     """
-    with existing_store(settings) as store, server_url(settings) as url, closing(connect_queue(url)) as client:
-        refuse_other_owner(settings, client)
+    with (
+        existing_store(settings) as store,
+        server_url(settings) as url,
+        connect_queue(settings.queue_address(url)) as client,
+    ):
+        with connect(url) as streams:
+            refuse_other_owner(settings, streams)
         try:
             job_id = enqueue(settings, store, client)
             run = wait_for(settings, store, client, job_id) if wait else None
             failure = _queue(settings, client).failure(job_id)
             trainers = trainers_alive(client, settings.queue_name)
         except redis.RedisError as error:
-            raise TransientError(f"Redis does not answer: {error}") from error
+            which = "Redis" if settings.queue_url is None else f"the Redis of the queue, {settings.masked_queue_url},"
+            raise TransientError(f"{which} does not answer: {error}") from error
         if not wait:
             return {"job_id": job_id, "trainers": trainers}
         if run is None and failure is not None:

@@ -290,7 +290,7 @@ def work_until_stopped(
 
     Args:
         settings: of this process.
-        url: address of the server, embedded or not.
+        url: address of the queue's server, embedded or not.
         functions: what may run, by name.
         housekeeping: called at the start, about twice a minute, and whenever a training was killed; must not raise.
     """

@@ -31,6 +31,8 @@ from worker.supervision.slots import worker_slot
 
 #: How often a worker that gets no labels looks whether a retraining is due by age.
 _LOOK_EVERY_S = 5.0
+#: A server of the queue that takes longer, as one that is cut off, is left alone for a while, whatever comes.
+_SLOW_S, _SLOW_PAUSE_S = 1.0, 60.0
 _CARE_EVERY_S = 60.0
 _CONSUMER_GONE_MS = 3_600_000
 
@@ -147,12 +149,14 @@ class _RetrainingTrigger:
 
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
-        self._client = connect_queue(url)
+        self._client = connect_queue(settings.queue_address(url))
         self._look_at = 0.0
+        self._slow = False
 
     def __call__(self, store: FeatureDatabase, result: BatchResult) -> None:
         now = time.monotonic()
-        if result.labelled == 0 and now < self._look_at:
+        if now < self._look_at and (result.labelled == 0 or self._slow):
             return
-        self._look_at = now + _LOOK_EVERY_S
         enqueue_if_due(self._settings, store, self._client)
+        self._slow = time.monotonic() - now > _SLOW_S
+        self._look_at = time.monotonic() + (_SLOW_PAUSE_S if self._slow else _LOOK_EVERY_S)

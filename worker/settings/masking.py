@@ -16,15 +16,10 @@ _URL = re.compile(r"://[^\s'\"]+")
 _SHORTEST = 4
 
 
-def masker(url: str | None) -> Callable[[str], str]:
-    """A function that takes the credentials of any URL out of a text, and this URL's password wherever it stands."""
-    password = None
-    if url is not None:
-        try:
-            password = urlsplit(url).password
-        except ValueError:
-            password = None
-    words = sorted({word for word in (password, password and unquote(password)) if word and len(word) >= _SHORTEST})
+def masker(*urls: str | None) -> Callable[[str], str]:
+    """A function that takes the credentials of any URL out of a text, and these URLs' passwords wherever they stand."""
+    known = {form for url in urls if url is not None for form in _password(url)}
+    words = sorted((word for word in known if len(word) >= _SHORTEST), key=len, reverse=True)
 
     def mask(text: str) -> str:
         text = _CREDENTIALS.sub("***", _OF_REDIS.sub("***", text))
@@ -34,3 +29,12 @@ def masker(url: str | None) -> Callable[[str], str]:
         return text
 
     return mask
+
+
+def _password(url: str) -> tuple[str, ...]:
+    """As it stands in the URL, and as it is meant; empty where there is none."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return ()
+    return () if password is None else (password, unquote(password))

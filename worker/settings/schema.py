@@ -148,6 +148,8 @@ class Settings(BaseModel):
     """`postgresql://user:password@host/database`; unset: an SQLite file in `state_dir`."""
     store_read_url: str | None = Field(default=None, repr=False)
     """Where the console reads from instead, as a standby of `store_url`; unset: from the store."""
+    queue_url: str | None = Field(default=None, repr=False)
+    """Server of the queue of trainings, `redis://`, `rediss://` or `unix://`; unset: that of the streams."""
     state_dir: Path = Path("var")
     """Directory of the store, the models and the embedded server's data."""
     market_data_dir: DirectoryPath | None = None
@@ -248,7 +250,7 @@ class Settings(BaseModel):
             raise ValueError("needs REFINERY_CONSOLE_SECRET beside it, which signs")
         return value
 
-    @field_validator("redis_url")
+    @field_validator("redis_url", "queue_url")
     @classmethod
     def _safe_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None:
@@ -337,6 +339,15 @@ class Settings(BaseModel):
         """What the console signs with, and then what it accepts beside it; empty: with one of its own."""
         given = (self.console_secret, self.console_previous_secret)
         return [secret.get_secret_value() for secret in given if secret is not None]
+
+    def queue_address(self, url: str) -> str:
+        """Where the queue of trainings is, for a process whose streams are at `url`."""
+        return url if self.queue_url is None else self.queue_url
+
+    @property
+    def masked_queue_url(self) -> str | None:
+        """Where the queue of trainings is, without password; None where it is with the streams."""
+        return None if self.queue_url is None else mask_url(self.queue_url)
 
     @property
     def consumer(self) -> str:
