@@ -79,6 +79,21 @@ def test_no_pattern_is_shown_to_people() -> None:
     assert len(patterns - PATTERN_WORDS.keys()) == 1, "the symbol's, which has words of its own"
 
 
+@pytest.mark.parametrize("kind", ["signal.created", "trade.closed"])
+def test_no_text_of_an_event_holds_a_nul(kind: str) -> None:
+    """But for what news says, which no column keeps."""
+    texts = [
+        name
+        for name, field in json_schema(kind)["properties"].items()
+        if "string" in (one.get("type") for one in (field, *field.get("anyOf", ())))
+    ]
+    assert {"signal.created": "symbol", "trade.closed": "exit_reason"}[kind] in texts
+    for name in texts:
+        reason = Reason.BAD_TIME if name in ("timestamp", "closed_at") else Reason.SCHEMA
+        for value in ("\x00", "high\x00", "2024-05-31T20:00:00Z\x00"):
+            assert refusal(kind, **{name: value}).reason is reason, name
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [

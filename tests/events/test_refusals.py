@@ -342,6 +342,7 @@ OUTCOMES = {
     "a revision that is null": (outcome(revision=None), R.SCHEMA),
     "a revision of 2^31": (outcome(revision=2**31), R.BAD_NUMBER),
     "a revision of 2^64": (outcome(revision=2**64), R.BAD_NUMBER),
+    "an exit reason with a NUL": (outcome(exit_reason="target\x00"), R.SCHEMA),
     "an exit reason of 1,001 characters": (outcome(exit_reason="x" * 1_001), R.SCHEMA),
     "version 7": (outcome(schema_version=7), R.UNKNOWN_VERSION),
     "a field twice": (b'{"r_multiple": -1, ' + text(outcome())[1:], R.DUPLICATE_KEY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -279,3 +280,12 @@ def test_a_role_without_rights_is_named(
     url = postgres_url.replace("refinery@", "looker@")
     with pytest.raises(StoreRefused, match=r"looker@.*permission denied"):
         FeatureDatabase(url).initialize()
+
+
+def test_a_list_of_features_may_be_longer_than_an_index_holds(db: FeatureDatabase) -> None:
+    """64 provided names of 64 characters, in which there is nothing to compress."""
+    names = [f"f{hashlib.blake2b(bytes([n]), digest_size=31).hexdigest()}x" for n in range(64)]
+    with db._connection.atomic():
+        number = db.vectors.list_id(names)
+        assert db.vectors.list_id(names) == number
+        assert db.vectors.list_id(names[:-1]) != number

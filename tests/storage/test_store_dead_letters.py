@@ -17,6 +17,18 @@ def test_a_dead_letter_keeps_the_bytes_to_the_byte(db: FeatureDatabase) -> None:
     assert db.dead_letters.get(99) is None
 
 
+def test_what_text_cannot_hold_is_kept_visibly_and_found_by_what_was_sent(db: FeatureDatabase) -> None:
+    """A NUL, which PostgreSQL's text cannot hold, and half a surrogate pair, which is no text in either engine."""
+    odd = "a\x00b\ud800"
+    (number,) = db.dead_letters.add([dead(error=odd, traceback=odd, signal_id=odd, symbol=odd, payload=b"a\x00b")])
+    row = db.dead_letters.get(number)
+    assert row is not None
+    assert {row.error, row.traceback, row.signal_id, row.symbol} == {r"a\u0000b\ud800"}
+    assert row.payload == b"a\x00b"
+    for wanted in (Filter(signal_id=odd), Filter(symbol=odd), Filter(text=odd)):
+        assert [found.id for found in db.dead_letters.find(wanted)] == [number]
+
+
 def test_dead_lettering_again_goes_on_counting_and_keeps_the_rest(db: FeatureDatabase, clock: SteppingClock) -> None:
     (number,) = db.dead_letters.add([dead(attempts=1)])
     clock.move(minutes=1)

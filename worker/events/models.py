@@ -71,12 +71,15 @@ Symbol = Annotated[
 ]
 _LABEL = r"^[a-z0-9][a-z0-9_.-]{0,31}$"
 Label = Annotated[str, Field(pattern=_LABEL)]
+#: A NUL ends a text for many of those who read it, and PostgreSQL's cannot hold one.
+_NO_NUL = r"^[^\x00]*$"
 _CONVICTION = r"^([Hh][Ii][Gg][Hh]|[Mm][Ee][Dd][Ii][Uu][Mm]|[Ll][Oo][Ww])$"
 #: What a text must be, for people, by the pattern that it is held to.
 PATTERN_WORDS = {
     _IDENTITY: "1 to 128 of A-Z, a-z, 0-9, _ . : and -",
     _LABEL: "1 to 32 of a-z, 0-9, _ . and -, a letter or digit first",
     _CONVICTION: "HIGH, MEDIUM or LOW, in any case",
+    _NO_NUL: "text without NUL",
 }
 Timestamp = Annotated[str, WithJsonSchema(_INSTANT_SCHEMA)]
 Score = Annotated[float, Field(ge=0, le=10)]
@@ -159,7 +162,7 @@ class TradeClosedJson(_Contract):
     ]
     r_multiple: Annotated[Ratio, Field(description="At most 1,000 in size (setting).")]
     return_pct: Ratio | None = None
-    exit_reason: Annotated[str, Field(max_length=1_000)] | None = None
+    exit_reason: Annotated[str, Field(max_length=1_000, pattern=_NO_NUL)] | None = None
     revision: Annotated[
         Whole,
         Field(

@@ -102,6 +102,8 @@ class Filter:
             ("id <= ?", self.up_to),
             (_LOOKED_AT_FOR_TEXT, self.text and _like(self.text)),
         ):
+            if isinstance(value, str):
+                value = _storable(value)
             if value:
                 conditions.append(condition)
                 params += [value] * condition.count("?")
@@ -388,18 +390,24 @@ def _like(text: str) -> str:
     return f"%{text}%"
 
 
+def _storable(text: str) -> str:
+    """The text as both engines can hold it: NUL and what is no Unicode as the escapes that JSON writes for them."""
+    return text.replace("\x00", r"\u0000").encode("utf-8", "backslashreplace").decode()
+
+
 def _dead_letter(row: NewDeadLetter, now: str) -> Row:
+    trace, signal_id, symbol = (text and _storable(text) for text in (row.traceback, row.signal_id, row.symbol))
     return (
         row.stream,
         row.entry_id,
         row.reason,
-        row.error,
-        row.traceback,
+        _storable(row.error),
+        trace,
         row.payload,
         row.attempts,
         now,
-        row.signal_id,
-        row.symbol,
+        signal_id,
+        symbol,
         row.worker_version,
         row.fingerprint,
         row.replay_of,
