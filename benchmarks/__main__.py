@@ -1,6 +1,6 @@
 """The speed of the whole, as ratios beside named baselines, in one table.
 
-python -m benchmarks            everything, about a quarter of an hour
+python -m benchmarks            everything, about twenty minutes
 python -m benchmarks --quick    the same on less, in two minutes; nothing is kept
 python -m benchmarks --only 1 --only 3
 python -m benchmarks --table    what is kept in benchmarks/tables/speed.json, measuring nothing
@@ -27,11 +27,12 @@ import numpy as np
 import orjson
 from loguru import logger
 
-from benchmarks import ground, growth, latency, publishing, throughput, training
+from benchmarks import ground, growth, guard, latency, publishing, throughput, training
 from benchmarks.environment import environment
+from benchmarks.throughput import Rounds
 
 MEMORY_EVENTS = 1_000_000
-RESULTS = Path(__file__).parent / "tables" / "speed.json"
+RESULTS = guard.RESULTS
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ def figure_3(quick: bool) -> Found:
     middle = [float(np.median(one)) for one in (ours, bare)]
     late = [float(np.percentile(one, 99)) for one in (ours, bare)]
     return [
-        Line("3 latency at 50 events/s, median, beside the bare round trip", middle[0] / middle[1], 4.0, False,
+        Line("3 latency at 50 events/s, median, beside the bare round trip", middle[0] / middle[1], 2.0, False,
              f"{middle[0]:.1f} ms, bare {middle[1]:.1f} ms"),
-        Line("3 latency at 50 events/s, p99", late[0] / late[1], 10.0, False,
+        Line("3 latency at 50 events/s, p99", late[0] / late[1], 3.0, False,
              f"{late[0]:.1f} ms, bare {late[1]:.1f} ms"),
     ], {name: one.round(3).tolist() for name, one in took.items()}  # fmt: skip
 
@@ -110,7 +111,7 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
     early = next(one for one in memory if one[0] >= last[0] // 10)
     size = f"at {signals:,} signals"
     return [
-        Line(f"4 throughput {size}, beside 1,000", grown.few.over(grown.many), 0.85, True,
+        Line(f"4 throughput {size}, beside 1,000", grown.few.over(grown.many), 0.9, True,
              f"cpu ratio {grown.few.cpu_over(grown.many):.2f}"),
         Line(f"4 memory after {last[0]:,} events, beside {early[0]:,}", last[1] / early[1], 1.1, False,
              f"{early[1]:.0f} MB, then {last[1]:.0f} MB"),
@@ -124,12 +125,15 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
 
 def figure_5(quick: bool) -> Found:
     with environment() as place:
-        one, two = throughput.two_processes(place, rounds=3 if quick else 9, events=2_048 if quick else 8_192)
-    beside = f"{os.cpu_count()} cores, the server on them too; cpu an event {two.cpu_over(one):.2f} of one's"
-    return [Line("5 two processes, beside one", one.over(two), 1.5, True, beside)], {
-        "one": one.to_json(),
-        "two": two.to_json(),
-    }
+        took = throughput.side_by_side(place, rounds=3 if quick else 9, events=4_096 if quick else 8_192)
+    one, two, eight = (took[number] for number in (1, 2, 8))
+    cores = f"{os.cpu_count()} cores, the server on them too"
+    return [
+        Line("5 two processes, beside one", one.over(two), 1.8, True,
+             f"{cores}; cpu an event {two.cpu_over(one):.2f} of one's"),
+        Line("5 eight processes, beside two", two.over(eight), 1.0, True,
+             f"{cores}; cpu an event {eight.cpu_over(two):.2f} of two's"),
+    ], {str(number): one.to_json() for number, one in took.items()}  # fmt: skip
 
 
 def figure_6(quick: bool) -> Found:
@@ -153,23 +157,46 @@ def figure_7(quick: bool) -> Found:
     ], asdict(rates)  # fmt: skip
 
 
-def figure_8(quick: bool) -> Found:
+def figure_8(quick: bool, signals: int) -> Found:
     with environment() as place:
-        took = ground.whole_path(place, rounds=3 if quick else 9, events=2_048 if quick else 8_192)
-    ours, bare = took["refinery"], took["ground"]
+        took = ground.whole_path(place, rounds=6 if quick else 24, events=1_024 if quick else 2_048)
+    signals = 20_000 if quick else signals
+    with environment() as place:
+        grown = growth.scattered_ids(
+            place, signals=signals, rounds=6 if quick else 24, events=1_024 if quick else 2_048
+        )
+    size = f"random ids, {signals:,} stored"
+    few, many = grown["few"], grown["many"]
     return [
-        Line("8 the whole path, beside the same reads and writes: least processor time", ours.least_cpu_over(bare), 1.6,
-             False, f"{min(ours.cpu):.0f} µs an event, ground {min(bare.cpu):.0f}; typical {ours.cpu_over(bare):.2f}; "
-             f"on the clock {ours.over(bare):.2f}"),
-    ], {name: one.to_json() for name, one in took.items()}  # fmt: skip
+        _beside_ground("8 the whole path, beside the same reads and writes", took["refinery"], took["ground"], 1.6),
+        _beside_ground(f"8 the same, {size}", many, grown["ground"], 1.8),
+        Line(f"4 throughput, {size}, beside 1,000", few.over(many), 0.9, True, f"cpu ratio {few.cpu_over(many):.2f}"),
+    ], {name: one.to_json() for name, one in (took | grown).items() if name != "ground"} | {
+        "ground": took["ground"].to_json(), "ground_random": grown["ground"].to_json()}  # fmt: skip
+
+
+def what_the_guard_keeps(quick: bool) -> Found:
+    rounds = {"rounds": 6} if quick else {}
+    return [], {name: round(measure(**rounds), 4) for name, measure in guard.FIGURES.items()}
+
+
+def _beside_ground(what: str, ours: Rounds, bare: Rounds, target: float) -> Line:
+    return Line(f"{what}: least processor time", ours.least_cpu_over(bare), target, False,
+                f"{min(ours.cpu):.0f} µs an event, ground {min(bare.cpu):.0f}; typical {ours.cpu_over(bare):.2f}; "
+                f"on the clock {ours.over(bare):.2f}")  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, nothing kept")
     parser.add_argument("--table", action="store_true", help="measure nothing")
-    parser.add_argument("--only", action="append", default=[], help="a figure by number; may be repeated")
-    parser.add_argument("--signals", type=int, default=1_000_000, help="signals in the large store of figure 4")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        help="a figure by number, or guard: what the guard compares with; may be repeated",
+    )
+    parser.add_argument("--signals", type=int, default=1_000_000, help="signals in the large stores of figures 4 and 8")
     parser.add_argument("--keep", type=Path, help="directory of the large store, made once and used again")
     parser.add_argument("--json", type=Path, help="write what was measured here too")
     told = parser.parse_args()
@@ -193,7 +220,8 @@ def measured(told: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
         "5": lambda: figure_5(told.quick),
         "6": lambda: figure_6(told.quick),
         "7": lambda: figure_7(told.quick),
-        "8": lambda: figure_8(told.quick),
+        "8": lambda: figure_8(told.quick, told.signals),
+        "guard": lambda: what_the_guard_keeps(told.quick),
     }
     for name, figure in figures.items():
         if told.only and name not in told.only:

@@ -8,6 +8,7 @@ where it was.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ import redis
 from werkzeug.test import TestResponse
 
 from benchmarks.contenders import Contender, Took, contenders, refinery
-from benchmarks.environment import Environment, publish, small, train
+from benchmarks.environment import Environment, Naming, publish, scattered, small, train
+from benchmarks.ground import ground
 from benchmarks.throughput import Rounds
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, PredictionRow, VectorRow
@@ -38,9 +40,15 @@ CHUNK = 1_000
 MINUTE_US = 60_000_000
 START_US = 1_500_000_000_000_000
 FEW = 1_000
+#: Number of the first signal that a store is filled with: no event has it.
+FIRST = 10**9
 MEMORY_STEP = 10_240
 #: Runs of the command that count, after one that warms the disk's cache.
 COMMANDS = 7
+
+
+def _old(number: int) -> str:
+    return f"old-{number - FIRST:08d}"
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,32 @@ def measure(
     )
 
 
-def fill(settings: Settings, signals: int) -> None:
+def scattered_ids(environment: Environment, *, signals: int, rounds: int, events: int) -> dict[str, Rounds]:
+    """The same with ids that have no order, and beside the large store's worker the ground on a copy of that store."""
+    few, whole, copy = (environment.settings(state) for state in ("few", "whole", "ground"))
+    for one, size in ((few, FEW), (whole, signals)):
+        train(one)
+        fill(one, size, scattered)
+    shutil.copytree(whole.state_dir, copy.state_dir)
+    made = {
+        "few": Contender("few", refinery, environment, "few"),
+        "many": Contender("many", refinery, environment, "whole"),
+        "ground": Contender("ground", ground, environment, "ground", scattered),
+    }
+    streams = {"few": few.streams.signals_created, "many": whole.streams.signals_created, "ground": "ground.ground"}
+    numbers = count(1)
+    taken: dict[str, list[Took]] = {name: [] for name in made}
+    with contenders(*made.values()), redis.Redis.from_url(environment.url) as client:
+        for _ in range(rounds + 1):
+            batch = [small(next(numbers), scattered) for _ in range(events)]
+            for name, one in made.items():
+                publish(client, streams[name], batch)
+                taken[name].append(one.drain(events))
+                client.xtrim(streams[name], maxlen=0, approximate=False)
+    return {name: Rounds.of(took[1:], events) for name, took in taken.items()}
+
+
+def fill(settings: Settings, signals: int, naming: Naming = _old) -> None:
     """Store signals until there are so many."""
     pipeline = feature_pipeline(settings)
     rng = np.random.default_rng(4)
@@ -103,21 +136,20 @@ def fill(settings: Settings, signals: int) -> None:
         challenger = next(m.model_id for m in store.get_model_history("signal_quality", 5) if m.model_id != champion)
         values = rng.normal(size=(CHUNK, len(pipeline.names)))
         while (there := store.counts().signals) < signals:
-            _chunk(store, there, min(CHUNK, signals - there), pipeline.names, pipeline.feature_version, values,
-                   (str(champion), challenger))  # fmt: skip
+            ids = [naming(FIRST + there + at) for at in range(min(CHUNK, signals - there))]
+            _chunk(store, there, ids, pipeline.names, pipeline.feature_version, values, (str(champion), challenger))
 
 
 def _chunk(
     store: FeatureDatabase,
     first: int,
-    number: int,
+    ids: list[str],
     names: tuple[str, ...],
     version: str,
     values: np.ndarray,
     models: tuple[str, str],
 ) -> None:
-    ids = [f"old-{first + at:08d}" for at in range(number)]
-    times = [text_from_us(START_US + (first + at) * MINUTE_US) for at in range(number)]
+    times = [text_from_us(START_US + (first + at) * MINUTE_US) for at in range(len(ids))]
     labels = "equity", "breakout", "HIGH"
     rows = [
         VectorRow(
@@ -127,7 +159,7 @@ def _chunk(
     ]
     answer = b'{"signal_id":"%s"}' + b" " * 330
     with store.atomic():
-        store.vectors.insert_new(rows, names, values[:number])
+        store.vectors.insert_new(rows, names, values[: len(ids)])
         store.scores.put_served([(name, models[0], "scored", answer % name.encode()) for name in ids])
         store.scores.log_predictions(
             [

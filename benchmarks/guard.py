@@ -1,42 +1,63 @@
-"""Fails where the worker has become much slower than it was, beside the same baselines: `python -m benchmarks.guard`.
+"""Fails where the worker has become slower than it was, beside the same baselines: `python -m benchmarks.guard`.
 
-Only ratios of processor time are compared, the quick set's with those in benchmarks/tables/speed.json, and with room:
-a machine that is busy, or of another make, moves them by a fifth or two; what is looked for is a factor.
+What is compared is the worker's processor time beside that of the bare script which does the same reads and writes, in
+the median of many short rounds that stood side by side. On a machine at loads of 7 to 8, two cores, the median of 60
+such ratios strayed by half a per cent, that of the cheapest rounds of each by six: docs/performance.md has the figures.
+So a tenth is room enough for a busy machine, and a loss of 15 % is seen.
+
+What it was is in benchmarks/tables/speed.json, written by `python -m benchmarks`, measured by the same functions.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import orjson
 from loguru import logger
 
-from benchmarks import throughput
-from benchmarks.__main__ import RESULTS
+from benchmarks import ground, throughput
 from benchmarks.environment import environment
-from benchmarks.throughput import Rounds
 
-ROOM = 2.0
+RESULTS = Path(__file__).parent / "tables" / "speed.json"
+ROOM = 1.1
+ROUNDS, EVENTS = 60, 512
+INLINE_ROUNDS, INLINE_EVENTS = 40, 256
 
 
-def ratios(small: dict[str, Rounds], inline: dict[str, Rounds]) -> dict[str, float]:
-    """How many times the baseline's processor time ours takes."""
-    return {
-        "small events, beside FastStream": small["refinery"].cpu_over(small["faststream"]),
-        "280 bars, beside read-parse-acknowledge": inline["archive off"].cpu_over(inline["floor"]),
-    }
+def small_events(rounds: int = ROUNDS) -> float:
+    """How many times the processor time of its ground the whole path takes."""
+    with environment() as place:
+        took = ground.whole_path(place, rounds=rounds, events=EVENTS)
+    return took["refinery"].cpu_over(took["ground"])
+
+
+def inline_bars(rounds: int = INLINE_ROUNDS) -> float:
+    """How many times the processor time of reading, parsing and acknowledging events with 280 bars take."""
+    with environment() as place:
+        took = throughput.inline_bars(place, rounds=rounds, events=INLINE_EVENTS, archive=False)
+    return took["archive off"].cpu_over(took["floor"])
+
+
+FIGURES: dict[str, Callable[..., float]] = {
+    "small events, beside the same reads and writes": small_events,
+    "280 bars, beside read-parse-acknowledge": inline_bars,
+}
 
 
 def main() -> int:
     logger.remove()
-    kept = orjson.loads(RESULTS.read_bytes())
-    was = ratios(*({name: Rounds.from_json(one) for name, one in kept[number]["raw"].items()} for number in "12"))
-    with environment() as place:
-        small = throughput.small_events(place, rounds=3, events=1_024, plain_events=8)
-        inline = throughput.inline_bars(place, rounds=3, events=512)
-    slower = [name for name, now in ratios(small, inline).items() if now > was[name] * ROOM]
-    for name, now in ratios(small, inline).items():
-        print(f"{name}: {now:.2f} times its processor time; kept is {was[name]:.2f}, at most {was[name] * ROOM:.2f}")
+    kept: dict[str, float] = orjson.loads(RESULTS.read_bytes())["guard"]["raw"]
+    slower = False
+    for name, measure in FIGURES.items():
+        most = kept[name] * ROOM
+        now = measure()
+        if now > most:  # of two, so that one odd minute of the machine is no loss of ours
+            print(f"{name}: {now:.3f}, and again:")
+            now = min(now, measure())
+        print(f"{name}: {now:.3f} times its processor time; kept is {kept[name]:.3f}, at most {most:.3f}")
+        slower = slower or now > most
     return 1 if slower else 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from statistics import median
 
 import orjson
@@ -82,8 +83,8 @@ def small_events(environment: Environment, *, rounds: int, events: int, plain_ev
     return {name: Rounds.of(took[1:], sizes[name]) for name, took in taken.items()}
 
 
-def inline_bars(environment: Environment, *, rounds: int, events: int) -> dict[str, Rounds]:
-    """Figure 2: the worker on events with 280 bars, with and without its archive, and the bare floor."""
+def inline_bars(environment: Environment, *, rounds: int, events: int, archive: bool = True) -> dict[str, Rounds]:
+    """Figure 2: the worker on events with 280 bars, without its archive and, if asked, with it, and the bare floor."""
     names = ("archive off", "archive on")
     settings = [environment.settings("inline", bars=False), environment.settings("archived", bars=False)]
     for one in settings:
@@ -91,7 +92,7 @@ def inline_bars(environment: Environment, *, rounds: int, events: int) -> dict[s
     made = (
         Contender("floor", floor, environment, "floor.in"),
         Contender(names[0], refinery, environment, "inline", False, False),
-        Contender(names[1], refinery, environment, "archived", True, False),
+        *([Contender(names[1], refinery, environment, "archived", True, False)] if archive else []),
     )
     streams = ["floor.in", *(one.streams.signals_created for one in settings)]
     taken: dict[str, list[Took]] = {one.name: [] for one in made}
@@ -99,35 +100,46 @@ def inline_bars(environment: Environment, *, rounds: int, events: int) -> dict[s
     with contenders(*made), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [inline(next(numbers)) for _ in range(events)]
-            for stream, one in zip(streams, made, strict=True):
+            for stream, one in zip(streams, made, strict=False):
                 publish(client, stream, batch, chunk=200)
                 taken[one.name].append(one.drain(events))
                 _forget(client, stream)
     return {name: Rounds.of(took[1:], events) for name, took in taken.items()}
 
 
-def two_processes(environment: Environment, *, rounds: int, events: int) -> tuple[Rounds, Rounds]:
-    """Figure 5: one worker, and two that share a stream; for an event of all that were drained."""
-    alone, shared = environment.settings("alone"), environment.settings("shared")
-    train(alone)
-    train(shared)
-    one = Contender("one", refinery, environment, "alone")
-    both = [Contender(f"slot {slot}", refinery, environment, "shared", False, True, slot) for slot in (0, 1)]
-    single: list[Took] = []
-    double: list[Took] = []
+def side_by_side(
+    environment: Environment, *, rounds: int, events: int, processes: Sequence[int] = (1, 2, 8)
+) -> dict[int, Rounds]:
+    """Figure 5: so many workers that share a stream, in turns; for an event of all that were drained.
+
+    Args:
+        environment: where.
+        rounds: that count.
+        events: a round's; as many whole batches for each process.
+        processes: how many at a time.
+    """
+    states = {number: environment.settings(f"of{number}") for number in processes}
+    for one in states.values():
+        train(one)
+    teams = {
+        number: [Contender(f"{number}, slot {slot}", refinery, environment, f"of{number}", False, True, slot)
+                 for slot in range(number)]
+        for number in processes
+    }  # fmt: skip
+    taken: dict[int, list[Took]] = {number: [] for number in processes}
     numbers = count()
-    with contenders(one, *both), redis.Redis.from_url(environment.url) as client:
+    with contenders(*chain(*teams.values())), redis.Redis.from_url(environment.url) as client:
         for _ in range(rounds + 1):
             batch = [small(next(numbers)) for _ in range(events)]
-            publish(client, alone.streams.signals_created, batch)
-            publish(client, shared.streams.signals_created, batch)
-            single.append(one.drain(events))
-            for half in both:
-                half.start(events // 2)
-            halves = [half.wait() for half in both]
-            double.append(Took(max(h.wall for h in halves), sum(h.cpu for h in halves)))
-            _forget(client, *(s.streams.signals_created for s in (alone, shared)))
-    return Rounds.of(single[1:], events), Rounds.of(double[1:], events)
+            for number, team in teams.items():
+                stream = states[number].streams.signals_created
+                publish(client, stream, batch)
+                for one in team:
+                    one.start(events // number)
+                parts = [one.wait() for one in team]
+                taken[number].append(Took(max(p.wall for p in parts), sum(p.cpu for p in parts)))
+                _forget(client, stream)
+    return {number: Rounds.of(took[1:], events) for number, took in taken.items()}
 
 
 def _five(data: bytes) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -297,6 +298,8 @@ def _evaluated(extractor: BaseFeatureExtractor, batch: SignalBatch) -> tuple[Flo
         if len(batch) == 1:
             return extractor.neutral_values[None], {0: f"{type(error).__name__}: {error}"}
         return _one_by_one(extractor, batch)
+    if math.isfinite(np.add.reduce(values, axis=None)):  # one that is not makes the sum not finite
+        return values, {}
     finite = np.isfinite(values)
     if finite.all():
         return values, {}

@@ -18,7 +18,7 @@ import numpy as np
 
 from trading_system.ml_refinement.bar_limits import PRICE_MAX, PRICE_MIN, PRICES
 from trading_system.ml_refinement.bars import Bars, BarsError, BrokenRule, frame_times
-from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, Flaws, Given
+from trading_system.ml_refinement.features.extractors.batch import FeatureRequest, Flaws, Given, closed_bars
 from trading_system.ml_refinement.features.extractors.news_item import NewsItem
 from trading_system.ml_refinement.features.extractors.signal_metadata import TEXT_FIELDS, SignalMetadata
 from trading_system.ml_refinement.provided_limits import MOST_PROVIDED, PROVIDED_MAX, is_provided_name
@@ -52,12 +52,14 @@ class GivenBars:
 
     def first(self, count: int) -> GivenBars:
         """The oldest `count` bars, and what is wrong with those."""
+        if count == len(self.bars):
+            return self
         cut = (rule._replace(rows=rule.rows[:count]) for rule in self.broken)
         return replace(self, bars=self.bars.first(count), broken=tuple(rule for rule in cut if rule.rows.any()))
 
     def as_of(self, us: int) -> GivenBars:
         """The bars that had closed at `us`, and what is wrong with those."""
-        return self.first(len(self.bars.as_of(us)))
+        return self.first(closed_bars(self.bars, us))
 
     def moved(self, us: int) -> GivenBars:
         """The same with all times later by `us`."""
@@ -117,7 +119,7 @@ def given_metadata(data: Any) -> _Stated:
     known = {name: data[name] for name in SignalMetadata._fields if data.get(name) is not None}
     wrong = {name: said for name, value in known.items() if (said := _wrong(name, value))}
     sound = {name: value for name, value in known.items() if name not in wrong}
-    return _Stated(SignalMetadata.from_mapping(sound), "; ".join(f"{name} {said}" for name, said in wrong.items()))
+    return _Stated(SignalMetadata(**sound), "; ".join(f"{name} {said}" for name, said in wrong.items()))
 
 
 def given_provided(data: Any) -> tuple[dict[str, float], str]:
@@ -333,6 +335,8 @@ def _is_missing(value: Any) -> bool:
 
 
 def _is_real(value: Any) -> bool:
+    if type(value) in (float, int):  # to ask the abstract type takes a microsecond
+        return True
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 

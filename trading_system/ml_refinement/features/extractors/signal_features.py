@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -12,21 +12,9 @@ from trading_system.ml_refinement.features.extractors.base_extractor import Base
 from trading_system.ml_refinement.features.extractors.batch import SignalBatch
 from trading_system.ml_refinement.features.extractors.inputs import request_of_metadata
 from trading_system.ml_refinement.features.extractors.signal_metadata import SignalMetadata
-from trading_system.ml_refinement.features.extractors.windows import ratio
 from trading_system.ml_refinement.typing import FloatArray
 
 __all__ = ["SignalMetadata", "SignalMetadataFeatures"]
-
-_NUMBERS = (
-    "technical_score",
-    "news_score",
-    "combined_score",
-    "entry_price",
-    "target_price",
-    "stop_price",
-    "position_size_pct",
-)
-_KINDS = ("conviction", "asset_class", "signal_type")
 
 _define = partial(FeatureDefinition, category="signal", low=0)
 
@@ -74,34 +62,34 @@ class SignalMetadataFeatures(BaseFeatureExtractor):
 
     def compute(self, batch: SignalBatch) -> FloatArray:
         """Values of shape (n_signals, 12)."""
-        said = dict(zip(SignalMetadata._fields, zip(*batch.metadata, strict=True), strict=True)) if len(batch) else {}
-        numbers = np.array([_numbers(said.get(name, ())) for name in _NUMBERS], dtype=np.float64)
-        kinds = list(zip(*(said.get(name, ()) for name in _KINDS), strict=True))
-        place = {kind: at for at, kind in enumerate(dict.fromkeys(kinds))}
-        flags = np.array([_flags(*kind) for kind in place], dtype=np.float64).reshape(-1, 7)
-        out = np.empty((len(batch), 12))
-        out[:, :3] = numbers[:3].T / 10
-        entry, target, stop = numbers[3:6]
-        unknown = (entry <= 0) | (target <= 0) | (stop <= 0)
-        out[:, 6] = ratio(np.abs(target - entry), np.where(unknown, 0.0, np.abs(entry - stop)))
-        out[:, 7] = numbers[6]
-        told = flags.take([place[kind] for kind in kinds], axis=0) if kinds else flags
-        out[:, 3:6], out[:, 8:] = told[:, :3], told[:, 3:]
-        return out
+        # Of the few numbers of a signal Python makes a row sooner than numpy makes twelve columns.
+        return np.array([_row(one) for one in batch.metadata], dtype=np.float64).reshape(-1, 12)
 
 
-def _numbers(column: tuple[float | None, ...]) -> Sequence[float | None]:
-    """What is missing is 0."""
-    if None not in column:
-        return column
-    return [0.0 if value is None else value for value in column]
+def _row(one: SignalMetadata) -> tuple[float, ...]:
+    high, medium, low, *kinds = _flags(one.conviction, one.asset_class, one.signal_type)
+    entry, target, stop = one.entry_price or 0.0, one.target_price or 0.0, one.stop_price or 0.0
+    unknown = entry <= 0 or target <= 0 or stop <= 0
+    risk = 0.0 if unknown else abs(entry - stop)
+    return (
+        (one.technical_score or 0.0) / 10,
+        (one.news_score or 0.0) / 10,
+        (one.combined_score or 0.0) / 10,
+        high,
+        medium,
+        low,
+        0.0 if risk <= 0 else abs(target - entry) / risk,
+        one.position_size_pct or 0.0,
+        *kinds,
+    )
 
 
 @lru_cache(maxsize=1024)
-def _flags(conviction: str | None, asset_class: str | None, signal_type: str | None) -> tuple[bool, ...]:
+def _flags(conviction: str | None, asset_class: str | None, signal_type: str | None) -> tuple[float, ...]:
     level, asset, kind = ((text or "").lower() for text in (conviction, asset_class, signal_type))
-    return (
+    flags = (
         *(level == known for known in ("high", "medium", "low")),
         *(asset == known for known in ("equity", "crypto")),
         *(known in kind for known in ("breakout", "momentum")),
     )
+    return tuple(map(float, flags))
