@@ -119,7 +119,10 @@ def figure_4(quick: bool, signals: int, keep: Path | None) -> Found:
         Line(f"4 `refinery status` as a command {size}, ms", float(np.median(grown.command_ms)), 300.0, False,
              f"{len(grown.command_ms)} runs, {min(grown.command_ms):.0f} to {max(grown.command_ms):.0f}"),
         Line(f"4 overview page {size}, ms", grown.overview_ms, 300.0, False),
+        Line(f"4 slowest page {size}, its first request, ms", grown.slowest_page[1], 300.0, False,
+             f"{grown.slowest_page[0]}; {len(grown.pages_ms)} pages and filters"),
     ], {"few": grown.few.to_json(), "many": grown.many.to_json(), "rss_mb": {str(k): v for k, v in memory},
+       "pages_ms": {name: round(taken, 1) for name, taken in grown.pages_ms.items()},
        "command_ms": [round(one, 1) for one in grown.command_ms]}  # fmt: skip
 
 

@@ -23,6 +23,7 @@ import psutil
 import redis
 from werkzeug.test import TestResponse
 
+from benchmarks.console_pages import add_letters, page_times
 from benchmarks.contenders import Contender, Took, contenders, refinery
 from benchmarks.environment import Environment, Naming, publish, scattered, small, train
 from benchmarks.ground import ground
@@ -60,7 +61,14 @@ class Growth:
     rss_mb: dict[int, float]
     status_ms: float
     overview_ms: float
+    #: The first request for each page, by its name.
+    pages_ms: dict[str, float]
     command_ms: list[float]
+
+    @property
+    def slowest_page(self) -> tuple[str, float]:
+        """The page that the first request took longest for."""
+        return max(self.pages_ms.items(), key=lambda page: page[1])
 
 
 def measure(
@@ -98,6 +106,7 @@ def measure(
         Rounds.of(taken["many"][1:], events),
         rss,
         *_views(many, environment.url),
+        _pages_ms(many, environment.url),
         _command_ms(many, environment.url),
     )
 
@@ -182,6 +191,15 @@ def _views(settings: Settings, url: str) -> tuple[float, float]:
     with open_store(settings, read_only=True) as store, connect(url) as client:
         status = _median_ms(lambda: read_status(settings, store, client))
     return status, _median_ms(lambda: _page(page.get("/")))
+
+
+def _pages_ms(settings: Settings, url: str) -> dict[str, float]:
+    """The first request for every page, with a tenth as many dead letters in the store as signals."""
+    with open_store(settings) as store:
+        counts = store.counts()
+        add_letters(store, counts.signals // 10 - counts.dead_letters_open, b'{"signal_id": "x"}')
+        signal = f"old-{counts.signals // 2:08d}"
+    return {name: times[0] for name, times in page_times(settings, url, signal, rounds=1).items()}
 
 
 def _command_ms(settings: Settings, url: str) -> list[float]:

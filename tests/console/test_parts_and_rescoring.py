@@ -13,10 +13,10 @@ from tests.support.console_installation import ConsoleInstallation
 from trading_system.ml_refinement.evaluation.rescored import NotRescored, compare_rescored
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.models.fitting import FitPlan
-from trading_system.ml_refinement.monitoring.served import served_figures
+from trading_system.ml_refinement.monitoring.served import read_served, served_figures
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.console.queries import ConsoleQueries
-from worker.console.served_parts import RANGES, ServedPart, read_days
+from worker.console.served_parts import RANGES, ServedPart, read_longest, read_view
 
 
 @pytest.fixture
@@ -31,19 +31,20 @@ def queries(flask_app: Flask) -> ConsoleQueries:
 
 
 def test_a_part_has_the_rows_of_its_days_symbol_and_kind_and_their_figures(queries: ConsoleQueries) -> None:
-    whole = read_days(queries, 126)
+    longest = read_longest(queries, train_window_days=252)
+    whole = longest.newest(126, train_window_days=252)
     assert len(whole.record) == 170
     newest = int(whole.record.entered_us.max())
-    week = read_days(queries, 7)
+    week = longest.newest(7, train_window_days=252)
     assert len(week.record) == int((whole.record.entered_us > newest - 7 * 86_400_000_000).sum()) > 0
     with FeatureDatabase(queries.settings.store_place) as store:
         for name in whole.record.signal_ids[:60].tolist():
             store.connection.run("UPDATE feature_vectors SET symbol = 'OTHER' WHERE signal_id = ?", (name,))
         try:
-            again = read_days(queries, 126)
-            part, figures = ServedPart(symbol="OTHER").of(again)
+            again = read_longest(queries, train_window_days=252).newest(126, train_window_days=252)
+            part = ServedPart(symbol="OTHER").of(again)
             assert part.signal_ids.tolist() == whole.record.signal_ids[:60].tolist()
-            assert figures == served_figures(whole.record.part(0, 60))
+            assert served_figures(part) == served_figures(whole.record.part(0, 60))
             assert [(group.name, group.figures.rows) for group in again.groups("symbol")] == [
                 ("ACME", 110),
                 ("OTHER", 60),
@@ -51,8 +52,20 @@ def test_a_part_has_the_rows_of_its_days_symbol_and_kind_and_their_figures(queri
             assert again.groups("symbol")[1].win_rate == float((part.r > 0).mean())
         finally:
             store.connection.run("UPDATE feature_vectors SET symbol = 'ACME' WHERE symbol = 'OTHER'")
-    assert len(ServedPart(symbol="NONE").of(whole)[0]) == 0
-    assert len(ServedPart(kind="breakout").of(whole)[0]) == 170
+    assert len(ServedPart(symbol="NONE").of(whole)) == 0
+    assert len(ServedPart(kind="breakout").of(whole)) == 170
+
+
+def test_every_range_is_as_if_it_had_been_read_by_itself(queries: ConsoleQueries) -> None:
+    window = queries.settings.to_ml_config().training.train_window_days
+    longest = read_longest(queries, train_window_days=window)
+    for days in RANGES:
+        found = longest.newest(days, train_window_days=window).record
+        alone = read_served(queries.store, train_window_days=window, days=days)
+        assert found.signal_ids.tolist() == alone.signal_ids.tolist()
+        assert found.block_us == alone.block_us
+        assert served_figures(found) == served_figures(alone)
+        assert read_view(queries, ServedPart(days)).figures == served_figures(alone)
 
 
 def test_the_page_shows_the_part_that_is_asked_for(client: FlaskClient) -> None:

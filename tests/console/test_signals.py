@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 
 from tests.support.console_installation import ConsoleInstallation
 from trading_system.ml_refinement.storage import FeatureDatabase
-from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
+from trading_system.ml_refinement.storage.tables.signals import LOOKED_AT, ORDER, FoundPlace, FoundSignal, SignalFilter
 from trading_system.simulation.market_data import load_stocks, write_directory
 from worker.console.signals import pages
 from worker.console.signals.chart import PricePlan, known_bars, price_chart, read_event
@@ -134,12 +134,58 @@ def test_where_a_trade_ended_follows_from_what_was_at_risk() -> None:
     assert PricePlan(100.0, None, None).exit(1.0) is None
 
 
-def test_a_look_reads_no_more_signals_than_it_may(place: ConsoleInstallation) -> None:
+def test_a_look_reads_no_more_signals_than_it_may_and_goes_on_from_there(place: ConsoleInstallation) -> None:
     with FeatureDatabase(place.settings.store_place, read_only=True) as store:
-        rows, more = store.signals.look_through(SignalFilter(kind="nothing"), limit=50, most=100)
-        assert rows == []
-        assert more is not None
+        nothing = SignalFilter(kind="nothing")
+        looked = store.signals.look_through(nothing, limit=50, most=100)
         first = store.signals.find(SignalFilter(), limit=101)
-        assert more == first[99].id
-        rows, more = store.signals.look_through(SignalFilter(kind="nothing"), limit=50, most=1000)
-        assert (rows, more) == ([], None)
+        assert looked == ([], first[99].id, 100)
+        assert store.signals.look_through(nothing, limit=50, most=1000)[:2] == ([], None)
+        hasty = store.signals.look_through(nothing, limit=50, most=1000, within_s=0.0)
+        assert hasty == ([], first[99].id, 100), "it looked once"
+
+
+FILTERS = (
+    SignalFilter(),
+    SignalFilter(symbol="ACME"),
+    SignalFilter(signal_id="s-1"),
+    SignalFilter(signal_id="s-", symbol="ACME", outcome="won"),
+    SignalFilter(signal_id="s-2", since="2020-01-01", until="2099-01-01"),
+    SignalFilter(since="2020-01-01"),
+    SignalFilter(until="2099-01-01", symbol="ACME", kind="breakout"),
+)
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+@pytest.mark.parametrize("limit", [1, 7])
+def test_looks_that_go_on_find_each_signal_once_in_one_order(
+    place: ConsoleInstallation, wanted: SignalFilter, limit: int
+) -> None:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
+        whole = store.signals.find(wanted, limit=1000)
+        assert [getattr(row, wanted.order) for row in whole] == sorted(
+            (getattr(row, wanted.order) for row in whole), reverse=True
+        )
+        seen, before = [], None
+        while True:
+            look = store.signals.look_through(wanted, limit=limit, before=before, most=10)
+            assert len(look.rows) <= limit
+            seen += look.rows
+            if (before := look.more) is None:
+                break
+        assert seen == whole
+        assert len(whole) > 50
+
+
+@pytest.mark.parametrize("wanted", FILTERS)
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_an_index_gives_the_order_of_a_look_and_nothing_is_sorted(
+    place: ConsoleInstallation, wanted: SignalFilter, goes_on: bool
+) -> None:
+    with FeatureDatabase(place.settings.store_place, read_only=True) as store:
+        row = store.signals.find(SignalFilter(), limit=1)[0]
+        where, params = wanted.where(FoundPlace(row.id, row.timestamp, row.signal_id) if goes_on else None)
+        sql = LOOKED_AT.format(where=where, order=ORDER[wanted.order])
+        plan = " ".join(row[3] for row in store.connection.query(f"EXPLAIN QUERY PLAN {sql}", (*params, 10)))
+        assert "B-TREE" not in plan, plan
+        assert "SEARCH" in plan or wanted == SignalFilter(), plan

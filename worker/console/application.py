@@ -16,7 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from trading_system.ml_refinement.storage import StoreError, UnusableValue
 from worker.console import filters
-from worker.console.access import security
+from worker.console.access import compression, security
 from worker.console.access.keys import check_exposure
 from worker.console.access.sessions import LIFETIME_S
 from worker.console.actions import blueprint as actions
@@ -76,6 +76,7 @@ def create_app(settings: Settings, url: str) -> Flask:
     queries = flask.extensions["refinery"] = ConsoleQueries(settings, url)
     flask.extensions["refinery.actions"] = RunningActions(queries)
     filters.register(flask)
+    compression.register(flask)
     security.register(flask, settings, queries.client)
     flask.register_blueprint(pages)
     flask.register_blueprint(zones)

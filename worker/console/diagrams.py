@@ -12,19 +12,22 @@ from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console import charts
 from worker.console.queries import ConsoleQueries, in_parts
+from worker.console.served_parts import ServedPart, read_view
 
 _DIAGRAM_ROWS = 50
 _SHOWN_FEATURES = 16
 
 
 def warm(queries: ConsoleQueries) -> None:
-    """Draw what the overview, the monitoring page and the models looked at most show, so that nobody waits for it."""
+    """Make what the overview, the monitoring page and the models looked at most show, so that nobody waits for it."""
     rows = (queries.champion(), *queries.store.models.history(ModelType.SIGNAL_QUALITY, limit=2))
     for row in {row.model_id: row for row in rows if row}.values():
         served_charts(queries, row.model_id)
         importance_chart(queries, row)
     served_charts(queries)
     monitoring_charts(queries)
+    read_view(queries, ServedPart())
+    queries.dead_reasons()
 
 
 def served_charts(queries: ConsoleQueries, model_id: str | None = None) -> dict[str, Markup]:

@@ -20,7 +20,7 @@ from worker.console.diagrams import importance_chart, monitoring_charts, record_
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
-from worker.console.served_parts import RANGES, ServedPart, read_days
+from worker.console.served_parts import RANGES, ServedPart, read_view
 from worker.observability.status import training_waits_for
 from worker.observability.unknown_fields import unknown_fields, unknown_in_words
 
@@ -169,22 +169,21 @@ def monitoring() -> ResponseReturnValue:
     """Calibration and lift over time, of all that was served or a part of it; drift by feature."""
     queries = console_queries()
     part = ServedPart.asked_for(request.args)
-    whole = queries.remembered(("days", part.days), queries.version(), lambda: read_days(queries, part.days))
-    served, figures = part.of(whole)
-    key = ("part", part)
+    view = read_view(queries, part)
     drawn = served_charts(queries) | monitoring_charts(queries)
     if not part.is_usual:
-        shown = queries.remembered(key, queries.version(), lambda: record_charts(served, figures))
+        key = ("part charts", part)
+        shown = queries.remembered(key, queries.version(), lambda: record_charts(view.record, view.figures))
         drawn = shown | {name: chart for name, chart in drawn.items() if name == "drift"}
     return render_template(
         "monitoring.html",
         champion=queries.champion(),
-        served=served,
-        figures=figures,
+        served=view.record,
+        figures=view.figures,
         part=part,
         ranges=RANGES,
-        symbols=whole.groups("symbol"),
-        kinds=whole.groups("kind"),
+        symbols=view.symbols,
+        kinds=view.kinds,
         charts=drawn,
         drift=queries.drift(),
         drifted_share=DRIFTED_SHARE,

@@ -28,6 +28,7 @@ from trading_system.ml_refinement.monitoring.served import (
     served_figures,
 )
 from trading_system.ml_refinement.storage import FeatureDatabase, RegistryRow, StoreError, StoreMoved, TrainingRun
+from trading_system.ml_refinement.storage.tables.dead_letters import OpenReason
 from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
@@ -44,6 +45,8 @@ PAGE_ROWS = 50
 _SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
 _OVER_TIME_ROWS, _PARTS, _LEAST_ROWS = 2_000, 12, 20
 _FRESH_S = 30.0
+#: So many dead letters are counted by reason whenever they are shown.
+_COUNTED_AT_ONCE = 20_000
 
 
 class ConsoleQueries:
@@ -177,7 +180,7 @@ class ConsoleQueries:
     def overview(self) -> Overview:
         """Everything on the first page."""
         status = read_status(self.settings, self.store, self.client)
-        letters = self.store.dead_letters.open_by_reason()
+        letters = self.dead_reasons()
         samples = list(self._samples)
         answers = status.pending is not None
         queue_answers = answers and status.queue_answers
@@ -191,6 +194,13 @@ class ConsoleQueries:
             dead_since=min((letter.first_seen for letter in letters), default=None),
             dead_reasons=tuple((letter.reason, letter.letters) for letter in letters),
         )
+
+    def dead_reasons(self) -> list[OpenReason]:
+        """Open dead letters by reason; where they are many, counted twice a minute at most."""
+        letters, number = self.store.dead_letters, self.store.counts().dead_letters_open
+        if number <= _COUNTED_AT_ONCE:
+            return letters.open_by_reason()
+        return self.remembered("dead reasons", (number, letters.newest_id()), letters.open_by_reason)
 
     def _processes(self, *, queue_answers: bool) -> tuple[Process, ...]:
         found = []

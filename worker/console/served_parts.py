@@ -11,8 +11,10 @@ from flask import abort
 from numpy.typing import NDArray
 
 from trading_system.ml_refinement.monitoring.served import SERVED_DAYS, ServedFigures, read_served, served_figures
+from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray
-from trading_system.ml_refinement.validation.evidence import PredictionRecord
+from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us
+from trading_system.ml_refinement.validation.walk_forward import measured_hold_us
 from worker.console.queries import ConsoleQueries
 
 #: Days back from the newest outcome.
@@ -37,6 +39,15 @@ class ServedDays:
     record: PredictionRecord
     symbol: NDArray[np.str_]
     kind: NDArray[np.str_]
+
+    def newest(self, days: int, *, train_window_days: int) -> ServedDays:
+        """The rows of so many days up to the newest outcome, with the blocks of time that are right for them."""
+        entered = self.record.entered_us
+        since = entered[-1] - days * DAY_US + 1 if len(entered) else 0
+        first = int(np.searchsorted(entered, since))
+        record = self.record.part(first, len(entered))
+        hold = measured_hold_us(record.entered_us, record.known_us, train_days=train_window_days)
+        return ServedDays(replace(record, block_us=block_us(hold)), self.symbol[first:], self.kind[first:])
 
     def rows(self, chosen: BoolArray) -> PredictionRecord:
         """The record of the rows chosen, shape (n,)."""
@@ -76,21 +87,42 @@ class ServedPart:
         """Whether it is what every other page shows."""
         return self == ServedPart()
 
-    def of(self, whole: ServedDays) -> tuple[PredictionRecord, ServedFigures]:
-        """The rows that are meant, and their figures."""
-        chosen = np.ones(len(whole.record), dtype=bool)
+    def of(self, range_: ServedDays) -> PredictionRecord:
+        """The rows that are meant, of those in its range of time."""
+        chosen = np.ones(len(range_.record), dtype=bool)
         if self.symbol:
-            chosen &= whole.symbol == self.symbol
+            chosen &= range_.symbol == self.symbol
         if self.kind:
-            chosen &= whole.kind == self.kind
-        record = whole.rows(chosen)
-        return record, served_figures(record)
+            chosen &= range_.kind == self.kind
+        return range_.rows(chosen)
 
 
-def read_days(queries: ConsoleQueries, days: int) -> ServedDays:
-    """What champions served in the days up to the newest outcome, at most 50,000 rows."""
+class ServedView(NamedTuple):
+    """A part of what was served with its figures, and those of each symbol and kind in its range of time."""
+
+    record: PredictionRecord
+    figures: ServedFigures
+    symbols: list[ServedGroup]
+    kinds: list[ServedGroup]
+
+
+def read_view(queries: ConsoleQueries, part: ServedPart) -> ServedView:
+    """What a part of what was served comes to; rows and figures are remembered for as long as the data stay."""
+    version = queries.version()
     window = queries.settings.to_ml_config().training.train_window_days
-    record = read_served(queries.store, train_window_days=window, days=days)
+    longest = queries.remembered("served days", version, lambda: read_longest(queries, train_window_days=window))
+    range_ = longest.newest(part.days, train_window_days=window)
+    record = part.of(range_)
+    figures = queries.remembered(("served part", part), version, lambda: served_figures(record))
+    symbols, kinds = queries.remembered(
+        ("served groups", part.days), version, lambda: (range_.groups("symbol"), range_.groups("kind"))
+    )
+    return ServedView(record, figures, symbols, kinds)
+
+
+def read_longest(queries: ConsoleQueries, *, train_window_days: int) -> ServedDays:
+    """What champions served in the longest range, at most 50,000 rows: every shorter one is the end of it."""
+    record = read_served(queries.store, train_window_days=train_window_days, days=RANGES[-1])
     kinds = queries.store.signals.symbols_and_kinds(record.signal_ids.tolist())
     named = [kinds.get(name, ("", "")) for name in record.signal_ids.tolist()]
     symbol, kind = (np.array([pair[at] for pair in named], dtype=np.str_) for at in (0, 1))

@@ -124,7 +124,7 @@ def _typical(db: FeatureDatabase, model: SignalQualityModel, start: str, end: st
     if most_rows is None:
         X = db.vectors.training_matrix(feature_version=version, names=names, start=start, end=end).X
     else:
-        X = db.vectors.between(start, end, names=names, feature_version=version, limit=most_rows).X
+        X = db.vectors.newest_between(start, end, names=names, feature_version=version, limit=most_rows)
     if not len(X):
         return np.full(len(names), np.nan)
     return np.asarray(np.nanmedian(X, axis=0), dtype=np.float64)

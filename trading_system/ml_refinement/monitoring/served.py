@@ -19,6 +19,7 @@ from trading_system.ml_refinement.validation.evidence import (
     block_us,
     evidence_figures,
     finite,
+    served_evidence_figures,
 )
 from trading_system.ml_refinement.validation.walk_forward import measured_hold_us
 
@@ -102,16 +103,19 @@ def read_served(
 
 def record_figures(record: PredictionRecord) -> dict[str, float]:
     """The figures of a record as a ledger keeps them; what cannot be computed is left out."""
+    return evidence_figures(record.evidence) | _figures_of_r(record)
+
+
+def _figures_of_r(record: PredictionRecord) -> dict[str, float]:
     lift = record.lift()
     low, high = lift.interval()
     mean_r = float(record.r.mean()) if len(record) else math.nan
-    told = {"mean_r": mean_r, "lift": lift.value, "lift_low": low, "lift_high": high}
-    return evidence_figures(record.evidence) | finite(told)
+    return finite({"mean_r": mean_r, "lift": lift.value, "lift_low": low, "lift_high": high})
 
 
 def served_figures(record: PredictionRecord) -> ServedFigures:
     """The figures that every place shows of what was served."""
-    found = record_figures(record)
+    found = served_evidence_figures(record.evidence) | _figures_of_r(record)
 
     def figure(name: str) -> float:
         return found.get(name, math.nan)

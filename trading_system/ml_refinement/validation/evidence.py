@@ -150,11 +150,15 @@ def block_us(max_hold_us: int) -> int:
 
 def evidence_figures(evidence: Evidence) -> dict[str, float]:
     """The figures of pooled out-of-sample predictions; what cannot be computed is left out."""
+    return served_evidence_figures(evidence) | finite(_figures_within_weeks(evidence))
+
+
+def served_evidence_figures(evidence: Evidence) -> dict[str, float]:
+    """Those of `evidence_figures` that compare no rows within weeks: what compares them takes a week's rows squared."""
     won, p = evidence.won, evidence.p
     if not len(won):
         return {"rows": 0.0, "blocks": 0.0}
     auc = evidence.auc()
-    within = evidence.auc_within_weeks()
     gain = metrics.clustered_mean(evidence.gain, evidence.cluster)
     error, chance = metrics.calibration_error(won, p)
     low, high = auc.interval()
@@ -167,9 +171,6 @@ def evidence_figures(evidence: Evidence) -> dict[str, float]:
             "auc_low": low,
             "auc_high": high,
             "auc_t": auc.t(0.5),
-            "auc_within_weeks": within.value,
-            "auc_within_weeks_t": within.t(0.5),
-            "gain_within_weeks": evidence.gain_within_weeks(),
             "log_loss": float(metrics.log_losses(won, p).mean()),
             "base_rate_log_loss": float(metrics.log_losses(won, evidence.base).mean()),
             "log_loss_gain": gain.value,
@@ -179,6 +180,17 @@ def evidence_figures(evidence: Evidence) -> dict[str, float]:
             "calibration_error_by_chance": chance,
         }
     )
+
+
+def _figures_within_weeks(evidence: Evidence) -> dict[str, float]:
+    if not len(evidence.won):
+        return {}
+    within = evidence.auc_within_weeks()
+    return {
+        "auc_within_weeks": within.value,
+        "auc_within_weeks_t": within.t(0.5),
+        "gain_within_weeks": evidence.gain_within_weeks(),
+    }
 
 
 def finite(figures: Mapping[str, float]) -> dict[str, float]:

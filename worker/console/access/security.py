@@ -30,6 +30,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.typing import ResponseReturnValue
 from itsdangerous import SignatureExpired, TimestampSigner, URLSafeTimedSerializer
 
+from worker.console.access.compression import masked, unmasked
 from worker.console.access.keys import Keys
 from worker.console.access.sessions import Sessions, SignInTries, Visitor
 from worker.console.access.shared_sessions import SharedSessions
@@ -94,7 +95,11 @@ def register(flask: Flask, settings: Settings, client: redis.Redis) -> None:
 
 
 def token() -> str:
-    """This session's CSRF token."""
+    """This session's CSRF token, as a page may hold it: another text in each."""
+    return masked(_token())
+
+
+def _token() -> str:
     if "csrf" not in session:
         session["csrf"] = secrets.token_urlsafe(32)
     return str(session["csrf"])
@@ -133,7 +138,7 @@ def _same_origin() -> None:
     if not _same_host(origin, request.host):
         abort(403, "This came from another page than the console's own.")
     sent = request.headers.get("X-CSRF-Token") or request.form.get("csrf_token") or ""
-    if not hmac.compare_digest(sent.encode(), token().encode()):
+    if not hmac.compare_digest(unmasked(sent).encode(), _token().encode()):
         abort(403, "This form is out of date: go back, reload the page, and try again.")
 
 

@@ -15,7 +15,7 @@ from trading_system.ml_refinement.evaluation.explain import Explanation, NotExpl
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import Filter, OutcomeRow, UnusableValue
-from trading_system.ml_refinement.storage.tables.signals import FoundSignal, SignalFilter
+from trading_system.ml_refinement.storage.tables.signals import FoundSignal, Look, SignalFilter
 from worker.console.filters import pretty
 from worker.console.queries import PAGE_ROWS, ConsoleQueries, console_queries
 from worker.console.signals.chart import known_bars, plan_of, price_chart, read_event
@@ -25,8 +25,9 @@ from worker.events.decoding import SignalCreated
 
 blueprint = Blueprint("signals", __name__)
 
-#: So many signals are looked at for a page; the next one goes on from there.
+#: So many signals are looked at for a page, and for so long; the next one goes on from there.
 MOST_LOOKED_AT = 20_000
+_WITHIN_S = 0.1
 MOST_EXPORTED = 50_000
 #: Rows that the reasons of a score are read from.
 _EXPLAINED_BY = 5_000
@@ -69,24 +70,21 @@ def _number(text: str) -> float:
 def signals() -> ResponseReturnValue:
     """Search by id, symbol, time, kind, outcome, model and score."""
     kept = {name: request.args.get(name, "").strip()[:200] for name in (*_TEXTS, *_BANDS)}
-    rows: list[FoundSignal] = []
-    more, wrong = None, None
+    found, wrong = Look([], None, 0), None
     try:
         wanted, asked = _asked()
         table = console_queries().store.signals
-        rows, more = table.look_through(
-            wanted, limit=PAGE_ROWS, before=request.args.get("before", type=int), most=MOST_LOOKED_AT
-        )
+        before = request.args.get("before", type=int)
+        found = table.look_through(wanted, limit=PAGE_ROWS, before=before, most=MOST_LOOKED_AT, within_s=_WITHIN_S)
     except UnusableValue as error:
         asked, wrong = {name: text for name, text in kept.items() if text}, str(error)
     page = render_template(
         "signals.html",
-        rows=rows,
+        found=found,
+        order=wanted.order if found.rows else "id",
         kept=asked,
-        more=more,
         wrong=wrong,
         outcomes=OUTCOMES,
-        most_looked_at=MOST_LOOKED_AT,
         models=console_queries().store.models.history("signal_quality", limit=PAGE_ROWS),
     )
     return page, 400 if wrong else 200
@@ -97,7 +95,7 @@ def export() -> ResponseReturnValue:
     """What the filter lets through, the newest first, as a table."""
     try:
         wanted, _ = _asked()
-        wanted.where(None)  # what is streamed has no page any more to say it on
+        wanted.where()  # what is streamed has no page any more to say it on
     except UnusableValue:
         return signals()
     lines = csv_lines(_every(console_queries(), wanted))
@@ -109,7 +107,7 @@ def _every(queries: ConsoleQueries, wanted: SignalFilter) -> Iterator[FoundSigna
     before, left = None, MOST_EXPORTED
     while left > 0:
         limit = min(left, 1_000)
-        rows, before = queries.store.signals.look_through(wanted, limit=limit, before=before, most=MOST_LOOKED_AT)
+        rows, before, _ = queries.store.signals.look_through(wanted, limit=limit, before=before, most=MOST_LOOKED_AT)
         yield from rows
         left -= len(rows)
         if before is None:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from trading_system.ml_refinement.storage.connection import Connection, Row
 from trading_system.ml_refinement.storage.json_text import finite_json, read_features
 from trading_system.ml_refinement.storage.times import parse_bound
+
+#: What a listing is in the order of, the last first.
+Order = Literal["id", "timestamp", "signal_id"]
+#: So many signals are looked at between two looks at the clock.
+_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class FoundPlace:
+    """Where a signal stands in each order."""
+
+    id: int
+    timestamp: str
+    signal_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +34,10 @@ class SignalFilter:
     `signal_id` is how the id begins; `since` and `until` bound the signal's time, as `parse_bound` reads them. `kind`
     is an asset class or a signal type; `outcome` is `won`, `lost` or `open`; `model_id` served its score, and the score
     is at least `score_from` and at most `score_to`.
+
+    One of the conditions is answered by an index, and signals come in that index's order, the last first, so that no
+    page is of more rows than it shows: by id where an id's beginning is given, else by time where that is bounded, else
+    as they came in.
     """
 
     signal_id: str = ""
@@ -29,8 +50,19 @@ class SignalFilter:
     score_from: float | None = None
     score_to: float | None = None
 
+    @property
+    def order(self) -> Order:
+        """What signals are in the order of."""
+        if self.signal_id:
+            return "signal_id"
+        return "timestamp" if self.since or self.until else "id"
+
     def narrowed(self) -> tuple[str, list[str | float]]:
-        """The conditions that no index answers, and their parameters; empty without any."""
+        """The conditions that are looked at row by row, and their parameters; empty without any.
+
+        Raises:
+            ValueError: a bound is no time.
+        """
         conditions: list[str] = []
         params: list[str | float] = []
         for condition, value in (
@@ -38,38 +70,59 @@ class SignalFilter:
             ("p.model_id = ?", self.model_id),
             ("p.quality_score >= ?", self.score_from),
             ("p.quality_score <= ?", self.score_to),
+            ("v.symbol = ?", self.symbol if self.order != "id" else ""),
         ):
             if value not in ("", None):
                 conditions.append(condition)
                 params.append(value)
+        if self.order == "signal_id" and (self.since or self.until):
+            conditions.append(_IN_TIME)
+            params += self._bounds()
         if self.outcome:
             conditions.append(_OUTCOMES[self.outcome])
         return " AND ".join(conditions), params
 
-    def where(self, before: int | None) -> tuple[str, list[str | int]]:
-        """The condition and its parameters.
+    def where(self, before: FoundPlace | None = None) -> tuple[str, list[str | int]]:
+        """The condition that an index answers, and its parameters.
+
+        Args:
+            before: the signal to go on before.
 
         Raises:
             ValueError: a bound is no time.
         """
         conditions: list[str] = []
         params: list[str | int] = []
-        if self.since or self.until:
-            conditions.append("v.timestamp BETWEEN ? AND ?")
-            params.append(parse_bound(self.since, end=False) if self.since else "")
-            params.append(parse_bound(self.until, end=True) if self.until else "9999")
-        if self.signal_id:
+        if self.order == "signal_id":
             conditions.append("v.signal_id >= ? AND v.signal_id < ?")
-            params += [self.signal_id, self.signal_id + "\U0010ffff"]
-        if self.symbol:
-            conditions.append("v.symbol = ?")
-            params.append(self.symbol)
-        if before is not None:
-            conditions.append("v.id < ?")
-            params.append(before)
+            params += [self.signal_id, before.signal_id if before else self.signal_id + "\U0010ffff"]
+        elif self.order == "timestamp":
+            since, until = self._bounds()
+            conditions.append(_IN_TIME)
+            params += [since, before.timestamp if before else until]
+            if before:
+                conditions.append("(v.timestamp, v.id) < (?, ?)")
+                params += [before.timestamp, before.id]
+        else:
+            if self.symbol:
+                conditions.append("v.symbol = ?")
+                params.append(self.symbol)
+            if before:
+                conditions.append("v.id < ?")
+                params.append(before.id)
         return " AND ".join(conditions or ["TRUE"]), params
 
+    def _bounds(self) -> tuple[str, str]:
+        since = parse_bound(self.since, end=False) if self.since else ""
+        return since, parse_bound(self.until, end=True) if self.until else "9999"
 
+
+_IN_TIME = "v.timestamp BETWEEN ? AND ?"
+ORDER: dict[Order, str] = {
+    "id": "v.id DESC",
+    "timestamp": "v.timestamp DESC, v.id DESC",
+    "signal_id": "v.signal_id DESC, v.id DESC",
+}
 _OUTCOMES = {
     "won": "v.target_r_multiple > 0",
     "lost": "v.target_r_multiple <= 0",
@@ -91,6 +144,16 @@ class FoundSignal:
     target_r: float | None
     complete: bool
     model_id: str | None = None
+
+
+class Look(NamedTuple):
+    """What a look through the signals found."""
+
+    rows: list[FoundSignal]
+    #: The number of the signal to go on before; None where there are no more.
+    more: int | None
+    #: So many were looked at, or all where there were fewer.
+    looked_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,32 +192,58 @@ class Signals:
         row = self._connection.one(GET, (signal_id,))
         return None if row is None else _stored(row)
 
-    def find(self, wanted: SignalFilter, *, limit: int, before: int | None = None) -> list[FoundSignal]:
-        """At most `limit` signals, those that came last first, all of them before number `before`.
+    def find(self, wanted: SignalFilter, *, limit: int) -> list[FoundSignal]:
+        """At most `limit` signals, the last first.
 
         Raises:
             ValueError: a bound is no time.
         """
-        where, params = wanted.where(before)
-        rows = self._connection.query(FIND.format(where=where), (*params, limit))
-        return [_found(row) for row in rows]
+        return self.look_through(wanted, limit=limit, most=None).rows
 
     def look_through(
-        self, wanted: SignalFilter, *, limit: int, before: int | None = None, most: int
-    ) -> tuple[list[FoundSignal], int | None]:
-        """The same, after a look at `most` signals; and the number to go on before, None where that were all.
+        self,
+        wanted: SignalFilter,
+        *,
+        limit: int,
+        before: int | None = None,
+        most: int | None,
+        within_s: float = math.inf,
+    ) -> Look:
+        """At most `limit` signals, the last first, all of them before number `before`.
+
+        Args:
+            wanted: which.
+            limit: the look ends when so many are found,
+            before: number of a signal, as an earlier look gave it; one that is gone is before nothing.
+            most: or after a look at so many; None: all,
+            within_s: or when it has taken so long.
 
         Raises:
             ValueError: a bound is no time.
         """
-        where, params = wanted.where(before)
         narrow, more = wanted.narrowed()
-        sql = LOOK_THROUGH.format(where=where, narrow=narrow or "TRUE")
-        rows = self._connection.query(sql, (*params, most, *more, limit))
-        if len(rows) == limit:
-            return [_found(row) for row in rows], int(rows[-1][0])
-        last = self._connection.one(LOOKED_AT.format(where=where), (*params, most - 1))
-        return [_found(row) for row in rows], None if last is None else int(last[0])
+        rows: list[FoundSignal] = []
+        until = time.monotonic() + within_s
+        looked_at, at_once = 0, limit
+        while True:
+            at_once = min(2 * at_once, _AT_ONCE) if most is None else min(2 * at_once, _AT_ONCE, most - looked_at)
+            where, params = wanted.where(self._place(before))
+            parts = {"where": where, "narrow": narrow or "TRUE", "order": ORDER[wanted.order]}
+            sql = LOOK_THROUGH.format_map(parts)
+            rows += map(_found, self._connection.query(sql, (*params, at_once, *more, limit - len(rows))))
+            if len(rows) == limit:
+                return Look(rows, rows[-1].id, looked_at + at_once)
+            last = self._connection.one(LOOKED_AT.format_map(parts), (*params, at_once - 1))
+            looked_at += at_once
+            if last is None:
+                return Look(rows, None, looked_at)
+            before = int(last[0])
+            if looked_at == most or time.monotonic() > until:
+                return Look(rows, before, looked_at)
+
+    def _place(self, number: int | None) -> FoundPlace | None:
+        row = None if number is None else self._connection.one(PLACE, (number,))
+        return None if row is None else FoundPlace(*row)
 
     def newest(self) -> str | None:
         """When the newest signal was known; None where there is none."""
@@ -180,22 +269,18 @@ GET = """
     SELECT timestamp, symbol, asset_class, signal_type, conviction, feature_version, complete, features, created_at,
         entry_id
     FROM feature_vectors WHERE signal_id = ?"""
-FIND = """
-    SELECT v.id, v.signal_id, v.timestamp, v.symbol, v.asset_class, v.signal_type,
-        (SELECT quality_score FROM prediction_log AS p WHERE p.signal_id = v.signal_id AND p.role = 'champion' LIMIT 1),
-        v.target_r_multiple, v.complete
-    FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?"""
 _LOOKED_THROUGH = """
-    FROM (SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT ?) AS looked
+    FROM (SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY {order} LIMIT ?) AS looked
     CROSS JOIN feature_vectors AS v ON v.id = looked.id
     LEFT JOIN prediction_log AS p ON p.id =
         (SELECT id FROM prediction_log AS s WHERE s.signal_id = v.signal_id AND s.role = 'champion' LIMIT 1)
-    WHERE {narrow} ORDER BY v.id DESC LIMIT ?"""
+    WHERE {narrow} ORDER BY {order} LIMIT ?"""
 LOOK_THROUGH = (
     "SELECT v.id, v.signal_id, v.timestamp, v.symbol, v.asset_class, v.signal_type, p.quality_score, "
     "v.target_r_multiple, v.complete, p.model_id" + _LOOKED_THROUGH
 )
-LOOKED_AT = "SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY v.id DESC LIMIT 1 OFFSET ?"
+LOOKED_AT = "SELECT v.id FROM feature_vectors AS v WHERE {where} ORDER BY {order} LIMIT 1 OFFSET ?"
+PLACE = "SELECT id, timestamp, signal_id FROM feature_vectors WHERE id = ?"
 NTH_NEWEST = "SELECT timestamp FROM feature_vectors ORDER BY timestamp DESC LIMIT 1 OFFSET ?"
 SYMBOLS_AND_KINDS = """
     SELECT v.signal_id, v.symbol, v.signal_type FROM json_each(?) AS wanted

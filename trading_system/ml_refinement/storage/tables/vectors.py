@@ -195,13 +195,17 @@ class Vectors:
     def between(self, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int) -> RecentRows:
         """Signals with `start` < time <= `end`, of which at most the newest `limit` vectors."""
         with self._connection.snapshot() as reads:
-            lists = feature_lists(reads)
-            vectors = reads.query(BETWEEN, (start, end, feature_version, limit))[::-1]
+            X, vectors = _between(reads, (start, end, feature_version, limit), tuple(names))
             signals, incomplete = reads.query(COMPLETENESS, (start, end))[0]
-        X = np.full((len(vectors), len(names)), np.nan)
-        fill(X, vectors, tuple(names), lists)
         types = np.array([row[4] or "" for row in vectors], dtype=np.str_)
         return RecentRows(X, us_array([row[3] for row in vectors]), int(signals), int(incomplete), types)
+
+    def newest_between(
+        self, start: str, end: str, *, names: Sequence[str], feature_version: str, limit: int
+    ) -> FloatArray:
+        """The vectors of `between`, shape (n, n_names), and no count of how many signals there are."""
+        with self._connection.snapshot() as reads:
+            return _between(reads, (start, end, feature_version, limit), tuple(names))[0]
 
 
 # The literals are ours alone; every value is bound.
@@ -231,6 +235,15 @@ BETWEEN = """
 COMPLETENESS = """
     SELECT count(*), coalesce(sum(1 - complete), 0) FROM feature_vectors INDEXED BY idx_fv_timestamp
     WHERE timestamp > ? AND timestamp <= ?"""
+
+
+def _between(reads: Connection, params: tuple[str | int, ...], names: tuple[str, ...]) -> tuple[FloatArray, list[Row]]:
+    """The vectors that `BETWEEN` finds, the oldest first, shape (n, n_names), and its rows."""
+    lists = feature_lists(reads)
+    vectors = reads.query(BETWEEN, params)[::-1]
+    X = np.full((len(vectors), len(names)), np.nan)
+    fill(X, vectors, names, lists)
+    return X, vectors
 
 
 def feature_lists(reads: Connection) -> dict[int, tuple[str, ...]]:
