@@ -280,3 +280,9 @@ def test_without_the_parser_of_columns_events_with_bars_are_left_to_the_door_of_
     monkeypatch.setattr(batches, "simdjson", None)
     plain = [orjson.dumps(signal(signal_id=f"s-{number}")) for number in range(10)]
     assert check_read_together([*plain, text(full_signal())]) == [True] * 10 + [False]
+
+
+def test_a_bar_after_its_signal_is_refused_in_a_batch_too() -> None:
+    sound = [orjson.dumps(signal(signal_id=f"s-{number}", bars=bars())) for number in range(40)]
+    ahead = orjson.dumps(signal(bars=bars(last="2024-05-31T20:00:01Z")))
+    assert check_read_together([*sound[:20], ahead, *sound[20:]]) == [True] * 20 + [False] + [True] * 20

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from trading_system.ml_refinement.storage.errors import StoreDamaged
+from trading_system.ml_refinement.storage.event_blocks import Damaged, Place, pack, parts, place_of, unpack
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 from trading_system.ml_refinement.storage.tables.entries import id_given, named_apart
@@ -49,9 +50,11 @@ class EventArchive:
         self.path = Path(path)
         self._clock = clock
         self._connection = SqliteConnection(path, read_only=read_only, synchronous="NORMAL")
+        self._last_block: tuple[int, bytes] = (0, b"")
 
     def initialize(self) -> None:
         """Create the file, or bring its schema up to date."""
+        self._last_block = (0, b"")  # the file may be another one
         migrate(self._connection, steps("archive_"), self._clock)
 
     def close(self) -> None:
@@ -67,25 +70,42 @@ class EventArchive:
 
     def append(self, rows: Sequence[ArchivedEvent]) -> int:
         """Keep the events, each once however often it is delivered; how many were new."""
-        params = [(row.stream, row.entry_id, row.received_at, *_pack(row.payload)) for row in rows]
         for row in rows:
             us_from_text(row.received_at)
+        together = [rows[part] for part in parts([row.payload for row in rows])]
+        packed = [pack(b"".join([row.payload for row in some])) for some in together]
         with self._connection.atomic():
-            new = len(self._connection.run_many(APPEND, params))
-            if new < len(rows):
-                apart = [
-                    (stream, named_apart(entry_id, row.payload), *rest)
-                    for row, (stream, entry_id, *rest) in zip(rows, params, strict=True)
-                    if self._is_another(row)
-                ]
-                new += len(self._connection.run_many(APPEND, apart))
-            return new
+            return sum(map(self._keep, together, packed))
+
+    def _keep(self, rows: Sequence[ArchivedEvent], packed: bytes) -> int:
+        """Keep events that were packed together; how many were new."""
+        if len(rows) == 1:
+            alone = len(packed) < len(rows[0].payload)
+            return self._keep_each(rows, [(packed, True) if alone else (rows[0].payload, False)])
+        newest_at = max(row.received_at for row in rows)
+        block = int(self._connection.query(ADD_BLOCK, (newest_at, packed))[0][0])
+        sizes = [len(row.payload) for row in rows]
+        places = map(Place, repeat(block), accumulate(sizes, initial=0), sizes)
+        new = self._keep_each(rows, [(place.packed(), True) for place in places])
+        if not new:
+            self._connection.run(DROP_BLOCK, (block,))
+        return new
+
+    def _keep_each(self, rows: Sequence[ArchivedEvent], written: Sequence[tuple[bytes, bool]]) -> int:
+        params = [(row.stream, row.entry_id, row.received_at, *each) for row, each in zip(rows, written, strict=True)]
+        new = len(self._connection.run_many(APPEND, params))
+        if new < len(rows):
+            apart = [
+                (stream, named_apart(entry_id, row.payload), *rest)
+                for row, (stream, entry_id, *rest) in zip(rows, params, strict=True)
+                if self._is_another(row)
+            ]
+            new += len(self._connection.run_many(APPEND, apart))
+        return new
 
     def _is_another(self, row: ArchivedEvent) -> bool:
         """Whether another event is kept under the row's entry id."""
         payload, packed = self._connection.query(GET, (row.stream, row.entry_id))[0]
-        if (payload, packed) == _pack(row.payload):
-            return False
         try:
             return self._unpacked(row.stream, row.entry_id, payload, packed) != row.payload
         except StoreDamaged:
@@ -133,10 +153,31 @@ class EventArchive:
         return int(self._connection.query(LAST_ID)[0][0])
 
     def _unpacked(self, stream: str, entry_id: str, payload: bytes, packed: int) -> bytes:
+        if not packed:
+            return bytes(payload)
         try:
-            return zlib.decompress(payload) if packed else bytes(payload)
-        except zlib.error as error:
-            raise StoreDamaged(f"{self.path}: {stream} {entry_id}: {error}") from error
+            place = place_of(payload)
+            return unpack(payload) if place is None else self._at(place)
+        except Damaged as error:
+            raise StoreDamaged(f"{self.path}: {stream} {entry_id}: {error}") from None
+
+    def _at(self, place: Place) -> bytes:
+        """The event at this place. Whoever reads many reads those of a block one after the other: the last one is kept.
+
+        Raises:
+            Damaged: there is none.
+        """
+        number, block = self._last_block
+        if number != place.block:
+            rows = self._connection.query(BLOCK, (place.block,))
+            if not rows:
+                raise Damaged(f"block {place.block} is not there")
+            block = unpack(rows[0][0])
+            self._last_block = (place.block, block)
+        event = block[place.begin : place.begin + place.size]
+        if len(event) < place.size:
+            raise Damaged(f"block {place.block} has {len(block)} bytes")
+        return event
 
     def streams(self) -> list[str]:
         """The streams of the entries that are kept."""
@@ -159,7 +200,10 @@ class EventArchive:
                 gone = self._connection.run(PRUNE, (bound, at_once))
             dropped += gone
             if gone < at_once:
-                return dropped
+                break
+        while self._connection.run(PRUNE_BLOCKS, (bound, at_once)) == at_once:
+            pass
+        return dropped
 
 
 APPEND = """
@@ -184,8 +228,7 @@ STREAMS = """
         SELECT (SELECT min(stream) FROM events WHERE stream > named.stream) FROM named WHERE named.stream IS NOT NULL)
     SELECT stream FROM named WHERE stream IS NOT NULL"""
 PRUNE = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE received_at < ? ORDER BY received_at LIMIT ?)"
-
-
-def _pack(payload: bytes) -> tuple[bytes, bool]:
-    packed = zlib.compress(payload, 1)
-    return (packed, True) if len(packed) < len(payload) else (payload, False)
+ADD_BLOCK = "INSERT INTO blocks (newest_at, payload) VALUES (?, ?) RETURNING id"
+BLOCK = "SELECT payload FROM blocks WHERE id = ?"
+DROP_BLOCK = "DELETE FROM blocks WHERE id = ?"
+PRUNE_BLOCKS = "DELETE FROM blocks WHERE id IN (SELECT id FROM blocks WHERE newest_at < ? ORDER BY newest_at LIMIT ?)"
