@@ -3,8 +3,8 @@
 python -m benchmarks.engines            with 1,000,000 signals for the status; some minutes
 python -m benchmarks.engines --quick    the same on less; nothing is kept
 
-PostgreSQL is on a socket, with fsync and synchronous_commit on, and its processes share the cores. The processor time is
-the worker's alone.
+PostgreSQL is on a socket, with fsync and synchronous_commit on, and its processes share the cores. The processor time
+is of the worker alone.
 """
 
 from __future__ import annotations
