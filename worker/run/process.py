@@ -15,7 +15,7 @@ _KEPT_BYTES = 32 * 1024 * 1024
 def keep_between_batches() -> None:
     """Do not look for garbage among what was there before the first batch, and do not fetch each batch's memory anew.
 
-    To look through what was imported costs as much as a batch, and comes every twenty batches or so. Pages that go
+    To look through what was imported takes longer than a batch, and comes again and again. Pages that go
     back to the system after each array of a batch come from it again, zeroed, at the next.
     """
     gc.collect()
