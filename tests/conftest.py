@@ -35,6 +35,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 #: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
 BOTH_ENGINES = (
     "tests/consumer/",
+    "tests/retraining/test_training_lease.py",
     "tests/test_dead_letters.py",
 )
 

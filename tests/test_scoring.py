@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.learning_installation import NOW, LearningInstallation, fitted, learning_installation
+from tests.support.models_in_files import only_in_files
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import RegimeClassifier, ReturnPredictor, RiskPredictor, SignalQualityModel
@@ -170,6 +171,7 @@ def test_a_damaged_file_is_not_taken_up_and_the_model_before_goes_on(
     scoring = scorer(installation, watch)
     scoring.refresh()
     (installation.registry.model_dir / f"{second.model_id}.skops").write_bytes(b"not a model")
+    only_in_files(installation.db)
     installation.db.models.activate(second.model_id, reason="by hand", proven=True)
     assert scoring.refresh() is False
     assert scoring.model_id == first.model_id
@@ -212,6 +214,7 @@ def test_a_file_that_was_put_right_is_taken_up_after_a_minute(
     path = installation.registry.model_dir / f"{model.model_id}.skops"
     data = path.read_bytes()
     path.write_bytes(b"not a model")
+    only_in_files(installation.db)
     scoring = scorer(installation, watch)
     for _ in range(3):
         watch.now += timedelta(minutes=2)

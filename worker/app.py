@@ -190,6 +190,7 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
     pipeline = feature_pipeline(settings)
     _describe(store, pipeline)
     registry = ModelRegistry.from_config(ml, store)
+    registry.take_over()
     return BatchHandler(
         store=store,
         archive=archive,

@@ -32,11 +32,14 @@ def make_private(directory: Path) -> None:
         raise ConfigurationError(f"{directory} cannot be used as a private directory: {error.strerror}") from error
 
 
-def take_lock(path: Path) -> int | None:
-    """A descriptor that holds the lock on `path`, or None when someone else does. Close it to let go."""
+def take_lock(path: Path, *, shared: bool = False) -> int | None:
+    """A descriptor that holds the lock on `path`, or None when someone else does. Close it to let go.
+
+    Those who take it `shared` have it together.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         return None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
 
+from tests.support.models_in_files import only_in_files
 from trading_system.ml_refinement import ModelMetadata, ModelType
 from trading_system.ml_refinement.models import BaseModel, ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -433,6 +434,7 @@ def test_a_model_whose_file_is_lost_is_not_activated_and_does_not_serve(
     registry.activate(model.model_id)
     for file in (tmp_path / "models").iterdir():
         file.unlink()
+    only_in_files(registry.db)
     assert registry.activate(model.model_id) is False
     assert ModelRegistry(str(tmp_path / "models"), registry.db).get_active(QUALITY) is None
     assert [line for line in errors_logged if model.model_id in line]
@@ -446,6 +448,7 @@ def test_a_lost_file_leaves_the_active_model_as_it_was(registry: ModelRegistry, 
     registry.register(lost)
     for file in set((tmp_path / "models").iterdir()) - before:
         file.unlink()
+    only_in_files(registry.db)
     assert registry.activate(lost.model_id) is False
     active = registry.get_active(QUALITY)
     assert active is not None

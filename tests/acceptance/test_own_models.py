@@ -11,6 +11,7 @@ import pytest
 from loguru import logger
 from sklearn.tree import DecisionTreeClassifier
 
+from tests.support.models_in_files import only_in_files
 from trading_system.ml_refinement import ModelMetadata, ModelType
 from trading_system.ml_refinement.models import BaseModel, ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.models.return_predictor import ReturnPredictor
@@ -153,6 +154,7 @@ def test_a_lost_or_damaged_file_answers_false_and_none_and_the_log_says_why(
     assert registry.activate(first.model_id)
     for path in (tmp_path / "models").iterdir():
         path.unlink() if harm == "lost" else path.write_bytes(path.read_bytes()[:-1] + b"?")
+    only_in_files(db)
 
     assert registry.activate(second.model_id) is False
     assert registry.activate("signal_quality_1.0_nothere") is False

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
+from tests.support.models_in_files import only_in_files
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import SignalQualityModel
@@ -76,6 +77,7 @@ def test_an_altered_file_is_not_rolled_back_to(tmp_path: Path) -> None:
     first, second = serving(installation, 2)
     path = installation.directory / "models" / f"{first.model_id}.skops"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+    only_in_files(installation.db)
     with pytest.raises(ModelFileRefused):
         back(installation)
     assert installation.db.models.active_id(TYPE) == second.model_id

@@ -25,7 +25,8 @@ from worker.demo.run import config_of, demo_settings, environment_of, learning_g
 from worker.demo.worlds import MIN_NEW_SAMPLES, STEP_SIZE_DAYS, TRAIN_WINDOW_DAYS, DemoWorld, edge_world, real_prices
 from worker.errors import ConfigurationError, RefineryError
 from worker.installation import open_store
-from worker.retraining.job import training_lock
+from worker.retraining.job import sweep
+from worker.retraining.lease import training_lease
 from worker.settings.schema import Settings, load_settings
 
 
@@ -154,7 +155,7 @@ def test_nothing_is_published_while_a_training_that_has_ended_still_looks_at_wha
 ) -> None:
     with open_store(settings) as store:
         assert not learning_goes_on(settings, store)
-        with training_lock(settings.training_lock_path):
+        with training_lease(settings, store, first=sweep):
             assert learning_goes_on(settings, store)
         assert not learning_goes_on(settings, store)
 

@@ -16,6 +16,7 @@ import redis
 
 from tests.support.desk import Desk, desk, pending, scored, send, settings_for
 from tests.support.events import SIGNALS, signal
+from tests.support.models_in_files import only_in_files
 from tests.support.processes import fork
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
@@ -88,6 +89,7 @@ def test_a_champion_that_was_tampered_with_is_refused_and_scoring_goes_on(
         worker.drain()
         second = champion(worker, 2)
         TAMPERED[how](second)
+        only_in_files(worker.store)
         send(valkey, SIGNALS, signal(2))
         worker.drain()
     with desk(settings) as fresh:  # a worker that never saw the first one

@@ -36,6 +36,8 @@ def judge_champion(settings: Settings) -> list[str]:
             path = settings.models_dir / row.model_path
             if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != row.artefact_sha256:
                 found.append(f"the file of {row.model_id} is not the one that was entered")
+            elif row.artefact_sha256 is None or not store.artefacts.sound(row.artefact_sha256):
+                found.append(f"the store has not got the bytes of {row.model_id}")
             elif row.is_active:
                 try:
                     registry.load(row.model_id)

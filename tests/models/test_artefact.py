@@ -17,6 +17,7 @@ import pytest
 import skops.io
 
 from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
+from tests.support.models_in_files import only_in_files
 from trading_system.ml_refinement.models import SignalQualityModel, artefact
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 
@@ -58,6 +59,7 @@ def test_a_file_whose_bytes_changed_is_refused_and_what_serves_goes_on_serving(
     data = bytearray(other_path.read_bytes())
     data[len(data) // 2] ^= 1
     other_path.write_bytes(bytes(data))
+    only_in_files(installation.db)
     with pytest.raises(ModelFileRefused, match="SHA-256"):
         installation.registry.promote(other.model_id)
     assert installation.registry.activate(other.model_id) is False
@@ -68,6 +70,7 @@ def test_a_valid_file_of_another_model_does_not_pass_for_this_one(installation: 
     first, first_path = registered(installation)
     _, second_path = registered(installation)
     first_path.write_bytes(second_path.read_bytes())
+    only_in_files(installation.db)
     with pytest.raises(ModelFileRefused, match="SHA-256"):
         installation.registry.load(first.model_id)
 
@@ -192,6 +195,7 @@ def test_a_link_is_not_followed(installation: LearningInstallation, tmp_path: Pa
     model, path = registered(installation)
     path.rename(tmp_path / "elsewhere.skops")
     path.symlink_to(tmp_path / "elsewhere.skops")
+    only_in_files(installation.db)
     with pytest.raises(ModelFileRefused):
         installation.registry.load(model.model_id)
 

@@ -17,6 +17,7 @@ import redis
 
 from tests.support.desk import desk, send, settings_for
 from tests.support.events import SIGNALS, signal
+from tests.support.models_in_files import only_in_files
 from tests.support.small_disk import SmallDisk, can_be_mounted
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage.times import utc_now
@@ -204,6 +205,8 @@ def test_a_damaged_store_is_named(set_up: Any) -> None:
 def test_a_model_file_that_was_altered_is_named(set_up: Any) -> None:
     file = next(set_up.models_dir.glob("*.skops"))
     file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert bad(doctor.examine(set_up)) == []  # what serves is what the store keeps
+    only_in_files(set_up.store_path)
     findings = doctor.examine(set_up)
     assert bad(findings) == ["models"]
     assert "rollback" in next(finding.advice for finding in findings if finding.part == "models")

@@ -31,6 +31,7 @@ from worker.installation import open_store
 from worker.retraining import job
 from worker.retraining.history import training_history
 from worker.retraining.job import housekeeping, retrain
+from worker.retraining.lease import training_lease
 from worker.retraining.policy import RetrainReason
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
 from worker.retraining.requests import enqueue, enqueue_if_due, reason_if_due, wait_for
@@ -325,7 +326,7 @@ def test_a_training_that_nobody_swept_is_given_up_before_the_next_one(
 
 
 def test_a_training_that_lives_is_not_given_up(settings: Settings, store: FeatureDatabase, client: redis.Redis) -> None:
-    with job.training_lock(settings.training_lock_path):
+    with training_lease(settings, store, first=job.sweep):
         store.runs.start(JOB.format(0), TYPE, {}, label_watermark=0)
         housekeeping(settings, client)
         assert running(store)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,21 @@ def test_the_registry_keeps_what_the_artefact_is(db: FeatureDatabase) -> None:
         "m1.skops", "ab", "standard-1", "ensemble", "r1", False,
     )  # fmt: skip
     assert db.models.get("nobody") is None
+
+
+def test_the_bytes_are_kept_with_the_row_and_told_where_they_are_not(db: FeatureDatabase) -> None:
+    data = bytes(range(256))
+    sha256 = hashlib.sha256(data).hexdigest()
+    db.models.register(metadata("m1"), model_path="m1.skops", artefact_sha256=sha256, data=data)
+    db.models.register(metadata("m2"), model_path="m2.skops", artefact_sha256="ab")
+    assert (db.artefacts.data(sha256), db.artefacts.data("ab")) == (data, None)
+    assert db.artefacts.sound(sha256)
+    assert db.artefacts.missing() == [("m2", "m2.skops", "ab")]
+    with pytest.raises(ConstraintRefused):
+        db.models.register(metadata("m1"), artefact_sha256=hashlib.sha256(b"x").hexdigest(), data=b"x")
+    assert db.artefacts.data(hashlib.sha256(b"x").hexdigest()) is None
+    with db.atomic():
+        assert db.artefacts.keep(data) == sha256  # again
 
 
 def test_an_id_is_registered_once(models: FeatureDatabase) -> None:

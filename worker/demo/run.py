@@ -36,11 +36,12 @@ from worker.installation import open_store
 from worker.observability.status import Status, read_status
 from worker.observability.terminal import console, print_line
 from worker.redis_server.connection import connect, server_url
+from worker.retraining.lease import trainer_at_work
 from worker.retraining.requests import reason_if_due
 from worker.run.up import running, up_roles
 from worker.settings.messages import CONFIG_NAME
 from worker.settings.schema import Settings, is_given
-from worker.state_dir import is_locked, make_private, take_lock
+from worker.state_dir import make_private, take_lock
 from worker.streams.errors import translated
 from worker.supervision.children import Children
 
@@ -281,8 +282,8 @@ def _play(
 
 
 def learning_goes_on(chosen: Settings, store: FeatureDatabase) -> bool:
-    """Whether a training is due, or one has its lock: it looks at what was served before it lets go of that."""
-    return reason_if_due(chosen, store) is not None or is_locked(chosen.training_lock_path)
+    """Whether a training is due, or one is going on: it looks at what was served before it ends."""
+    return reason_if_due(chosen, store) is not None or trainer_at_work(store) is not None
 
 
 def _keep_running(chosen: Settings, children: Children) -> None:

@@ -1,5 +1,8 @@
 """Copies of an installation's store, archive and models, and putting one back.
 
+The store holds its models' bytes. Their files are copied too where they are there as they were registered, and are
+needed only for models whose bytes the store has not got.
+
 A backup is a directory that is complete or is not there. A restore verifies everything before it replaces anything,
 keeps what it replaces, and finishes when it is run again after it was interrupted, wherever that was.
 """
@@ -24,7 +27,9 @@ import redis
 
 from trading_system.ml_refinement.storage import StoreDamaged
 from trading_system.ml_refinement.storage.schema import steps
+from trading_system.ml_refinement.storage.shared.artefacts import ARTEFACTS_STEP
 from trading_system.ml_refinement.storage.sqlite.copies import copy_database, fold_alone, problems, schema_step, sync
+from trading_system.ml_refinement.storage.tables.models import ModelFile
 from worker.errors import RefineryError, ServerBusy
 from worker.installation import open_copy
 from worker.settings.schema import Settings
@@ -68,8 +73,8 @@ def back_up(settings: Settings, target: Path, *, release: str, now: datetime) ->
     The models are those that the copied store knows, each as it was registered.
 
     Raises:
-        RefineryError: there is no store, it is in PostgreSQL, `target` exists, or the serving model's file is missing
-            or altered.
+        RefineryError: there is no store, it is in PostgreSQL, `target` exists, or the store has not got the bytes of
+            the serving model and its file is missing or altered.
         StoreError: the store cannot be read.
     """
     if settings.store_url is not None:
@@ -99,21 +104,31 @@ def back_up(settings: Settings, target: Path, *, release: str, now: datetime) ->
 
 
 def _copy_models(source: Path, partial: Path) -> list[str]:
-    """Copy the models that the copied store knows; those that are not there as registered, by id."""
+    """Copy the models that the copied store knows; those that are nowhere as they were registered, by id."""
     (partial / "models").mkdir(mode=0o700)
     missing = []
-    with closing(open_copy(partial / "features.db")) as copy:
-        files = copy.models.files()
+    files, kept = _models_of(partial / "features.db")
     for model_id, name, sha256, serves in files:
         safe = _NAME.fullmatch(f"models/{name}") is not None
         if safe and _copy_file(source / name, partial / "models" / name) == sha256:
             continue
-        if serves:
-            raise RefineryError(f"the file of {model_id}, which serves, is missing or altered; nothing was backed up")
         if safe:
             (partial / "models" / name).unlink(missing_ok=True)
+        if sha256 in kept:
+            continue
+        if serves:
+            raise RefineryError(f"the file of {model_id}, which serves, is missing or altered; nothing was backed up")
         missing.append(model_id)
     return missing
+
+
+def _models_of(database: Path) -> tuple[list[ModelFile], set[str]]:
+    """The files of all models that a copied store knows, and the hashes of those whose bytes it holds."""
+    with closing(open_copy(database)) as copy:
+        files = copy.models.files()
+        if schema_step(database) < ARTEFACTS_STEP:
+            return files, set()
+        return files, {sha256 for _, _, sha256, _ in files if sha256 is not None and copy.artefacts.sound(sha256)}
 
 
 def _copy_file(source: Path, target: Path) -> str | None:
@@ -245,11 +260,10 @@ def _stage(staged: Path, source: Path, manifest: dict[str, Any]) -> None:
     for database, prefix in (("features.db", ""), ("events.db", "archive_")):
         if database in manifest["files"]:
             _verify_database(staged / database, newest=max(steps(prefix)))
-    with closing(open_copy(staged / "features.db")) as copy:
-        files = copy.models.files()
+    files, kept = _models_of(staged / "features.db")
     for model_id, name, sha256, _ in files:
         known = manifest["files"].get(f"models/{name}", {}).get("sha256")
-        if known != sha256 and model_id not in manifest["missing_models"]:
+        if known != sha256 and sha256 not in kept and model_id not in manifest["missing_models"]:
             raise RefineryError(f"the file of model {model_id} is not the one it was registered with")
     for directory in (staged / "models", staged):
         sync(directory)

@@ -245,7 +245,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
         yield Finding("models", "bad", says, "put the REFINERY_ML__FEATURES__* settings back, or refinery retrain")
         return
     role = "proven" if row.proven else "provisional"
-    yield Finding("models", "ok", f"{row.model_id} serves, {role}; its file is sound")
+    yield Finding("models", "ok", f"{row.model_id} serves, {role}; its bytes are sound")
 
 
 def _trainings(settings: Settings) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from worker.errors import ConfigurationError, RefineryError, TransientError
 from worker.installation import open_store, refuse_other_owner
 from worker.redis_server.connection import connect
 from worker.retraining.history import KILLED
+from worker.retraining.lease import TRAINING, take_lease, training_lease
 from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN, connect_queue, job_id_of, run_id_of
 from worker.retraining.requests import enqueue_if_due
@@ -68,8 +69,9 @@ def retrain(
     The result has the gate's `verdict`, and how the candidate `serves`: two answers. With too few samples nothing is
     trained: the result is `completed`, its verdict `hold`, `serves` None, and its reason says how few.
 
-    Holds the training lock of the state directory from beginning to end, so that there is one training at a time
-    however many trainers there are, and a training whose lock is free is known to be dead.
+    Has the right to train from beginning to end, so that there is one training at a time however many trainers there
+    are, on whichever hosts. Who takes it marks what still says `running` as killed, in the same transaction: a trainer
+    that lost the right, because its host stood still, finds its run given up and activates nothing.
 
     Args:
         settings: of the trainer.
@@ -91,13 +93,12 @@ def retrain(
     refuse_half_restored(settings)
     if not settings.store_is_there:  # an empty one in its place would say that there is nothing to learn
         raise ConfigurationError(f"there is no store in {settings.state_dir}, so this trainer cannot do a training")
-    with _lost_store_named(), training_lock(settings.training_lock_path), closing(open_store(settings)) as store:
-        if installation is not None and store.installation_id() != installation:
-            raise ConfigurationError(
-                f"the training was asked for by another installation than that of {settings.state_dir}: "
-                "compare REFINERY_STATE_DIR and REFINERY_REDIS_URL of this trainer and of the workers"
-            )
-        sweep(store)
+    with (
+        _lost_store_named(),
+        _no_restore(settings.training_lock_path),
+        closing(_asked_for_here(settings, installation)) as store,
+        training_lease(settings, store, first=sweep),
+    ):
         newest = store.runs.last(model_type)
         if (newest.token if newest else 0) != after:
             return {"status": "skipped", "reason": f"a training has begun since training {after}"}
@@ -116,6 +117,18 @@ def retrain(
         "model_id": result.model_id,
         "reason": result.reason,
     }
+
+
+def _asked_for_here(settings: Settings, installation: str | None) -> FeatureDatabase:
+    """The store of this trainer, if it is the one that the training was asked for."""
+    store = open_store(settings)
+    if installation is not None and store.installation_id() != installation:
+        store.close()
+        raise ConfigurationError(
+            f"the training was asked for by another installation than that of {settings.state_dir}: "
+            "compare REFINERY_STATE_DIR and REFINERY_REDIS_URL of this trainer and of the workers"
+        )
+    return store
 
 
 @contextmanager
@@ -138,21 +151,31 @@ def housekeeping(settings: Settings, client: redis.Redis, *, streams: redis.Redi
     try:
         refuse_other_owner(settings, streams or client)
         with closing(open_store(settings)) as store:
-            lock = take_lock(settings.training_lock_path)
-            if lock is not None:
-                try:
-                    sweep(store)
-                    _remove_leftovers(settings.models_dir)
-                finally:
-                    os.close(lock)
+            _tidy_up(settings, store)
             enqueue_if_due(settings, store, client)
             _monitor_on_schedule(settings, store, client)
     except (StoreError, ConfigurationError, TransientError, OSError) as error:
         logger.warning("the store could not be looked after: {}", error)
 
 
+def _tidy_up(settings: Settings, store: FeatureDatabase) -> None:
+    """After trainings that were killed; while nobody trains, and nobody restores a backup."""
+    lock = take_lock(settings.training_lock_path, shared=True)
+    if lock is None:
+        return
+    try:
+        token = take_lease(store, first=sweep)
+        if token is not None:
+            try:
+                _look_after_models(settings, store)
+            finally:
+                store.leases.release(TRAINING, token)
+    finally:
+        os.close(lock)
+
+
 def sweep(store: FeatureDatabase) -> list[str]:
-    """Mark our trainings that still say `running` as killed; the caller holds the training lock, so none of them is."""
+    """Mark our trainings that still say `running` as killed; the caller has the right to train, so none of them is."""
     swept = []
     for run in store.runs.recent(_RECENT):
         if run.status == "running" and run_id_of(run.run_id) == run.run_id:
@@ -163,21 +186,25 @@ def sweep(store: FeatureDatabase) -> list[str]:
     return swept
 
 
-def _remove_leftovers(models_dir: Path) -> None:
-    from trading_system.ml_refinement.models.artefact import remove_leftovers  # needs the learning stack
+def _look_after_models(settings: Settings, store: FeatureDatabase) -> None:
+    # Both need the learning stack, and this module is imported for its name alone.
+    from trading_system.ml_refinement.models.artefact import remove_leftovers
+    from trading_system.ml_refinement.models.model_registry import ModelRegistry
 
-    if removed := remove_leftovers(models_dir):
+    if removed := remove_leftovers(settings.models_dir):
         logger.info("removed {} half-written files of trainings that were killed", removed)
+    if taken := ModelRegistry.from_config(settings.to_ml_config(), store).take_over():
+        logger.info("{} models that were in files alone are in the store from now on", taken)
 
 
 @contextmanager
-def training_lock(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
-    """Waits for the lock on `path` and holds it; the kernel lets go of it when the process dies."""
+def _no_restore(path: Path, *, poll_s: float = 0.2) -> Iterator[None]:
+    """Waits for a restore to end, and keeps others from beginning; the kernel lets go of it when the process dies."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = take_lock(path)
+    lock = take_lock(path, shared=True)
     while lock is None:
         time.sleep(poll_s)
-        lock = take_lock(path)
+        lock = take_lock(path, shared=True)
     try:
         yield
     finally:

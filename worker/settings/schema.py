@@ -313,7 +313,7 @@ class Settings(BaseModel):
 
     @property
     def training_lock_path(self) -> Path:
-        """File that the process which is training keeps locked."""
+        """File that every process which trains on this state directory keeps locked, all of them together."""
         return self.state_dir / "training.lock"
 
     @property

@@ -35,10 +35,12 @@ _LEDGER = 10_000
 
 
 class ModelRegistry:
-    """Model files in one directory, their rows in the store.
+    """Models in the store, their rows and their bytes, and as files in one directory.
 
-    A file is complete on disk before its row exists, and is read only if it hashes to what its row says. Without a
-    store the registry remembers the hashes for as long as it lives, and takes other files of the directory as they are.
+    With a store its bytes serve, on whichever host: the file is written beside them for whoever looks for it, and read
+    where the store has only a row, as those of older releases. Bytes from either place are parsed only if they hash to
+    what the row says. Without a store the registry remembers the hashes for as long as it lives, and takes other files
+    of the directory as they are.
     `register`, `activate` and `get_active` answer, and log what went wrong; `enter`, `promote`, `serving` and `load`
     raise it.
 
@@ -113,7 +115,8 @@ class ModelRegistry:
             raise NotFittedError(f"{model.model_id} is not fitted")
         if self.db is not None:
             self.db.check_in_place()  # else the file would lie beside a store that does not know it
-        path, sha256 = self._write(model)
+        path, data = self._write(model)
+        sha256 = hashlib.sha256(data).hexdigest()
         metadata = _finite_metadata(model.get_metadata())
         self._own_classes[model.model_id] = type(model)
         if self.db is None:
@@ -127,6 +130,7 @@ class ModelRegistry:
                 feature_version=model.feature_version or None,
                 recipe=recipe if recipe is not None else own_recipe,
                 run_id=run_id,
+                data=data,
             )
         logger.info("registered model {}", model.model_id)
 
@@ -143,7 +147,7 @@ class ModelRegistry:
         actor: str | None = None,
         pin: bool = False,
     ) -> None:
-        """`activate` for callers that have to know what went wrong. Its file is read and verified first.
+        """`activate` for callers that have to know what went wrong. Its bytes are read and verified first.
 
         `proven` None leaves it as it was. `expected_active`, `fence`, `actor` and `pin` are those of `Models.activate`.
 
@@ -189,7 +193,7 @@ class ModelRegistry:
         return cached
 
     def load(self, model_id: str) -> BaseModel:
-        """Any registered model, its file verified against the hash in the store before a byte of it is parsed.
+        """Any registered model, verified against the hash in its row before a byte of it is parsed.
 
         Raises:
             ModelFileRefused: unknown, no hash, a file that is missing, altered or malformed, or no class to read it.
@@ -271,24 +275,63 @@ class ModelRegistry:
         found = next((name for name in names if _SAFE_NAME.fullmatch(name) and (self.model_dir / name).is_file()), None)
         return None if found is None else (of_type, None, found)
 
+    def take_over(self) -> int:
+        """Enter into the store the bytes of registered models that lie only in the directory; of how many.
+
+        Files that are missing or altered are left out: `load` says what is wrong with them.
+        """
+        taken = 0
+        for model_id, name, sha256 in [] if self.db is None else self.db.artefacts.missing():
+            try:
+                self._file(self._path(name), sha256)
+            except ModelFileRefused as error:
+                logger.debug("the file of model {} was not taken over: {}", model_id, error)
+                continue
+            taken += 1
+        return taken
+
     def _read(self, model: BaseModel, path: Path, sha256: str | None) -> None:
-        data = artefact.read_file(path)
+        data = self._bytes(path, sha256)
         if isinstance(model, ArtefactModel):
             model.from_bytes(data, sha256=sha256)
-        else:
-            if sha256 is not None:
-                artefact.check_hash(data, sha256)
-            _own(model, "load", path)
+            return
+        if not path.is_file() or artefact.read_file(path) != data:
+            artefact.write_file(path, data)  # a class of someone else's reads nothing but files
+        _own(model, "load", path)
 
-    def _write(self, model: BaseModel) -> tuple[Path, str]:
-        """The model's file, written for good, and its hash."""
+    def _bytes(self, path: Path, sha256: str | None) -> bytes:
+        """What the store keeps, or else the file holds; verified."""
+        data = None if self.db is None or sha256 is None else self.db.artefacts.data(sha256)
+        if data is None or sha256 is None:
+            return self._file(path, sha256)
+        try:
+            artefact.check_hash(data, sha256)
+        except ModelFileRefused as altered:
+            try:
+                return self._file(path, sha256)
+            except ModelFileRefused as error:
+                raise ModelFileRefused(f"what the store keeps of it was altered, and of its file: {error}") from altered
+        return data
+
+    def _file(self, path: Path, sha256: str | None) -> bytes:
+        """What the file holds, verified, and entered into the store where that has not got it."""
+        data = artefact.read_file(path)
+        if sha256 is not None:
+            artefact.check_hash(data, sha256)
+            if self.db is not None and not self.db.read_only:
+                with self.db.atomic():
+                    self.db.artefacts.keep(data)
+        return data
+
+    def _write(self, model: BaseModel) -> tuple[Path, bytes]:
+        """The model's file, written for good, and what it holds."""
         if isinstance(model, ArtefactModel):
             path, data = self._path(model.model_id + _SUFFIX), model.to_bytes()
             artefact.write_file(path, data)
-            return path, hashlib.sha256(data).hexdigest()
+            return path, data
         path = self._path(model.model_id + _FOREIGN_SUFFIX)
         _own(model, "save", path)
-        return path, hashlib.sha256(artefact.read_file(path)).hexdigest()
+        return path, artefact.read_file(path)
 
     def _path(self, name: str) -> Path:
         """A model's file. The name is checked before it becomes part of a path."""

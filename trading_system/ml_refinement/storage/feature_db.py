@@ -26,6 +26,8 @@ from trading_system.ml_refinement.storage.quarantine import (
     QuarantineGroup,
 )
 from trading_system.ml_refinement.storage.schema import installation_id, made_at, migrate, steps
+from trading_system.ml_refinement.storage.shared.artefacts import Artefacts
+from trading_system.ml_refinement.storage.shared.leases import Leases
 from trading_system.ml_refinement.storage.sqlite.sql_connection import SqlConnection, SqlRow
 from trading_system.ml_refinement.storage.tables.dead_letters import DeadLetterTable
 from trading_system.ml_refinement.storage.tables.definitions import Definitions
@@ -75,7 +77,9 @@ class FeatureDatabase:
         self.dead_letters = DeadLetterTable(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
         self.attempts = Attempts(self._connection, clock)
-        self.models = Models(self._connection, clock)
+        self.artefacts = Artefacts(self._connection, clock)
+        self.leases = Leases(self._connection)
+        self.models = Models(self._connection, clock, self.artefacts)
         self.runs = Runs(self._connection, clock)
         self.definitions = Definitions(self._connection, clock)
         self.entries = Entries(self._connection)
@@ -224,6 +228,11 @@ class FeatureDatabase:
 
         with self._connection.snapshot() as reads:
             return server_facts(reads)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written through it."""
+        return self._connection.read_only
 
     def installation_id(self) -> str:
         """Which store this is: made with it, and the same in its copies and backups."""

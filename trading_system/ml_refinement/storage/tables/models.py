@@ -16,6 +16,7 @@ from trading_system.ml_refinement.storage.errors import PickledModel, StaleActiv
 from trading_system.ml_refinement.storage.json_text import finite_json
 from trading_system.ml_refinement.storage.notifications.occasions import of_ledger
 from trading_system.ml_refinement.storage.notifications.table import Notifications
+from trading_system.ml_refinement.storage.shared.artefacts import Artefacts
 from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
@@ -112,9 +113,10 @@ class Promotion:
 class Models:
     """The tables `model_registry` and `promotions`."""
 
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, artefacts: Artefacts) -> None:
         self._connection = connection
         self._clock = clock
+        self._artefacts = artefacts
         self._notifications = Notifications(connection)
 
     def register(
@@ -126,12 +128,15 @@ class Models:
         feature_version: str | None = None,
         recipe: str | None = None,
         run_id: str | None = None,
+        data: bytes | None = None,
     ) -> None:
-        """Enter a trained model, not serving and not proven. Its file must be complete on disk already.
+        """Enter a trained model, not serving and not proven. Its file, if it has one, must be complete on disk already.
+
+        `data`, the bytes that hash to `artefact_sha256`, are kept with it, in the same transaction.
 
         Raises:
             ConstraintRefused: the id is taken.
-            ValueError: a metric or an importance is not finite.
+            ValueError: a metric or an importance is not finite, or `data` hash to something else.
         """
         plain = [getattr(metadata, name) for name in PLAIN_FIELDS]
         documents = [finite_json(getattr(metadata, name)) for name in JSON_FIELDS]
@@ -139,6 +144,8 @@ class Models:
         params = (metadata.model_id, ModelType(metadata.model_type).value, *plain, *documents, *artefact)
         with self._connection.atomic():
             self._connection.run(REGISTER, params)
+            if data is not None and self._artefacts.keep(data) != artefact_sha256:
+                raise ValueError(f"{metadata.model_id}: the bytes are not those of the hash")
 
     def get(self, model_id: str) -> RegistryRow | None:
         """One model."""
