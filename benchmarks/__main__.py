@@ -27,7 +27,7 @@ import numpy as np
 import orjson
 from loguru import logger
 
-from benchmarks import ground, growth, guard, latency, publishing, throughput, training
+from benchmarks import backlog, ground, growth, guard, latency, publishing, throughput, training
 from benchmarks.environment import environment
 from benchmarks.throughput import Rounds
 
@@ -142,13 +142,21 @@ def figure_5(quick: bool) -> Found:
 def figure_6(quick: bool) -> Found:
     with environment() as place:
         read = training.reading(place.directory, rows=10_000 if quick else 100_000, rounds=1 if quick else 3)
+        events = 2_048 if quick else 50_000
+        alone, with_it = backlog.caught_up(
+            place, rows=20_000 if quick else 40_000, events=events, rounds=1 if quick else 3
+        )
+    beside = alone.over(with_it)
     walked = training.validation(rows=2_000 if quick else 20_000, rounds=1 if quick else 2)
     return [
         Line("6 reading training vectors, beside SELECT and json.loads", read.ratio, 1.3, False,
              f"{min(read.ours):.2f} s, plain {min(read.plain):.2f} s"),
         Line("6 walk-forward of ten folds, beside scikit-learn alone", walked.ratio, 1.3, False,
              f"{min(walked.ours):.1f} s, plain {min(walked.plain):.1f} s"),
-    ], {"reading": read.to_json(), "walk_forward": walked.to_json()}  # fmt: skip
+        Line(f"6 a backlog of {events:,} caught up with while a training runs, of the speed without", beside, 0.8, True,
+             f"{1e6 / with_it.typical:,.0f}/s, without {1e6 / alone.typical:,.0f}/s"),
+    ], {"reading": read.to_json(), "walk_forward": walked.to_json(),
+        "backlog_alone": alone.to_json(), "backlog_beside": with_it.to_json()}  # fmt: skip
 
 
 def figure_7(quick: bool) -> Found:

@@ -204,22 +204,27 @@ def _pages_ms(settings: Settings, url: str) -> dict[str, float]:
 
 def _command_ms(settings: Settings, url: str) -> list[float]:
     """`refinery status` as a person waits for it: from before the process is there until it has ended, run by run."""
-    streams = {
-        f"REFINERY_STREAMS__{name.upper()}": getattr(settings.streams, name)
-        for name in ("signals_created", "trades_closed", "signals_scored")
-    }
-    own = {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_REDIS_URL": url}
+    variables = os.environ | variables_of(settings, url)
     times = []
     for _ in range(COMMANDS + 1):
         began = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "worker", "status"],
-            env=os.environ | own | streams,
+            env=variables,
             stdout=subprocess.DEVNULL,
             check=True,
         )
         times.append((time.perf_counter() - began) * 1000)
     return times[1:]
+
+
+def variables_of(settings: Settings, url: str) -> dict[str, str]:
+    """What tells a command of this installation."""
+    streams = {
+        f"REFINERY_STREAMS__{name.upper()}": getattr(settings.streams, name)
+        for name in ("signals_created", "trades_closed", "signals_scored")
+    }
+    return {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_REDIS_URL": url} | streams
 
 
 def _page(answer: TestResponse) -> None:

@@ -65,7 +65,11 @@ settings = load_settings(shutdown_grace_s=int(sys.argv[3]))
 def fails():
     raise ValueError("no good")
 
-functions = {f.__name__: f for f in (done, waits_for, swallows, fails)}
+def niceness():
+    import os
+    return {"nice": os.nice(0)}
+
+functions = {f.__name__: f for f in (done, waits_for, swallows, fails, niceness)}
 work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep)
 note("stopped")
 """
@@ -112,6 +116,25 @@ def test_an_allowed_function_runs_and_its_result_can_be_read(
         wait_until(lambda: ended(job))
         assert queue.result(job.id) == {"word": "yes"}
         wait_until(lambda: pending_job(client) is None)
+
+
+@pytest.mark.parametrize(("setting", "nice"), [(None, 10), ("3", 3), ("0", 0)])
+def test_a_training_gives_way_to_others_and_the_trainer_itself_does_not(
+    client: redis.Redis,
+    valkey_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str | None,
+    nice: int,
+) -> None:
+    if setting is not None:
+        monkeypatch.setenv("REFINERY_TRAINING_NICE", setting)
+    job = put(client, "niceness")
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    with trainer(valkey_url, tmp_path) as process:
+        wait_until(lambda: ended(job))
+        assert RetrainQueue(client, timeout_s=60).result(job.id) == {"nice": min(19, ours + nice)}
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == ours
 
 
 def test_what_is_not_allowed_does_not_run_and_the_trainer_goes_on(
@@ -280,6 +303,7 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
         functions={},
         housekeeping=lambda: None,
         shutdown_grace_s=1,
+        nice=0,
         stopping=threading.Event(),
         service=ServiceManager({}),
     )
@@ -297,6 +321,7 @@ def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(clien
         functions={},
         housekeeping=stopping.set,
         shutdown_grace_s=1,
+        nice=0,
         stopping=stopping,
         service=ServiceManager({}),
     )

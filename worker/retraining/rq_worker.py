@@ -169,6 +169,7 @@ class TrainerWorker(Worker):
         functions: what may run, by name.
         housekeeping: called now and then, and whenever a training was killed.
         shutdown_grace_s: how long a training may go on after SIGTERM.
+        nice: how far a training gives way to other processes.
         stopping: set when the process was asked to stop.
         service: is told that the loop lives, also while a training runs in the child.
     """
@@ -183,6 +184,7 @@ class TrainerWorker(Worker):
         functions: Mapping[str, JobFunction],
         housekeeping: Callable[[], None],
         shutdown_grace_s: float,
+        nice: int,
         stopping: threading.Event,
         service: ServiceManager,
     ) -> None:
@@ -201,6 +203,7 @@ class TrainerWorker(Worker):
         )
         self._housekeeping = housekeeping
         self._grace_s = shutdown_grace_s
+        self._nice = nice
         self._stopping = stopping
         self._service = service
 
@@ -211,8 +214,9 @@ class TrainerWorker(Worker):
         self._service.ready()
 
     def main_work_horse(self, job: Any, queue: Any) -> None:
-        """In the child: tie it to this process, then do the work."""
+        """In the child: tie it to this process, have it give way to others, then do the work."""
         die_with_parent(self.pid or 0)
+        os.nice(self._nice)
         super().main_work_horse(job, queue)
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
@@ -334,6 +338,7 @@ def _work(
             functions=functions,
             housekeeping=housekeeping,
             shutdown_grace_s=settings.shutdown_grace_s,
+            nice=settings.training_nice,
             stopping=stopping,
             service=service,
         )

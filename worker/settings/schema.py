@@ -216,6 +216,8 @@ class Settings(BaseModel):
     """The webhook that somebody is told by."""
     training_timeout_s: Annotated[int, Field(ge=10, le=2_592_000)] = 3600
     """A training that takes longer is ended and counts as failed."""
+    training_nice: Annotated[int, Field(ge=0, le=19)] = 10
+    """How far a training gives way to other processes of its machine (`nice`); 0: not at all."""
     training_queue: QueueName | None = None
     """Queue of trainings; unset: `refinery-retrain`, with a suffix where input streams or group have other names."""
     shutdown_grace_s: Annotated[int, Field(ge=1, le=86_400)] = 30
