@@ -35,6 +35,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 #: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
 BOTH_ENGINES = (
     "tests/consumer/",
+    "tests/importing/test_import.py",
     "tests/retraining/test_training_lease.py",
     "tests/test_dead_letters.py",
 )
@@ -42,7 +43,8 @@ BOTH_ENGINES = (
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     path = metafunc.definition.path.relative_to(metafunc.config.rootpath).as_posix()
-    if path.startswith(BOTH_ENGINES) and metafunc.definition.get_closest_marker("sqlite_file") is None:
+    has_store = "tmp_path" in metafunc.fixturenames  # a test without a directory has none in either engine
+    if path.startswith(BOTH_ENGINES) and has_store and metafunc.definition.get_closest_marker("sqlite_file") is None:
         engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
         metafunc.parametrize("store_engine", engines, indirect=True)
 

@@ -159,12 +159,12 @@ def test_the_bytes_of_an_outcome_are_kept_only_for_as_long_as_it_waits(
     for event in events.values():
         send(valkey, TRADES, event)
     worker.drain()
-    assert dict(worker.store.connection.query(held)) == events
+    assert dict(worker.store._connection.query(held)) == events
     send(valkey, SIGNALS, signal(1))
     worker.drain()
     send(valkey, TRADES, outcome(1, revision=3))
     worker.drain()
-    assert worker.store.connection.query(held) == []
+    assert worker.store._connection.query(held) == []
 
 
 def test_an_outcome_that_a_notebook_recorded_and_that_is_refused_is_dead_lettered_as_the_event_it_would_have_been(

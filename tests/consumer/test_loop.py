@@ -72,7 +72,7 @@ def test_a_long_outage_of_our_own_uses_up_no_event(
         worker.consumer._own_due = 0.0
         worker.drain()
         assert worker.store.counts().signals == 1
-        assert worker.store.connection.query("SELECT * FROM attempts") == []
+        assert worker.store._connection.query("SELECT * FROM attempts") == []
 
 
 def test_a_damaged_store_stops_the_worker_and_charges_nothing(
@@ -91,7 +91,7 @@ def test_a_damaged_store_stops_the_worker_and_charges_nothing(
         worker.drain()
     assert pending(valkey) == 1
     assert scored(valkey) == []
-    assert worker.store.connection.query("SELECT * FROM attempts") == []
+    assert worker.store._connection.query("SELECT * FROM attempts") == []
 
 
 def test_on_shutdown_what_was_not_handled_is_free_for_others_at_once(
@@ -165,7 +165,7 @@ def test_an_event_that_kills_its_worker_is_dead_lettered_in_the_end_and_the_othe
         assert (letter.signal_id, letter.reason, letter.attempts) == ("s-2", "handler_error", 2)
         assert "ended without a word" in letter.error
         assert worker.store.counts().signals == 2
-        assert worker.store.connection.query("SELECT * FROM attempts") == []
+        assert worker.store._connection.query("SELECT * FROM attempts") == []
         assert pending(valkey) == 0
 
 

@@ -56,5 +56,5 @@ def test_a_worker_waits_for_market_data_that_cannot_be_read(
         worker.drain()
         counts = worker.store.counts()
         assert (counts.signals, counts.labelled, counts.dead_letters) == (3, 3, 0)
-        assert worker.store.connection.query("SELECT * FROM attempts") == []
+        assert worker.store._connection.query("SELECT * FROM attempts") == []
     assert any("paused, nothing is lost: market data of" in line for line in errors_logged)

@@ -200,6 +200,7 @@ def test_a_rebuild_finds_numbers_that_were_not_listed_when_they_came(
         assert features_of(worker, 1) == {"funding": -0.5, "edge": 2.0}
 
 
+@pytest.mark.sqlite_file  # what doctor finds of the store is another test's
 def test_a_name_that_is_taken_stops_the_start_with_one_line(tmp_path: Path, valkey_url: str) -> None:
     settings = told(tmp_path, valkey_url, {"provided": ["edge", "rsi_14"]})
     with pytest.raises(ConfigurationError) as refused, desk(settings):

@@ -57,6 +57,7 @@ def peak_of_an_idle_worker(place: Installation, environment: dict[str, str], cli
     return int(next(line for line in status.splitlines() if line.startswith("VmPeak")).split()[1]) * 1024
 
 
+@pytest.mark.sqlite_file  # about memory, which is the same
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for the memory of a process")
 def test_no_entry_takes_a_worker_down_that_has_little_memory(installation: Installation, valkey: redis.Redis) -> None:
     """With the rights of a producer: an event of 157 MiB, and an entry without an event and with a hostile name."""
@@ -94,7 +95,7 @@ def test_a_batch_is_bounded_by_its_bytes_and_nothing_of_it_is_charged(
         worker.drain()
         assert (worker.store.counts().signals, worker.store.counts().dead_letters) == (100, 0)
         assert max(result.signals for result in worker.handled) <= 400_000 // 12_000
-        assert worker.store.connection.query("SELECT * FROM attempts") == []
+        assert worker.store._connection.query("SELECT * FROM attempts") == []
 
 
 def test_a_reply_beyond_the_limit_is_given_up_and_the_client_goes_on(
@@ -164,7 +165,7 @@ def test_an_event_that_kills_whoever_reads_it_is_dead_lettered_unread_and_the_ot
         [letter] = letters(worker.store)
         assert (letter.reason, letter.attempts, letter.payload) == ("handler_error", 4, b"")
         assert worker.store.counts().signals == 2
-        assert worker.store.connection.query("SELECT * FROM attempts") == []
+        assert worker.store._connection.query("SELECT * FROM attempts") == []
         assert pending(valkey) == 0
 
 

@@ -12,6 +12,8 @@ from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import SIGNALS, signal
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, SqliteConnection
 
+pytestmark = pytest.mark.sqlite_file
+
 
 def _removed(state: Path) -> None:
     for path in state.glob("features.db*"):

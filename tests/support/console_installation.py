@@ -63,9 +63,9 @@ def fill(settings: Settings, url: str) -> ConsoleInstallation:
 def train(settings: Settings, store: FeatureDatabase, seed: int) -> str:
     """A model that serves, fitted on noise: its scores vary, and it is right about nothing."""
     names = tuple(
-        name for (text,) in store.connection.query("SELECT names FROM feature_lists LIMIT 1") for name in _names(text)
+        name for (text,) in store._connection.query("SELECT names FROM feature_lists LIMIT 1") for name in _names(text)
     )
-    row = store.connection.query("SELECT feature_version FROM feature_vectors LIMIT 1")[0]
+    row = store._connection.query("SELECT feature_version FROM feature_vectors LIMIT 1")[0]
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(400, len(names)))
     r = X[:, 0] * 0.8 + rng.normal(size=400)

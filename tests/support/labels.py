@@ -45,15 +45,15 @@ def replaced_by_virtual(
     store: FeatureDatabase, count: int, config: MLConfig, *, newest: bool = True, every: int = 1
 ) -> list[str]:
     """Takes the outcomes of the newest signals, or the oldest, away; labels them virtually with the same R."""
-    labelled = store.connection.query(
+    labelled = store._connection.query(
         "SELECT signal_id, target_r_multiple, label_time, signal_type, asset_class FROM feature_vectors "
         "WHERE target_r_multiple IS NOT NULL ORDER BY timestamp"
     )
     taken = (labelled[::-1] if newest else labelled)[::every][:count]
     ids = [row[0] for row in taken]
     with store.atomic():
-        store.connection.run_many("DELETE FROM trade_outcomes WHERE signal_id = ?", [(one,) for one in ids])
-        store.connection.run_many(
+        store._connection.run_many("DELETE FROM trade_outcomes WHERE signal_id = ?", [(one,) for one in ids])
+        store._connection.run_many(
             "UPDATE feature_vectors SET target_r_multiple = NULL, target_binary = NULL, target_return_pct = NULL, "
             "label_time = NULL, label_revision = NULL WHERE signal_id = ?",
             [(one,) for one in ids],

@@ -100,10 +100,10 @@ def rebuild_installation(directory: Path) -> Iterator[RebuildInstallation]:
 
 def dump(store: FeatureDatabase, table: str) -> list[tuple[Any, ...]]:
     """Every row of a table, to the bit."""
-    return store.connection.query(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608 - a test's own table names
+    return store._connection.query(f"SELECT * FROM {table} ORDER BY 1, 2")  # noqa: S608 - a test's own table names
 
 
 def features(store: FeatureDatabase) -> dict[str, tuple[Any, ...]]:
     """Of every signal what a rebuild may change, but for the time of the change."""
     sql = "SELECT signal_id, features, packed, feature_version, complete FROM feature_vectors"
-    return {row[0]: row[1:] for row in store.connection.query(sql)}
+    return {row[0]: row[1:] for row in store._connection.query(sql)}

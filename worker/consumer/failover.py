@@ -25,6 +25,8 @@ from worker.streams.errors import translated
 #: Batches of several workers are not committed in the order of their entries: so much before the newest that the store
 #: knows is read again too.
 MARGIN_S = 600.0
+#: The end of the times that can be told, of the year 9999.
+_NO_TIME_MS = 253_402_300_800_000
 
 
 def note_handled(store: FeatureDatabase, entries: Sequence[Entry]) -> None:
@@ -109,5 +111,7 @@ def _mark(stream: str) -> str:
 
 
 def _milliseconds(entry_id: str) -> int:
+    """When the server gave the id; 0 for one that is no time, as a producer can make it, and no column can hold."""
     head = entry_id.partition("-")[0]
-    return int(head) if head.isdigit() else 0
+    at = int(head) if head.isdigit() else 0
+    return at if at < _NO_TIME_MS else 0
