@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
 from tests.support.postgres_server import PostgresServer, needs_postgres
 from tests.support.waiting import wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.consumer.failover import failover_key
+from worker.consumer.failover import failover_key, note_handled
+from worker.streams.entries import Entry
 
 pytestmark = [needs_postgres, pytest.mark.sqlite_file]  # one engine, and two servers of their own
 
@@ -73,6 +76,16 @@ def test_what_an_asynchronous_failover_lost_is_handled_again(
         told = worker.client.hgetall(failover_key(SIGNALS, GROUP))
         assert told[b"times"] == b"1"
     address.unlink()
+
+
+def test_an_id_far_ahead_of_the_clock_does_not_carry_the_mark_along(postgres_url: str) -> None:
+    now = datetime(2026, 1, 2, tzinfo=UTC)
+    today = int(now.timestamp() * 1000)
+    with closing(FeatureDatabase(postgres_url)) as store:
+        store.upgrade()
+        for entry_id, mark in ((f"{today - 5}-0", today - 5), (f"{2**64 - 1}-1", today), ("strange", today)):
+            note_handled(store, [Entry(SIGNALS, entry_id, {})], now)
+            assert store.marks.get(f"handled:{SIGNALS}") == mark
 
 
 SERVED = "SELECT v.signal_id, s.payload FROM served_scores AS s JOIN feature_vectors AS v ON v.id = s.vector_id"

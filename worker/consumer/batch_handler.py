@@ -115,7 +115,7 @@ class BatchHandler:
                     decided = self._deduplication.already_settled(entries)
                     if decided == settled:
                         if self._server_may_change:
-                            note_handled(self._store, entries)
+                            note_handled(self._store, entries, now)
                         return self._apply(intake, computed, entries, settled) + restored
                 settled = decided  # another worker decided on some of them meanwhile
 

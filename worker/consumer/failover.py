@@ -25,17 +25,20 @@ from worker.streams.errors import translated
 #: Batches of several workers are not committed in the order of their entries: so much before the newest that the store
 #: knows is read again too.
 MARGIN_S = 600.0
-#: The end of the times that can be told, of the year 9999.
-_NO_TIME_MS = 253_402_300_800_000
 
 
-def note_handled(store: FeatureDatabase, entries: Sequence[Entry]) -> None:
-    """Keep how far the streams of a batch were handled, in the batch's own transaction."""
+def note_handled(store: FeatureDatabase, entries: Sequence[Entry], now: datetime) -> None:
+    """Keep how far the streams of a batch were handled, in the batch's own transaction.
+
+    A producer can choose an id that is far ahead of every clock: the mark never is, so that what came before such an
+    entry is read again as well.
+    """
     newest: dict[str, int] = {}
     for entry in entries:
         newest[entry.stream] = max(newest.get(entry.stream, 0), _milliseconds(entry.entry_id))
+    latest = int(now.timestamp() * 1000)
     for stream, value in newest.items():
-        store.marks.raise_to(_mark(stream), value)
+        store.marks.raise_to(_mark(stream), min(value, latest))
 
 
 class FailoverWatch:
@@ -111,7 +114,6 @@ def _mark(stream: str) -> str:
 
 
 def _milliseconds(entry_id: str) -> int:
-    """When the server gave the id; 0 for one that is no time, as a producer can make it, and no column can hold."""
+    """When the server gave the id; 0 for one that has no time in it."""
     head = entry_id.partition("-")[0]
-    at = int(head) if head.isdigit() else 0
-    return at if at < _NO_TIME_MS else 0
+    return int(head) if head.isdigit() else 0
