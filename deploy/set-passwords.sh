@@ -2,7 +2,7 @@
 # Makes .env and deploy/redis/users.acl beside each other's passwords, in the directory above this file.
 #
 # A password that .env has is kept, an empty one is made. Redis's file holds their SHA-256 only, so that the server's
-# own user may read it. Run it again after a password was changed or emptied in .env, then: docker compose up -d
+# own user may read it. With --scale the store is in PostgreSQL from the next `docker compose up -d` on. Run it again after a password was changed or emptied in .env, then: docker compose up -d
 set -eu
 cd "$(dirname "$0")/.."
 umask 077
@@ -17,6 +17,12 @@ for name in $(sed -n 's/^\([A-Z_]*_PASSWORD\)=.*/\1/p' deploy/env.example); do
         mv .env.new .env
     fi
 done
+
+if [ "${1:-}" = --scale ]; then
+    grep -q "^COMPOSE_PROFILES=" .env || echo "COMPOSE_PROFILES=scale" >> .env
+    grep -q "^STORE_URL=" .env ||
+        echo "STORE_URL=postgresql://refinery:$(sed -n 's/^POSTGRES_PASSWORD=//p' .env)@postgres/refinery" >> .env
+fi
 
 rules=$(cat deploy/redis/users.acl.example)
 for name in $(sed -n 's/^user [a-z]* on >\([A-Z]*_PASSWORD\) .*/\1/p' deploy/redis/users.acl.example); do

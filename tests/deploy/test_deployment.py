@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
 import yaml
 from typer.main import get_command
 
-from tests.support.composed import COMPOSE, GUIDE, ROOT, compose, install
+from tests.support.composed import COMPOSE, GUIDE, ROOT, compose, install, variables
 from worker.cli.main import cli
 from worker.settings.schema import Settings, load_settings
 
@@ -42,7 +44,9 @@ def test_the_compose_file_follows_the_specification(directory: Path) -> None:
 def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
     named = set(re.findall(r"\$\{(\w+)", (ROOT / COMPOSE).read_text()))
     users = set(re.findall(r">(\w+_PASSWORD)", (ROOT / "deploy" / "redis" / "users.acl.example").read_text()))
-    assert named | users == set(re.findall(r"^#?(\w+)=", (ROOT / "deploy" / "env.example").read_text(), re.M))
+    of_compose = {"COMPOSE_PROFILES"}  # read by the engine itself
+    example = (ROOT / "deploy" / "env.example").read_text()
+    assert named | users | of_compose == set(re.findall(r"^#?(\w+)=", example, re.M))
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -92,7 +96,8 @@ def test_what_is_published_is_in_a_network_that_ports_are_published_from(directo
     whole = compose(directory)
     assert whole["networks"] == {"inside": {"internal": True}, "outside": None}
     for service in whole["services"].values():
-        assert set(service["networks"]) == {"inside", "outside"}, "an internal network alone publishes nothing"
+        with_a_way_in = {"inside", "outside"}  # an internal network alone publishes nothing
+        assert set(service["networks"]) == (with_a_way_in if "ports" in service else {"inside"})
 
 
 def test_another_port_of_redis_is_a_line_of_the_environment_file(directory: Path, tmp_path: Path) -> None:
@@ -123,8 +128,7 @@ def test_prometheus_scrapes_what_is_published_and_reads_the_rules(directory: Pat
 
 def test_the_profile_of_monitoring_scrapes_the_services_and_reads_the_same_rules(directory: Path) -> None:
     services = compose(directory)["services"]
-    assert {name for name in services if "profiles" in services[name]} == {"prometheus", "grafana"}
-    assert all(services[name]["profiles"] == ["monitoring"] for name in ("prometheus", "grafana"))
+    assert {name for name in services if services[name].get("profiles") == ["monitoring"]} == {"prometheus", "grafana"}
     here = directory / "deploy" / "prometheus"
     alone, inside = (yaml.safe_load((here / f"prometheus{of}.yml").read_text()) for of in ("", ".compose"))
     [job] = inside["scrape_configs"]
@@ -136,6 +140,37 @@ def test_the_profile_of_monitoring_scrapes_the_services_and_reads_the_same_rules
     assert alone == inside
     [config] = [word for word in services["prometheus"]["command"] if word.startswith("--config.file=")]
     assert mounted(services["prometheus"], config.partition("=")[2], directory).is_file()
+
+
+def test_the_profile_of_scale_has_a_postgres_and_two_of_each_on_it(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    before = compose(tmp_path)["services"]
+    assert {services["environment"]["REFINERY_STORE_URL"] for services in map(before.get, OURS)} == {""}
+    for _ in range(2):  # a second run changes nothing
+        subprocess.run(["sh", "deploy/set-passwords.sh", "--scale"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / ".env").read_text().count("\nSTORE_URL=") == 1
+    assert variables(tmp_path)["COMPOSE_PROFILES"] == "scale"
+    services = compose(tmp_path)["services"]
+    scale = {name for name in services if services[name].get("profiles") == ["scale"]}
+    assert scale == {"postgres", "upgrade", "worker-2", "trainer-2"}
+    on_it = (*OURS, "worker-2", "trainer-2", "upgrade")
+    (url,) = {services[name]["environment"]["REFINERY_STORE_URL"] for name in on_it}
+    parts, told = urlsplit(url), services["postgres"]["environment"]
+    assert parts.hostname == "postgres"
+    assert (parts.username, parts.password) == (told["POSTGRES_USER"], told["POSTGRES_PASSWORD"])
+    assert parts.path == f"/{told['POSTGRES_DB']}"
+    for name, value in services["worker-2"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REFINERY_MARKET_DATA_DIR", str(tmp_path))
+    assert load_settings().masked_store == "postgresql://refinery@postgres/refinery?schema=signal_refinery"
+    for one, other in (("worker", "worker-2"), ("trainer", "trainer-2")):
+        assert services[one]["volumes"][0].split(":")[0] != services[other]["volumes"][0].split(":")[0]
+        alike = ("command", "environment", "mem_limit", "healthcheck", "stop_grace_period")
+        assert {name: services[other][name] for name in alike} == {name: services[one][name] for name in alike}
+        assert services[other]["depends_on"]["upgrade"] == {"condition": "service_completed_successfully"}
+    assert services["upgrade"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
 
 def test_grafana_finds_its_data_source_and_its_dashboard_where_they_are_mounted(directory: Path) -> None:
