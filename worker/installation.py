@@ -6,6 +6,7 @@ Kept apart from the composition root, so that looking at a store does not load w
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import redis
 
     from trading_system.ml_refinement.features.pipeline import FeaturePipeline
+    from trading_system.ml_refinement.storage.shared.copying import CopiedTable
     from worker.streams.ownership import Ownership
 
 
@@ -72,6 +74,27 @@ def upgrade_store(settings: Settings) -> list[int]:
     refuse_half_restored(settings)
     with closing(FeatureDatabase.from_config(settings.to_ml_config())) as store:
         return store.upgrade()
+
+
+def copy_a_store(source: str, target: str, *, told: Callable[[CopiedTable], None]) -> list[CopiedTable]:
+    """Copy a store at a path or an address into another one, and compare them; see `copy_store`.
+
+    Raises:
+        NoStore: there is none at the source's path.
+        ConfigurationError: an address cannot be used.
+        StoreError: one of them cannot be opened, the target is another installation's, or they do not say the same.
+    """
+    from trading_system.ml_refinement.storage.shared.copying import copy_store  # for the one command
+
+    if "://" not in source and not Path(source).exists():
+        raise NoStore(f"no store at {source}")
+    try:
+        with closing(FeatureDatabase(source)) as here, closing(FeatureDatabase(target)) as there:
+            here.initialize()
+            there.upgrade()
+            return copy_store(here, there, told=told)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def existing_store(settings: Settings) -> FeatureDatabase:

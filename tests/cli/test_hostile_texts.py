@@ -111,6 +111,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
         "doctor": [("doctor",)],
         "adopt": [("adopt",)],
         "store upgrade": [("store", "upgrade")],
+        "store copy": [("store", "copy", str(lines), "postgresql://nobody@localhost:1/none")],
         "schema": [("schema",)],
         "asyncapi": [("asyncapi",)],
         "hash-password": [("hash-password",)],

@@ -101,7 +101,7 @@ def test_the_training_matrix_reads_packed_and_plain_vectors_alike(db: FeatureDat
     db.outcomes.record([outcome(f"s{index:05d}") for index in range(2500)])
     packed = db.vectors.training_matrix(feature_version="standard-1", names=names)
     np.testing.assert_array_equal(packed.X, values)
-    db._connection.run("UPDATE feature_vectors SET features = features WHERE id % 2 = 1")
+    db._connection.run("UPDATE feature_vectors SET features = features || ' ' WHERE id % 2 = 1")
     assert db._connection.query("SELECT count(*) FROM feature_vectors WHERE packed IS NULL") == [(1250,)]
     np.testing.assert_array_equal(db.vectors.training_matrix(feature_version="standard-1", names=names).X, values)
 

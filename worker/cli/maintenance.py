@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from trading_system.ml_refinement.config import MOST_DAYS
+from trading_system.ml_refinement.storage.shared.copying import CopiedTable
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
-from worker.installation import open_store, ownership, release, upgrade_store
+from worker.installation import copy_a_store, open_store, ownership, release, upgrade_store
 from worker.observability.printable import counted
 from worker.redis_server.connection import server
 from worker.state_dir import make_private
@@ -21,7 +22,7 @@ store = typer.Typer(context_settings=CONTEXT, no_args_is_help=True, help="Look a
 
 @store.callback()
 def _group() -> None:
-    """A group, though it has one command."""
+    """Commands about one store, and about two."""
 
 
 @store.command()
@@ -34,6 +35,31 @@ def upgrade(json: Json = False) -> None:
         return
     applied = f"steps {', '.join(map(str, steps))} applied" if steps else "up to date"
     output.line(f"{settings.masked_store}: {applied}")
+
+
+@store.command(name="copy")
+def copy_(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A store: its file, or its postgresql:// address.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where it goes: an empty store, or an earlier copy.")],
+    json: Json = False,
+) -> None:
+    """Copy a store into another one, from SQLite to PostgreSQL or back, and compare them row by row.
+
+    Stop workers and trainers first, or copy twice: the first time while they run, the second after they were stopped,
+    for what has changed. The copy is the same installation; only one of the two may work from then on.
+    """
+    settings_and_log()
+    done = copy_a_store(source, target, told=lambda table: None if json else _tell(table))
+    if json:
+        output.document({"tables": [table._asdict() for table in done], "same": True})
+        return
+    output.line(f"{counted(sum(table.rows for table in done), 'row')}, the same in both")
+
+
+def _tell(table: CopiedTable) -> None:
+    if table.rows:
+        there = f", {table.already:,} of them were there" if table.already else ""
+        output.note(f"{table.name}: {counted(table.rows, 'row')}{there}")
 
 
 def backup(

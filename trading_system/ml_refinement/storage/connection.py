@@ -72,6 +72,10 @@ class Connection(ABC):
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
 
+    @abstractmethod
+    def columns_of(self, table: str) -> list[str]:
+        """The names of a table's columns, in its order."""
+
     @contextmanager
     def atomic(self) -> Iterator[Connection]:
         """All or nothing: one write transaction, beside which no other one runs. Inside another one it joins that.

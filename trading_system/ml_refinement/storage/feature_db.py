@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -43,6 +43,7 @@ from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
+    from trading_system.ml_refinement.storage.connection import Connection
     from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
     from trading_system.ml_refinement.storage.postgres.facts import ServerFacts
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
@@ -183,6 +184,18 @@ class FeatureDatabase:
         from trading_system.ml_refinement.storage.postgres import schema as in_postgres  # loads the driver
 
         return in_postgres.upgrade(cast("PostgresConnection", self._connection), self._clock)
+
+    def connections_of_a_copy(self, target: FeatureDatabase) -> tuple[Connection, Connection]:
+        """The two connections that `copy_store` copies between."""
+        return self._connection, target._connection
+
+    def go_on_numbering(self, tables: Sequence[str]) -> None:
+        """Have new rows numbered after those that came with their numbers; SQLite does so by itself."""
+        if not self.is_on_a_server:
+            return
+        with self._connection.atomic() as connection:
+            for table in tables:
+                connection.query(GO_ON.format(table=table))
 
     def check_in_place(self) -> None:
         """See that the file which is open is still the one at its path.
@@ -488,6 +501,8 @@ GET = """
 NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
 TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"
 COUNT = "SELECT count(*) FROM feature_vectors {where}"
+GO_ON = """
+    SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce((SELECT max(id) FROM {table}), 0) + 1, false)"""
 SIZE_OF_SCHEMA = """
     SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
     WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r'"""

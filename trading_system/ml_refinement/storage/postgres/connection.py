@@ -137,6 +137,10 @@ class PostgresConnection(Connection):
         with self._lock, self._framed(text), self._translating():
             self._usable().execute(text, arrays)
 
+    def columns_of(self, table: str) -> list[str]:
+        """See `Connection.columns_of`."""
+        return [name for name, _ in self.query(COLUMN_TYPES, (self.schema, table))]
+
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """See `Connection.chunks`: a cursor on the server.
 
@@ -385,4 +389,4 @@ TIMELINE = """
     FROM pg_control_system()"""
 COLUMN_TYPES = """
     SELECT column_name::text, data_type::text FROM information_schema.columns
-    WHERE table_schema = ? AND table_name = ?"""
+    WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position"""

@@ -92,6 +92,10 @@ class SqliteConnection(Connection):
         """
         self.run_many(sql, rows)
 
+    def columns_of(self, table: str) -> list[str]:
+        """See `Connection.columns_of`."""
+        return [name for (name,) in self.query("SELECT name FROM pragma_table_info(?)", (table,))]
+
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end.
 

@@ -474,7 +474,8 @@ BEGIN
     RETURN NEW;
 END $$;
 CREATE TRIGGER features_edited BEFORE UPDATE OF features ON feature_vectors FOR EACH ROW
-    WHEN (NEW.packed IS NOT NULL AND NEW.packed IS NOT DISTINCT FROM OLD.packed
+    WHEN (NEW.packed IS NOT NULL AND NEW.features IS DISTINCT FROM OLD.features
+        AND NEW.packed IS NOT DISTINCT FROM OLD.packed
         AND NEW.list_id IS NOT DISTINCT FROM OLD.list_id)
     EXECUTE FUNCTION unpack_edited();
 
