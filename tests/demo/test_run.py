@@ -57,7 +57,8 @@ def test_another_process_reads_the_very_settings_of_the_demo(
     for name, value in environment_of(chosen, "unix:///tmp/valkey.sock").items():
         monkeypatch.setenv(name, value)
     told = load_settings()
-    assert told == chosen.model_copy(update={"redis_url": "unix:///tmp/valkey.sock", "log_level": "WARNING"})
+    server = "unix:///tmp/valkey.sock"
+    assert told == chosen.model_copy(update={"redis_url": server, "queue_url": server, "log_level": "WARNING"})
     assert told.state_dir == settings.state_dir / "demo"
     assert told.ml.min_new_samples_for_retrain == played.min_new_samples
     for name, value in played.training.items():

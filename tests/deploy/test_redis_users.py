@@ -28,7 +28,7 @@ from worker.redis_server.binary import find_server
 
 OF_NO_REDIS_USER = (
     "CONSOLE_OPERATOR_PASSWORD=oooooooooooooooo\nCONSOLE_VIEWER_PASSWORD=vvvvvvvvvvvvvvvv\n"
-    "GRAFANA_ADMIN_PASSWORD=gggggggggggggggg\n"
+    "GRAFANA_ADMIN_PASSWORD=gggggggggggggggg\nPOSTGRES_PASSWORD=pppppppppppppppp\n"
 )
 
 
@@ -54,7 +54,7 @@ def test_a_server_starts_with_the_example_as_it_is_copied(binary: Path, tmp_path
 def test_every_part_gets_a_password_of_its_own_and_redis_reads_none_of_them(tmp_path: Path) -> None:
     directory = install(tmp_path)
     passwords = [value for name, value in variables(directory).items() if name.endswith("_PASSWORD")]
-    assert len(set(passwords)) == len(passwords) == 7
+    assert len(set(passwords)) == len(passwords) == 8
     assert min(map(len, passwords)) >= 32
     users = directory / "deploy" / "redis" / "users.acl"
     assert not any(password in users.read_text() for password in passwords)

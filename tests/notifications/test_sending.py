@@ -224,17 +224,18 @@ def test_what_is_no_http_is_told_and_tried_again(sender: Notifier, store: Featur
 def test_what_was_taken_and_could_not_be_noted_is_not_sent_again(
     sender: Notifier, store: FeatureDatabase, receiver: Receiver
 ) -> None:
+    away = store.db_path.with_name("away.db")
+
     def lose_the_store(request: BaseHTTPRequestHandler) -> None:
+        store.db_path.rename(away)  # before the answer, after which the sender goes on
         request.send_response(200)
         request.end_headers()
-        gone.append(store.db_path.rename(store.db_path.with_name("away.db")))
 
-    gone: list[Path] = []
     receiver.answer = lose_the_store
     add(store, "a")
     with pytest.raises(StoreError):
         sender.look(NEVER)
-    gone[0].rename(store.db_path)
+    away.rename(store.db_path)
     sender.let_go_of_store()
     receiver.answer = None
     assert sender.look(NEVER) == 0

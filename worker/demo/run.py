@@ -116,6 +116,8 @@ def demo_settings(settings: Settings, world: DemoWorld) -> Settings:
             "benchmark_symbols": {"equity": BENCHMARK},
             "console_port": _free_port(settings),
             "ml": ml,
+            "store_url": None,
+            "store_read_url": None,
         }
     )
 
@@ -125,6 +127,8 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
     return {
         "REFINERY_REDIS_URL": url,
         "REFINERY_QUEUE_URL": url,  # its trainings are nobody else's
+        "REFINERY_STORE_URL": "",  # and neither is its store
+        "REFINERY_STORE_READ_URL": "",
         "REFINERY_STATE_DIR": str(chosen.state_dir),
         "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
         "REFINERY_CONSOLE_PORT": str(chosen.console_port),

@@ -11,6 +11,7 @@ from typing import Final
 from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
+from trading_system.ml_refinement.storage.shared.leases import Lease
 from worker.errors import ConfigurationError
 from worker.installation import open_store
 from worker.settings.schema import Settings
@@ -22,6 +23,8 @@ LEASE_S: Final = 90
 #: ... and one that lives says it so often.
 _RENEWED_EVERY_S = 5.0
 _POLL_S = 0.5
+#: What this process has now. A lease of its that is not among them was not given back, as where the store was away.
+_held: set[int] = set()
 
 
 def trainer_at_work(store: FeatureDatabase) -> str | None:
@@ -36,7 +39,7 @@ def take_lease(store: FeatureDatabase, *, first: Callable[[FeatureDatabase], obj
     `first` is done in the same transaction: what the last holder still writes after it finds that done.
     """
     lease = store.leases.holder_of(TRAINING)
-    over = lease.token if lease is not None and known_dead(lease.holder) else None
+    over = lease.token if lease is not None and (_left_over(lease) or known_dead(lease.holder)) else None
     if lease is not None and over is None:
         return None
     with store.atomic():
@@ -46,6 +49,10 @@ def take_lease(store: FeatureDatabase, *, first: Callable[[FeatureDatabase], obj
     return token
 
 
+def _left_over(lease: Lease) -> bool:
+    return lease.holder == str(this_process()) and lease.token not in _held
+
+
 @contextmanager
 def training_lease(
     settings: Settings, store: FeatureDatabase, *, first: Callable[[FeatureDatabase], object]
@@ -53,6 +60,7 @@ def training_lease(
     """Waits for the right to train and has it while the block runs; a thread says so to the database."""
     while (token := take_lease(store, first=first)) is None:
         time.sleep(_POLL_S)
+    _held.add(token)
     ending = threading.Event()
     keeper = threading.Thread(target=_keep, args=(settings, token, ending), name="training-lease", daemon=True)
     keeper.start()
@@ -61,6 +69,7 @@ def training_lease(
     finally:
         ending.set()
         keeper.join()
+        _held.discard(token)
         with suppress(StoreError):  # whoever waits sees that this process ended, or waits until the lease runs out
             store.leases.release(TRAINING, token)
 
