@@ -9,14 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import GROUP, SIGNALS, TRADES, outcome, signal
 from tests.support.postgres_server import PostgresServer, needs_postgres
 from tests.support.waiting import wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
-from worker.consumer.failover import failover_key, note_handled
+from worker.consumer.failover import failovers, note_handled
 from worker.streams.entries import Entry
+from worker.streams.maintenance import set_back
 
 pytestmark = [needs_postgres, pytest.mark.sqlite_file]  # one engine, and two servers of their own
 
@@ -73,8 +75,7 @@ def test_what_an_asynchronous_failover_lost_is_handled_again(
         again = dict(worker.store._connection.query(SERVED))
         assert {signal_id: again[signal_id] for signal_id in served} == served
         assert pending(worker.client) == 0
-        told = worker.client.hgetall(failover_key(SIGNALS, GROUP))
-        assert told[b"times"] == b"1"
+        assert failovers(worker.client, (SIGNALS, TRADES), GROUP) == 1
     address.unlink()
 
 
@@ -86,6 +87,20 @@ def test_an_id_far_ahead_of_the_clock_does_not_carry_the_mark_along(postgres_url
         for entry_id, mark in ((f"{today - 5}-0", today - 5), (f"{2**64 - 1}-1", today), ("strange", today)):
             note_handled(store, [Entry(SIGNALS, entry_id, {})], now)
             assert store.marks.get(f"handled:{SIGNALS}") == mark
+
+
+def test_a_group_that_had_not_read_so_far_is_not_moved_forward(valkey: redis.Redis) -> None:
+    """As one that an operator has set back before: what lies between would never be read."""
+    for number in range(5):
+        valkey.xadd(SIGNALS, {"data": b"{}"}, id=f"{100 + number}-0")
+    valkey.xgroup_create(SIGNALS, GROUP, id="0")
+    valkey.xreadgroup(GROUP, "one", {SIGNALS: ">"}, count=2)
+    assert not set_back(valkey, SIGNALS, GROUP, to="103-0")
+    assert set_back(valkey, SIGNALS, GROUP, to="100-0")
+    assert not set_back(valkey, SIGNALS, "nobody", to="0-0")
+    assert not set_back(valkey, "no.stream", GROUP, to="0-0")
+    read = valkey.xreadgroup(GROUP, "one", {SIGNALS: ">"})
+    assert [entry_id for entry_id, _ in read[0][1]] == [b"101-0", b"102-0", b"103-0", b"104-0"]
 
 
 SERVED = "SELECT v.signal_id, s.payload FROM served_scores AS s JOIN feature_vectors AS v ON v.id = s.vector_id"

@@ -112,6 +112,13 @@ SCENARIOS = [
         labels={"stream": "signals.created"},
     ),
     Scenario(
+        "RefineryStoreFailedOver",
+        "a standby takes over",
+        (30, 110),
+        (35,),
+        both={"refinery_store_failovers_total": "0x30 1x90"},
+    ),
+    Scenario(
         "RefineryUnreadEntriesGone",
         "a producer trims a backlog",
         (30, 110),

@@ -25,7 +25,7 @@ from trading_system.ml_refinement.storage import (
 )
 from trading_system.ml_refinement.storage.errors import StoreRefused
 from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
-from trading_system.ml_refinement.storage.postgres.schema import steps
+from trading_system.ml_refinement.storage.postgres.engine import steps
 from trading_system.ml_refinement.storage.statement import Statement
 
 pytestmark = needs_postgres

@@ -90,7 +90,7 @@ class BatchHandler:
         self._provided = frozenset(pipeline.config.provided)
         self._clock = clock
         self._deduplication = Deduplication(store, kinds)
-        self._server_may_change = store.is_on_a_server
+        self._server_may_change = store.engine.on_a_server
 
     def handle(self, entries: Sequence[Entry]) -> BatchResult:
         """Apply a batch whole, and say what is to be published.

@@ -8,7 +8,6 @@ effect twice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +17,9 @@ from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.consumer.store_errors import translated_store_errors
-from worker.errors import TransientError
 from worker.streams.entries import Entry
 from worker.streams.errors import translated
+from worker.streams.maintenance import set_back
 
 #: Batches of several workers are not committed in the order of their entries: so much before the newest that the store
 #: knows is read again too.
@@ -68,7 +67,7 @@ class FailoverWatch:
             TransientError: the store's server, or Redis, is away.
         """
         with translated_store_errors(use="read"):
-            now = self._store.timeline()
+            now = self._store.engine.timeline()
         if now == self._seen:
             return
         for stream in self._streams:
@@ -85,28 +84,37 @@ class FailoverWatch:
         with translated_store_errors(use="read"):
             known = self._store.marks.get(_mark(stream)) or 0
         start = max(0, known - int(MARGIN_S * 1000))
+        again = set_back(self._client, stream, self._group, to=f"{start}-0")
         logger.error(
-            "the store is on another server now (timeline {}, before {}), which may lack what was acknowledged: "
-            "{} is read again from {}",
+            "the store is on another server now (timeline {}, before {}), which may lack what was acknowledged: {} {}",
             now,
             before.decode(),
             stream,
-            datetime.fromtimestamp(start / 1000, UTC).isoformat() if start else "its beginning",
+            f"is read again from {_told(start)}" if again else "was not read further than that server had it",
         )
         with translated():
-            try:
-                self._client.xgroup_setid(stream, self._group, f"{start}-0")
-            except redis.ResponseError as error:
-                if "NOGROUP" not in str(error) and "no such key" not in str(error).lower():
-                    raise TransientError(f"{stream} cannot be read again: {error}") from error
-            at = datetime.now(UTC).isoformat()
-            self._client.hset(key, mapping={"timeline": now, "told": json.dumps({"at": at, "from_ms": start})})
+            self._client.hset(key, "timeline", now)
             self._client.hincrby(key, "times", 1)
+
+
+def failovers(client: redis.Redis, streams: Sequence[str], group: str) -> int:
+    """How often the store's server was seen to have changed.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        times: list[Any] = [client.hget(failover_key(stream, group), "times") for stream in streams]
+    return max(int(number or 0) for number in times)
 
 
 def failover_key(stream: str, group: str) -> str:
     """Where Redis has which server the store was on, and how often that changed."""
     return f"refinery:failover:{group}@{stream}"
+
+
+def _told(start: int) -> str:
+    return datetime.fromtimestamp(start / 1000, UTC).isoformat() if start else "its beginning"
 
 
 def _mark(stream: str) -> str:

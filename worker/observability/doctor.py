@@ -189,7 +189,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
     try:
         with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
-            damage = store.damage()
+            damage = store.engine.damage()
             counts = store.counts()
             groups = store.quarantine.groups()
     except SchemaMismatch as error:

@@ -21,7 +21,7 @@ def look_at_postgres(settings: Settings) -> Iterator[Finding]:
     try:
         with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
-            counts, facts = store.counts(), store.server_facts()
+            counts, facts = store.counts(), store.engine.facts()
     except SchemaMismatch as error:
         yield Finding(_PART, "bad", str(error), "run what the line names, once, with this release")
         return

@@ -18,6 +18,7 @@ from trading_system.ml_refinement.monitoring.drift_windows import feature_drift
 from trading_system.ml_refinement.monitoring.served import out_of_distribution_share, read_served, served_figures
 from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreMoved
+from worker.consumer.failover import failovers
 from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
 from worker.observability.status import Notified, Status, read_status
@@ -116,8 +117,13 @@ class StateCollector(Collector):
         yield from _streams(status)
         yield from _amounts(status)
         yield from _learning(status, self._settings.training_timeout_s)
-        for name, size in self._store.sizes().items():
+        for name, size in self._store.engine.sizes().items():
             yield _gauge(f"refinery_{name}_bytes", "Size on disk.", size)
+        if client is not None:
+            streams = (self._settings.streams.signals_created, self._settings.streams.trades_closed)
+            text = "Times that another server held the store than before."
+            times = failovers(client, streams, self._settings.streams.group)
+            yield CounterMetricFamily("refinery_store_failovers", text, value=times)
         yield from self._dead_letters()
         yield from self._trainings()
         yield from self._champion(status)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
-
 from trading_system.ml_refinement.storage.postgres.place import SCHEMES, read_place
 from worker.settings.redis_url import is_loopback
 
@@ -19,15 +17,11 @@ def check_store_url(url: str, *, allow_plain_remote: bool) -> None:
     if not url.startswith(SCHEMES):
         raise ValueError(f"must begin with {SCHEMES[0]}, as postgresql://user:password@host/database")
     try:
-        read_place(url)
+        place = read_place(url)
     except ValueError as error:
         raise ValueError(f"cannot be used: {error}") from None
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query))
-    host = parts.hostname or options.get("host", "")
-    if not host or host.startswith("/") or is_loopback(host) or allow_plain_remote:
-        return
-    if options.get("sslmode") != _SAFE:
+    away = [host for host in place.hosts if host and not host.startswith("/") and not is_loopback(host.strip("[]"))]
+    if away and not allow_plain_remote and place.options.get("sslmode") != _SAFE:
         raise ValueError(
             f"must have sslmode={_SAFE} for another host; REFINERY_ALLOW_PLAIN_REMOTE_STORE=true accepts the risk "
             "of plain text, and of another server in its place"

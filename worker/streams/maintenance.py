@@ -16,6 +16,7 @@ from worker.streams.errors import translated
 from worker.streams.lua import script
 
 _REMOVE_DEAD_CONSUMERS = script("remove_dead_consumers")
+_SET_BACK = script("set_back", uses=["entry_ids"])
 _TRIM_HANDLED = script("trim_handled", uses=["entry_ids"])
 
 
@@ -67,6 +68,21 @@ def trim_handled(client: redis.Redis, streams: Sequence[str], *, older_than_s: f
     if dropped:
         logger.info("dropped {} entries that every group has acknowledged", dropped)
     return dropped
+
+
+def set_back(client: redis.Redis, stream: str, group: str, *, to: str) -> bool:
+    """Have a group read again what comes after an id. False: it had not read further yet, or is not there.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        try:
+            return bool(client.eval(_SET_BACK, 1, stream, group, to))
+        except redis.ResponseError as error:
+            if not _is_missing(error):
+                raise
+            return False
 
 
 def trim_to(client: redis.Redis, stream: str, length: int) -> None:

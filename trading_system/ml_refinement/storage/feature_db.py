@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
 from trading_system.ml_refinement.config import FeatureVector, MLConfig, ModelMetadata
 from trading_system.ml_refinement.storage.counters import StoreCounts, count_inserted, read_counts
-from trading_system.ml_refinement.storage.engines import connect
+from trading_system.ml_refinement.storage.engines import engine_at
 from trading_system.ml_refinement.storage.errors import PickledModel, StoreError
 from trading_system.ml_refinement.storage.json_text import read_features
 from trading_system.ml_refinement.storage.notifications.table import Notifications
 from trading_system.ml_refinement.storage.postgres.place import is_postgres
 from trading_system.ml_refinement.storage.quarantine import (
-    CHECKED_BEFORE,
-    QUARANTINE_STEP,
     Quarantine,
-    QuarantineGroup,
 )
-from trading_system.ml_refinement.storage.schema import installation_id, made_at, migrate, steps
+from trading_system.ml_refinement.storage.schema import installation_id, made_at
 from trading_system.ml_refinement.storage.shared.artefacts import Artefacts
 from trading_system.ml_refinement.storage.shared.leases import Leases
 from trading_system.ml_refinement.storage.sqlite.sql_connection import SqlConnection, SqlRow
@@ -43,9 +39,6 @@ from trading_system.ml_refinement.storage.tables.tuning import TuningTrials
 from trading_system.ml_refinement.storage.times import Clock, parse_bound, utc_now, utc_text
 
 if TYPE_CHECKING:
-    from trading_system.ml_refinement.storage.connection import Connection
-    from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
-    from trading_system.ml_refinement.storage.postgres.facts import ServerFacts
     from trading_system.ml_refinement.storage.tables.feature_versions import FeatureVersions
     from trading_system.ml_refinement.storage.tables.scores import PredictionLog
     from trading_system.ml_refinement.storage.tables.vectors import Vectors
@@ -73,7 +66,9 @@ class FeatureDatabase:
     def __init__(self, db_path: str | Path = "features.db", *, clock: Clock = utc_now, read_only: bool = False) -> None:
         self.db_path = db_path if is_postgres(db_path) else Path(db_path)
         self._clock = clock
-        self._connection = connect(db_path, read_only=read_only)
+        #: What is done to the store as a whole, and told of it.
+        self.engine = engine_at(db_path, read_only=read_only)
+        self._connection = self.engine.connection
         self.duplicates = Duplicates(self._connection, clock)
         self.dead_letters = DeadLetterTable(self._connection, clock)
         self.replays = Replays(self._connection, self.dead_letters, clock)
@@ -142,105 +137,25 @@ class FeatureDatabase:
         Raises:
             SchemaMismatch: a newer release made it, or it is only checked here and is not up to date.
         """
-        if not isinstance(self._connection, SqlConnection):
-            from trading_system.ml_refinement.storage.postgres import schema as in_postgres  # loads the driver
-
-            in_postgres.check(cast("PostgresConnection", self._connection))
-            return
-        scripts = steps()
-        found: list[QuarantineGroup] = []
-
-        def prepare(step: int) -> None:
-            from trading_system.ml_refinement.storage.sqlite.adoption import adopt  # only an older store needs it
-
-            now = utc_text(self._clock())
-            found.extend(adopt(self._connection, now, step=step, quarantine_sql=scripts[QUARANTINE_STEP]))
-
-        applied = migrate(self._connection, scripts, self._clock, prepared=CHECKED_BEFORE, prepare=prepare)
-        if applied:
-            from loguru import logger  # only now: an up-to-date store is opened by many a short command
-
-            logger.info("store {}: schema steps applied: {}", self.db_path, applied)
-            for table, action, reason, rows in found:
-                logger.warning(
-                    "store {}: {} rows of {} {}: {}; kept as they were in the table quarantine",
-                    self.db_path,
-                    rows,
-                    table,
-                    action,
-                    reason,
-                )
+        self.engine.initialize(self._clock)
 
     def upgrade(self) -> list[int]:
-        """Bring the schema up to date, whichever engine holds it; the steps of PostgreSQL's that were applied.
+        """Bring the schema up to date, whichever engine holds it; the steps that were applied.
 
         Raises:
             SchemaMismatch: a newer release made it.
             StoreRefused: PostgreSQL's role may not make what is needed.
         """
-        if isinstance(self._connection, SqlConnection):
-            self.initialize()
-            return []
-        from trading_system.ml_refinement.storage.postgres import schema as in_postgres  # loads the driver
-
-        return in_postgres.upgrade(cast("PostgresConnection", self._connection), self._clock)
-
-    def connections_of_a_copy(self, target: FeatureDatabase) -> tuple[Connection, Connection]:
-        """The two connections that `copy_store` copies between."""
-        return self._connection, target._connection
-
-    def go_on_numbering(self, tables: Sequence[str]) -> None:
-        """Have new rows numbered after those that came with their numbers; SQLite does so by itself."""
-        if not self.is_on_a_server:
-            return
-        with self._connection.atomic() as connection:
-            for table in tables:
-                connection.query(GO_ON.format(table=table))
+        return self.engine.upgrade(self._clock)
 
     def check_in_place(self) -> None:
-        """See that the file which is open is still the one at its path.
+        """See that the store which is open is still the one at its place.
 
         Raises:
             StoreMoved: it was removed, moved or replaced.
+            StoreUnavailable: nobody can tell now.
         """
         self._connection.check_in_place()
-
-    @property
-    def is_on_a_server(self) -> bool:
-        """Whether a database server holds it, and not a file."""
-        return not isinstance(self._connection, SqlConnection)
-
-    def timeline(self) -> str:
-        """Which server's history the store is of: another one after a standby took over; empty for an SQLite file.
-
-        Raises:
-            StoreUnavailable: the server is away.
-        """
-        if isinstance(self._connection, SqlConnection):
-            return ""
-        return cast("PostgresConnection", self._connection).timeline()
-
-    def server_id(self) -> str:
-        """Which database server holds the store: the same on its standbys; empty for an SQLite file."""
-        if isinstance(self._connection, SqlConnection):
-            return ""
-        return cast("PostgresConnection", self._connection).server_id()
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes on disk of what holds the store, by name."""
-        if not isinstance(self._connection, SqlConnection):
-            return {"store": int(self._connection.query(SIZE_OF_SCHEMA)[0][0])}
-        files = {"store": f"{self.db_path}", "store_wal": f"{self.db_path}-wal"}
-        return {name: os.stat(path).st_size if os.path.exists(path) else 0 for name, path in files.items()}
-
-    def server_facts(self) -> ServerFacts | None:
-        """What can be seen of PostgreSQL's server; None for an SQLite file."""
-        if isinstance(self._connection, SqlConnection):
-            return None
-        from trading_system.ml_refinement.storage.postgres.facts import server_facts  # for the engine that has one
-
-        with self._connection.snapshot() as reads:
-            return server_facts(reads)
 
     @property
     def read_only(self) -> bool:
@@ -278,13 +193,6 @@ class FeatureDatabase:
     def made_at(self) -> str | None:
         """When the file was made, as it was written then."""
         return made_at(self._connection)
-
-    def damage(self) -> str | None:
-        """The first damage that SQLite's quick check finds; None for a sound file, and for another engine's."""
-        if not isinstance(self._connection, SqlConnection):
-            return None
-        found = str(self._connection.query("PRAGMA quick_check(1)")[0][0])
-        return None if found == "ok" else found
 
     def counts(self) -> StoreCounts:
         """How much there is of everything, at a cost that does not grow with it."""
@@ -501,8 +409,3 @@ GET = """
 NEWEST_VERSION = "SELECT feature_version FROM feature_vectors {where} ORDER BY id DESC LIMIT 1"
 TRAINING = "SELECT features, target_r_multiple FROM feature_vectors {where} ORDER BY timestamp, signal_id"
 COUNT = "SELECT count(*) FROM feature_vectors {where}"
-GO_ON = """
-    SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce((SELECT max(id) FROM {table}), 0) + 1, false)"""
-SIZE_OF_SCHEMA = """
-    SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
-    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r'"""

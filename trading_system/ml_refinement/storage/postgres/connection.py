@@ -179,10 +179,6 @@ class PostgresConnection(Connection):
                 with suppress(psycopg.Error):
                     handle.close()
 
-    def server_id(self) -> str:
-        """The system identifier that the server was given when it was made; its standbys have the same."""
-        return str(self.query("SELECT CAST(system_identifier AS text) FROM pg_control_system()")[0][0])
-
     def timeline(self) -> str:
         """Which server's history the store is of: another one after a standby took over.
 

@@ -11,17 +11,24 @@ SCHEMES: Final = ("postgresql://", "postgres://")
 #: The installation's schema where the URL names none.
 SCHEMA: Final = "signal_refinery"
 _NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
-#: What a URL may say beside the server: ours, and libpq's that are about the way to it.
+#: A host, an address in brackets, or the directory of a socket; and a port.
+_SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@]*)(?::\d{1,5})?")
+#: What a URL may say beside what libpq reads.
 _OURS = "schema"
 
 
 @dataclass(frozen=True, slots=True)
 class StorePlace:
-    """A server's address for libpq, the schema on it, and how both are named in messages."""
+    """A server's address for libpq, the schema on it, and how both are named in messages.
+
+    `hosts` are those that it may be on, of which libpq takes the first that fits; a directory is one too.
+    """
 
     conninfo: str
     schema: str
     name: str
+    hosts: tuple[str, ...]
+    options: dict[str, str]
 
 
 def is_postgres(place: object) -> bool:
@@ -30,7 +37,7 @@ def is_postgres(place: object) -> bool:
 
 
 def read_place(url: str) -> StorePlace:
-    """The parts of `postgresql://user:password@host:port/database?schema=name&sslmode=...`.
+    """The parts of `postgresql://user:password@host:port,other:port/database?schema=name&sslmode=...`.
 
     Raises:
         ValueError: it cannot be used, in words that hold no password.
@@ -39,19 +46,20 @@ def read_place(url: str) -> StorePlace:
         raise ValueError(f"a store's URL begins with {SCHEMES[0]}")
     try:
         parts = urlsplit(url)
-        _ = parts.port
     except ValueError:
         raise ValueError("the URL cannot be read") from None
-    if not parts.path.strip("/"):
+    who, at, servers = parts.netloc.rpartition("@")
+    database = parts.path.strip("/")
+    if not database:
         raise ValueError("the URL names no database: postgresql://user@host/database")
-    options = parse_qsl(parts.query, keep_blank_values=True)
-    schema = dict(options).get(_OURS, SCHEMA)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema = options.pop(_OURS, SCHEMA)
     if not _NAME.fullmatch(schema):
         raise ValueError(f"schema={schema}: small letters, digits and _, not a digit or pg_ first, at most 63")
-    rest = urlencode([(key, value) for key, value in options if key != _OURS], safe="/")
-    given = dict(options)
-    host = parts.hostname or unquote(given.get("host", ""))
-    who = f"{unquote(parts.username)}@" if parts.username else ""
-    port = f":{parts.port}" if parts.port else ""
-    name = f"postgresql://{who}{host}{port}/{parts.path.strip('/')}?schema={schema}"
-    return StorePlace(urlunsplit(("postgresql", parts.netloc, parts.path, rest, "")), schema, name)
+    told = servers or options.get("host", "")
+    hosts = [_SERVER.fullmatch(server) for server in unquote(told).split(",")]
+    if any(server is None for server in hosts):
+        raise ValueError("the URL cannot be read: name servers as host:port,other:port")
+    name = f"postgresql://{unquote(who.partition(':')[0])}{at}{unquote(told)}/{database}?schema={schema}"
+    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(options, safe="/"), ""))
+    return StorePlace(conninfo, schema, name, tuple(server["host"] for server in hosts if server), options)

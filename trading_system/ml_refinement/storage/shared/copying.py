@@ -76,7 +76,7 @@ def copy_store(
         StoreError: the target is another installation's, with signals or models of its own.
         DifferentRows: the two do not say the same.
     """
-    here, there = source.connections_of_a_copy(target)
+    here, there = source.engine.connection, target.engine.connection
     begun = f"copy of {source.installation_id()}"
     _refuse_another(source, target, begun)
     target.marks.put(begun, 1)
@@ -85,7 +85,7 @@ def copy_store(
         done.append(_copy_table(here, there, table, key))
         told(done[-1])
     there.run("DELETE FROM marks WHERE name = ?", (begun,))
-    target.go_on_numbering([table for table, key in TABLES.items() if key == ("id",)])
+    target.engine.go_on_numbering([table for table, key in TABLES.items() if key == ("id",)])
     for table, key in TABLES.items():
         if _digest(here, table, key) != _digest(there, table, key):
             raise DifferentRows(

@@ -1,0 +1,86 @@
+"""What an engine does and tells of a store as a whole; the tables ask its connection."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.times import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """Whether a server keeps what it says it kept, and what it costs.
+
+    `synchronous_standbys` is the server's setting, empty where a commit waits for nobody else; `orphans` are rows of
+    hot tables that refer to nothing, a thousand at most: what foreign keys would have refused.
+    """
+
+    version: str
+    fsync: bool
+    full_page_writes: bool
+    synchronous_commit: str
+    standby: bool
+    standbys: int
+    synchronous_standbys: str
+    size_bytes: int
+    orphans: int
+
+
+class Engine(ABC):
+    """One engine with one store.
+
+    Attributes:
+        connection: what everything is asked through.
+        on_a_server: whether a server holds the store, which may change behind its address, and not a file.
+    """
+
+    connection: Connection
+    on_a_server: ClassVar[bool]
+
+    @abstractmethod
+    def initialize(self, clock: Clock) -> None:
+        """Have the schema up to date, or refuse the store.
+
+        Raises:
+            SchemaMismatch: a newer release made it, or it is only checked here and is not up to date.
+        """
+
+    @abstractmethod
+    def upgrade(self, clock: Clock) -> list[int]:
+        """Bring the schema up to date on purpose; the steps that were applied.
+
+        Raises:
+            SchemaMismatch: a newer release made it.
+            StoreRefused: the server's role may not make what is needed.
+        """
+
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk of what holds the store, by name."""
+
+    def damage(self) -> str | None:
+        """The first damage that a quick check finds; None for a sound store, and where only the server can tell."""
+        return None
+
+    def timeline(self) -> str:
+        """Which server's history the store is of: another one after a standby took over; empty without a server.
+
+        Raises:
+            StoreUnavailable: the server is away.
+        """
+        return ""
+
+    def server_id(self) -> str:
+        """Which server holds the store: the same on its standbys; empty without one."""
+        return ""
+
+    def facts(self) -> ServerFacts | None:
+        """What can be seen of the server; None without one."""
+        return None
+
+    def go_on_numbering(self, tables: Sequence[str]) -> None:  # noqa: B027 - most engines do so by themselves
+        """Have new rows numbered after those that came with their numbers."""
