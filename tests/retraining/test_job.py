@@ -33,7 +33,7 @@ from worker.retraining.history import training_history
 from worker.retraining.job import housekeeping, retrain
 from worker.retraining.lease import training_lease
 from worker.retraining.policy import RetrainReason
-from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, connect_queue, pending_job
+from worker.retraining.queue import QUEUE_NAME, RETRAIN, RetrainQueue, pending_job
 from worker.retraining.requests import enqueue, enqueue_if_due, reason_if_due, wait_for
 from worker.settings.schema import Settings, load_settings
 
@@ -72,18 +72,6 @@ def defaults(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """The settings as they are when nobody sets any."""
     monkeypatch.delenv("REFINERY_ML__MIN_NEW_SAMPLES_FOR_RETRAIN")
     return load_settings()
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[FeatureDatabase]:
-    with open_store(settings) as store:
-        yield store
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect_queue(valkey_url) as client:
-        yield client
 
 
 @contextmanager

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
-import pytest
 import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
@@ -15,32 +12,13 @@ from rq.serializers import JSONSerializer
 from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, VectorRow
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
-from worker.installation import open_store
 from worker.observability.status import read_status
 from worker.retraining.monitoring import EVERY, monitor_if_due
 from worker.retraining.queue import QUEUE_NAME, connect_queue
-from worker.settings.schema import Settings, load_settings
+from worker.settings.schema import Settings
 
 DAY_US = 86_400_000_000
 START_US = 1_735_689_600_000_000
-
-
-@pytest.fixture
-def settings(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("REFINERY_STATE_DIR", str(state_dir))
-    return load_settings()
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[FeatureDatabase]:
-    with open_store(settings) as store:
-        yield store
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect_queue(valkey_url) as client:
-        yield client
 
 
 def fill(store: FeatureDatabase, settings: Settings, *, shift: float) -> None:

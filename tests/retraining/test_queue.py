@@ -87,12 +87,6 @@ def test_nothing_is_due_where_learning_is_off() -> None:
 
 
 @pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect_queue(valkey_url) as client:
-        yield client
-
-
-@pytest.fixture
 def queue(client: redis.Redis) -> RetrainQueue:
     return RetrainQueue(client, timeout_s=60)
 

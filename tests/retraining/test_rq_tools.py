@@ -24,7 +24,7 @@ import redis
 
 from tests.support.waiting import wait_until
 from worker.retraining.policy import RetrainReason
-from worker.retraining.queue import QUEUE_NAME, RetrainQueue, connect_queue
+from worker.retraining.queue import QUEUE_NAME, RetrainQueue
 
 PAGE = Path(__file__).parents[2] / "docs" / "console.md"
 URL = "redis://127.0.0.1:6379/0"
@@ -64,12 +64,6 @@ def runnable(command: list[str], url: str, *more: str) -> list[str]:
     )
     assert URL in command
     return [sys.executable, "-c", start, *(url if word == URL else word for word in command[1:]), *more]
-
-
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect_queue(valkey_url) as client:
-        yield client
 
 
 @pytest.fixture

@@ -92,12 +92,6 @@ def trainer(url: str, notes: Path, *, grace_s: int = 3600) -> Iterator[subproces
         process.wait()
 
 
-@pytest.fixture
-def client(valkey_url: str) -> Iterator[redis.Redis]:
-    with connect_queue(valkey_url) as client:
-        yield client
-
-
 def put(client: redis.Redis, function: str, *arguments: Any, **options: Any) -> Job:
     queue = Queue(QUEUE_NAME, connection=client, serializer=JSONSerializer)
     return queue.enqueue_call(function, args=arguments, **{"timeout": 3600, **options})

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,22 +22,10 @@ from worker.installation import open_store
 from worker.retraining import job, lease
 from worker.retraining.job import retrain, sweep
 from worker.retraining.lease import TRAINING, take_lease, trainer_at_work, training_lease
-from worker.settings.schema import Settings, load_settings
+from worker.settings.schema import Settings
 from worker.supervision.process_identity import known_dead, place_name, this_process
 
 TYPE = ModelType.SIGNAL_QUALITY.value
-
-
-@pytest.fixture
-def settings(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setenv("REFINERY_STATE_DIR", str(state_dir))
-    return load_settings()
-
-
-@pytest.fixture
-def store(settings: Settings) -> Iterator[FeatureDatabase]:
-    with open_store(settings) as store:
-        yield store
 
 
 @pytest.fixture
