@@ -15,7 +15,7 @@ import orjson
 import pytest
 import yaml
 
-from tests.support.composed import COMPOSE, GUIDE, ROOT, documented_commands, free_port, install, ready, start
+from tests.support.composed import COMPOSE, GUIDE, ROOT, documented_steps, free_port, install, ready, start
 from tests.support.events import outcome
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from worker.redis_server.binary import find_server
@@ -106,7 +106,7 @@ def test_the_units_environment_names_settings_only() -> None:
 
 
 def test_the_documented_steps_make_what_the_units_name() -> None:
-    steps = next(lines for lines in map(documented_commands, range(4)) if lines[0].startswith("useradd"))
+    steps = documented_steps("useradd")
     assert re.search(r"useradd .* --user-group .* refinery$", steps[0])
     user = {key: service(name)[key] for name in OURS for key in ("User", "Group", "StateDirectory", "EnvironmentFile")}
     assert (user["User"], user["Group"]) == ("refinery", "refinery")
@@ -150,7 +150,7 @@ def test_a_units_command_runs_with_the_environment_that_is_copied(name: str, tmp
 
 def test_the_gateways_unit_runs_as_the_producer_with_a_socket_for_its_group(tmp_path: Path) -> None:
     unit, given = service("gateway"), environment("gateway.env.example")
-    steps = next(lines for lines in map(documented_commands, range(6)) if lines[0].startswith("groupadd"))
+    steps = documented_steps("groupadd")
     assert steps[0].split()[-1] == unit["Group"]
     assert f"--gid {unit['Group']} " in steps[1]
     assert steps[1].split()[-1] == unit["User"]

@@ -48,6 +48,7 @@ from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue
 from worker.retraining.requests import enqueue
 from worker.settings.schema import Settings
 from worker.state_dir import take_lock
+from worker.supervision.signals import stop_on_signals
 
 TYPE = ModelType.SIGNAL_QUALITY.value
 #: A training of it takes a second or two, and its candidate passes the gate.
@@ -174,7 +175,7 @@ class TrainingRun(ScheduleRun):
             return
         if life.crash_point is not None:
             arm_training(life.crash_point, life.nth, life.victim, self._note_of(life))
-        run_trainer(settings, self._url)
+        run_trainer(settings, self._url, stop_on_signals())
 
     def _finish(self) -> bool:
         """An undisturbed trainer, beside the undisturbed worker, completes what is asked for now."""

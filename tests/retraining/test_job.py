@@ -46,6 +46,7 @@ from pathlib import Path
 from trading_system.ml_refinement.training import pipeline
 from worker.retraining.job import run_trainer
 from worker.settings.schema import load_settings
+from worker.supervision.signals import stop_on_signals
 
 read_dataset, held = pipeline.read_dataset, Path(sys.argv[2])
 
@@ -56,7 +57,7 @@ def read_when_let_go(*arguments, **named):
     return read_dataset(*arguments, **named)
 
 pipeline.read_dataset = read_when_let_go
-run_trainer(load_settings(), sys.argv[1])
+run_trainer(load_settings(), sys.argv[1], stop_on_signals())
 """
 
 

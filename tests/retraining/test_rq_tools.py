@@ -35,6 +35,7 @@ from worker.retraining.progress import JobProgress
 from worker.retraining.queue import RETRAIN
 from worker.retraining.rq_worker import TrainingFailed, work_until_stopped
 from worker.settings.schema import load_settings
+from worker.supervision.signals import stop_on_signals
 
 def retrain(*, model_type, after, reason, requested_by=None):
     if after == 0:
@@ -45,7 +46,10 @@ def retrain(*, model_type, after, reason, requested_by=None):
     while True:
         time.sleep(1)
 
-work_until_stopped(load_settings(), sys.argv[1], functions={RETRAIN: retrain}, housekeeping=lambda: None)
+functions = {RETRAIN: retrain}
+work_until_stopped(
+    load_settings(), sys.argv[1], functions=functions, housekeeping=lambda: None, stop=stop_on_signals()
+)
 """
 
 

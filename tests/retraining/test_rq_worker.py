@@ -32,6 +32,7 @@ from pathlib import Path
 from worker.retraining import rq_worker
 from worker.retraining.rq_worker import work_until_stopped
 from worker.settings.schema import load_settings
+from worker.supervision.signals import stop_on_signals
 
 def note(name):
     (Path(sys.argv[2]) / name).write_text(str(os.getpid()))
@@ -70,7 +71,7 @@ def niceness():
     return {"nice": os.nice(0)}
 
 functions = {f.__name__: f for f in (done, waits_for, swallows, fails, niceness)}
-work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep)
+work_until_stopped(settings, sys.argv[1], functions=functions, housekeeping=keep, stop=stop_on_signals())
 note("stopped")
 """
 

@@ -7,7 +7,7 @@ import signal as signals
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,14 +28,16 @@ PROCESSES = {
 
 
 @contextmanager
-def process(directory: Path, *arguments: str, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def process(
+    directory: Path, *arguments: str, program: Sequence[str] = ("-m", "worker"), **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """One of ours with its log. It leads a group, as from a shell, where Ctrl-C reaches the group."""
     quiet = {"REFINERY_METRICS_PORT": "0", "REFINERY_TRAINER_METRICS_PORT": "0", "REFINERY_SHUTDOWN_GRACE_S": "3600"}
     environment = {**os.environ, **quiet, "REFINERY_STATE_DIR": str(directory / "var"), **settings}
     log = directory / "log"
     with log.open("wb") as told:
         started = subprocess.Popen(
-            [sys.executable, "-m", "worker", *arguments],
+            [sys.executable, *program, *arguments],
             env=environment,
             stderr=told,
             stdout=subprocess.DEVNULL,
@@ -74,6 +76,40 @@ def test_a_process_that_is_told_to_stop_while_it_starts_ends_with_0(
         wait_until(lambda: catches_sigterm(started.pid))
         assert told_to_stop(started, number) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
+
+
+#: The command, told to stop inside a finalizer that runs while its modules are imported: what is raised there is lost.
+TOLD_IN_A_FINALIZER = """
+import os, signal, sys
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "loguru" and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            sys.meta_path.remove(Finder)
+            Finalized()
+
+sys.meta_path.insert(0, Finder)
+sys.argv[0] = "refinery"
+from worker.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["worker", "trainer", "console", "gateway"])
+def test_a_signal_that_interrupts_what_swallows_exceptions_is_heard(name: str, tmp_path: Path) -> None:
+    with process(
+        tmp_path,
+        *PROCESSES.get(name, [name]),
+        program=["-c", TOLD_IN_A_FINALIZER],
+        REFINERY_CONSOLE_PORT=str(free_port()),
+    ) as (started, log):
+        assert started.wait(HANGS_AFTER_S) == 0, log.read_text()
 
 
 def is_up(name: str, log: Path, port: int, client: redis.Redis) -> bool:

@@ -20,7 +20,6 @@ from tests.support.disk import Disk, DiskPlan
 from tests.support.events import SIGNALS, TRADES, outcome, signal
 from tests.support.waiting import HANGS_AFTER_S, join, wait_until
 from trading_system.ml_refinement.storage import (
-    Connection,
     FeatureDatabase,
     SchemaMismatch,
     SqliteConnection,
@@ -85,7 +84,7 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     settings: Settings, valkey: redis.Redis, errors_logged: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Connection.__init__, "__kwdefaults__", {**Connection.__init__.__kwdefaults__, "busy_timeout_ms": 20}
+        SqliteConnection.__init__, "__kwdefaults__", {**SqliteConnection.__init__.__kwdefaults__, "busy_timeout_ms": 20}
     )
     held = threading.Event()
 

@@ -39,6 +39,12 @@ def documented_commands(block: int) -> list[str]:
     return re.findall(r"^```\n(.*?)^```$", GUIDE.read_text(), re.S | re.M)[block].splitlines()
 
 
+def documented_steps(first: str) -> list[str]:
+    """The lines of the block of the guide that begins with this command."""
+    [steps] = re.findall(rf"^```\n({first} .*?)^```$", GUIDE.read_text(), re.S | re.M)
+    return str(steps).splitlines()
+
+
 def install(directory: Path) -> Path:
     """The shipped files in a directory, after the documented commands that need no engine."""
     shutil.copytree(ROOT / "deploy", directory / "deploy", ignore=shutil.ignore_patterns("users.acl"))

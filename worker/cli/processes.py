@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-import sys
-import threading
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,14 +20,9 @@ from worker.cli.options import (
     given,
     settings_and_log,
 )
-from worker.errors import ConfigurationError, RefineryError
+from worker.errors import ConfigurationError, RefineryError, StopRequested
 from worker.redis_server.connection import server_url
-
-
-def _exit_on_signals() -> None:
-    """SIGTERM and SIGINT end this process with 0: it has nothing in hand, until it says what they shall do instead."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
+from worker.supervision.signals import stop_on_signals
 
 
 def up(
@@ -38,11 +32,11 @@ def up(
     trainer_metrics_port: TrainerMetricsPort = None,
 ) -> None:
     """Run everything here: embedded Valkey (unless a URL is set), worker, trainer, console. Ctrl-C stops all."""
-    _exit_on_signals()
+    stop = stop_on_signals()
     from worker.run.up import run_up  # with the log, which commands that look do without
 
     ports = given(console_port=console_port, metrics_port=metrics_port, trainer_metrics_port=trainer_metrics_port)
-    run_up(settings_and_log(**given(state_dir=state_dir), **ports))
+    run_up(settings_and_log(**given(state_dir=state_dir), **ports), stop)
 
 
 def worker(
@@ -61,18 +55,18 @@ def worker(
     Raises:
         typer.BadParameter: a slot was named for several processes.
     """
-    _exit_on_signals()
+    stop = stop_on_signals()
     if processes_ > 1 and slot is not None:
         raise typer.BadParameter("goes with a single process", param_hint="--slot")
     settings = settings_and_log(**given(consumer_slot=slot, state_dir=state_dir, metrics_port=metrics_port))
     if processes_ > 1:
         from worker.run.up import run_workers  # with the log, which commands that look do without
 
-        run_workers(settings, processes_)
+        run_workers(settings, processes_, stop)
     else:
         from worker.run.worker import run_worker  # loads the learning stack
 
-        run_worker(settings)
+        run_worker(settings, stop)
 
 
 def gateway(
@@ -85,19 +79,19 @@ def gateway(
 
     Lines as `refinery publish` reads them; each is answered by a line when Redis has it, or with why it is refused.
     """
-    _exit_on_signals()
+    stop = stop_on_signals()
     from worker.run.gateway import run_gateway  # loads numpy
 
     given = {name: value for name, value in (("socket", socket), ("group", group)) if value is not None}
-    run_gateway(settings_and_log(**{"gateway": given} if given else {}))
+    run_gateway(settings_and_log(**{"gateway": given} if given else {}), stop)
 
 
 def trainer() -> None:
     """Run retraining jobs until stopped."""
-    _exit_on_signals()
+    stop = stop_on_signals()
     from worker.run.trainer import run_trainer  # loads the learning stack
 
-    run_trainer(settings_and_log())
+    run_trainer(settings_and_log(), stop)
 
 
 class PlayedWorld(StrEnum):
@@ -150,7 +144,7 @@ def console() -> None:
     Raises:
         ConfigurationError: the extra is missing.
     """
-    _exit_on_signals()
+    stop = stop_on_signals()
     from worker.supervision.backoff import StartRetry  # with the log
 
     settings = settings_and_log()
@@ -158,5 +152,5 @@ def console() -> None:
         from worker.console.application import run_console  # its packages are an extra
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error.name} is missing: pip install 'signal-refinery[console]'") from error
-    with server_url(settings, retry=StartRetry(threading.Event())) as url:  # a signal ends this process until it works
-        run_console(settings, url)
+    with suppress(StopRequested), server_url(settings, retry=StartRetry(stop)) as url:
+        run_console(settings, url, stop)

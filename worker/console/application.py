@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
+import threading
 from contextlib import suppress
 from functools import partial
 
@@ -28,7 +29,7 @@ from worker.console.first_event import blueprint as first_event
 from worker.console.jobs import register as mount_dashboard
 from worker.console.pages import blueprint as pages
 from worker.console.queries import ConsoleQueries
-from worker.console.server import create_server
+from worker.console.server import create_server, serve
 from worker.console.signals.pages import blueprint as signals
 from worker.console.zones import blueprint as zones
 from worker.errors import ConfigurationError, RefineryError, TransientError
@@ -100,8 +101,8 @@ def _cookie_name(settings: Settings) -> str:
     return f"refinery-{settings.console_port}-{place}"
 
 
-def run_console(settings: Settings, url: str) -> None:
-    """Serve the console until SIGINT or SIGTERM.
+def run_console(settings: Settings, url: str, stop: threading.Event) -> None:
+    """Serve the console until `stop` is set.
 
     Raises:
         ConfigurationError: the settings turn it off, or would show it to others without a password.
@@ -126,7 +127,7 @@ def run_console(settings: Settings, url: str) -> None:
     logger.info("console on http://{}:{}", settings.console_host, settings.console_port)
     queries: ConsoleQueries = flask.extensions["refinery"]
     queries.start_sampling(partial(warm, queries))
-    server.run()
+    serve(server, stop)
 
 
 def _explain_errors(flask: Flask) -> None:

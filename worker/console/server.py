@@ -7,11 +7,13 @@ holds the most.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from typing import Any, Final
 
 from flask import Flask
+from waitress import wasyncore
 from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.server import MultiSocketServer, TcpWSGIServer
@@ -117,3 +119,11 @@ def create_server(flask: Flask, *, host: str, port: int, most_request_bytes: int
         return servers[0]
     listens = [(server.effective_host, server.effective_port) for server in servers]
     return MultiSocketServer(sockets, adjustments, listens, dispatcher)
+
+
+def serve(server: Any, stop: threading.Event) -> None:
+    """Answer until `stop` is set, which is seen within a second; requests in hand are finished."""
+    sockets = server.map if isinstance(server, MultiSocketServer) else server._map
+    while not stop.is_set():
+        wasyncore.loop(timeout=1, use_poll=server.adj.asyncore_use_poll, map=sockets, count=1)
+    server.task_dispatcher.shutdown()

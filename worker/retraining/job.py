@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -38,12 +39,13 @@ _LEARNING = "trading_system.ml_refinement.training.pipeline"
 _RECENT = 50
 
 
-def run_trainer(settings: Settings, url: str) -> None:
-    """The trainer process: runs trainings one at a time until SIGTERM or SIGINT. Call it in the main thread.
+def run_trainer(settings: Settings, url: str, stop: threading.Event) -> None:
+    """The trainer process: runs trainings one at a time until `stop` is set. Call it in the main thread.
 
     Args:
         settings: of this process.
         url: address of the server, embedded or not.
+        stop: set by SIGTERM and SIGINT.
     """
     importlib.import_module(_LEARNING)  # once, before the children are forked
     with connect(url) as streams, connect_queue(settings.queue_address(url)) as client:
@@ -52,6 +54,7 @@ def run_trainer(settings: Settings, url: str) -> None:
             settings.queue_address(url),
             functions={RETRAIN: partial(retrain, settings)},
             housekeeping=partial(housekeeping, settings, client, streams=streams),
+            stop=stop,
         )
 
 

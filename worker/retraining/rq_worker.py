@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
 import uuid
@@ -28,6 +27,7 @@ from worker.streams.errors import cause_of
 from worker.supervision.backoff import Backoff
 from worker.supervision.parent_death import die_with_parent
 from worker.supervision.service_manager import ServiceManager
+from worker.supervision.signals import stop_on_signals
 
 JobFunction = Callable[..., Mapping[str, Any]]
 
@@ -288,38 +288,42 @@ class TrainerWorker(Worker):
 
 
 def work_until_stopped(
-    settings: Settings, url: str, *, functions: Mapping[str, JobFunction], housekeeping: Callable[[], None]
+    settings: Settings,
+    url: str,
+    *,
+    functions: Mapping[str, JobFunction],
+    housekeeping: Callable[[], None],
+    stop: threading.Event,
 ) -> None:
-    """Works until SIGTERM or SIGINT, whatever happens to Redis meanwhile. Call it in the main thread.
+    """Works until `stop` is set, whatever happens to Redis meanwhile. Call it in the main thread.
 
     Args:
         settings: of this process.
         url: address of the queue's server, embedded or not.
         functions: what may run, by name.
         housekeeping: called at the start, about twice a minute, and whenever a training was killed; must not raise.
+        stop: set by SIGTERM and SIGINT, whose handlers are RQ's while it works.
     """
     rq_log = _rq_logs_to_ours()
-    stopping = threading.Event()
     backoff = Backoff(0.5, 10.0)
     service = ServiceManager()
-    while not stopping.is_set():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+    while not stop.is_set():
+        stop_on_signals(stop)
         rq_log.fault = None
         try:
-            _work(settings, url, functions, housekeeping, stopping, service)
+            _work(settings, url, functions, housekeeping, stop, service)
         except redis.RedisError as error:
             rq_log.fault = error
         # RQ ends its loop without a word of its own where Redis refuses something, as it does when it is told to stop.
         if rq_log.fault is None:
             backoff.reset()
-            stopping.wait(_AGAIN_S)
+            stop.wait(_AGAIN_S)
         else:
             pause_s = backoff.next_s()
             cause = cause_of(rq_log.fault)
             logger.warning("the trainer lost Redis, trying again in {:.1f} s: {}", pause_s, cause)
             service.waits(cause)
-            stopping.wait(pause_s)
+            stop.wait(pause_s)
     service.stopping()
 
 

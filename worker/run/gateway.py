@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, suppress
 
 from loguru import logger
@@ -17,17 +18,15 @@ from worker.settings.schema import Settings
 from worker.state_dir import make_private
 from worker.supervision.backoff import StartRetry
 from worker.supervision.service_manager import ServiceManager
-from worker.supervision.signals import stop_on_signals
 
 
-def run_gateway(settings: Settings) -> None:
-    """Take events until SIGTERM or SIGINT; what has arrived by then is answered, within the grace.
+def run_gateway(settings: Settings, stop: threading.Event) -> None:
+    """Take events until `stop` is set; what has arrived by then is answered, within the grace.
 
     Raises:
         ServerBusy: another gateway listens there.
         ConfigurationError: there can be no such socket.
     """
-    stop = stop_on_signals()
     service = ServiceManager()
     if settings.gateway.socket is None:
         make_private(settings.state_dir)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from loguru import logger
 
 from trading_system.ml_refinement.storage import StoreUnavailable
-from worker.errors import TransientError
+from worker.errors import StopRequested, TransientError
 from worker.installation import check_features, check_recipe, idle_settings, refuse_other_owner
 from worker.notifications.sender import sending
 from worker.observability import metrics
@@ -18,8 +18,8 @@ from worker.settings.schema import Settings
 from worker.supervision.backoff import StartRetry
 
 
-def run_trainer(settings: Settings) -> None:
-    """Run retraining jobs until SIGTERM or SIGINT.
+def run_trainer(settings: Settings, stop: threading.Event) -> None:
+    """Run retraining jobs until `stop` is set.
 
     Raises:
         ConfigurationError: no training could be made with these settings, or another installation handles the streams.
@@ -28,9 +28,9 @@ def run_trainer(settings: Settings) -> None:
     check_features(settings)
     for line in idle_settings(settings):
         logger.warning(line)
-    with server_url(settings, retry=StartRetry(threading.Event())) as url:  # a signal ends this process until it works
+    with suppress(StopRequested), server_url(settings, retry=StartRetry(stop)) as url:
         with suppress(TransientError, StoreUnavailable), connect(url) as client:  # then housekeeping looks again
             refuse_other_owner(settings, client)
         port = settings.trainer_metrics_port
         with metrics.served(settings, url, port=port, loop=False), sending(settings):
-            work(settings, url)
+            work(settings, url, stop)

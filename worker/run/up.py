@@ -16,19 +16,17 @@ from worker.settings.schema import Settings
 from worker.supervision.backoff import StartRetry
 from worker.supervision.children import Children
 from worker.supervision.service_manager import ServiceManager
-from worker.supervision.signals import stop_on_signals
 from worker.supervision.slots import workers_at_work
 
 
-def run_workers(settings: Settings, processes: int) -> None:
-    """Run so many workers, each a process of its own in the slots from 0, until SIGTERM or SIGINT.
+def run_workers(settings: Settings, processes: int, stop: threading.Event) -> None:
+    """Run so many workers, each a process of its own in the slots from 0, until `stop` is set.
 
     Raises:
         ConfigurationError: no training could be made with these settings.
     """
     check_recipe(settings)
     check_features(settings)
-    stop = stop_on_signals()
     with suppress(StopRequested), server_url(settings, retry=StartRetry(stop)) as url:
         children = _children(settings, url)
         try:
@@ -72,15 +70,14 @@ def up_roles(settings: Settings) -> tuple[str, ...]:
     return ("worker", "trainer", "console") if console else ("worker", "trainer")
 
 
-def run_up(settings: Settings) -> None:
-    """Run everything until SIGTERM or SIGINT.
+def run_up(settings: Settings, stop: threading.Event) -> None:
+    """Run everything until `stop` is set.
 
     Raises:
         ConfigurationError: no training could be made with these settings.
     """
     check_recipe(settings)
     check_features(settings)
-    stop = stop_on_signals()
     joins = workers_at_work(settings)
     with (
         suppress(StopRequested),

@@ -26,7 +26,7 @@ from worker.streams.maintenance import remove_dead_consumers, trim_handled, trim
 from worker.streams.preflight import check_server
 from worker.supervision.backoff import StartRetry
 from worker.supervision.service_manager import ServiceManager
-from worker.supervision.signals import drain_deadline, stop_on_signals
+from worker.supervision.signals import drain_deadline
 from worker.supervision.slots import worker_slot
 
 #: How often a worker that gets no labels looks whether a retraining is due by age.
@@ -37,8 +37,8 @@ _CARE_EVERY_S = 60.0
 _CONSUMER_GONE_MS = 3_600_000
 
 
-def run_worker(settings: Settings) -> None:
-    """Handle events until SIGTERM or SIGINT; the batch in hand is finished first, within the grace.
+def run_worker(settings: Settings, stop: threading.Event) -> None:
+    """Handle events until `stop` is set; the batch in hand is finished first, within the grace.
 
     Raises:
         ServerBusy: another worker has the slot that was asked for.
@@ -49,7 +49,6 @@ def run_worker(settings: Settings) -> None:
     check_features(settings)
     for line in idle_settings(settings):
         logger.warning(line)
-    stop = stop_on_signals()
     service = ServiceManager()
     retry = StartRetry(stop, waits=service.waits)
     with ExitStack() as stack, suppress(StopRequested):

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loguru import logger
-
 
 @contextmanager
 def drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
@@ -22,6 +20,8 @@ def drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
     heard, told = os.pipe()
     os.set_blocking(told, False)
     before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+
+    from loguru import logger  # with the log, which commands that look do without
 
     def watch() -> None:
         if not os.read(heard, 1):
@@ -44,9 +44,16 @@ def drain_deadline(stop: threading.Event, grace_s: float) -> Iterator[None]:
         os.close(heard)
 
 
-def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set, for a process that finishes what it has in hand."""
-    stop = threading.Event()
+def stop_on_signals(stop: threading.Event | None = None) -> threading.Event:
+    """An event that SIGTERM and SIGINT set, for a process that finishes what it has in hand.
+
+    The handlers raise nothing: a finalizer, a weak reference's callback or an import that a signal interrupts may
+    swallow what is raised there, and the process would go on as if nobody had told it to stop.
+
+    Args:
+        stop: the one to set, where a library has put handlers of its own in between; None: a new one.
+    """
+    told = threading.Event() if stop is None else stop
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+        signal.signal(number, lambda *_: told.set())
+    return told
