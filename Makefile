@@ -33,6 +33,7 @@ lint: $(STAMP)
 # Faults on purpose: processes killed, disks, wires, clocks and servers that fail. Half an hour; see docs/faults.md.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.faults.chaos --crash-points --schedules 2000 --processes 2
+	$(BIN)/python -m tests.faults.chaos --crash-points --schedules 500 --processes 2 --engine postgresql
 
 # Mutated events through the door and through the worker.
 fuzz: $(STAMP)

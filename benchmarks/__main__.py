@@ -215,9 +215,6 @@ def main() -> None:
     kept: dict[str, Any] = orjson.loads(RESULTS.read_bytes()) if RESULTS.exists() and not told.quick else {}
     if not told.table:
         kept = measured(told, kept)
-        for path in ([] if told.quick else [RESULTS]) + ([told.json] if told.json else []):
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
     print(table(kept))
 
 
@@ -250,6 +247,9 @@ def measured(told: argparse.Namespace, kept: dict[str, Any]) -> dict[str, Any]:
         }
         for line in lines:
             print(line.cells(), file=sys.stderr)
+        for path in ([] if told.quick else [RESULTS]) + ([told.json] if told.json else []):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
     return kept
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections import ChainMap
 
-from tests.faults.fault_harness import ScheduleRun
-from tests.faults.kinds import clocks, commands, failover, full_disk, letters, redis_side, store_side
+from tests.faults.fault_harness import EngineName, ScheduleRun
+from tests.faults.kinds import clocks, commands, failover, full_disk, letters, postgres_side, redis_side, store_side
 from tests.faults.schedules import PLANS as OF_WORKERS, Plan, Schedule
 from tests.faults.training import TrainingRun
 
@@ -17,15 +17,23 @@ KINDS = (
     "moved", "backup", "restore", "prune", "rebuild", "migration", "letters",
     "no room: store", "no room: server", "no room: both", "no room: backup", "no room: export", "no room: models",
 )  # fmt: skip
-_OTHERS = (redis_side, clocks, failover, store_side, commands, letters, full_disk)
+#: Those on stores in PostgreSQL: not what is about files; and what happens to servers of databases.
+ON_POSTGRES = (
+    "kill", "database", "training", "several", "sessions", "wire", "promoted", "stop", "server", "server loses",
+    "replay", "database", "trimmed", "full", "promoted", "rights", "clock", "failover", "sessions", "letters", "prune",
+    "rebuild",
+)  # fmt: skip
+KINDS_OF: dict[EngineName, tuple[str, ...]] = {"sqlite": KINDS, "postgresql": ON_POSTGRES}
+_OTHERS = (postgres_side, redis_side, clocks, failover, store_side, commands, letters, full_disk)
 PLANS: dict[str, Plan] = dict(ChainMap(OF_WORKERS, *(others.PLANS for others in _OTHERS)))
 RUNS: dict[str, type[ScheduleRun]] = dict(ChainMap({"training": TrainingRun}, *(others.RUNS for others in _OTHERS)))
 
 
-def schedule(seed: int) -> Schedule:
-    """The schedule of a seed."""
+def schedule(seed: int, engine: EngineName = "sqlite") -> Schedule:
+    """The schedule of a seed, on stores of that engine."""
+    kinds = KINDS_OF[engine]
     rng = random.Random(f"schedule {seed}")
-    made = Schedule(seed, KINDS[seed % len(KINDS)], [], archive=random.Random(f"archive {seed}").random() < 0.7)
+    made = Schedule(seed, kinds[seed % len(kinds)], [], archive=random.Random(f"archive {seed}").random() < 0.7)
     made.on_redis_7 = random.Random(f"server {seed}").random() < 0.25
     PLANS[made.kind](rng, made)
     return made

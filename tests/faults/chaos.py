@@ -2,6 +2,7 @@
 
 python -m tests.faults.chaos --schedules 1000 --processes 2
 python -m tests.faults.chaos --seed 4711 --schedules 1     # one of them again
+python -m tests.faults.chaos --engine postgresql --schedules 500
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 import orjson
 from loguru import logger
 
-from tests.faults.catalogue import KINDS, run_of, schedule
-from tests.faults.fault_harness import FaultHarness, Tally
+from tests.faults.catalogue import KINDS, KINDS_OF, ON_POSTGRES, run_of, schedule
+from tests.faults.fault_harness import EngineName, FaultHarness, Tally
 from tests.faults.kinds import full_disk
 from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS, Schedule, at_crash_point
 from tests.support.processes import fork
@@ -35,13 +36,14 @@ def run_all(
     directory: Path,
     *,
     redis_7: Path | None = None,
+    engine: EngineName = "sqlite",
     minutes: float = float("inf"),
     verbose: bool = False,
 ) -> dict[str, Tally]:
     """Run the schedules, or those that are begun within so many minutes; what they came to, by kind."""
     tallies: dict[str, Tally] = {}
     ends = time.monotonic() + 60 * minutes
-    with FaultHarness(directory, run_of, redis_7=redis_7, verbose=verbose) as harness:
+    with FaultHarness(directory, run_of, redis_7=redis_7, engine=engine, verbose=verbose) as harness:
         for made in schedules:
             if time.monotonic() > ends:
                 break
@@ -68,9 +70,10 @@ def table(tallies: dict[str, Tally]) -> str:
     return "\n".join(lines)
 
 
-def of_kinds(first: int, kinds: Container[str]) -> Iterator[Schedule]:
+def of_kinds(first: int, kinds: Container[str], engine: EngineName) -> Iterator[Schedule]:
     """Schedules of these kinds, from that seed on."""
-    return (schedule(seed) for seed in count(first) if KINDS[seed % len(KINDS)] in kinds)
+    known = KINDS_OF[engine]
+    return (schedule(seed, engine) for seed in count(first) if known[seed % len(known)] in kinds)
 
 
 def _redis_7() -> Path | None:
@@ -97,9 +100,10 @@ def main() -> int:
     parser.add_argument("--crash-points", action="store_true", help="a kill at every labelled crash point besides")
     parser.add_argument("--at", action="append", default=[], help="a kill at this crash point besides")
     parser.add_argument(
-        "--kind", action="append", choices=sorted(set(KINDS)), help="only schedules of this kind, as many"
+        "--kind", action="append", choices=sorted({*KINDS, *ON_POSTGRES}), help="only schedules of this kind, as many"
     )
     parser.add_argument("--redis-7", type=Path, default=_redis_7(), help="its server; every fourth schedule runs on it")
+    parser.add_argument("--engine", choices=sorted(KINDS_OF), default="sqlite", help="what holds the stores")
     parser.add_argument("--json", type=Path, help="write the tallies there")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
@@ -108,11 +112,11 @@ def main() -> int:
     # What is killed are processes, so that memory is as good as a disk here, and many times faster.
     memory = Path("/dev/shm")  # noqa: S108
     directory = Path(tempfile.mkdtemp(prefix="chaos-", dir=memory if memory.is_dir() else None))
-    kinds = set(args.kind or KINDS)
-    if not can_be_mounted(directory):
+    kinds = set(args.kind or KINDS_OF[args.engine])
+    if not can_be_mounted(directory) and kinds & full_disk.PLANS.keys():
         kinds -= full_disk.PLANS.keys()
         _say("no file system can be mounted here: no schedule fills up a disk")
-    made = list(islice(of_kinds(first, kinds), args.schedules)) if kinds else []
+    made = list(islice(of_kinds(first, kinds, args.engine), args.schedules)) if kinds else []
     _say(f"seeds {first} to {made[-1].seed if made else first}, {_what(args.redis_7)}")
     crash_points = (*CRASH_POINTS, *TRAINING_CRASH_POINTS) if args.crash_points else args.at
     made = [at_crash_point(crash_point) for crash_point in crash_points] + made
@@ -122,7 +126,9 @@ def main() -> int:
 
         def run(part: list[Schedule] = part, place: Path = place) -> None:
             place.mkdir()
-            tallies = run_all(part, place, redis_7=args.redis_7, minutes=args.minutes, verbose=args.verbose)
+            tallies = run_all(
+                part, place, redis_7=args.redis_7, engine=args.engine, minutes=args.minutes, verbose=args.verbose
+            )
             (place / "tally.json").write_bytes(orjson.dumps(tallies))
 
         children[fork(run)] = place

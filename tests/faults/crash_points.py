@@ -13,12 +13,15 @@ import redis
 
 from tests.support.disk import Disk, Journal
 from trading_system.ml_refinement.storage import SqliteConnection
+from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
 from trading_system.ml_refinement.storage.tables.entries import Attempts
 from trading_system.ml_refinement.storage.tables.outcomes import Outcomes
 from trading_system.ml_refinement.storage.tables.vectors import Vectors
 from worker.consumer.batch_handler import BatchHandler
 from worker.dead_letters import DeadLetters
 from worker.streams.reader import GroupReader
+
+CONNECTIONS = (SqliteConnection, PostgresConnection)
 
 
 class Fuse:
@@ -39,16 +42,16 @@ class Fuse:
             self._die()
 
     def around(
-        self, owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_: True
+        self, owner: Any, name: str, *, before: bool = False, only: Callable[..., bool] = lambda *_, **__: True
     ) -> None:
         """Lay the fuse before or after every call of `owner.name` whose arguments satisfy `only`."""
         original = getattr(owner, name)
 
         def armed(*args: Any, **kwargs: Any) -> Any:
-            if before and only(*args):
+            if before and only(*args, **kwargs):
                 self.burn()
             result = original(*args, **kwargs)
-            if not before and only(*args) and result != []:
+            if not before and only(*args, **kwargs) and result != []:
                 self.burn()
             return result
 
@@ -70,7 +73,8 @@ def arm(crash_point: str, nth: int) -> None:
         case "computed":
             around(BatchHandler, "_compute")
         case "begin":
-            around(SqliteConnection, "run", only=lambda _, sql, *__: sql == "BEGIN IMMEDIATE")
+            for engine in CONNECTIONS:
+                around(engine, "_begin", only=lambda _, *, writes: writes)
         case "written":
             around(Vectors, "insert_new")
         case "outcomes":
@@ -78,19 +82,21 @@ def arm(crash_point: str, nth: int) -> None:
         case "dead-lettered":
             around(DeadLetters, "add")
         case "before commit":
-            around(SqliteConnection, "run", before=True, only=lambda _, sql, *__: sql == "COMMIT")
+            for engine in CONNECTIONS:
+                around(engine, "_commit", before=True)
         case "after commit":
-            around(SqliteConnection, "run", only=lambda _, sql, *__: sql == "COMMIT")
+            for engine in CONNECTIONS:
+                around(engine, "_commit")
         case "before settle":
             around(GroupReader, "settle", before=True)
         case "sent":
             around(
                 redis.connection.AbstractConnection,
                 "send_packed_command",
-                only=lambda _, data, *__: b"XACK" in b"".join(data),
+                only=lambda _, data, *__, **___: b"XACK" in b"".join(data),
             )
         case "published":
-            around(redis.Redis, "eval", only=lambda _, script, *__: "XACK" in script)
+            around(redis.Redis, "eval", only=lambda _, script, *__, **___: "XACK" in script)
         case "after ack":
             around(GroupReader, "settle")
         case "charged":
@@ -113,12 +119,15 @@ class _BurningJournal(Journal):
 
 
 def after_file_operation(fuse: Fuse, *, sqlite: tuple[str, ...] = ("write", "truncate", "sync", "delete")) -> Disk:
-    """Lay the fuse after everything that this process does to files, itself and, of those kinds, through SQLite.
+    """Lay the fuse after everything that this process does to files, itself and, of those kinds, through SQLite; and
+    after every statement that it sends to PostgreSQL.
 
     SQLite forgets a disk that nobody holds: keep what is returned.
     """
     for name in _FILE_OPERATIONS:
         fuse.around(os, name)
+    for name in ("query", "run", "run_many", "write_rows"):
+        fuse.around(PostgresConnection, name)
     for module in (io, builtins):
-        fuse.around(module, "open", only=lambda _, mode="r", *__: isinstance(mode, str) and mode[:1] in "wxa")
+        fuse.around(module, "open", only=lambda _, mode="r", *__, **___: isinstance(mode, str) and mode[:1] in "wxa")
     return Disk(journal=_BurningJournal(fuse, sqlite))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal as signals
 import sys
 import threading
@@ -23,15 +22,17 @@ from loguru import logger
 from tests.faults.crash_points import Fuse, after_file_operation, arm
 from tests.faults.invariants import Key, Verdict, entries_of, judge
 from tests.faults.schedules import Life, Schedule
+from tests.faults.stores import InFiles, OnAServer, Stores
 from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
 from tests.support.desk import settings_for
 from tests.support.disk import Disk
 from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
+from tests.support.postgres_server import PostgresServer
 from tests.support.processes import fork, until
 from tests.support.servers import ServerOf
 from tests.support.waiting import HANGS_AFTER_S
-from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, Filter
+from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
 from worker.consumer.batch_handler import BatchHandler, BatchResult
 from worker.errors import StopRequested
@@ -44,6 +45,7 @@ from worker.streams.errors import translated
 from worker.supervision.backoff import Backoff, StartRetry
 
 _CLAIM_IDLE_MS = 100
+EngineName = Literal["sqlite", "postgresql"]
 #: Every second entry deleted, or the stream trimmed to its newest half, or to nothing.
 Trim = Literal["half", "oldest", "all"]
 _POOL = 24
@@ -106,6 +108,7 @@ class FaultHarness:
         directory: for everything that is written.
         run_of: what runs a schedule.
         redis_7: a server of Redis 7, for those schedules that ask for it; None: they run on the one that is installed.
+        engine: what holds the stores.
         verbose: let the workers' logs through.
     """
 
@@ -115,12 +118,15 @@ class FaultHarness:
         run_of: Callable[[Schedule], type[ScheduleRun]],
         *,
         redis_7: Path | None = None,
+        engine: EngineName = "sqlite",
         verbose: bool = False,
     ) -> None:
         self.directory = directory
         self.verbose = verbose
         self._run_of = run_of
         self.redis_7 = redis_7
+        self._engine = engine
+        self.stores: Stores = InFiles()
         #: What runs of a kind share: servers of their own.
         self.shared: dict[str, Any] = {}
         self._open = ExitStack()
@@ -129,8 +135,10 @@ class FaultHarness:
         self.pool = [signal(number) for number in range(_POOL)]
 
     def __enter__(self) -> FaultHarness:
-        with FeatureDatabase(self.template / "features.db"), EventArchive(self.template / "events.db"):
-            pass
+        if self._engine == "postgresql":
+            # What is killed are processes, which takes nothing from the system that has their writes.
+            self.stores = OnAServer(self._open.enter_context(PostgresServer("fsync = off")))
+        self.stores.make(self.template)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -166,7 +174,7 @@ class FaultHarness:
         if not verdict.holds or not finished:
             tally.failures.append(f"seed {made.seed} ({made.kind}): finished {finished}, {verdict}")
         else:
-            shutil.rmtree(state.parent)
+            running.stores.remove(state)
         tally.seconds = time.monotonic() - started
         return tally
 
@@ -189,6 +197,9 @@ class ScheduleRun:
         self._harness = harness
         self._made = made
         self._state = state
+        self.stores = self._find_stores()
+        #: The place of the store.
+        self._store = self.stores.at(state)
         self._place = self._find_place()
         self._client = self._place.client
         #: Where workers find the server, and where whoever is not to be disturbed does.
@@ -213,6 +224,9 @@ class ScheduleRun:
     def _find_place(self) -> Place:
         return self._harness.place(self._made)
 
+    def _find_stores(self) -> Stores:
+        return self._harness.stores
+
     def run(self) -> tuple[Verdict, bool]:
         until(lambda: bool(self._client.flushall()))
         until(lambda: self._client.config_set("hz", 500))  # else a blocking read ends up to 100 ms late
@@ -235,7 +249,7 @@ class ScheduleRun:
 
     def _set_up(self) -> None:
         """What is there before anything happens."""
-        shutil.copytree(self._harness.template, self._state)
+        self.stores.copy(self._harness.template, self._state)
 
     def _send(self, stream: str, data: bytes) -> None:
         entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
@@ -251,7 +265,9 @@ class ScheduleRun:
         url = f"unix://{self._place.wire.address}" if life.through_wire else self._workers_url
         quick = {"consumer_slot": slot, "batch_size": 4, "block_ms": 5, "market_data_dir": self._market}
         archive = {"enabled": self._made.archive}
-        settings = settings_for(self._state, url, **quick | {"archive": archive} | self._changes)
+        settings = settings_for(
+            self._state, url, **quick | {"archive": archive} | self._changes | self.stores.settings(self._state)
+        )
         return settings.model_copy(update={"claim_idle_ms": _CLAIM_IDLE_MS})
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
@@ -420,7 +436,7 @@ class ScheduleRun:
         return True
 
     def _replay_left(self) -> int:
-        with FeatureDatabase(self._state / "features.db") as store, connect(self._url) as client:
+        with FeatureDatabase(self._store) as store, connect(self._url) as client:
             dead = letters_module.DeadLetters(store, version="chaos")
             letters = [letter for reason in self._replayed for letter in dead.chosen([], Filter(reason=reason))]
             return len(dead.replay(client, letters, actor="chaos").sent)
@@ -430,7 +446,7 @@ class ScheduleRun:
         self.sent += [key for key in entries_of(self._client) if key not in known]
         labels = self._traffic.labels if self._labels_hold else {}
         verdict = judge(
-            self._state / "features.db",
+            self._store,
             self._client,
             must=self.sent,
             may=self.may,

@@ -11,7 +11,8 @@ from typing import Any
 import redis
 
 from tests.support.events import SCORES, SIGNALS, TRADES
-from trading_system.ml_refinement.storage import SqliteConnection
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.engines import engine_at
 
 Key = tuple[str, str]
 
@@ -46,9 +47,9 @@ class Verdict:
         return not (self.lost or self.double or self.other)
 
 
-def settled(store_path: Path) -> Counter[Key]:
+def settled(place: str | Path) -> Counter[Key]:
     """How many settled each entry has, by the tables themselves."""
-    connection = SqliteConnection(store_path, read_only=True)
+    connection = engine_at(place, read_only=True).connection
     try:
         return Counter((stream, entry_id) for stream, entry_id in connection.query(SETTLED))
     finally:
@@ -56,7 +57,7 @@ def settled(store_path: Path) -> Counter[Key]:
 
 
 def judge(
-    store_path: Path,
+    place: str | Path,
     client: redis.Redis,
     *,
     must: Iterable[Key],
@@ -76,15 +77,18 @@ def judge(
     """
     must, may, twice = set(must), set(may), set(twice)
     verdict = Verdict()
-    found = settled(store_path)
+    found = settled(place)
     for key in must:
         if found[key] == 0:
             verdict.lost.append(key)
     known = {*must, *may}
     verdict.double = [key for key, count in found.items() if count > 1 + (key in twice)]
     verdict.other += [f"{key} is in the store and was never sent" for key in found if key not in known]
-    connection = SqliteConnection(store_path, read_only=True)
+    engine = engine_at(place, read_only=True)
+    connection = engine.connection
     try:
+        if found_damage := engine.damage():
+            verdict.other.append(f"the store is damaged: {found_damage}")
         _judge_content(connection, labels, verdict)
         _judge_scores(connection, client, set(earlier), verdict)
         _judge_bytes(connection, client, must - may - twice, verdict)
@@ -93,7 +97,7 @@ def judge(
     return verdict
 
 
-def _judge_content(connection: SqliteConnection, labels: Mapping[str, set[float | None]], verdict: Verdict) -> None:
+def _judge_content(connection: Connection, labels: Mapping[str, set[float | None]], verdict: Verdict) -> None:
     stored = dict(connection.query("SELECT signal_id, target_r_multiple FROM feature_vectors"))
     for signal_id, right in labels.items():
         if signal_id not in stored:
@@ -106,11 +110,9 @@ def _judge_content(connection: SqliteConnection, labels: Mapping[str, set[float 
             verdict.other.append(f"the counter {name} says {counters[name]}, not {connection.query(sql)[0][0]}")
     if connection.query("SELECT * FROM waiting_payloads NATURAL JOIN feature_vectors"):
         verdict.other.append("bytes are kept of outcomes that wait for nothing any more")
-    if connection.query("PRAGMA quick_check") != [("ok",)]:
-        verdict.other.append("the store is damaged")
 
 
-def _judge_scores(connection: SqliteConnection, client: redis.Redis, earlier: set[bytes], verdict: Verdict) -> None:
+def _judge_scores(connection: Connection, client: redis.Redis, earlier: set[bytes], verdict: Verdict) -> None:
     served = {bytes(payload) for (payload,) in connection.query("SELECT payload FROM served_scores")}
     unpublished, made_up = served - published(client), published(client) - served - earlier
     if unpublished or made_up:
@@ -123,7 +125,7 @@ def published(client: redis.Redis) -> set[bytes]:
     return {fields[b"data"] for _, fields in rows}
 
 
-def _judge_bytes(connection: SqliteConnection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
+def _judge_bytes(connection: Connection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
     """A dead letter has the bytes of its entry, where the server still has it and never gave its id out twice."""
     sent = {
         (stream, entry_id.decode()): fields.get(b"data", b"")

@@ -10,23 +10,27 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.faults.catalogue import KINDS, schedule
+from tests.faults.catalogue import KINDS, KINDS_OF, ON_POSTGRES, schedule
 from tests.faults.fault_harness import Tally
 from tests.faults.kinds import full_disk
 from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS
+from tests.support.postgres_server import needs_postgres
 
 #: Trainings take long: one kind of them has a test of its own, the other is left to `make chaos`.
 WORKERS = sorted(set(KINDS) - {"training", "no room: models"})
+WORKERS_ON_POSTGRES = sorted(set(ON_POSTGRES) - {"training"})
 #: The places where half a model could be left; `make chaos` kills at all of them.
 DELICATE = ("run entered", "file written", "file renamed", "activated", "after activation committed")
 
 
 def run(directory: Path, *arguments: str) -> dict[str, Tally]:
     """What the schedules came to; their seeds are printed, and one is run again with `--seed`."""
-    seed = random.SystemRandom().randrange(10**6) * len(KINDS)
+    engine = arguments[arguments.index("--engine") + 1] if "--engine" in arguments else "sqlite"
+    kinds = next(kinds for name, kinds in KINDS_OF.items() if name == engine)
+    seed = random.SystemRandom().randrange(10**6) * len(kinds)
     path = directory / "tallies.json"
     command = [sys.executable, "-m", "tests.faults.chaos", "--processes", "1", "--json", str(path)]
-    turns = sum(kind in arguments for kind in KINDS)
+    turns = sum(kind in arguments for kind in kinds)
     command += ["--schedules", str(turns), "--seed", str(seed), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stdout.write(done.stdout + done.stderr)
@@ -41,6 +45,12 @@ def several(option: str, names: tuple[str, ...] | list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
     return run(tmp_path_factory.mktemp("chaos"), *several("--at", CRASH_POINTS), *several("--kind", WORKERS))
+
+
+@pytest.fixture(scope="module")
+def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
+    kinds = several("--kind", WORKERS_ON_POSTGRES)
+    return run(tmp_path_factory.mktemp("chaos"), "--engine", "postgresql", *several("--at", CRASH_POINTS), *kinds)
 
 
 def nothing_is_amiss(tally: Tally) -> bool:
@@ -63,6 +73,16 @@ def test_whatever_happens_every_event_has_one_effect(kind: str, workers: dict[st
     assert nothing_is_amiss(workers[kind])
 
 
+@needs_postgres
+@pytest.mark.parametrize("name", [*(f"at {crash_point}" for crash_point in CRASH_POINTS), *WORKERS_ON_POSTGRES])
+def test_whatever_happens_to_a_store_in_postgresql_every_event_has_one_effect(
+    name: str, on_postgres: dict[str, Tally]
+) -> None:
+    assert on_postgres[name].events > 0
+    assert on_postgres[name].killed >= 1 or not name.startswith("at "), "nobody came to the crash point"
+    assert nothing_is_amiss(on_postgres[name])
+
+
 def test_whoever_is_killed_in_a_training_what_serves_is_whole_and_the_next_training_completes(tmp_path: Path) -> None:
     """One test, so that the processes of a parallel run do not run it several times."""
     tallies = run(tmp_path, *several("--at", DELICATE), "--kind", "training")
@@ -82,5 +102,6 @@ def test_a_notebook_may_train_beside_trainers_that_are_killed(tmp_path: Path) ->
 
 
 def test_a_seed_makes_the_same_schedule_again() -> None:
-    assert [schedule(seed) for seed in range(50)] == [schedule(seed) for seed in range(50)]
+    for engine in KINDS_OF:
+        assert [schedule(seed, engine) for seed in range(50)] == [schedule(seed, engine) for seed in range(50)]
     assert set(DELICATE) <= set(TRAINING_CRASH_POINTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal as signals
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from rq import Queue
 from rq.intermediate_queue import IntermediateQueue
 from rq.serializers import JSONSerializer
 
-from tests.faults.crash_points import Fuse
+from tests.faults.crash_points import CONNECTIONS, Fuse
 from tests.faults.fault_harness import ScheduleRun
 from tests.faults.invariants import Verdict
 from tests.faults.schedules import Life
@@ -36,12 +35,14 @@ from trading_system.ml_refinement.features.pipeline import FeaturePipeline
 from trading_system.ml_refinement.models import artefact
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.storage import FeatureDatabase, OutcomeRow, SqliteConnection
+from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.postgres import connection as postgres
 from trading_system.ml_refinement.storage.tables.models import Models
 from trading_system.ml_refinement.storage.tables.runs import Runs
 from trading_system.ml_refinement.storage.times import utc_now, utc_text
 from trading_system.ml_refinement.training import backtest, pipeline as training
 from worker.installation import open_store
-from worker.retraining import job, queue, rq_worker as trainer
+from worker.retraining import job, lease, queue, rq_worker as trainer
 from worker.retraining.history import training_history
 from worker.retraining.job import retrain, run_trainer
 from worker.retraining.queue import QUEUE_NAME, RETRAIN, connect_queue
@@ -71,7 +72,7 @@ class TrainingRun(ScheduleRun):
 
     def _set_up(self) -> None:
         make_quick()
-        shutil.copytree(self._prepared(), self._state)
+        self.stores.copy(self._prepared(), self._state)
         self._notes = self._state / "kills"
         self._notes.mkdir()
 
@@ -80,13 +81,13 @@ class TrainingRun(ScheduleRun):
         kept = self._harness.directory / ("learned" if self._made.champion else "labelled")
         if not kept.exists():
             growing = kept.with_suffix(".new")
-            shutil.copytree(self._harness.template, growing)
-            settings = settings_for(growing, self._url, **self._changes)
+            self.stores.copy(self._harness.template, growing)
+            settings = settings_for(growing, self._url, **self._changes, **self.stores.settings(growing))
             # In a child, so that this process never trains: what it forks could not go on with its threads.
             _, status = os.waitpid(fork(lambda: fill(settings, train=self._made.champion)), 0)
             if status:
                 raise RuntimeError("the store to train on could not be made")
-            growing.rename(kept)
+            self.stores.rename(growing, kept)
         return kept
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
@@ -263,6 +264,9 @@ def make_quick() -> None:
     And wait minutes for the store, which somebody who was stopped may hold: how long is the schedule's affair.
     """
     (SqliteConnection.__init__.__kwdefaults__ or {})["busy_timeout_ms"] = int(1000 * HANGS_AFTER_S)
+    postgres._LOCK_WAIT_MS = int(1000 * HANGS_AFTER_S)
+    # A trainer that stands still for as long as a schedule has it stand loses the right to train.
+    lease.LEASE_S, lease._RENEWED_EVERY_S, lease._POLL_S = 2, 0.3, 0.1  # type: ignore[misc]
     trainer._MAINTENANCE_S = trainer._HEARTBEAT_S = 1
     trainer._WORKER_TTL_S = 16  # RQ looks up from its queue fifteen seconds earlier
     trainer.TrainerWorker.get_heartbeat_ttl = lambda *_, **__: 2  # type: ignore[method-assign]
@@ -293,10 +297,10 @@ def arm_training(crash_point: str, nth: int, victim: str, note: Path) -> None:
 
         return noticed
 
-    def is_activation(_: SqliteConnection, sql: str, *__: object) -> bool:
-        return settling and sql == "COMMIT"
+    def is_activation(_: Connection) -> bool:
+        return settling
 
-    def is_model(path: Path, *_: object) -> bool:
+    def is_model(path: Path, *_: object, **__: object) -> bool:
         return path.name.endswith(".tmp")
 
     match crash_point:
@@ -326,7 +330,8 @@ def arm_training(crash_point: str, nth: int, victim: str, note: Path) -> None:
             around(Models, "activate")
         case "before activation commits" | "after activation committed":
             training._Run._still_ours = settle()  # type: ignore[method-assign]
-            around(SqliteConnection, "run", before=crash_point.startswith("before"), only=is_activation)
+            for engine in CONNECTIONS:
+                around(engine, "_commit", before=crash_point.startswith("before"), only=is_activation)
         case "watched":
             around(job, "_monitor_after_training")
         case "returned":

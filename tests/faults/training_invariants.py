@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
+import orjson
+
 from trading_system.ml_refinement.models import ModelRegistry
 from trading_system.ml_refinement.models.errors import ModelFileRefused
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -13,8 +15,7 @@ from worker.retraining.queue import run_id_of
 from worker.settings.schema import Settings
 
 _VERDICTS = """
-    SELECT r.run_id, r.status = 'completed' AND NOT (r.verdict = 'hold' AND r.metrics ->> 'samples' IS NOT NULL),
-        r.model_id, (SELECT count(*) FROM promotions AS p
+    SELECT r.run_id, r.status, r.verdict, r.metrics, r.model_id, (SELECT count(*) FROM promotions AS p
         WHERE p.run_id = r.run_id AND p.model_type = r.model_type AND p.action IN ('activate', 'hold', 'reject'))
     FROM training_runs AS r"""
 _ACTIVATIONS = """
@@ -60,27 +61,29 @@ def judge_trainings(settings: Settings, *, fair: tuple[str, ...]) -> list[str]:
                 found.append(f"{run.run_id} says that it runs")
             elif run.status == "failed" and not (run.error_message or "").startswith(fair):
                 found.append(f"{run.run_id} failed: {run.error_message}")
-        served = [row[0] for row in store.connection.query(_SERVED)]
+        served = [row[0] for row in store._connection.query(_SERVED)]
     return found + [f"{model_id} scored and was never activated" for model_id in served]
 
 
 def _ledger(store: FeatureDatabase) -> list[str]:
     """The ledger told from its beginning must lead to what serves; a run that had enough samples has a say once."""
     found = []
-    for run_id, judged, model_id, verdicts in store.connection.query(_VERDICTS):
+    for run_id, status, verdict, metrics, model_id, verdicts in store._connection.query(_VERDICTS):
+        too_few = verdict == "hold" and orjson.loads(metrics or "{}").get("samples") is not None
+        judged = status == "completed" and not too_few
         if verdicts != judged or (model_id is not None) != judged:
             found.append(f"{run_id} was {'' if judged else 'not '}judged: model {model_id}, {verdicts} in the ledger")
     serving: dict[str, str | None] = {}
     newest: Counter[str] = Counter()
-    for kind, model_id, previous, action, noted, entered, token, status in store.connection.query(_ACTIVATIONS):
+    for kind, model_id, previous, action, noted, entered, token, status in store._connection.query(_ACTIVATIONS):
         if previous != serving.get(kind):
             found.append(f"the ledger has {model_id} replace {previous}, when {serving.get(kind)} served")
         if action == "activate" and (noted != entered or status != "completed" or token <= newest[kind]):
             found.append(f"{model_id} was activated by training {token} ({status}), after {newest[kind]}")
         serving[kind] = model_id
         newest[kind] = token or newest[kind]
-    active = dict(store.connection.query("SELECT model_type, model_id FROM model_registry WHERE is_active = 1"))
-    count = store.connection.query("SELECT count(*) FROM model_registry WHERE is_active = 1")[0][0]
+    active = dict(store._connection.query("SELECT model_type, model_id FROM model_registry WHERE is_active = 1"))
+    count = store._connection.query("SELECT count(*) FROM model_registry WHERE is_active = 1")[0][0]
     if active != {kind: model_id for kind, model_id in serving.items() if model_id} or count != len(active):
         found.append(f"{active} serve, and by the ledger {serving}")
     return found

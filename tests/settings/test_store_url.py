@@ -39,6 +39,9 @@ def test_an_address_is_told_apart(url: str, name: str, hosts: tuple[str, ...]) -
         (f"postgresql://a:{HIDDEN}@db.example/db?sslmode=require", "must have sslmode=verify-full"),
         (f"postgresql://a:{HIDDEN}@localhost,db.example/db", "must have sslmode=verify-full"),
         (f"postgresql://a:{HIDDEN}@/db?host=db.example", "must have sslmode=verify-full"),
+        (f"postgresql://a:{HIDDEN}@localhost/db?host=db.example", "names its servers twice"),
+        (f"postgresql://a:{HIDDEN}@localhost/db?hostaddr=192.0.2.1", "no option of PostgreSQL's addresses: hostaddr"),
+        (f"postgresql://a:{HIDDEN}@localhost/db?sslmod=verify-full", "no option of PostgreSQL's addresses: sslmod"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_in_words(

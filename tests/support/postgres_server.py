@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 from urllib.parse import quote
@@ -38,16 +39,18 @@ needs_postgres = pytest.mark.skipif(
 class PostgresServer:
     """One server. `settings` are lines of its configuration beside ours; without any it syncs every commit.
 
-    With `standby_of` it is a copy of that one, which follows it.
+    With `standby_of` it is a copy of that one, which follows it. `port` is part of its socket's name, and where it
+    listens if a setting says so.
     """
 
-    def __init__(self, *settings: str, standby_of: PostgresServer | None = None) -> None:
+    def __init__(self, *settings: str, standby_of: PostgresServer | None = None, port: int = 5432) -> None:
         found = programs()
         assert found is not None, "PostgreSQL's server is not installed"
         self.programs = found
         self.directory = Path(tempfile.mkdtemp(prefix="pg"))
         self._settings = settings
         self._primary = standby_of
+        self.port = port
         self._user = _server_user()
         if self._user is not None:
             account = pwd.getpwnam(self._user)
@@ -60,6 +63,8 @@ class PostgresServer:
                 "pg_basebackup",
                 "-h",
                 source,
+                "-p",
+                str(self._primary.port),
                 "-U",
                 "postgres",
                 "-D",
@@ -85,7 +90,12 @@ class PostgresServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _configure(self) -> None:
-        lines = ["listen_addresses = ''", f"unix_socket_directories = '{self.directory}'", *self._settings]
+        lines = [
+            "listen_addresses = ''",
+            f"port = {self.port}",
+            f"unix_socket_directories = '{self.directory}'",
+            *self._settings,
+        ]
         with (self.data / "postgresql.conf").open("a") as file:
             file.write("\n".join(["", *lines, ""]))
 
@@ -97,7 +107,9 @@ class PostgresServer:
     def url(self, schema: str = "signal_refinery", **options: str) -> str:
         """The address of a schema in the database of the tests."""
         more = "".join(f"&{name}={quote(value)}" for name, value in options.items())
-        return f"postgresql://{ROLE}@/{DATABASE}?host={quote(str(self.directory))}&schema={schema}{more}"
+        return (
+            f"postgresql://{ROLE}@/{DATABASE}?host={quote(str(self.directory))}&port={self.port}&schema={schema}{more}"
+        )
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
@@ -117,7 +129,19 @@ class PostgresServer:
 
     def run_sql(self, sql: str, *, database: str = "postgres") -> str:
         """What a statement of the superuser prints."""
-        return self._run("psql", "-h", str(self.directory), "-U", "postgres", "-d", database, "-Atqc", sql)
+        return self._run(
+            "psql", "-h", str(self.directory), "-p", str(self.port), "-U", "postgres", "-d", database, "-Atqc", sql
+        )
+
+    def start_beside(self, command: Sequence[str], directory: Path) -> subprocess.Popen[bytes]:
+        """Another program as the same user, with a directory that is given to it."""
+        if self._user is not None:
+            account = pwd.getpwnam(self._user)
+            for path in (directory, *directory.rglob("*")):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        return subprocess.Popen(
+            command, user=self._user, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> str:
         # What pg_ctl starts would keep a pipe open.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trading_system.ml_refinement.monitoring.served import SERVED_DAYS, ServedFigures, read_served, served_figures
 from trading_system.ml_refinement.storage.times import DAY_US
 from trading_system.ml_refinement.typing import BoolArray
+from trading_system.ml_refinement.validation import metrics
 from trading_system.ml_refinement.validation.evidence import PredictionRecord, block_us
 from trading_system.ml_refinement.validation.walk_forward import measured_hold_us
 from worker.console.queries import ConsoleQueries
@@ -28,8 +29,12 @@ class ServedGroup(NamedTuple):
     """What was served of one symbol or kind."""
 
     name: str
-    figures: ServedFigures
+    rows: int
     win_rate: float
+    mean_r: float
+    log_loss: float
+    base_rate_log_loss: float
+    lift: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,18 @@ class ServedDays:
         found = []
         for name in names[largest].tolist():
             record = self.rows(values == name)
-            found.append(ServedGroup(name, served_figures(record), float(record.won.mean())))
+            won, p, base = record.won, record.p, record.base
+            found.append(
+                ServedGroup(
+                    name,
+                    rows=len(record),
+                    win_rate=float(won.mean()),
+                    mean_r=float(record.r.mean()),
+                    log_loss=float(metrics.log_losses(won, p).mean()),
+                    base_rate_log_loss=float(metrics.log_losses(won, base).mean()),
+                    lift=record.lift().value,
+                )
+            )
         return found
 
 

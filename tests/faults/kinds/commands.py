@@ -206,7 +206,8 @@ class RebuildRun(CommandRun):
 
     def _of_the_new_version(self) -> Settings:
         changed = {"ml": {"features": {"volatility_window": 15}}}
-        return load_settings(state_dir=self._state, market_data_dir=self._market, batch_size=4, **changed)
+        where = {"state_dir": self._state, "market_data_dir": self._market, **self.stores.settings(self._state)}
+        return load_settings(batch_size=4, **where, **changed)
 
     def _judge(self) -> Verdict:
         verdict = super()._judge()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import threading
 from functools import partial
 from typing import Any, ClassVar
@@ -53,8 +52,8 @@ class LettersRun(ScheduleRun):
     _changes: ClassVar[dict[str, Any]] = {"batch_size": 50}
 
     def _set_up(self) -> None:
-        shutil.copytree(self._prepared(), self._state)
-        with FeatureDatabase(self._state / "features.db") as store:
+        self.stores.copy(self._prepared(), self._state)
+        with FeatureDatabase(self._store) as store:
             letters = store.dead_letters.find(Filter(reason="no_market_data"), limit=COUNT)
         self.sent += [(letter.stream, letter.entry_id) for letter in letters]
         self._traffic.labels.update({str(letter.signal_id): {None} for letter in letters})
@@ -64,19 +63,20 @@ class LettersRun(ScheduleRun):
         kept = self._harness.directory / "letters"
         if not kept.exists():
             growing = kept.with_suffix(".new")
-            shutil.copytree(self._harness.template, growing)
+            self.stores.copy(self._harness.template, growing)
             (growing / "no-bars").mkdir()
             made = {name: value for name, value in signal(0).items() if name != "bars"}
             with self._client.pipeline() as pipe:
                 for number in range(COUNT):
                     pipe.xadd(SIGNALS, {"data": orjson.dumps(made | {"signal_id": f"letter-{number}"})})
                 pipe.execute()
-            settings = settings_for(growing, self._url, market_data_dir=growing / "no-bars", batch_size=200, block_ms=5)
+            quick = {"market_data_dir": growing / "no-bars", "batch_size": 200, "block_ms": 5}
+            settings = settings_for(growing, self._url, **quick, **self.stores.settings(growing))
             _, status = os.waitpid(fork(partial(work, settings, threading.Event(), idle_rounds=3)), 0)
             self._client.flushall()
             if status:
                 raise RuntimeError("the dead letters could not be made")
-            growing.rename(kept)
+            self.stores.rename(growing, kept)
         return kept
 
     def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 from scipy.special import gammaln, xlog1py, xlogy
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 from trading_system.ml_refinement.typing import BoolArray, FloatArray, IntArray
 
@@ -164,7 +164,7 @@ def auc(won: BoolArray, score: FloatArray) -> float:
 
 def brier(won: BoolArray, p: FloatArray) -> float:
     """Mean squared error of the probabilities (Brier 1950), both of shape (n,); NaN without rows."""
-    return float(brier_score_loss(won, p, labels=[False, True])) if len(won) else math.nan
+    return float(np.square(p - won).mean()) if len(won) else math.nan
 
 
 def calibration_error(won: BoolArray, p: FloatArray, *, bins: int = 10) -> tuple[float, float]:

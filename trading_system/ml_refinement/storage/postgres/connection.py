@@ -38,6 +38,15 @@ _LOCK_WAIT_MS = 5000
 #: A peer that is gone without a word is noticed after so long.
 _SILENCE_S = 10
 
+#: What the address may say otherwise.
+_UNLESS_TOLD: dict[str, Any] = {
+    "connect_timeout": _CONNECT_S,
+    "application_name": "signal-refinery",
+    "keepalives_idle": _SILENCE_S,
+    "keepalives_interval": _SILENCE_S // 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": _SILENCE_S * 1000,
+}
 _LOOK_EVERY_S = 1.0
 
 #: Handles inherited through a fork. Closing one would end the parent's session, so they are kept, never closed.
@@ -302,12 +311,7 @@ class PostgresConnection(Connection):
                 autocommit=True,
                 cursor_factory=psycopg.RawCursor,
                 context=_Context(),
-                connect_timeout=_CONNECT_S,
-                application_name="signal-refinery",
-                keepalives_idle=_SILENCE_S,
-                keepalives_interval=_SILENCE_S // 3,
-                keepalives_count=3,
-                tcp_user_timeout=_SILENCE_S * 1000,
+                **{name: value for name, value in _UNLESS_TOLD.items() if name not in self._place.options},
             )
         except (*OF_THE_DRIVER, ValueError) as error:
             raise translated(error, self.name) from error

@@ -15,6 +15,16 @@ _NAME = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,62}")
 _SERVER = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\[\]:@]*)(?::\d{1,5})?")
 #: What a URL may say beside what libpq reads.
 _OURS = "schema"
+#: What libpq reads of it. The driver's own list would need the driver; a name that is neither is a misspelt one, with
+#: which no connection could ever be made.
+_OPTIONS: Final = frozenset((
+    "application_name", "channel_binding", "client_encoding", "connect_timeout", "gssdelegation", "gssencmode",
+    "gsslib", "host", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname",
+    "load_balance_hosts", "options", "passfile", "password", "port", "require_auth", "requirepeer",
+    "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcert", "sslcertmode", "sslcompression", "sslcrl",
+    "sslcrldir", "sslkey", "sslmode", "sslnegotiation", "sslpassword", "sslrootcert", "sslsni",
+    "target_session_attrs", "tcp_user_timeout", "user",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +64,12 @@ def read_place(url: str) -> StorePlace:
         raise ValueError("the URL names no database: postgresql://user@host/database")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     schema = options.pop(_OURS, SCHEMA)
+    if unknown := sorted(options.keys() - _OPTIONS):
+        raise ValueError(f"no option of PostgreSQL's addresses: {', '.join(name[:40] for name in unknown)}")
     if not _NAME.fullmatch(schema):
         raise ValueError(f"schema={schema}: small letters, digits and _, not a digit or pg_ first, at most 63")
+    if servers and "host" in options:
+        raise ValueError("the URL names its servers twice, before the database and as host=")
     told = servers or options.get("host", "")
     hosts = [_SERVER.fullmatch(server) for server in unquote(told).split(",")]
     if any(server is None for server in hosts):
