@@ -35,7 +35,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 #: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
 BOTH_ENGINES = (
     "tests/consumer/",
+    "tests/cli/test_dead_letters.py",
+    "tests/cli/test_label.py",
+    "tests/cli/test_models.py",
+    "tests/cli/test_pins.py",
     "tests/importing/test_import.py",
+    "tests/maintenance/test_labelling.py",
+    "tests/maintenance/test_rebuild.py",
     "tests/retraining/test_training_lease.py",
     "tests/test_dead_letters.py",
 )

@@ -114,6 +114,7 @@ def test_discarding_needs_a_reason_and_acting_needs_a_choice(run: Run) -> None:
     assert (entry["action"], entry["detail"]) == ("discarded", {"reason": "noise"})
 
 
+@pytest.mark.sqlite_file
 def test_backup_and_restore_by_command(run: Run, settings: Settings, tmp_path: Path) -> None:
     made = parsed(run("backup", str(tmp_path / "copy"), "--json"))
     assert made["files"] == 2
@@ -152,7 +153,7 @@ def test_only_what_is_old_and_dealt_with_is_pruned(run: Run, settings: Settings,
     with FeatureDatabase(settings.store_place) as store:
         assert [row.id for row in store.dead_letters.find(Filter(status=None))] == [1, 3]
         assert [entry.action for entry in store.dead_letters.audit(2)] == ["discarded", "pruned"]
-        left = store.connection.query("SELECT signal_id, model_id FROM prediction_log ORDER BY 1, 2")
+        left = store._connection.query("SELECT signal_id, model_id FROM prediction_log ORDER BY 1, 2")
         # What serves, and what still waits for its trade.
         assert left == [("s-11", "serves"), ("s-12", "retired"), ("s-12", "serves")]
         assert store.counts().labelled == 1

@@ -131,7 +131,7 @@ def test_a_training_that_fills_in_labels_by_itself_and_tells_of_it(
     labelled()
     reported = report(desk, 6, cost=0.0)
     with desk.store.atomic():
-        desk.store.connection.run("DELETE FROM virtual_outcomes")
+        desk.store._connection.run("DELETE FROM virtual_outcomes")
     held = train()
     assert (held["verdict"], held["model_id"]) == ("hold", None)
     assert f"{reported} of 100 samples" in held["reason"]

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tests.support.learning_installation import LearningInstallation, fitted, learning_installation
 from tests.support.models_in_files import only_in_files
+from tests.support.store_place import store_place
 from trading_system.ml_refinement.actors import acting_user
 from trading_system.ml_refinement.config import ModelType
 from trading_system.ml_refinement.models import SignalQualityModel
@@ -105,7 +106,7 @@ def run(*arguments: str) -> object:
     return json.loads(done.stdout)
 
 
-def test_the_commands_say_what_they_did(installation: LearningInstallation) -> None:
+def test_the_commands_say_what_they_did(installation: LearningInstallation, tmp_path: Path) -> None:
     first, second = serving(installation, 2)
     installation.db.close()
     told = {"rolled_back": second.model_id, "serves": first.model_id, "pinned": True}
@@ -120,7 +121,7 @@ def test_the_commands_say_what_they_did(installation: LearningInstallation) -> N
     two = run("models", "compare", first.model_id, second.model_id)
     assert isinstance(two, dict)
     assert (two["rows"], two["words"]) == (0, "no signal with an outcome was scored by both")
-    with FeatureDatabase(installation.db.db_path) as db:
+    with FeatureDatabase(store_place(tmp_path)) as db:
         assert db.models.active_id(TYPE) == first.model_id
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests.support import rebuild_installation
 from tests.support.events import START, bars, signal
 from tests.support.rebuild_installation import NEW, OLD, STREAM, RebuildInstallation, csv_of, dump, event, features
+from tests.support.store_place import store_place
 from tests.support.waiting import join
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet, FeatureVector
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry, FeatureRequest
@@ -110,7 +111,7 @@ def test_labels_predictions_history_and_the_day_of_entry_stay(installation: Rebu
         installation.store.scores.put_served(
             [(f"s-{n}", None, "cold_start", b"as published %d" % n) for n in range(50)]
         )
-    installation.store.connection.run(
+    installation.store._connection.run(
         "INSERT INTO model_registry (model_id, model_type, version, created_at) VALUES (?,?,?,?)",
         ("m", "signal_quality", "1", "2026-01-01T00:00:00.000000Z"),
     )
@@ -120,11 +121,11 @@ def test_labels_predictions_history_and_the_day_of_entry_stay(installation: Rebu
     kept = "signal_id, timestamp, target_r_multiple, target_binary, target_return_pct, created_at, symbol, asset_class,"
     kept += " signal_type, conviction, event_hash, entry_id, label_time, label_revision, id, complete"
     labels = f"SELECT {kept} FROM feature_vectors ORDER BY id"  # noqa: S608
-    before = [dump(installation.store, table) for table in tables], installation.store.connection.query(labels)
+    before = [dump(installation.store, table) for table in tables], installation.store._connection.query(labels)
     assert installation.rebuild().run().rebuilt == 50
     assert (
         [dump(installation.store, table) for table in tables],
-        installation.store.connection.query(labels),
+        installation.store._connection.query(labels),
     ) == before
     version = FeaturePipeline(NEW).feature_version
     assert len(installation.store.vectors.training_matrix(feature_version=version, names=("atr_ratio",)).r) == 30
@@ -257,7 +258,7 @@ def test_a_rebuild_that_was_ended_goes_on_with_the_rest(installation: RebuildIns
 
 def test_a_vector_that_is_changed_meanwhile_is_not_overwritten(installation: RebuildInstallation) -> None:
     installation.receive(EVENTS[:10])
-    with FeatureDatabase(installation.store.db_path) as other:
+    with FeatureDatabase(store_place(installation.directory)) as other:
 
         def meanwhile(batch: SignalBatch) -> None:
             if len(batch.requests) == 10:
@@ -359,6 +360,7 @@ def test_a_batch_looks_once_for_each_symbol(installation: RebuildInstallation, m
     assert names == sorted(["ACME.csv", "ACME.parquet", "BETA.csv", "BETA.parquet"] * 2)
 
 
+@pytest.mark.sqlite_file
 def test_the_rest_of_a_rebuild_is_found_through_an_index(installation: RebuildInstallation) -> None:
     plans = {
         "read": (feature_versions.READ, ("v", 0, 9, 9)),
@@ -366,9 +368,9 @@ def test_the_rest_of_a_rebuild_is_found_through_an_index(installation: RebuildIn
         "restamp": (feature_versions.RESTAMP, (None,) * 5),
     }
     for name, (sql, params) in plans.items():
-        steps = [row[3] for row in installation.store.connection.query(f"EXPLAIN QUERY PLAN {sql}", params)]
+        steps = [row[3] for row in installation.store._connection.query(f"EXPLAIN QUERY PLAN {sql}", params)]
         assert all(step.startswith("SEARCH") for step in steps), (name, steps)
-    [count] = installation.store.connection.query(f"EXPLAIN QUERY PLAN {feature_versions.COUNTS}")
+    [count] = installation.store._connection.query(f"EXPLAIN QUERY PLAN {feature_versions.COUNTS}")
     assert "COVERING INDEX idx_fv_version" in count[3]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.support.store_place import store_place
 from trading_system.ml_refinement.config import FeatureConfig, MLConfig, TrainingConfig
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
@@ -77,7 +78,7 @@ def learning_installation(
     directory: Path, world: World | None = None, columns: list[str] | None = None
 ) -> LearningInstallation:
     directory.mkdir(parents=True, exist_ok=True)
-    db = FeatureDatabase(directory / "features.db", clock=lambda: NOW)
+    db = FeatureDatabase(store_place(directory), clock=lambda: NOW)
     db.initialize()
     feature_names = columns or (names(world) if world is not None else ["x00"])
     if world is not None:
