@@ -43,7 +43,7 @@ fuzz: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants --processes 2 $(TURN)
 
-# Speed, beside named baselines: about a quarter of an hour; two minutes; and the check of a change, ratios only.
+# Speed, beside named baselines: about half an hour; two minutes; and the check of a change, ratios only.
 $(VENV)/.bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@

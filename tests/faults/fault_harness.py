@@ -198,8 +198,6 @@ class ScheduleRun:
         self._made = made
         self._state = state
         self.stores = self._find_stores()
-        #: The place of the store.
-        self._store = self.stores.at(state)
         self._place = self._find_place()
         self._client = self._place.client
         #: Where workers find the server, and where whoever is not to be disturbed does.
@@ -223,6 +221,11 @@ class ScheduleRun:
 
     def _find_place(self) -> Place:
         return self._harness.place(self._made)
+
+    @property
+    def _store(self) -> str | Path:
+        """The place of the store."""
+        return self.stores.at(self._state)
 
     def _find_stores(self) -> Stores:
         return self._harness.stores
