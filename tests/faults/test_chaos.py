@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from tests.faults.catalogue import KINDS, KINDS_OF, ON_POSTGRES, schedule
-from tests.faults.fault_harness import Tally
+from tests.faults.fault_harness import EngineName, Tally
 from tests.faults.kinds import full_disk
 from tests.faults.schedules import CRASH_POINTS, TRAINING_CRASH_POINTS
 from tests.support.postgres_server import needs_postgres
@@ -23,13 +23,12 @@ WORKERS_ON_POSTGRES = sorted(set(ON_POSTGRES) - {"training"})
 DELICATE = ("run entered", "file written", "file renamed", "activated", "after activation committed")
 
 
-def run(directory: Path, *arguments: str) -> dict[str, Tally]:
+def run(directory: Path, *arguments: str, engine: EngineName = "sqlite") -> dict[str, Tally]:
     """What the schedules came to; their seeds are printed, and one is run again with `--seed`."""
-    engine = arguments[arguments.index("--engine") + 1] if "--engine" in arguments else "sqlite"
-    kinds = next(kinds for name, kinds in KINDS_OF.items() if name == engine)
+    kinds = KINDS_OF[engine]
     seed = random.SystemRandom().randrange(10**6) * len(kinds)
     path = directory / "tallies.json"
-    command = [sys.executable, "-m", "tests.faults.chaos", "--processes", "1", "--json", str(path)]
+    command = [sys.executable, "-m", "tests.faults.chaos", "--processes", "1", "--json", str(path), "--engine", engine]
     turns = sum(kind in arguments for kind in kinds)
     command += ["--schedules", str(turns), "--seed", str(seed), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -50,7 +49,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
 @pytest.fixture(scope="module")
 def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
     kinds = several("--kind", WORKERS_ON_POSTGRES)
-    return run(tmp_path_factory.mktemp("chaos"), "--engine", "postgresql", *several("--at", CRASH_POINTS), *kinds)
+    return run(tmp_path_factory.mktemp("chaos"), *several("--at", CRASH_POINTS), *kinds, engine="postgresql")
 
 
 def nothing_is_amiss(tally: Tally) -> bool:

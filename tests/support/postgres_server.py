@@ -57,6 +57,13 @@ class PostgresServer:
             os.chown(self.directory, account.pw_uid, account.pw_gid)
 
     def __enter__(self) -> Self:
+        return self.begun()
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def begun(self) -> Self:
+        """The server, whose files are made, and which runs."""
         if self._primary is not None:
             source = str(self._primary.directory)
             self._run(
@@ -85,7 +92,8 @@ class PostgresServer:
         self.run_sql(f"CREATE DATABASE {DATABASE} OWNER {ROLE}")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def remove(self) -> None:
+        """Crash it, and remove its files."""
         self.stop("immediate")
         shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
 from functools import partial
 
 from tests.faults.fault_harness import ScheduleRun
@@ -50,7 +49,7 @@ class ServerRun(ScheduleRun):
     """The server of everyone's stores ends, and comes back."""
 
     def _disturb(self) -> None:
-        ends = self._made.details.pop("ends", []) if self._is_last() else []
+        ends = self._made.details["ends"] if self._is_last() else []
         self._due = [(at, partial(self._end, how, for_s)) for at, how, for_s in ends]
 
     def _is_last(self) -> bool:
@@ -81,24 +80,18 @@ class Standby:
     """A primary and its standby. Whoever has taken over gets a new standby before the next schedule."""
 
     def __init__(self) -> None:
-        self.primary = PostgresServer("wal_keep_size = '64MB'")
-        self.primary.__enter__()
-        self.standby = self._of(self.primary)
-
-    def _of(self, primary: PostgresServer) -> PostgresServer:
-        standby = PostgresServer(standby_of=primary)
-        standby.__enter__()
-        return standby
+        self.primary = PostgresServer("wal_keep_size = '64MB'").begun()
+        self.standby = PostgresServer(standby_of=self.primary).begun()
 
     def make_whole(self, *, synchronous: bool) -> None:
         """Both run, the one follows the other, and commits wait for it or not."""
         if self.standby.run_sql("SELECT pg_is_in_recovery()") == "f":
-            self.primary.__exit__()
+            self.primary.remove()
             self.primary = self.standby
-            self.standby = self._of(self.primary)
+            self.standby = PostgresServer(standby_of=self.primary).begun()
         elif not self.primary.run_sql("SELECT 1 FROM pg_stat_replication"):  # cut off, and nobody took over
-            self.standby.__exit__()
-            self.standby = self._of(self.primary)
+            self.standby.remove()
+            self.standby = PostgresServer(standby_of=self.primary).begun()
         names = "*" if synchronous else ""
         self.primary.run_sql(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
         self.primary.run_sql("SELECT pg_reload_conf()")
@@ -123,8 +116,7 @@ class Standby:
 
     def close(self) -> None:
         for server in (self.primary, self.standby):
-            with suppress(AssertionError):
-                server.__exit__()
+            server.remove()
 
 
 class PromotedRun(ServerRun):
