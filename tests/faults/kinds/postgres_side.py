@@ -39,10 +39,12 @@ def promoted(rng: random.Random, made: Schedule) -> None:
     made.details.update(
         synchronous=synchronous,
         how=rng.choice(("killed", "crashed")),
-        at=rng.uniform(0.02, 0.4),
-        # How long nothing reaches the standby before that.
-        behind_s=0.0 if synchronous else rng.choice([0.0, rng.uniform(0.02, 0.3)]),
+        at=rng.uniform(0.02, 1.0),
+        # Nothing of the last round reaches the standby.
+        behind=not synchronous and rng.random() < 0.7,
     )
+    # A host's own archive finds what the store has lost too; on other hosts, and without one, only the watch does.
+    made.archive = made.archive and not made.details["behind"]
 
 
 class ServerRun(ScheduleRun):
@@ -107,6 +109,7 @@ class Standby:
         """Nothing reaches the standby any more."""
         self.standby.run_sql("ALTER SYSTEM SET primary_conninfo = ''")
         self.standby.run_sql("SELECT pg_reload_conf()")
+        wait_until(lambda: not self.primary.run_sql("SELECT 1 FROM pg_stat_replication"))
 
     def take_over(self, how: str) -> None:
         """The primary ends, and the standby stands in for it."""
@@ -139,16 +142,17 @@ class PromotedRun(ServerRun):
         self.stores.make(self._state)
         self._pair.caught_up()
 
+    def _round(self, lives: list[Life], events: list[tuple[str, bytes]]) -> None:
+        if lives is self._made.rounds[-1] and self._made.details["behind"]:
+            self._pair.caught_up()
+            self._pair.cut_off()
+        super()._round(lives, events)
+
     def _disturb(self) -> None:
-        details = self._made.details
-        self._due = []
-        if self._is_last():
-            if details["behind_s"]:
-                self._due.append((details["at"], self._pair.cut_off))
-            self._due.append((details["at"] + details["behind_s"], self._take_over))
+        self._due = [(self._made.details["at"], self._take_over)] if self._is_last() else []
 
     def _take_over(self) -> None:
-        if not self._made.details["behind_s"] and not self._made.details["synchronous"]:
+        if not self._made.details["behind"] and not self._made.details["synchronous"]:
             self._pair.caught_up()
         self._pair.take_over(self._made.details["how"])
         self.stores = OnAServer(self._pair.standby, self._pair.primary)
