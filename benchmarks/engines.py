@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -32,7 +33,7 @@ from tests.support.postgres_server import PostgresServer
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.tables.vectors import INSERT_NEW, VectorRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from worker.installation import feature_pipeline, open_store, upgrade_store
+from worker.installation import copy_a_store, feature_pipeline, open_store, upgrade_store
 from worker.settings.schema import Settings
 
 RESULTS = Path(__file__).parent / "tables" / "engines.json"
@@ -128,6 +129,30 @@ def status_ms(place: Environment, *, signals: int) -> float:
         return median(_timed(store.counts) for _ in range(20))
 
 
+class Copied(NamedTuple):
+    """A copy with its comparison row by row."""
+
+    rows: int
+    seconds: float
+
+
+def copies(place: Environment) -> dict[str, Copied]:
+    """The store of the status copied out of PostgreSQL, and that copy into PostgreSQL again."""
+    source, file, back = (
+        place.settings(state) for state in ("postgres_engine_rows", "copied", "postgres_engine_copied")
+    )
+    return {
+        "PostgreSQL to SQLite": _copied(source, file),
+        "SQLite to PostgreSQL": _copied(file, back),
+    }
+
+
+def _copied(source: Settings, target: Settings) -> Copied:
+    began = time.perf_counter()
+    tables = copy_a_store(source.store_place, target.store_place, told=lambda _: None)
+    return Copied(sum(table.rows for table in tables), time.perf_counter() - began)
+
+
 def _begun(settings: Settings, signals: int) -> None:
     upgrade_store(settings)
     with open_store(settings) as store:
@@ -191,6 +216,7 @@ def main() -> None:
         reading = training_rows(place, rows=5_000 if quick else 100_000, rounds=3)
         signals = 20_000 if quick else 1_000_000
         status = status_ms(place, signals=signals)
+        copied = copies(place)
     ours, theirs = workers["postgresql"], workers["sqlite"]
     lines = [
         ("whole worker, events a second beside SQLite", 1 / ours.over(theirs), ">= .6"),
@@ -199,6 +225,10 @@ def main() -> None:
         ("512 vectors by executemany, beside arrays", median(arrays["executemany"]) / median(arrays["arrays"]), ">= 2"),
         ("reading training rows, beside SQLite", median(reading["postgresql"]) / median(reading["sqlite"]), "<= 2"),
         (f"status at {signals:,} signals, ms", status, "<= 300"),
+    ]
+    lines += [
+        (f"{way}: {one.rows:,} rows copied and compared, a second", one.rows / one.seconds, ">= 5,000")
+        for way, one in copied.items()
     ]
     print("| figure | measured | goal |\n|---|---|---|")
     for what, figure, goal in lines:

@@ -290,3 +290,12 @@ def test_a_list_of_features_may_be_longer_than_an_index_holds(db: FeatureDatabas
         number = db.vectors.list_id(names)
         assert db.vectors.list_id(names) == number
         assert db.vectors.list_id(names[:-1]) != number
+
+
+def test_a_look_at_a_small_table_is_not_compiled_first(db: FeatureDatabase) -> None:
+    """Where whole tables are not to be read, one that has no other way costs so much that PostgreSQL compiles it."""
+    look = "EXPLAIN (ANALYZE, FORMAT JSON) SELECT id FROM feature_lists WHERE names = 'x'"
+    with db.atomic():
+        [[[plan]]] = db._connection.query(look)
+    assert "Seq Scan" in plan["Plan"]["Node Type"]
+    assert "JIT" not in plan

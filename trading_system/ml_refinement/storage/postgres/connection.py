@@ -345,7 +345,8 @@ class PostgresConnection(Connection):
 
     def _settings(self, scope: str) -> list[str]:
         # The schema's name has been held to letters, digits and _.
-        said = {"search_path": self.schema, "lock_timeout": str(_LOCK_WAIT_MS)}
+        # Compiling takes longer than any statement here; turning off reads of whole tables makes small ones seem dear.
+        said = {"search_path": self.schema, "lock_timeout": str(_LOCK_WAIT_MS), "jit": "off"}
         if self.read_only:
             said["transaction_read_only" if scope == "LOCAL" else "default_transaction_read_only"] = "on"
         return [f"SET {scope} {name} = {value}" for name, value in said.items()]
