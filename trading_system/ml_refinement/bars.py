@@ -203,6 +203,10 @@ class Bars:
         """The newest `count` bars, as views."""
         return self._cut(slice(max(len(self) - count, 0), None))
 
+    def between(self, begin: int, end: int) -> Bars:
+        """The bars from position `begin` to before `end`, as views."""
+        return self._cut(slice(begin, end))
+
     def check(self, *, enclosed: bool = True) -> Bars:
         """These bars, when they keep every rule.
 

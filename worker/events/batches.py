@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 from typing import NamedTuple
 
+from trading_system.ml_refinement.bars import Bars
+from worker.events.bar_series import SeriesReader, Stretch
 from worker.events.decoding import Limits, SignalCreated, decode_without_bars
-from worker.events.inline_bars import CutEvent, cut, read_columns
+from worker.events.inline_bars import cut, read_columns
 from worker.events.plain_signals import Brought, plain_signals
 
 try:
@@ -15,8 +18,7 @@ try:
 except ModuleNotFoundError:  # where there are no wheels of it, events with bars are read one by one
     simdjson = None  # type: ignore[assignment]
 
-#: So many events' bars are read together.
-_TOGETHER = 16
+_SYMBOL = b'"symbol":'
 
 
 class ReadTogether(NamedTuple):
@@ -35,13 +37,7 @@ def decode_together(datas: Sequence[bytes | None], *, now: datetime, limits: Lim
         limits: what the door lets in.
     """
     rests: list[bytes | None] = list(datas)
-    brought: dict[int, Brought] = {}
-    parser = simdjson.Parser() if simdjson is not None else None
-    for begin in range(0, len(datas), _TOGETHER) if parser is not None else ():
-        places = range(begin, min(begin + _TOGETHER, len(datas)))
-        for place, event, columns in _with_bars(datas, places, parser, limits):
-            rests[place] = event.rest
-            brought[place] = columns
+    brought = _brought(datas, rests, limits) if simdjson is not None else {}
     signals, unknown_fields = plain_signals(rests, now=now, limits=limits, brought=brought)
     for place, (bars, benchmark) in brought.items():
         if signals[place] is None:
@@ -52,19 +48,51 @@ def decode_together(datas: Sequence[bytes | None], *, now: datetime, limits: Lim
     return ReadTogether(signals, unknown_fields)
 
 
-def _with_bars(
-    datas: Sequence[bytes | None], places: range, parser: simdjson.Parser, limits: Limits
-) -> Iterator[tuple[int, CutEvent, Brought]]:
-    """The events at these places whose bars could all be read."""
-    events = [
-        (place, event)
-        for place in places
-        if (data := datas[place]) is not None and len(data) <= limits.max_bytes and (event := cut(data)) is not None
-    ]
-    if not events:
-        return
-    read = iter(read_columns([texts for _, event in events for texts in event.columns.values()], parser))
-    for place, event in events:
-        found = {name: next(read) for name in event.columns}
+class _Cut(NamedTuple):
+    """An event without its bars, and by field where they will be found."""
+
+    place: int
+    rest: bytes
+    stretches: dict[str, Stretch]
+
+
+def _brought(datas: Sequence[bytes | None], rests: list[bytes | None], limits: Limits) -> dict[int, Brought]:
+    """By place, the bars of events that could all be read; those events' rests are entered."""
+    parser = simdjson.Parser()
+    reader = SeriesReader(parser)
+    events = []
+    for place in _by_symbol(datas, limits.max_bytes):
+        if (event := cut(datas[place] or b"")) is not None:
+            stretches = {name: reader.add(name, texts) for name, texts in event.columns.items()}
+            events.append(_Cut(place, event.rest, stretches))
+    reader.read()
+    brought: dict[int, Brought] = {}
+    for place, rest, stretches in events:
+        found = {name: stretch.bars for name, stretch in stretches.items()}
+        if any(bars is None for bars in found.values()):
+            found = _alone(datas[place] or b"", stretches, parser)
         if all(bars is not None and len(bars) <= limits.max_bars for bars in found.values()):
-            yield place, event, (found.get("bars"), found.get("benchmark"))
+            rests[place] = rest
+            brought[place] = found.get("bars"), found.get("benchmark")
+    return brought
+
+
+def _by_symbol(datas: Sequence[bytes | None], max_bytes: int) -> list[int]:
+    """The places of the events that are not too long, those of a symbol in their order, one after the other.
+
+    A guess is enough: it only decides which events' bars are compared.
+    """
+    symbols: dict[bytes, list[int]] = {}
+    for place, data in enumerate(datas):
+        if data is not None and len(data) <= max_bytes:
+            begin = data.find(_SYMBOL)
+            symbols.setdefault(data[begin : data.find(b",", begin)] if begin >= 0 else b"", []).append(place)
+    return [*chain.from_iterable(symbols.values())]
+
+
+def _alone(data: bytes, stretches: dict[str, Stretch], parser: simdjson.Parser) -> dict[str, Bars | None]:
+    """The bars of an event that shared a series which could not be read, perhaps for another one's fault."""
+    event = cut(data) if any(stretch.series.is_shared for stretch in stretches.values()) else None
+    if event is None:
+        return dict.fromkeys(stretches)
+    return dict(zip(event.columns, read_columns(list(event.columns.values()), parser), strict=True))
