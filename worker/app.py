@@ -215,8 +215,7 @@ def feature_rebuild(settings: Settings) -> Iterator[Rebuild]:
     with ExitStack() as stack:
         store = existing_store(settings)
         stack.callback(store.close)
-        there = settings.archive_path.exists()
-        archive = stack.enter_context(open_archive(settings)) if there else None
+        archive = stack.enter_context(open_archive(settings)) if settings.archive_is_there else None
         _describe(store, pipeline)
         yield Rebuild(
             store=store,

@@ -16,7 +16,7 @@ from trading_system.ml_refinement.recipe_parameters import wrong_parameters
 from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from worker.errors import ConfigurationError, NoStore
 from worker.settings.messages import variable
-from worker.settings.schema import Settings, is_given
+from worker.settings.schema import ARCHIVE_FILE, Settings, is_given
 from worker.state_dir import place_of, refuse_half_restored
 
 if TYPE_CHECKING:
@@ -77,14 +77,23 @@ def upgrade_store(settings: Settings) -> list[int]:
 
 
 def copy_a_store(source: str, target: str, *, told: Callable[[CopiedTable], None]) -> list[CopiedTable]:
-    """Copy a store at a path or an address into another one, and compare them; see `copy_store`.
+    """Copy a store at a path or an address into another one, its archive with it, and compare them; see `copy_store`
+    and `copy_archive`. The archive of a file lies beside it, that of an address in the same schema.
 
     Raises:
         NoStore: there is none at the source's path.
         ConfigurationError: an address cannot be used.
         StoreError: one of them cannot be opened, the target is another installation's, or they do not say the same.
     """
-    from trading_system.ml_refinement.storage.shared.copying import copy_store  # for the one command
+    from trading_system.ml_refinement.storage.shared.archives import copy_archive  # for the one command
+    from trading_system.ml_refinement.storage.shared.copying import copy_store  # as above
+
+    def archive() -> list[CopiedTable]:
+        kept = _archive_of(source)
+        if isinstance(kept, Path) and not kept.exists():
+            return []
+        with EventArchive(kept) as mine, EventArchive(_archive_of(target)) as theirs:
+            return copy_archive(mine, theirs, told=told)
 
     if "://" not in source and not Path(source).exists():
         raise NoStore(f"no store at {source}")
@@ -92,9 +101,40 @@ def copy_a_store(source: str, target: str, *, told: Callable[[CopiedTable], None
         with closing(FeatureDatabase(source)) as here, closing(FeatureDatabase(target)) as there:
             here.initialize()
             there.upgrade()
-            return copy_store(here, there, told=told)
+            return copy_store(here, there, told=told, archive=archive)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+
+
+def _archive_of(place: str) -> str | Path:
+    return place if "://" in place else Path(place).with_name(ARCHIVE_FILE)
+
+
+def add_archive_file(settings: Settings, file: Path, *, told: Callable[[int], None]) -> int:
+    """Add the events of an archive's file to this installation's archive; how many were new. See `add_archive`.
+
+    Raises:
+        NoStore: there is no such file.
+        StoreError: one of the two cannot be opened, or is damaged.
+    """
+    from trading_system.ml_refinement.storage.shared.archives import add_archive  # for the one command
+
+    if not file.exists():
+        raise NoStore(f"no archive at {file}")
+    with closing(EventArchive(file, read_only=True)) as source, open_archive(settings) as target:
+        source.initialize()
+        return add_archive(source, target, told=told)
+
+
+def make_archive_ahead(settings: Settings) -> list[str]:
+    """Make the partitions that the next months' events go to, where the archive has any; those that were made.
+
+    Raises:
+        StoreRefused: the role may not make them. Nothing is lost: the default partition takes the events.
+        StoreError: they cannot be made now.
+    """
+    with open_archive(settings) as archive:
+        return archive.make_ahead()
 
 
 def existing_store(settings: Settings) -> FeatureDatabase:
@@ -202,13 +242,25 @@ def open_copy(path: Path) -> FeatureDatabase:
 
 
 def open_archive(settings: Settings, *, read_only: bool = False) -> EventArchive:
-    """The archive of received events of this installation.
+    """The archive of received events of this installation: a file, or in the store where that is in PostgreSQL.
 
     Raises:
         StoreUnavailable: it cannot be opened now.
         StoreDamaged: it is no archive, or a damaged one.
     """
-    return EventArchive(settings.archive_path, read_only=read_only)
+    return EventArchive(settings.archive_place, read_only=read_only)
+
+
+def open_archive_to_look(settings: Settings) -> EventArchive:
+    """The archive for pages that only look: that of a standby, where the settings name one.
+
+    Raises:
+        StoreUnavailable: it cannot be opened now.
+        StoreDamaged: it is no archive, or a damaged one.
+    """
+    if settings.store_read_url is None:
+        return open_archive(settings, read_only=True)
+    return EventArchive(settings.store_read_url, read_only=True)
 
 
 def check_recipe(settings: Settings) -> None:

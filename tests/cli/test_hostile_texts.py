@@ -112,6 +112,7 @@ def commands(letters: int, files: Path) -> dict[str, list[tuple[str, ...]]]:
         "adopt": [("adopt",)],
         "store upgrade": [("store", "upgrade")],
         "store copy": [("store", "copy", str(lines), "postgresql://nobody@localhost:1/none")],
+        "store add-archive": [("store", "add-archive", str(lines))],
         "schema": [("schema",)],
         "asyncapi": [("asyncapi",)],
         "hash-password": [("hash-password",)],

@@ -25,10 +25,9 @@ class Stores(ABC):
     def settings(self, state: Path) -> dict[str, Any]:
         """What makes it the store of processes with that state directory."""
 
+    @abstractmethod
     def make(self, state: Path) -> None:
         """An empty one."""
-        with EventArchive(state / "events.db"):
-            pass
 
     def copy(self, kept: Path, state: Path) -> None:
         """A copy of one that nobody has open."""
@@ -53,8 +52,7 @@ class InFiles(Stores):
         return {}
 
     def make(self, state: Path) -> None:
-        super().make(state)
-        with FeatureDatabase(self.at(state)):
+        with FeatureDatabase(self.at(state)), EventArchive(state / "events.db"):
             pass
 
 
@@ -77,7 +75,7 @@ class OnAServer(Stores):
         return {"store_url": self.at(state)}
 
     def make(self, state: Path) -> None:
-        super().make(state)
+        state.mkdir(mode=0o700, parents=True)
         self._primary.run_sql(f"CREATE DATABASE {self.database(state)} OWNER {ROLE}")
         with closing(FeatureDatabase(self.at(state))) as store:
             store.upgrade()

@@ -180,10 +180,12 @@ def test_what_cannot_be_rebuilt_stays_and_is_listed_with_its_reason(installation
     installation.receive([signal(9, bars=None, symbol="BROKEN")])
     installation.store.store_feature_vector(FeatureVector("by-hand", "2024-01-01", {"x": 1.0}), symbol="HAND")
     drop = "DELETE FROM events WHERE entry_id = ?"
-    installation.archive._connection.run(drop, ("1-0",))
-    installation.archive._connection.run("UPDATE events SET payload = x'00', packed = 1 WHERE entry_id = '2-0'")
-    installation.archive._connection.run("UPDATE events SET payload = x'7b', packed = 0 WHERE entry_id = '3-0'")
-    installation.archive._connection.run(drop, ("4-0",))
+    damage = "UPDATE events SET payload = ?, packed = ? WHERE entry_id = ?"
+    archive = installation.archive.engine.connection
+    archive.run(drop, ("1-0",))
+    archive.run(damage, (b"\x00", 1, "2-0"))
+    archive.run(damage, (b"\x7b", 0, "3-0"))
+    archive.run(drop, ("4-0",))
     installation.archive.append(
         [ArchivedEvent(STREAM, "4-0", utc_text(START), orjson.dumps(event(3, technical_score=1.0)))]
     )
@@ -235,7 +237,7 @@ def test_without_an_archive_nothing_is_rebuilt_and_all_of_it_is_said(installatio
 
 def test_an_event_of_a_stream_that_was_renamed_since_is_found(installation: RebuildInstallation) -> None:
     installation.receive(EVENTS[:5])
-    installation.archive._connection.run("UPDATE events SET stream = 'signals.v1' WHERE id % 2 = 1")
+    installation.archive.engine.connection.run("UPDATE events SET stream = 'signals.v1' WHERE id % 2 = 1")
     assert installation.rebuild().run().rebuilt == 5
     assert installation.archive.streams() == [STREAM, "signals.v1"]
 

@@ -38,6 +38,7 @@ def path(tmp_path: Path) -> Path:
 #: Modules whose tests hold for a store in either engine.
 BOTH_ENGINES = {
     "test_dead_letter_listing",
+    "test_event_archive",
     "test_leases",
     "test_store_batches",
     "test_store_dead_letters",

@@ -6,24 +6,25 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.support.postgres_server import needs_postgres
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase
 from trading_system.ml_refinement.storage.postgres.dialect import insert_from_arrays, translated_statement
 from trading_system.ml_refinement.storage.statement import Statement
 
 COLUMNS = """
-    SELECT table_name::text, column_name::text FROM information_schema.columns WHERE table_schema = ? ORDER BY 1, 2"""
+    SELECT table_name::text, column_name::text FROM information_schema.columns
+    JOIN pg_class ON oid = format('%I.%I', table_schema, table_name)::regclass AND NOT relispartition
+    WHERE table_schema = ?"""
+IN_SQLITE = """
+    SELECT m.name, c.name FROM sqlite_schema AS m CROSS JOIN pragma_table_info(m.name) AS c
+    WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite%'"""
+#: A unique key of a partitioned table has to hold what it is partitioned by.
+PARTITIONED_BY = ("events", "entry_ms")
 
 
 @needs_postgres
 def test_both_engines_have_the_same_tables_and_columns(postgres_url: str) -> None:
-    with FeatureDatabase(":memory:") as one:
-        names = [name for (name,) in one._connection.query("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-        in_sqlite = {
-            (table, column)
-            for table in names
-            if not table.startswith("sqlite_")
-            for (column,) in one._connection.query("SELECT name FROM pragma_table_info(?)", (table,))
-        }
+    with FeatureDatabase(":memory:") as one, EventArchive(":memory:") as archive:
+        in_sqlite = {*one._connection.query(IN_SQLITE), *archive.engine.connection.query(IN_SQLITE), PARTITIONED_BY}
     other = FeatureDatabase(postgres_url)
     other.upgrade()
     with other:

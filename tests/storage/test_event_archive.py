@@ -1,7 +1,10 @@
+"""The archive of received events: in a file, and in a store in PostgreSQL."""
+
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,18 +12,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.support.rows import at
-from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, StoreDamaged, StoreUnavailable
+from trading_system.ml_refinement.storage import (
+    ArchivedEvent,
+    EventArchive,
+    FeatureDatabase,
+    StoreDamaged,
+    StoreUnavailable,
+)
 from trading_system.ml_refinement.storage.event_blocks import parts
 from trading_system.ml_refinement.storage.schema import migrate, steps
 from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
+from trading_system.ml_refinement.storage.statement import Statement
 from trading_system.ml_refinement.storage.times import utc_now
-
-BITS_TURNED = "UPDATE blocks SET payload = CAST(substr(payload, 1, length(payload) - 1) || x'5a' AS BLOB)"
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[EventArchive]:
-    with EventArchive(tmp_path / "archive.db") as archive:
+def archive(place: str | Path) -> Iterator[EventArchive]:
+    if isinstance(place, str):
+        with closing(FeatureDatabase(place)) as store:
+            store.upgrade()
+    with EventArchive(place) as archive:
         yield archive
 
 
@@ -65,7 +76,7 @@ def test_where_the_first_of_two_events_is_pruned_the_second_is_still_known_by_it
 
 def test_an_event_is_kept_beside_damaged_bytes_of_its_id(archive: EventArchive) -> None:
     archive.append([event(1, payload=b"a" * 1000)])
-    SqliteConnection(archive.path).run("UPDATE events SET payload = x'00ff'")
+    archive.engine.connection.run("UPDATE events SET payload = ?", (b"\x00\xff",))
     assert archive.append([event(1, payload=b"a" * 1000)]) == 1
 
 
@@ -73,7 +84,7 @@ def test_repetitive_events_are_stored_in_a_fraction(archive: EventArchive) -> No
     bars = b'{"close": [' + b"101.25, " * 280 + b"101.25]}"
     archive.append([event(1, payload=bars)])
     archive.append([event(number, payload=bars.replace(b"280", b"%d" % number)) for number in range(2, 102)])
-    connection = SqliteConnection(archive.path)
+    connection = archive.engine.connection
     alone = connection.query("SELECT length(payload) FROM events WHERE entry_id = '1-0'")[0][0]
     assert alone < len(bars) / 10
     together = connection.query("SELECT (SELECT sum(length(payload)) FROM events) + sum(length(payload)) FROM blocks")
@@ -90,7 +101,7 @@ def test_pruning_drops_what_is_older_and_nothing_else(archive: EventArchive) -> 
 
 def test_damaged_bytes_are_damage(archive: EventArchive) -> None:
     archive.append([event(1, payload=b"a" * 1000)])
-    SqliteConnection(archive.path).run("UPDATE events SET payload = x'00ff'")
+    archive.engine.connection.run("UPDATE events SET payload = ?", (b"\x00\xff",))
     with pytest.raises(StoreDamaged):
         archive.get("signals.created", "1-0")
 
@@ -108,7 +119,7 @@ def test_events_that_are_kept_together_come_back_each_as_it_was(archive: EventAr
         assert archive.get_all("signals.created", f"{number}-0") == [payloads[number]]
     assert archive.newest("signals.created", among=303) == payloads[::-1]
     assert archive.append(rows) == 0
-    assert SqliteConnection(archive.path).query("SELECT count(*) FROM blocks") == [(blocks_of(payloads),)]
+    assert archive.engine.connection.query("SELECT count(*) FROM blocks") == [(blocks_of(payloads),)]
 
 
 def blocks_of(payloads: list[bytes]) -> int:
@@ -117,8 +128,13 @@ def blocks_of(payloads: list[bytes]) -> int:
 
 def test_what_an_earlier_release_packed_is_read_beside_blocks(archive: EventArchive) -> None:
     old, odd = b"a" * 1000, b"\x00 no place"
-    add = "INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES ('signals.created', ?, ?, ?, ?)"
-    earlier = SqliteConnection(archive.path)
+    add = Statement(
+        "INSERT INTO events (stream, entry_id, received_at, payload, packed) VALUES ('signals.created', ?, ?, ?, ?)",
+        postgres="""
+            INSERT INTO events (stream, entry_ms, entry_id, received_at, payload, packed)
+            VALUES ('signals.created', ms_of_entry(CAST(?1 AS text)), CAST(?1 AS text), ?2, ?3, ?4)""",
+    )
+    earlier = archive.engine.connection
     earlier.run(add, ("1-0", at(1), zlib.compress(old, 1), 1))
     earlier.run(add, ("2-0", at(1), odd, 0))
     assert archive.append([event(1, payload=old), event(2, payload=odd), event(3, payload=old)]) == 1
@@ -141,7 +157,7 @@ def test_an_archive_of_the_first_step_is_brought_up_to_date_and_keeps_what_it_ha
 def test_blocks_go_with_the_last_of_their_events_and_no_number_is_given_twice(archive: EventArchive) -> None:
     archive.append([event(1, day=1, payload=b"a"), event(2, day=9, payload=b"b")])
     archive.append([event(3, day=2, payload=b"c"), event(4, day=3, payload=b"d")])
-    connection = SqliteConnection(archive.path)
+    connection = archive.engine.connection
     assert archive.prune(datetime(2024, 1, 6, tzinfo=UTC)) == 3
     assert connection.query("SELECT id FROM blocks") == [(1,)]
     assert archive.get("signals.created", "2-0") == b"b"
@@ -152,11 +168,21 @@ def test_blocks_go_with_the_last_of_their_events_and_no_number_is_given_twice(ar
     assert connection.query("SELECT id FROM blocks") == []
 
 
-@pytest.mark.parametrize("damage", ["DELETE FROM blocks", "UPDATE blocks SET payload = x'00'", BITS_TURNED])
-def test_damage_to_a_block_is_damage_to_its_events_and_to_no_others(archive: EventArchive, damage: str) -> None:
+def bits_turned(packed: bytes) -> bytes:
+    return packed[:-1] + b"\x5a"
+
+
+@pytest.mark.parametrize("damage", [None, lambda _: b"\x00", bits_turned])
+def test_damage_to_a_block_is_damage_to_its_events_and_to_no_others(
+    archive: EventArchive, damage: Callable[[bytes], bytes] | None
+) -> None:
     archive.append([event(1, payload=b"a" * 1000), event(2, payload=b"b" * 1000)])
     archive.append([event(3, payload=b"c" * 1000)])
-    SqliteConnection(archive.path).run(damage)
+    connection = archive.engine.connection
+    if damage is None:
+        connection.run("DELETE FROM blocks")
+    else:
+        connection.run("UPDATE blocks SET payload = ?", (damage(connection.query("SELECT payload FROM blocks")[0][0]),))
     for number in (1, 2):
         with pytest.raises(StoreDamaged, match=f"{number}-0"):
             archive.get("signals.created", f"{number}-0")

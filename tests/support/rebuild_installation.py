@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from tests.support.events import START, bars, signal
-from tests.support.store_place import store_place
+from tests.support.store_place import archive_place, store_place
 from trading_system.ml_refinement.config import FeatureConfig, FeatureSet
 from trading_system.ml_refinement.features import FeaturePipeline, FeatureRegistry
 from trading_system.ml_refinement.features.feature_store import Capture, FeatureStore
@@ -94,7 +94,7 @@ def rebuild_installation(directory: Path) -> Iterator[RebuildInstallation]:
     source = DirectorySource(market, benchmark_symbols={"crypto": "BTC"}, max_bar_age_days=7)
     with (
         FeatureDatabase(store_place(directory)) as store,
-        EventArchive(directory / "events.db") as archive,
+        EventArchive(archive_place(directory)) as archive,
     ):
         yield RebuildInstallation(store, archive, source, directory)
 

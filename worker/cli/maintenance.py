@@ -12,7 +12,7 @@ from trading_system.ml_refinement.config import MOST_DAYS
 from trading_system.ml_refinement.storage.shared.copying import CopiedTable
 from worker.cli import output
 from worker.cli.options import CONTEXT, Json, settings_and_log
-from worker.installation import copy_a_store, open_store, ownership, release, upgrade_store
+from worker.installation import add_archive_file, copy_a_store, open_store, ownership, release, upgrade_store
 from worker.observability.printable import counted
 from worker.redis_server.connection import server
 from worker.state_dir import make_private
@@ -46,7 +46,8 @@ def copy_(
     """Copy a store into another one, from SQLite to PostgreSQL or back, and compare them row by row.
 
     Stop workers and trainers first, or copy twice: the first time while they run, the second after they were stopped,
-    for what has changed. The copy is the same installation; only one of the two may work from then on.
+    for what has changed. The copy is the same installation; only one of the two may work from then on. The archive of
+    received events goes along: events.db beside a file, in the same schema with an address.
     """
     settings_and_log()
     done = copy_a_store(source, target, told=lambda table: None if json else _tell(table))
@@ -54,6 +55,29 @@ def copy_(
         output.document({"tables": [table._asdict() for table in done], "same": True})
         return
     output.line(f"{counted(sum(table.rows for table in done), 'row')}, the same in both")
+
+
+@store.command(name="add-archive")
+def add_archive(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An archive of received events, as events.db.")],
+    json: Json = False,
+) -> None:
+    """Add the events of an archive's file to this installation's archive, each once. The file stays as it is.
+
+    For hosts that kept an archive of their own beside a store in PostgreSQL. May run beside workers, and again.
+    """
+    settings = settings_and_log()
+    seen = 0
+
+    def told(events: int) -> None:
+        nonlocal seen
+        seen = events
+
+    new = add_archive_file(settings, file, told=told)
+    if json:
+        output.document({"events": seen, "new": new})
+        return
+    output.line(f"{counted(seen, 'event')} in {file}, {new:,} of them new")
 
 
 def _tell(table: CopiedTable) -> None:

@@ -33,7 +33,7 @@ from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
 from worker.errors import RefineryError
-from worker.installation import feature_pipeline, open_archive, open_to_look
+from worker.installation import feature_pipeline, open_archive_to_look, open_to_look
 from worker.observability.status import Monitoring, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
@@ -235,9 +235,9 @@ class ConsoleQueries:
 
     def archived(self, stream: str, entry_id: str | None, signal_id: str) -> bytes | None:
         """The event of a signal as it was received; None when it is not (any more) in the archive."""
-        if entry_id is None or not self.settings.archive_path.exists():
+        if entry_id is None or not self.settings.archive_is_there:
             return None
-        archive = open_archive(self.settings, read_only=True)
+        archive = open_archive_to_look(self.settings)
         try:
             kept = archive.get_all(stream, entry_id)
             return next((data for data in kept if _signal_of(data) == signal_id), kept[-1] if kept else None)

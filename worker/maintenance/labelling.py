@@ -276,7 +276,7 @@ def labelling(settings: Settings, store: FeatureDatabase, rule: LabellingRule) -
         StoreError: the archive cannot be opened now, or is damaged.
     """
     with ExitStack() as stack:
-        archive = stack.enter_context(open_archive(settings)) if settings.archive_path.exists() else None
+        archive = stack.enter_context(open_archive(settings)) if settings.archive_is_there else None
         yield Labelling(
             store=store,
             received=ReceivedSignals(archive, settings.streams.signals_created),

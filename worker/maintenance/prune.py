@@ -51,7 +51,7 @@ def prune(settings: Settings, days: Days, *, now: datetime, dry_run: bool = Fals
         if not dry_run:
             store.attempts.prune(bound(_ATTEMPTS_DAYS))
     events = 0
-    if days.events is not None and settings.archive_path.exists():
+    if days.events is not None and settings.archive_is_there:
         with open_archive(settings) as archive:
             older_than = now - timedelta(days=days.events)
             events = archive.count_older(older_than) if dry_run else archive.prune(older_than)

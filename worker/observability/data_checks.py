@@ -112,7 +112,7 @@ def look_at_provided(settings: Settings) -> Iterator[Finding]:
 
 
 def _newest_signals(settings: Settings) -> list[SignalCreated]:
-    if not settings.archive_path.exists():
+    if not settings.archive_is_there:
         return []
     with closing(open_archive(settings, read_only=True)) as archive:
         kept = archive.newest(settings.streams.signals_created, among=_EVENTS)

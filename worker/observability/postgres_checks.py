@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
-from worker.installation import open_store
+from worker.installation import open_archive, open_store
 from worker.observability.findings import Finding
 from worker.observability.printable import counted
 from worker.settings.schema import Settings
@@ -22,6 +22,8 @@ def look_at_postgres(settings: Settings) -> Iterator[Finding]:
         with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
             counts, facts = store.counts(), store.engine.facts()
+        with closing(open_archive(settings, read_only=True)) as archive:
+            missing = archive.missing() if settings.archive.enabled else []
     except SchemaMismatch as error:
         yield Finding(_PART, "bad", str(error), "run what the line names, once, with this release")
         return
@@ -48,6 +50,9 @@ def look_at_postgres(settings: Settings) -> Iterator[Finding]:
     if facts.orphans:
         says = f"{facts.orphans:,} rows refer to nothing: somebody else wrote or removed rows"
         yield Finding(_PART, "bad", says, "restore from the server's own backup")
+    if missing:
+        says = f"the archive has no {', '.join(missing)}: these events go into the default partition"
+        yield Finding("archive", "warn", says, "refinery store upgrade, as the role that owns the tables")
     if counts.dead_letters_open:
         wait = counted(counts.dead_letters_open, "dead letter waits", "dead letters wait")
         yield Finding(_PART, "warn", wait, "refinery dead-letters list")

@@ -39,7 +39,7 @@ class UnknownField:
 
 def unknown_fields(settings: Settings) -> tuple[UnknownField, ...]:
     """Those of the newest events, the most frequent first; empty without an archive, or where it cannot be read now."""
-    if not settings.archive.enabled or not settings.archive_path.exists():
+    if not settings.archive.enabled or not settings.archive_is_there:
         return ()
     provided = settings.ml.features.provided
     found: Counter[tuple[str, str]] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -9,12 +10,12 @@ from contextlib import ExitStack, suppress
 import redis
 from loguru import logger
 
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from worker import app
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import StopRequested, TransientError
-from worker.installation import check_features, check_recipe, idle_settings
+from worker.installation import check_features, check_recipe, idle_settings, make_archive_ahead
 from worker.notifications.sender import sending
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
@@ -34,6 +35,7 @@ _LOOK_EVERY_S = 5.0
 #: A server of the queue that takes longer, as one that is cut off, is left alone for a while, whatever comes.
 _SLOW_S, _SLOW_PAUSE_S = 1.0, 60.0
 _CARE_EVERY_S = 60.0
+_ARCHIVE_EVERY_S = 3600.0
 _CONSUMER_GONE_MS = 3_600_000
 
 
@@ -66,6 +68,7 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
 def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.Event, service: ServiceManager) -> None:
     trigger = _RetrainingTrigger(settings, url)
     care = _Care(settings, client)
+    archive_care = _ArchiveCare(settings)
     port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
     with metrics.served(settings, url, port=port, loop=True) as counters, sending(settings):
 
@@ -74,6 +77,7 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
             service.ready()
             trigger(store, result)
             care()
+            archive_care()
 
         def on_pause(cause: str) -> None:
             waits(cause)
@@ -141,6 +145,29 @@ class _Care:
             trim_handled(self._client, self._streams, older_than_s=hours * 3600)
         if length := self._settings.scored_maxlen:
             trim_to(self._client, self._settings.streams.signals_scored, length)
+
+
+class _ArchiveCare:
+    """Now and then, make the partitions that the next months' events go to, where the archive has any."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._due = 0.0 if settings.archive.enabled and settings.store_url is not None else math.inf
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _ARCHIVE_EVERY_S
+        try:
+            if made := make_archive_ahead(self._settings):
+                logger.info("partitions of the archive were made: {}", ", ".join(made))
+        except StoreError as error:
+            logger.warning(
+                "partitions of the archive cannot be made, and nothing is lost, the default one takes its events "
+                "(`refinery store upgrade` makes them): {}",
+                error,
+            )
 
 
 class _RetrainingTrigger:

@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -52,6 +52,10 @@ class _Part(BaseModel):
     """A named group of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+#: The archive's file, beside that of the store.
+ARCHIVE_FILE: Final = "events.db"
 
 
 class StreamSettings(_Part):
@@ -295,8 +299,18 @@ class Settings(BaseModel):
 
     @property
     def archive_path(self) -> Path:
-        """The archive of received events."""
-        return self.state_dir / "events.db"
+        """The SQLite archive of received events, where `store_url` does not name a store."""
+        return self.state_dir / ARCHIVE_FILE
+
+    @property
+    def archive_place(self) -> str:
+        """Path of the archive, or URL of the store that it is in."""
+        return self.store_url or str(self.archive_path)
+
+    @property
+    def archive_is_there(self) -> bool:
+        """Whether there is an archive to open; one in PostgreSQL is where the store is."""
+        return self.store_url is not None or self.archive_path.exists()
 
     @property
     def models_dir(self) -> Path:

@@ -1,4 +1,4 @@
-"""The store: one SQLite file for features, outcomes, predictions and models, and an archive of received events."""
+"""The store of features, outcomes, predictions and models, and an archive of received events: SQLite or PostgreSQL."""
 
 from typing import TYPE_CHECKING
 

@@ -69,6 +69,10 @@ class Connection(ABC):
         """
 
     @abstractmethod
+    def write_new(self, sql: str, rows: Sequence[Values]) -> int:
+        """`write_rows` of a statement that ends with ON CONFLICT DO NOTHING; how many of the rows were not there."""
+
+    @abstractmethod
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import ClassVar
 
 from trading_system.ml_refinement.storage.connection import Connection
@@ -83,4 +84,42 @@ class Engine(ABC):
         return None
 
     def go_on_numbering(self, tables: Sequence[str]) -> None:  # noqa: B027 - most engines do so by themselves
+        """Have new rows numbered after those that came with their numbers."""
+
+
+class ArchiveEngine(ABC):
+    """One engine with one archive of received events.
+
+    Attributes:
+        connection: what everything is asked through.
+    """
+
+    connection: Connection
+
+    @abstractmethod
+    def initialize(self, clock: Clock) -> None:
+        """Have the schema up to date, or refuse the archive.
+
+        Raises:
+            SchemaMismatch: a newer release made it, or it is only checked here and is not up to date.
+        """
+
+    def make_ahead(self, now: datetime, *, since: datetime | None = None) -> list[str]:  # noqa: ARG002 - for engines with parts
+        """Make the parts that events of the next months go to, and of the months since a moment; those that were made.
+
+        Raises:
+            StoreRefused: the server's role may not make them.
+            StoreUnavailable: they cannot be made now.
+        """
+        return []
+
+    def missing(self, now: datetime) -> list[str]:  # noqa: ARG002 - for engines with parts
+        """The parts of the next months that are not there."""
+        return []
+
+    def drop_before(self, table: str, bound: datetime) -> int:  # noqa: ARG002 - for engines with parts
+        """Drop the parts in which everything is older; how many rows they had."""
+        return 0
+
+    def go_on_numbering(self) -> None:  # noqa: B027 - most engines do so by themselves
         """Have new rows numbered after those that came with their numbers."""

@@ -80,10 +80,13 @@ class PostgresConnection(Connection):
     transaction's, never the session's: a pooler in transaction mode works.
 
     Behind such a pooler nothing outlives a transaction: each says its settings anew, and no statement is prepared.
+
+    The archive's writers (`of_archive`) take turns among themselves, by another lock, and wait for no commit.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, of_archive: bool = False) -> None:
         super().__init__(read_only=read_only)
+        self._of_archive = of_archive
         self._place = read_place(url)
         self.name = self._place.name
         self.schema = self._place.schema
@@ -136,15 +139,26 @@ class PostgresConnection(Connection):
         Raises:
             StoreError: what PostgreSQL says, as one of its kinds (`translated`).
         """
+        self._write(sql, rows)
+
+    def write_new(self, sql: str, rows: Sequence[Values]) -> int:
+        """See `Connection.write_new`.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        return self._write(sql, rows)
+
+    def _write(self, sql: str, rows: Sequence[Values]) -> int:
         if not rows:
-            return
+            return 0
         text, types = self._by_arrays(sql)
         try:
             arrays = [packed_column(kind, values) for kind, values in zip(types, zip(*rows, strict=True), strict=True)]
         except (TypeError, ValueError, OverflowError) as error:
             raise UnusableValue(f"{self.name}: a value that its column cannot hold: {error}") from error
         with self._lock, self._framed(text), self._translating():
-            self._usable().execute(text, arrays)
+            return self._usable().execute(text, arrays).rowcount
 
     def columns_of(self, table: str) -> list[str]:
         """See `Connection.columns_of`."""
@@ -217,6 +231,7 @@ class PostgresConnection(Connection):
                 "BEGIN",
                 *local,
                 "SET LOCAL enable_seqscan = off",
+                *(["SET LOCAL synchronous_commit = off"] if self._of_archive else []),
                 f"SELECT pg_advisory_xact_lock({self._lock_key})",
             ]
         else:
@@ -251,7 +266,8 @@ class PostgresConnection(Connection):
 
     @property
     def _lock_key(self) -> int:
-        digest = hashlib.blake2b(f"signal-refinery/{self.schema}".encode(), digest_size=8).digest()
+        name = f"signal-refinery/{self.schema}{'/archive' if self._of_archive else ''}"
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True)
 
     def _executed(self, sql: str, params: Values) -> tuple[list[Row], int]:

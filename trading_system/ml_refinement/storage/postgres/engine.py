@@ -5,16 +5,14 @@ server without a right beyond the store's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
+from contextlib import closing
 
 from trading_system.ml_refinement.storage.engine import Engine, ServerFacts
 from trading_system.ml_refinement.storage.errors import SchemaMismatch
+from trading_system.ml_refinement.storage.postgres.archive import PostgresArchive
 from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
-from trading_system.ml_refinement.storage.schema import numbered
+from trading_system.ml_refinement.storage.postgres.schema import at_step, check_schema, mismatch, number_after, steps
 from trading_system.ml_refinement.storage.times import Clock, utc_text
-
-#: What brings a schema up to date, as messages name it.
-COMMAND = "refinery store upgrade"
 
 
 class PostgresEngine(Engine):
@@ -24,6 +22,7 @@ class PostgresEngine(Engine):
     connection: PostgresConnection
 
     def __init__(self, url: str, *, read_only: bool) -> None:
+        self._url = url
         self.connection = PostgresConnection(url, read_only=read_only)
 
     def initialize(self, clock: Clock) -> None:  # noqa: ARG002 - nothing is applied here
@@ -32,12 +31,11 @@ class PostgresEngine(Engine):
         Raises:
             SchemaMismatch: it is older, newer, or not there.
         """
-        at, newest = self._version(), max(steps())
-        if at != newest:
-            raise SchemaMismatch(self._told(at, newest))
+        check_schema(self.connection)
 
     def upgrade(self, clock: Clock) -> list[int]:
-        """Apply what is missing, all of it or nothing. Two that start at once take turns.
+        """Apply what is missing, all of it or nothing, and make the archive's next partitions. Two that start at once
+        take turns.
 
         Raises:
             SchemaMismatch: the schema was made by a newer release.
@@ -45,20 +43,24 @@ class PostgresEngine(Engine):
         """
         scripts = steps()
         with self.connection.atomic():
-            done = self._version()
+            done = at_step(self.connection)
             if done > max(scripts):
-                raise SchemaMismatch(self._told(done, max(scripts)))
+                raise SchemaMismatch(mismatch(self.connection, done))
             missing = [number for number in sorted(scripts) if number > done]
             if done == 0:
                 self.connection.execute_script(f"CREATE SCHEMA IF NOT EXISTS {self.connection.schema}")
             for number in missing:
                 self.connection.execute_script(scripts[number])
                 self.connection.run(APPLIED, (number, utc_text(clock())))
+        archive = PostgresArchive(self._url, read_only=False)
+        with closing(archive.connection):
+            archive.make_ahead(clock())
         return missing
 
     def sizes(self) -> dict[str, int]:
-        """See `Engine.sizes`: the schema's tables and indexes."""
-        return {"store": int(self.connection.query(SIZE)[0][0])}
+        """See `Engine.sizes`: the schema's tables and indexes, and of these the archive's."""
+        store, archive = self.connection.query(SIZES)[0]
+        return {"store": int(store), "archive": int(archive)}
 
     def timeline(self) -> str:
         """See `Engine.timeline`."""
@@ -72,7 +74,7 @@ class PostgresEngine(Engine):
         """See `Engine.facts`. Reads two tables against the indexes of two others."""
         with self.connection.snapshot() as reads:
             version, fsync, whole_pages, commit, standby, standbys, synchronous = reads.query(FACTS)[0]
-            size, orphans = reads.query(SIZE)[0][0], reads.query(ORPHANS)[0][0]
+            size, orphans = sum(reads.query(SIZES)[0]), reads.query(ORPHANS)[0][0]
         return ServerFacts(
             str(version),
             fsync == "on",
@@ -87,39 +89,17 @@ class PostgresEngine(Engine):
 
     def go_on_numbering(self, tables: Sequence[str]) -> None:
         """See `Engine.go_on_numbering`."""
-        with self.connection.atomic():
-            for table in tables:
-                self.connection.query(GO_ON.format(table=table))
-
-    def _version(self) -> int:
-        """The last step that was applied; 0 where there is no schema."""
-        table = f"{self.connection.schema}.ml_schema_migrations"
-        if self.connection.query("SELECT CAST(to_regclass(?) AS text)", (table,))[0][0] is None:
-            return 0
-        return int(self.connection.query("SELECT coalesce(max(version), 0) FROM ml_schema_migrations")[0][0])
-
-    def _told(self, at: int, newest: int) -> str:
-        if at == 0:
-            return f"{self.connection.name}: there is no store in this schema yet: run `{COMMAND}`"
-        if at < newest:
-            return f"{self.connection.name}: the schema is at step {at}, this release needs {newest}: run `{COMMAND}`"
-        return (
-            f"{self.connection.name}: the schema is at step {at}, this release reads {newest}: a newer release made it"
-        )
-
-
-def steps() -> dict[int, str]:
-    """The SQL of each step by its number."""
-    return numbered(files(__package__).joinpath("migrations"))
+        number_after(self.connection, tables)
 
 
 # Tables are those of our own schema; every value is bound.
 APPLIED = "INSERT INTO ml_schema_migrations (version, applied_at) VALUES (?, ?)"
-GO_ON = """
-    SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce((SELECT max(id) FROM {table}), 0) + 1, false)"""
-SIZE = """
-    SELECT coalesce(sum(pg_total_relation_size(oid)), 0) FROM pg_class
-    WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r'"""
+SIZES = """
+    SELECT coalesce(sum(size) FILTER (WHERE parent IS NULL), 0),
+        coalesce(sum(size) FILTER (WHERE parent IS NOT NULL), 0)
+    FROM (SELECT pg_total_relation_size(oid) AS size, inhparent AS parent
+        FROM pg_class LEFT JOIN pg_inherits ON inhrelid = oid
+        WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r') AS tables"""
 FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'), current_setting('full_page_writes'),
         current_setting('synchronous_commit'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_replication),

@@ -60,7 +60,11 @@ class DifferentRows(StoreError):
 
 
 def copy_store(
-    source: FeatureDatabase, target: FeatureDatabase, *, told: Callable[[CopiedTable], None] = lambda _: None
+    source: FeatureDatabase,
+    target: FeatureDatabase,
+    *,
+    told: Callable[[CopiedTable], None] = lambda _: None,
+    archive: Callable[[], list[CopiedTable]] = list,
 ) -> list[CopiedTable]:
     """Copy every row, and then compare both row by row. What an interrupted copy left is gone on from.
 
@@ -71,6 +75,7 @@ def copy_store(
         source: a store with its schema up to date.
         target: one with its schema up to date, with nothing in it but what an earlier copy of this source left.
         told: called after each table.
+        archive: copies the archive that belongs to the source, once it is certain that the target may be written to.
 
     Raises:
         StoreError: the target is another installation's, with signals or models of its own.
@@ -80,7 +85,7 @@ def copy_store(
     begun = f"copy of {source.installation_id()}"
     _refuse_another(source, target, begun)
     target.marks.put(begun, 1)
-    done = []
+    done = archive()
     for table, key in TABLES.items():
         done.append(_copy_table(here, there, table, key))
         told(done[-1])

@@ -92,6 +92,14 @@ class SqliteConnection(Connection):
         """
         self.run_many(sql, rows)
 
+    def write_new(self, sql: str, rows: Sequence[Values]) -> int:
+        """See `Connection.write_new`.
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
+        return len(self.run_many(f"{sql} RETURNING 1", rows))
+
     def columns_of(self, table: str) -> list[str]:
         """See `Connection.columns_of`."""
         return [name for (name,) in self.query("SELECT name FROM pragma_table_info(?)", (table,))]

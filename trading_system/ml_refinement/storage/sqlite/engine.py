@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from trading_system.ml_refinement.storage.engine import Engine
+from trading_system.ml_refinement.storage.engine import ArchiveEngine, Engine
 from trading_system.ml_refinement.storage.quarantine import CHECKED_BEFORE, QUARANTINE_STEP, QuarantineGroup
 from trading_system.ml_refinement.storage.schema import migrate, steps
+from trading_system.ml_refinement.storage.sqlite.connection import SqliteConnection
 from trading_system.ml_refinement.storage.sqlite.sql_connection import SqlConnection
 from trading_system.ml_refinement.storage.times import Clock, utc_text
 
@@ -69,3 +70,18 @@ class SqliteEngine(Engine):
         """See `Engine.damage`: SQLite's quick check."""
         found = str(self.connection.query("PRAGMA quick_check(1)")[0][0])
         return None if found == "ok" else found
+
+
+class SqliteArchive(ArchiveEngine):
+    """SQLite, with the archive's file. Synchronous NORMAL: after a power cut the newest events may be gone."""
+
+    def __init__(self, path: str | Path, *, read_only: bool) -> None:
+        self.connection = SqliteConnection(path, read_only=read_only, synchronous="NORMAL")
+
+    def initialize(self, clock: Clock) -> None:
+        """Create the file, or bring its schema up to date.
+
+        Raises:
+            SchemaMismatch: a newer release made it, or it is read-only and not up to date.
+        """
+        migrate(self.connection, steps("archive_"), clock)
