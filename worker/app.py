@@ -20,6 +20,7 @@ from worker.consumer.batch_result import BatchResult
 from worker.consumer.failover import FailoverWatch
 from worker.consumer.loop import Consumer, Handler
 from worker.consumer.passed_over import PassedOverWatch
+from worker.consumer.primary_watch import PrimaryWatch
 from worker.consumer.reconciliation import Reconciliation
 from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
@@ -79,6 +80,7 @@ def worker_consumer(
     """
     reader = _group_reader(settings, client)
     watch = StreamWatch(client, tuple(_kinds(settings)), settings.streams.group)
+    primary = PrimaryWatch(client, tuple(_kinds(settings)), settings.streams.group)
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
@@ -105,7 +107,7 @@ def worker_consumer(
 
         made = opened() if retry is None else retry.until_possible(opened)
         store, handler, struck_off, passed_over, ours, failover = made
-        looks = (failover.look, ours.check_if_due, watch.look_if_due, passed_over.look_if_due)
+        looks = (primary.look, failover.look, ours.check_if_due, watch.look_if_due, passed_over.look_if_due)
         heartbeat = ClaimHeartbeat(reader, every_s=claim_idle_s / 4, at_most_s=claim_idle_s * _MOST_CLAIM_TIMES)
         yield Consumer(
             reader,

@@ -30,7 +30,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import orjson
-import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
@@ -39,6 +38,7 @@ from worker.events.decoding import EventKind, Limits, SignalCreated, decode
 from worker.events.models import SignalScored
 from worker.events.plain_bars import refuse_bad_bars
 from worker.events.strict_json import parse_object
+from worker.redis_client import client_at
 from worker.streams.entries import SENT_AT_ONCE_BYTES, append, append_many
 from worker.streams.errors import translated
 
@@ -73,7 +73,8 @@ class RefineryClient:
     """Publishes events; a context manager.
 
     Args:
-        url: address of Redis, as `redis://`, `rediss://` or `unix://`.
+        url: address of Redis, as `redis://`, `rediss://` or `unix://`, or of its sentinels, as
+            `redis+sentinel://host,host/name`, with TLS `rediss+sentinel://`.
         streams: names of the streams.
         outbox: file that keeps events until Redis has them; None sends at once or raises.
         patience_s: how long a call without an outbox tries again.
@@ -95,7 +96,7 @@ class RefineryClient:
             created, closed, self._scored = streams.signals_created, streams.trades_closed, streams.signals_scored
         self._streams: dict[EventKind, str] = {"signal.created": created, "trade.closed": closed}
         self._give_up_after_s = patience_s
-        self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
+        self._client = client_at(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
         self.trouble: str | None = None
         self._outbox = None if outbox is None else _open_outbox(Path(outbox))
 

@@ -119,6 +119,13 @@ SCENARIOS = [
         both={"refinery_store_failovers_total": "0x30 1x90"},
     ),
     Scenario(
+        "RefineryRedisFailedOver",
+        "a replica takes over",
+        (30, 110),
+        (35,),
+        both={"refinery_redis_failovers_total": "0x30 1x90"},
+    ),
+    Scenario(
         "RefineryUnreadEntriesGone",
         "a producer trims a backlog",
         (30, 110),

@@ -6,7 +6,17 @@ import random
 from collections import ChainMap
 
 from tests.faults.fault_harness import EngineName, ScheduleRun
-from tests.faults.kinds import clocks, commands, failover, full_disk, letters, postgres_side, redis_side, store_side
+from tests.faults.kinds import (
+    clocks,
+    commands,
+    failover,
+    full_disk,
+    letters,
+    postgres_side,
+    redis_side,
+    sentinels,
+    store_side,
+)
 from tests.faults.schedules import PLANS as OF_WORKERS, Plan, Schedule
 from tests.faults.training import TrainingRun
 
@@ -16,15 +26,16 @@ KINDS = (
     "trimmed", "full", "rights", "clock", "failover", "kill", "trimmed", "rights", "clock", "failover", "full",
     "moved", "backup", "restore", "prune", "rebuild", "migration", "letters",
     "no room: store", "no room: server", "no room: both", "no room: backup", "no room: export", "no room: models",
+    "sentinels",
 )  # fmt: skip
 #: Those on stores in PostgreSQL: not what is about files; and what happens to servers of databases.
 ON_POSTGRES = (
     "kill", "database", "training", "several", "sessions", "wire", "promoted", "stop", "server", "server loses",
     "replay", "database", "trimmed", "full", "promoted", "rights", "clock", "failover", "sessions", "letters", "prune",
-    "rebuild",
+    "rebuild", "sentinels",
 )  # fmt: skip
 KINDS_OF: dict[EngineName, tuple[str, ...]] = {"sqlite": KINDS, "postgresql": ON_POSTGRES}
-_OTHERS = (postgres_side, redis_side, clocks, failover, store_side, commands, letters, full_disk)
+_OTHERS = (postgres_side, redis_side, clocks, failover, sentinels, store_side, commands, letters, full_disk)
 PLANS: dict[str, Plan] = dict(ChainMap(OF_WORKERS, *(others.PLANS for others in _OTHERS)))
 RUNS: dict[str, type[ScheduleRun]] = dict(ChainMap({"training": TrainingRun}, *(others.RUNS for others in _OTHERS)))
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.sentinel import MasterNotFoundError
 
+from worker.redis_client import ask_each
 from worker.redis_server.connection import connect
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
@@ -75,6 +77,14 @@ def test_a_certificate_of_another_name_is_refused_before_anything_is_sent(server
     with connect(url) as client, pytest.raises(redis.ConnectionError) as caught:
         client.ping()
     assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
+    assert server.received == []
+
+
+def test_sentinels_with_a_certificate_that_nobody_vouches_for_are_sent_nothing(server: TlsServer) -> None:
+    url = f"rediss+sentinel://:s3cret@localhost:{server.port}/name?sentinel_password=s3cret"
+    with connect(url) as client, pytest.raises(MasterNotFoundError):
+        client.ping()
+    assert [("CERTIFICATE_VERIFY_FAILED" in one.trouble) for one in ask_each(url)] == [True]
     assert server.received == []
 
 

@@ -39,6 +39,15 @@ def test_a_password_is_not_logged_however_it_gets_into_a_message(
         assert secret not in written
 
 
+def test_passwords_of_servers_and_sentinels_are_taken_out_wherever_they_stand() -> None:
+    url = "rediss+sentinel://ops:s3cr%2Ft-word@[::1]:1,b:2/name?sentinel_password=an%2Fother"
+    for said in (url, "AUTH s3cr/t-word", "AUTH an/other", f"cannot use {url}, s3cr%2Ft-word"):
+        shown = masker(url)(said)
+        assert "***" in shown
+        for secret in ("s3cr", "t-word", "other"):
+            assert secret not in shown
+
+
 def test_the_line_a_command_fails_with_shows_no_credentials(capsys: pytest.CaptureFixture[str]) -> None:
     output.fail("Redis does not answer: redis://:hunter22@h:1/0 and rediss://a:b@c@h/0 timed out")
     assert "hunter22" not in (written := capsys.readouterr().err)

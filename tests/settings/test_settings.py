@@ -124,6 +124,8 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
         "redis://[::1]:6379",
         "rediss://user:s3cret@redis.example.com:6380/0?ssl_ca_certs=/etc/ca.pem",
         "unix:///run/valkey.sock?db=2",
+        "rediss+sentinel://user:s3cret@a.example.com:26379,b.example.com/mymaster/0",
+        "rediss+sentinel://[fd00::1]:26379,[fd00::2]/mymaster?sentinel_password=s3cret&ssl_ca_certs=/etc/ca.pem",
     ],
 )
 def test_a_safe_address_is_accepted_and_shown_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
@@ -148,6 +150,14 @@ def test_a_safe_address_is_accepted_and_shown_without_its_password(monkeypatch: 
         ("rediss://:s3cret@h?ssl_cert_reqs=none", "must have no options but"),
         ("rediss://:s3cret@h?ssl_check_hostname=false", "must have no options but"),
         ("redis://:s3cret@localhost?decode_responses=true", "must have no options but"),
+        ("redis://:s3cret@localhost?sentinel_password=s3cret", "must have no options but"),
+        ("redis+sentinel://:s3cret@localhost/mymaster", "must be rediss+sentinel://"),
+        ("rediss+sentinel://:s3cret@a,b", "must name what the sentinels call the primary"),
+        ("rediss+sentinel://:s3cret@a,b/mymaster/x", "must name what the sentinels call the primary"),
+        ("rediss+sentinel://:s3cret@/mymaster", "must name sentinels as host:port"),
+        ("rediss+sentinel://:s3cret@a:1,,b/mymaster", "must name sentinels as host:port"),
+        ("rediss+sentinel://:s3cret@a:99999/mymaster", "must name sentinels as host:port"),
+        ("rediss+sentinel://:s3cret@a/m?ssl_cert_reqs=none", "must have no options but"),
     ],
 )
 def test_an_unsafe_address_is_refused_without_showing_its_password(
@@ -171,6 +181,8 @@ def test_plain_text_to_another_host_can_be_accepted(monkeypatch: pytest.MonkeyPa
         ("nothing to hide", "nothing to hide"),
         ("redis://h:1", "redis://h:1"),
         ("redis://u:p@[broken", "redis://***@[broken"),
+        ("redis+sentinel://u:p@h:1,[::1],k/m/0", "redis+sentinel://***@h:1,[::1],k/m/0"),
+        ("redis+sentinel://h/m?sentinel_password=p", "redis+sentinel://h/m?sentinel_password=***"),
     ],
 )
 def test_credentials_are_masked(text: str, shown: str) -> None:

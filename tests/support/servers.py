@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -74,11 +75,23 @@ class ClockServer(ServerOf):
         new.rename(self._offset)
 
 
-class Replicated:
-    """A server that another can replicate: a socket for clients, a port for its replicas. It keeps no files."""
+def free_port() -> int:
+    """One that nobody listens on just now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
-    def __init__(self, directory: Path, binary: Path | None = None) -> None:
+
+class Replicated:
+    """A server that another can replicate: a socket for clients, a port for its replicas. It keeps no files.
+
+    With `keeps_port` it has the same port whenever it is started again, so that it is known again.
+    """
+
+    def __init__(self, directory: Path, binary: Path | None = None, *, keeps_port: bool = False) -> None:
         directory.mkdir(exist_ok=True)
+        self._keeps_port = keeps_port
         self.socket = directory / "s.sock"
         self._command = [
             str(binary or find_server()), "--bind", "127.0.0.1", "--unixsocket", str(self.socket), "--save", "",
@@ -93,9 +106,8 @@ class Replicated:
         """Start it, unless it runs."""
         if self._process is not None and self._process.poll() is None:
             return
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        if not (self.port and self._keeps_port):
+            self.port = free_port()
         command = [*self._command, "--port", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until(self.client.ping)
@@ -106,6 +118,18 @@ class Replicated:
             self._process.kill()
             self._process.wait()
             self.socket.unlink(missing_ok=True)
+
+    def stand_still(self) -> None:
+        """SIGSTOP: its connections stay, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def follow(self, primary: Replicated) -> None:
         """Replicate it, and return when everything is there."""

@@ -33,6 +33,7 @@ from worker.observability.postgres_checks import look_at_postgres
 from worker.observability.printable import counted
 from worker.observability.status import read_notified, read_status, silence_of_queue, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
+from worker.redis_client import SentinelAnswer, ask_each
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect, server_if_there
 from worker.redis_server.embedded import answers, socket_path
@@ -43,6 +44,8 @@ from worker.streams.preflight import check_server
 from worker.streams.state import stream_states
 
 _REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
+_SENTINEL_ADVICE = "start it, correct the address, or give it sentinel_username and sentinel_password"
+_LEAST_SENTINELS = 3
 _ASIDE_ADVICE = "docs/operations.md says how to read them"
 _SCHEMA_ADVICE = "refinery status or a worker brings an older one up to date; a newer one needs a newer release"
 _NOTIFY_ADVICE = "refinery notify --test sends one and says what came back"
@@ -67,6 +70,7 @@ def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
         ("settings", _learning),
         ("features", look_at_provided),
         ("redis", _redis),
+        ("sentinels", _sentinels),
         ("queue", _queue),
         ("installation", _ownership),
         ("worker", _waiting),
@@ -132,6 +136,29 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis", "bad", says, advice)
     if not durable:
         yield Finding("redis", "warn", "appendonly is not yes: a crash loses events", "CONFIG SET appendonly yes")
+
+
+def _sentinels(settings: Settings) -> Iterator[Finding]:
+    """Whether sentinels answer, and whether a failover is possible, of each address of sentinels."""
+    for url in sorted({settings.redis_url or "", settings.queue_url or ""}):
+        said = ask_each(url)
+        silent = [answer for answer in said if answer.trouble]
+        for answer in silent:
+            yield Finding("sentinels", "warn", f"{answer.sentinel}: {answer.trouble}", _SENTINEL_ADVICE)
+        if len(silent) < len(said):
+            yield _of_sentinels([answer for answer in said if not answer.trouble], of=len(said))
+
+
+def _of_sentinels(told: list[SentinelAnswer], *, of: int) -> Finding:
+    primaries = " or ".join(sorted({answer.primary for answer in told}))
+    replicas, know = min(answer.replicas for answer in told), min(answer.sentinels for answer in told)
+    says = f"{len(told)} of {of} answer; the primary is {primaries}, with {counted(replicas, 'replica')}"
+    if " or " in primaries:
+        return Finding("sentinels", "warn", says, "a failover is under way, or they are cut off from each other")
+    if replicas and know >= _LEAST_SENTINELS:
+        return Finding("sentinels", "ok", says)
+    advice = f"a failover needs a replica, and {_LEAST_SENTINELS} sentinels that know each other"
+    return Finding("sentinels", "warn", f"{says}, watched by {counted(know, 'sentinel')}", advice)
 
 
 def _queue(settings: Settings) -> Iterator[Finding]:

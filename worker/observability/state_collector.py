@@ -19,6 +19,7 @@ from trading_system.ml_refinement.monitoring.served import out_of_distribution_s
 from trading_system.ml_refinement.standing import NotProven
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreMoved
 from worker.consumer.failover import failovers
+from worker.consumer.primary_watch import primary_changes
 from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
 from worker.observability.status import Notified, Status, read_status
@@ -124,6 +125,9 @@ class StateCollector(Collector):
             text = "Times that another server held the store than before."
             times = failovers(client, streams, self._settings.streams.group)
             yield CounterMetricFamily("refinery_store_failovers", text, value=times)
+            text = "Times that sentinels named another primary than before."
+            times = primary_changes(client, streams, self._settings.streams.group)
+            yield CounterMetricFamily("refinery_redis_failovers", text, value=times)
         yield from self._dead_letters()
         yield from self._trainings()
         yield from self._champion(status)

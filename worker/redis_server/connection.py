@@ -84,13 +84,13 @@ def connect(url: str, *, largest_event: int = 0) -> redis.Redis:
         largest_event: bytes of the largest event that is let in. A reply with many times as many, and more than is read
             of any, is given up with `ReplyTooLarge`.
     """
-    import redis  # takes long to load, and a command without a server does without
-    from redis.backoff import NoBackoff
+    from redis.backoff import NoBackoff  # takes long to load, and a command without a server does without
     from redis.retry import Retry
 
-    from worker.streams.replies import MOST_REPLY_BYTES, bounded_parser  # loads the client
+    from worker.redis_client import client_at  # loads it too
+    from worker.streams.replies import MOST_REPLY_BYTES, bounded_parser  # the same
 
-    return redis.Redis.from_url(
+    return client_at(
         url,
         retry=Retry(NoBackoff(), 0),
         socket_timeout=_SOCKET_TIMEOUT_S,

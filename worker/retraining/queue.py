@@ -21,6 +21,7 @@ from rq.serializers import JSONSerializer
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from trading_system.ml_refinement.actors import SCHEDULE
+from worker.redis_client import client_at
 from worker.retraining import json_only  # noqa: F401 - RQ must not unpickle
 from worker.retraining.policy import RetrainReason
 from worker.settings.schema import QUEUE_NAME as QUEUE_NAME
@@ -38,7 +39,7 @@ _RETRY_AFTER = tuple(timedelta(minutes=minutes) for minutes in (1, 5, 30, 120))
 def connect_queue(url: str, *, retries: bool = False) -> redis.Redis:
     """A client of its own for RQ, which changes its pool's timeout and needs replies as bytes."""
     retry = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), 5) if retries else Retry(NoBackoff(), 0)
-    return redis.Redis.from_url(
+    return client_at(
         url,
         decode_responses=False,
         retry=retry,

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
-from worker.settings.redis_url import SECRET_OPTION
+from worker.settings.redis_url import SECRET_OPTION, sentinel_address
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]*(?:@[^\s/@'\"]*)*(?=@)")
 #: A password that should have been percent-encoded, as one with `/`, is none the less a password.
-_OF_REDIS = re.compile(r"(?<=redis://|ediss://)[^\s'\"]*(?=@)")
+_OF_REDIS = re.compile(r"(?<=redis://|ediss://|tinel://)[^\s'\"]*(?=@)")
 _URL = re.compile(r"://[^\s'\"]+")
 #: A shorter password would blacken half of every line, and is none.
 _SHORTEST = 4
@@ -34,7 +34,9 @@ def masker(*urls: str | None) -> Callable[[str], str]:
 def _password(url: str) -> tuple[str, ...]:
     """As it stands in the URL, and as it is meant; empty where there is none."""
     try:
-        password = urlsplit(url).password
+        sentinels = sentinel_address(url)
+        password = urlsplit(url if sentinels is None else sentinels.server_url).password
     except ValueError:
         return ()
-    return () if password is None else (password, unquote(password))
+    theirs = None if sentinels is None else sentinels.password
+    return tuple(form for word in (password, theirs) if word is not None for form in (word, unquote(word)))

@@ -145,7 +145,7 @@ class Settings(BaseModel):
     allow_plain_remote_redis: bool = False
     """Accept `redis://` without TLS to another host, as inside a private container network."""
     redis_url: str | None = Field(default=None, repr=False)
-    """`redis://`, `rediss://` or `unix://`; unset: the embedded server in `state_dir`."""
+    """`redis://`, `rediss://`, `unix://`, or sentinels; unset: the embedded server in `state_dir`."""
     allow_plain_remote_store: bool = False
     """Accept a store's URL of another host without `sslmode=verify-full`, as inside a private container network."""
     store_url: str | None = Field(default=None, repr=False)
@@ -153,7 +153,7 @@ class Settings(BaseModel):
     store_read_url: str | None = Field(default=None, repr=False)
     """Where the console reads from instead, as a standby of `store_url`; unset: from the store."""
     queue_url: str | None = Field(default=None, repr=False)
-    """Server of the queue of trainings, `redis://`, `rediss://` or `unix://`; unset: that of the streams."""
+    """Server of the queue of trainings, as `redis_url`; unset: that of the streams."""
     state_dir: Path = Path("var")
     """Directory of the store, the models and the embedded server's data."""
     market_data_dir: DirectoryPath | None = None

@@ -23,6 +23,7 @@ _MEANINGS = {
     "LOADING": "the server is still loading its data",
     "MASTERDOWN": "the server is a replica that has lost its master",
     "CLUSTERDOWN": "the cluster is down",
+    "NOMASTER": "a failover is under way, or REFINERY_REDIS_URL has the wrong sentinels or the wrong name",
     "NOREPLICAS": "too few replicas are there for a write",
     "NOGROUP": "the consumer group is gone",
     "BUSY": "the server runs somebody's script",
@@ -53,8 +54,10 @@ def _code_of(error: Exception, said: str) -> str | None:
         (redis.exceptions.MasterDownError, "MASTERDOWN"),
         (redis.exceptions.ClusterCrossSlotError, "CROSSSLOT"),
         (redis.exceptions.MovedError, "MOVED"),
+        (redis.sentinel.MasterNotFoundError, "NOMASTER"),
     ):
-        if isinstance(error, kind):
+        # Where sentinels are asked, the client puts an error of its own in the place of READONLY.
+        if isinstance(error, kind) or isinstance(error.__context__, kind):
             return code
     if isinstance(error, redis.AuthenticationError):
         return "NOAUTH" if "NOAUTH" in said or "required" in said.lower() else "WRONGPASS"

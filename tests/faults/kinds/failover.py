@@ -82,10 +82,13 @@ class FailoverRun(ScheduleRun):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._workers_url = self._url = f"unix://{self._pair.wire.address}"
+        self._workers_url = self._url = self._address()
         #: Everything the producer has sent, in order: it has a log of its own.
         self._log: list[tuple[str, bytes]] = []
         self._failed_over = False
+
+    def _address(self) -> str:
+        return f"unix://{self._pair.wire.address}"
 
     def _send(self, stream: str, data: bytes) -> None:
         super()._send(stream, data)

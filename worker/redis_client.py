@@ -1,0 +1,144 @@
+"""A client of Redis at an address: that of a server, or of sentinels that know which server is the primary."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+
+from worker.settings.redis_url import SentinelAddress, sentinel_address
+
+#: One of them that is gone must not be waited for as long as a server that works on a command.
+_SENTINEL_TIMEOUT_S = 2.0
+#: How often sentinels are asked while a connection holds, and the share of the time that this may take. One that was
+#: demoted is told so by the sentinels some ten seconds later, and takes writes until then which nobody will have.
+_ASKED_EVERY_S = 1.0
+_SHARE = 0.02
+
+
+def client_at(url: str, **options: Any) -> redis.Redis:
+    """A client of the server at `url`, or of whichever server the sentinels at `url` name as the primary.
+
+    Args:
+        url: one that `check_redis_url` accepts.
+        options: of `redis.Redis`, for connections to the server.
+    """
+    address = sentinel_address(url)
+    if address is None:
+        return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_pool(
+        _PrimaryPool(address.name, sentinels_at(address), **_of_server(address) | _tls(address) | options)
+    )
+
+
+def primary_of(client: redis.Redis) -> str | None:
+    """Host and port of what sentinels named as the primary last; None where none are asked, or have not been yet."""
+    pool = client.connection_pool
+    address = pool.master_address if isinstance(pool, SentinelConnectionPool) else None
+    return None if address is None else f"{address[0]}:{address[1]}"
+
+
+def _of_server(address: SentinelAddress) -> dict[str, Any]:
+    """What the client reads of the server's address, but for where it is."""
+    read: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
+    return {name: value for name, value in read.items() if name not in ("host", "connection_class")}
+
+
+def _tls(address: SentinelAddress) -> dict[str, Any]:
+    """What servers and sentinels have in common: whether they are spoken to over TLS, and with which certificates."""
+    if not address.server_url.startswith("rediss:"):
+        return {}
+    return {"ssl": True} | {name: value for name, value in _of_server(address).items() if name.startswith("ssl_")}
+
+
+def sentinels_at(address: SentinelAddress) -> Sentinel:
+    """The sentinels of an address, which are not asked yet."""
+    return _Sentinels(
+        address.hosts,
+        sentinel_kwargs={
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": _SENTINEL_TIMEOUT_S,
+            "socket_connect_timeout": _SENTINEL_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "protocol": 2,
+            **_tls(address),
+        },
+    )
+
+
+class SentinelAnswer(NamedTuple):
+    """What one sentinel says of the primary, or why it says nothing."""
+
+    sentinel: str
+    trouble: str = ""
+    primary: str = ""
+    replicas: int = 0
+    sentinels: int = 0
+
+
+def ask_each(url: str) -> list[SentinelAnswer]:
+    """What each sentinel of an address says; empty where it is that of a server."""
+    address = sentinel_address(url)
+    if address is None:
+        return []
+    asked = zip(address.hosts, sentinels_at(address).sentinels, strict=True)
+    return [_answer(f"{host}:{port}", sentinel, address.name) for (host, port), sentinel in asked]
+
+
+def _answer(where: str, sentinel: redis.Redis, name: str) -> SentinelAnswer:
+    try:
+        said: Any = sentinel.sentinel_master(name)
+    except redis.RedisError as error:
+        return SentinelAnswer(where, str(error) or type(error).__name__)
+    place = f"{said['ip']}:{said['port']}"
+    return SentinelAnswer(where, "", place, int(said["num-slaves"]), int(said["num-other-sentinels"]) + 1)
+
+
+class _Sentinels(Sentinel):
+    """Asked by one thread at a time: the order in which they are asked changes with each answer."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        self._turn = threading.Lock()
+
+    def discover_master(self, service_name: str) -> Any:
+        """Address and port of the primary.
+
+        Raises:
+            MasterNotFoundError: no sentinel answers that knows one which is up.
+        """
+        try:
+            with self._turn:
+                return super().discover_master(service_name)  # type: ignore[no-untyped-call]
+        except (MasterNotFoundError, redis.ResponseError) as error:
+            raise MasterNotFoundError(f"no sentinel names a primary {service_name!r} that is up") from error
+
+
+class _PrimaryPool(SentinelConnectionPool):
+    """Asks the sentinels anew also while its connections hold: who is the primary no more goes on answering."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        self._ask_at = time.monotonic() + _ASKED_EVERY_S
+
+    def get_connection(self, *arguments: Any, **options: Any) -> Any:
+        """A connection to what is the primary as far as is known.
+
+        Raises:
+            redis.ConnectionError: there is none.
+        """
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._ask_at = now + _ASKED_EVERY_S
+            with suppress(redis.ConnectionError):  # what we have may work all the same: sentinels are no part of it
+                self.get_master_address()  # type: ignore[no-untyped-call]  # closes idle ones to another server
+            self._ask_at += (time.monotonic() - now) / _SHARE
+        return super().get_connection(*arguments, **options)
