@@ -33,16 +33,28 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
+#: Of modules that start a process for each test those are named that touch the store.
 BOTH_ENGINES = (
     "tests/consumer/",
     "tests/cli/test_dead_letters.py",
     "tests/cli/test_label.py",
     "tests/cli/test_models.py",
     "tests/cli/test_pins.py",
+    "tests/evaluation/test_evaluate.py::test_signals_without_an_outcome_are_told",
+    "tests/evaluation/test_evaluate.py::test_the_page_escapes_what_producers_name",
+    "tests/evaluation/test_evaluate.py::test_virtual_outcomes_are_compared_and_change_no_figure_of_reported_ones",
     "tests/importing/test_import.py",
     "tests/maintenance/test_labelling.py",
     "tests/maintenance/test_rebuild.py",
+    "tests/maintenance/test_rebuild_command.py",
+    "tests/notifications/test_command.py::test_what_waits_is_told_by_notify_status_and_doctor",
+    "tests/notifications/test_occasions.py",
+    "tests/notifications/test_sending.py",
+    "tests/observability/test_doctor.py::test_trainings_that_failed_are_counted_and_the_last_one_says_why",
+    "tests/retraining/test_job.py",
+    "tests/retraining/test_monitoring.py",
     "tests/retraining/test_training_lease.py",
+    "tests/run/test_worker.py",
     "tests/test_dead_letters.py",
 )
 
@@ -50,7 +62,8 @@ BOTH_ENGINES = (
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     path = metafunc.definition.path.relative_to(metafunc.config.rootpath).as_posix()
     has_store = "tmp_path" in metafunc.fixturenames  # a test without a directory has none in either engine
-    if path.startswith(BOTH_ENGINES) and has_store and metafunc.definition.get_closest_marker("sqlite_file") is None:
+    name = f"{path}::{metafunc.definition.originalname}"
+    if name.startswith(BOTH_ENGINES) and has_store and metafunc.definition.get_closest_marker("sqlite_file") is None:
         engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
         metafunc.parametrize("store_engine", engines, indirect=True)
 

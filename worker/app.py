@@ -183,7 +183,8 @@ def _taken(settings: Settings, client: redis.Redis, store: FeatureDatabase) -> O
 
 def _let_go(settings: Settings, ours: Ownership) -> None:
     with suppress(TransientError, redis.RedisError, OSError):
-        if not others_at_work(settings):
+        # Of a store that hosts share nobody sees who else works: its place runs out by itself.
+        if settings.store_url is None and not others_at_work(settings):
             ours.release()
 
 

@@ -184,7 +184,7 @@ def ownership(settings: Settings, client: redis.Redis, store: FeatureDatabase) -
         place = place_of(settings.state_dir)
     else:
         me = Owner(store.installation_id(), "PostgreSQL", settings.masked_store)
-        place = store.engine.server_id()
+        place = store.engine.place_id()
     return Ownership(client, _inputs(settings), settings.streams.group, me=me, place=place)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -11,18 +12,39 @@ from flask import Flask
 
 from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation, fill
 from tests.support.desk import settings_for
+from tests.support.postgres_server import needs_postgres
 from tests.support.waiting import HANGS_AFTER_S
+from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.console.application import MAX_REQUEST_BYTES, create_app
 from worker.console.server import create_server
 from worker.redis_server.embedded import EmbeddedServer
 
+#: Modules whose tests change something: these run on both.
+BOTH_ENGINES = {
+    "test_actors",
+    "test_dead_letters",
+    "test_train_now",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "place" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in BOTH_ENGINES
+        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)] if both else ["sqlite"]
+        metafunc.parametrize("place", engines, indirect=True, scope="module")
+
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleInstallation]:
-    """One filled installation for the tests of a file."""
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleInstallation]:
+    """One filled installation for the tests of a file, in either engine."""
     base = tmp_path_factory.mktemp("console")
+    store = {}
+    if request.param == "postgresql":
+        store["store_url"] = request.getfixturevalue("postgres_server").url(base.name)
+        with closing(FeatureDatabase(store["store_url"])) as made:
+            made.upgrade()
     with EmbeddedServer(base / "valkey", join=False) as server:
-        yield fill(settings_for(base / "var", server.url), server.url)
+        yield fill(settings_for(base / "var", server.url, **store), server.url)
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,13 @@ from rq import Worker
 from rq.serializers import JSONSerializer
 
 from tests.support.console_installation import ConsoleInstallation
-from tests.support.desk import settings_for
 from worker.console.application import create_app
 from worker.retraining.queue import connect_queue
 
 
 @pytest.fixture
 def client(place: ConsoleInstallation) -> FlaskClient:
-    return create_app(settings_for(place.settings.state_dir, place.url), place.url).test_client()
+    return create_app(place.settings, place.url).test_client()
 
 
 def ask(client: FlaskClient) -> tuple[int, str]:

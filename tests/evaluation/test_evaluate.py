@@ -139,7 +139,7 @@ def test_signals_without_an_outcome_are_told(tmp_path: Path) -> None:
     ]
     installation.db.scores.log_predictions(rows)
     # The lower half of scores never gets an outcome.
-    installation.db.connection.run(
+    installation.db._connection.run(
         "UPDATE feature_vectors SET target_r_multiple = NULL, target_binary = NULL, label_time = NULL"
         " WHERE signal_id IN (SELECT signal_id FROM prediction_log WHERE quality_score < 0.5) AND id % 3 <> 0"
     )
@@ -194,7 +194,7 @@ def test_the_page_is_whole_and_needs_nothing_from_elsewhere(skilled: tuple[Learn
 
 def test_the_page_escapes_what_producers_name(tmp_path: Path) -> None:
     installation = learning_installation(tmp_path, narrow(independent(400, np.random.default_rng(6)), 8))
-    installation.db.connection.run("UPDATE feature_vectors SET signal_type = '<script>alert(1)</script>'")
+    installation.db._connection.run("UPDATE feature_vectors SET signal_type = '<script>alert(1)</script>'")
     text = html(evaluated(installation))
     assert "<script>" not in text
     assert "&lt;script&gt;" in text

@@ -123,10 +123,11 @@ def test_the_command_rebuilds_what_the_worker_stored_and_a_second_time_nothing(
         assert last == wanted
         assert worker.store.versions.counts() == {new: 12}
         assert worker.store.counts().labelled == 12
-        wrote = worker.store.connection.query("SELECT DISTINCT updated_at IS NULL FROM feature_vectors")
+        wrote = worker.store._connection.query("SELECT DISTINCT updated_at IS NULL FROM feature_vectors")
         assert wrote == [(0,)]
 
 
+@pytest.mark.sqlite_file
 def test_a_rebuild_that_cannot_use_the_store_fails_with_one_line(state_dir: Path) -> None:
     (state_dir / "features.db").write_bytes(b"not a database at all, only words" * 100)
     environment = {**os.environ, "REFINERY_STATE_DIR": str(state_dir)}

@@ -44,7 +44,7 @@ def set_up(tmp_path: Path, valkey: redis.Redis, valkey_url: str) -> Any:
     with desk(settings) as world:
         send(world.client, SIGNALS, signal(1))
         world.drain()
-        version, names = world.store.connection.query(
+        version, names = world.store._connection.query(
             "SELECT feature_version, (SELECT names FROM feature_lists) FROM feature_vectors"
         )[0]
         rng = np.random.default_rng(1)

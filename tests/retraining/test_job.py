@@ -148,20 +148,20 @@ def test_the_first_label_after_the_days_makes_a_job_also_before_any_training(
 ) -> None:
     label(store, defaults, 1)
     assert enqueue_if_due(defaults, store, client) is None
-    store.connection.run("UPDATE ml_schema_migrations SET applied_at = '2026-01-01T00:00:00.000000Z'")
+    store._connection.run("UPDATE ml_schema_migrations SET applied_at = '2026-01-01T00:00:00.000000Z'")
     assert reason_if_due(defaults, store) is RetrainReason.SCHEDULE
     assert enqueue_if_due(defaults, store, client) == JOB.format(0)
     retrain(defaults, model_type=TYPE, after=0, reason="schedule")
     assert store.runs.get(JOB.format(0)).reason == "1 of 100 samples"  # type: ignore[union-attr]
     label(store, defaults, 1, first=1)
     assert reason_if_due(defaults, store) is None
-    store.connection.run("UPDATE training_runs SET started_at = '2026-01-01T00:00:00.000000Z'")
+    store._connection.run("UPDATE training_runs SET started_at = '2026-01-01T00:00:00.000000Z'")
     assert reason_if_due(defaults, store) is RetrainReason.SCHEDULE
 
 
 def test_a_store_whose_age_nobody_can_read_waits_for_its_labels(settings: Settings, store: FeatureDatabase) -> None:
     label(store, settings, 49)
-    store.connection.run("UPDATE ml_schema_migrations SET applied_at = 'a while ago'")
+    store._connection.run("UPDATE ml_schema_migrations SET applied_at = 'a while ago'")
     assert reason_if_due(settings, store) is None
     label(store, settings, 1, first=49)
     assert reason_if_due(settings, store) is RetrainReason.NEW_LABELS
@@ -378,6 +378,7 @@ def test_a_model_that_is_not_trained_here_is_refused(settings: Settings) -> None
         retrain(settings, model_type="risk_predictor", after=0, reason="manual")
 
 
+@pytest.mark.sqlite_file
 def test_a_training_that_was_asked_for_by_another_installation_is_not_done_here(
     settings: Settings, store: FeatureDatabase, client: redis.Redis, valkey_url: str, tmp_path: Path
 ) -> None:
@@ -398,12 +399,14 @@ def test_a_training_that_was_asked_for_by_another_installation_is_not_done_here(
     assert waiting(client) == [again.encode()]
 
 
+@pytest.mark.sqlite_file
 def test_a_trainer_without_a_store_makes_none_and_does_no_training(settings: Settings) -> None:
     with pytest.raises(ConfigurationError, match="there is no store"):
         retrain(settings, model_type=TYPE, after=0, reason="test")
     assert not settings.store_path.exists()
 
 
+@pytest.mark.sqlite_file
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_store_that_is_lost_under_a_training_gets_no_model_file_and_the_training_is_done_again(
     replaced: bool, settings: Settings, store: FeatureDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from tests.support.labels import label
 from tests.support.processes import fork
 from tests.support.waiting import wait_until
 from trading_system.ml_refinement.config import ModelType
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, StoreUnavailable
+from trading_system.ml_refinement.storage.postgres import connection as postgres
 from trading_system.ml_refinement.training import pipeline
 from worker.installation import open_store
 from worker.retraining import job, lease
@@ -33,6 +35,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "LEASE_S", 1)
     monkeypatch.setattr(lease, "_RENEWED_EVERY_S", 0.1)
     monkeypatch.setattr(lease, "_POLL_S", 0.05)
+    monkeypatch.setattr(postgres, "_IDLE_WRITER_MS", 500)
+
+
+def taken(store: FeatureDatabase) -> bool:
+    """Whether the right to train was taken now; who was stopped inside a transaction keeps the store for a moment."""
+    with suppress(StoreUnavailable):
+        return take_lease(store, first=sweep) is not None
+    return False
 
 
 def on_host(name: str) -> None:
@@ -114,7 +124,7 @@ def test_a_trainer_that_stood_still_beyond_its_time_activates_nothing(
     try:
         _, status = os.waitpid(pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
-        wait_until(lambda: take_lease(store, first=sweep) is not None)
+        wait_until(lambda: taken(store))
         assert store.runs.last(TYPE).status == "failed"
         os.kill(pid, signal.SIGCONT)
         assert ended(pid) == 1

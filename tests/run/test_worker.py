@@ -26,6 +26,7 @@ from trading_system.ml_refinement.storage import (
     StoreDamaged,
     StoreUnavailable as Unavailable,
 )
+from trading_system.ml_refinement.storage.postgres import connection as postgres
 from worker import app
 from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer
@@ -64,6 +65,7 @@ def handle_one(consumer: Consumer, valkey: redis.Redis) -> None:
     join(running)
 
 
+@pytest.mark.sqlite_file
 @pytest.mark.parametrize("file", ["features.db", "events.db"])
 @pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
 def test_a_disk_that_fails_at_the_start_is_waited_for_and_told_of_once(
@@ -86,10 +88,12 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     monkeypatch.setattr(
         SqliteConnection.__init__, "__kwdefaults__", {**SqliteConnection.__init__.__kwdefaults__, "busy_timeout_ms": 20}
     )
+    monkeypatch.setattr(postgres, "_LOCK_WAIT_MS", 20)
+    monkeypatch.setattr(postgres, "_IDLE_WRITER_MS", 1000 * int(HANGS_AFTER_S))
     held = threading.Event()
 
     def hold() -> None:
-        with SqliteConnection(settings.store_path).atomic():
+        with FeatureDatabase(settings.store_place) as store, store.atomic():
             held.set()
             wait_until(lambda: errors_logged)
 
@@ -102,6 +106,7 @@ def test_a_store_that_is_locked_at_the_start_is_waited_for(
     assert len(errors_logged) == 1
 
 
+@pytest.mark.sqlite_file
 def test_being_told_to_stop_ends_the_waiting_and_opens_nothing(settings: Settings) -> None:
     disk = Disk([DiskPlan("write", 1, "ENOSPC", times=10**9)])
     stop = threading.Event()
@@ -130,6 +135,7 @@ def test_a_disk_that_is_full_or_read_only_for_now_may_pass_and_a_wrong_path_does
             retry.until_possible(attempt)
 
 
+@pytest.mark.sqlite_file
 def test_what_waiting_does_not_help_against_ends_the_start_at_once(settings: Settings) -> None:
     never = threading.Event()
     settings.store_path.parent.mkdir()
@@ -214,6 +220,7 @@ def test_a_worker_that_starts_before_its_server_waits_for_it_and_works(tmp_path:
     assert "waiting to start" not in logged
 
 
+@pytest.mark.sqlite_file
 def test_sigterm_ends_a_worker_that_waits_for_its_store_with_a_clean_exit(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:

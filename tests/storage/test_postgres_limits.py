@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal as signals
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from tests.support.composed import free_port
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import SIGNALS, TRADES, outcome as closed, signal
 from tests.support.postgres_server import DATABASE, ROLE, PostgresServer, needs_postgres
+from tests.support.processes import fork
 from tests.support.rows import outcome, plain
 from tests.support.small_disk import SmallDisk
 from tests.support.waiting import join, wait_until
@@ -75,6 +78,49 @@ def test_a_transaction_that_the_server_found_idle_is_not_kept_by_half(
         unit_of_work()
     insert(db, "c")
     assert stored(db) == ["c"]
+
+
+def test_a_writer_that_stands_still_inside_a_transaction_does_not_keep_the_others_out(
+    db: FeatureDatabase, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_IDLE_WRITER_MS", 500)
+    monkeypatch.setattr(connection, "_LOCK_WAIT_MS", 100)
+
+    def stands_still() -> None:
+        def unit_of_work() -> None:
+            with own.atomic():
+                insert(own, "a")
+                signals.pthread_kill(threading.get_ident(), signals.SIGSTOP)
+                insert(own, "b")
+
+        with closing(FeatureDatabase(postgres_url)) as own, pytest.raises(StoreUnavailable):
+            unit_of_work()
+
+    def goes_on() -> bool:
+        with suppress(StoreUnavailable):
+            insert(db, "c")
+        return stored(db) == ["c"]
+
+    pid = fork(stands_still)
+    try:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        wait_until(goes_on)
+    except BaseException:
+        os.kill(pid, signals.SIGKILL)
+        raise
+    os.kill(pid, signals.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert stored(db) == ["c"]
+
+
+@pytest.mark.parametrize(("of_the_server", "holds"), [("0", "30s"), ("7s", "7s"), ("10min", "10min")])
+def test_a_limit_that_the_server_has_of_its_own_holds(db: FeatureDatabase, of_the_server: str, holds: str) -> None:
+    db._connection.run(f"SET idle_in_transaction_session_timeout = '{of_the_server}'")
+    with db.atomic():
+        assert db._connection.query("SHOW idle_in_transaction_session_timeout") == [(holds,)]
+    with db._connection.snapshot():  # a reader keeps nobody out
+        assert db._connection.query("SHOW idle_in_transaction_session_timeout") == [(of_the_server,)]
 
 
 def test_a_full_disk_of_the_server_is_a_pause_and_costs_nothing(postgres_url: str) -> None:

@@ -75,8 +75,8 @@ class Engine(ABC):
         """
         return ""
 
-    def server_id(self) -> str:
-        """Which server holds the store: the same on its standbys; empty without one."""
+    def place_id(self) -> str:
+        """Where on which server the store is: the same on its standbys; empty without one."""
         return ""
 
     def facts(self) -> ServerFacts | None:

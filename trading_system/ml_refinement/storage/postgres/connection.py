@@ -35,6 +35,9 @@ from trading_system.ml_refinement.storage.postgres.place import read_place
 FIRST_VERSION = 150_000
 _CONNECT_S = 5
 _LOCK_WAIT_MS = 5000
+#: A writer that stands still inside a transaction keeps everyone else from writing: so long, unless the server has a
+#: limit of its own. Then the server ends its session, as of a host that is paused, or gone without a word.
+_IDLE_WRITER_MS = 30_000
 #: A peer that is gone without a word is noticed after so long.
 _SILENCE_S = 10
 
@@ -232,6 +235,7 @@ class PostgresConnection(Connection):
                 *local,
                 "SET LOCAL enable_seqscan = off",
                 *(["SET LOCAL synchronous_commit = off"] if self._of_archive else []),
+                LIMIT_IDLE.format(milliseconds=_IDLE_WRITER_MS),
                 f"SELECT pg_advisory_xact_lock({self._lock_key})",
             ]
         else:
@@ -404,6 +408,9 @@ class _Context:
 TIMELINE = """
     SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
     FROM pg_control_system()"""
+LIMIT_IDLE = """
+    SELECT set_config('idle_in_transaction_session_timeout', '{milliseconds}', true)
+    WHERE current_setting('idle_in_transaction_session_timeout') = '0'"""
 COLUMN_TYPES = """
     SELECT column_name::text, data_type::text FROM information_schema.columns
     WHERE table_schema = ? AND table_name = ? ORDER BY ordinal_position"""

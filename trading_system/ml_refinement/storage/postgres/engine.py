@@ -66,9 +66,9 @@ class PostgresEngine(Engine):
         """See `Engine.timeline`."""
         return self.connection.timeline()
 
-    def server_id(self) -> str:
-        """See `Engine.server_id`: the system identifier that the server was given when it was made."""
-        return str(self.connection.query("SELECT CAST(system_identifier AS text) FROM pg_control_system()")[0][0])
+    def place_id(self) -> str:
+        """See `Engine.place_id`: the identifier that the server was given when it was made, database and schema."""
+        return str(self.connection.query(PLACE_ID)[0][0])
 
     def facts(self) -> ServerFacts:
         """See `Engine.facts`. Reads two tables against the indexes of two others."""
@@ -100,6 +100,9 @@ SIZES = """
     FROM (SELECT pg_total_relation_size(oid) AS size, inhparent AS parent
         FROM pg_class LEFT JOIN pg_inherits ON inhrelid = oid
         WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r') AS tables"""
+PLACE_ID = """
+    SELECT CAST(system_identifier AS text) || '/' || current_database() || '/' || current_schema()
+    FROM pg_control_system()"""
 FACTS = """
     SELECT current_setting('server_version'), current_setting('fsync'), current_setting('full_page_writes'),
         current_setting('synchronous_commit'), pg_is_in_recovery(), (SELECT count(*) FROM pg_stat_replication),

@@ -1,0 +1,125 @@
+"""Workers on hosts that share a store in PostgreSQL and a server of streams, and no disk."""
+
+from __future__ import annotations
+
+import os
+import signal as signals
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.desk import desk, pending, send, settings_for
+from tests.support.events import GROUP, SIGNALS, TRADES, signal
+from tests.support.postgres_server import PostgresServer, needs_postgres
+from tests.support.real_processes import Installation
+from tests.support.waiting import HANGS_AFTER_S, wait_until
+from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.shared.copying import copy_store
+from worker.errors import CopyAtWork
+from worker.settings.schema import Settings
+from worker.streams.maintenance import remove_dead_consumers
+from worker.supervision.slots import worker_slot
+
+pytestmark = needs_postgres
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[FeatureDatabase]:
+    with closing(FeatureDatabase(postgres_url)) as store:
+        store.upgrade()
+        yield store
+
+
+@pytest.fixture
+def start(tmp_path: Path, valkey_url: str, postgres_url: str, store: FeatureDatabase) -> Iterator[Start]:
+    """Starts a worker with a state directory of that name, which is empty at first."""
+    started = []
+
+    def start(directory: str, **environment: str) -> subprocess.Popen[bytes]:
+        here = Installation(tmp_path / directory, valkey_url)
+        here.environment |= {"REFINERY_STORE_URL": postgres_url, **environment}
+        started.append(here.start("worker"))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.send_signal(signals.SIGTERM)
+        assert process.wait(HANGS_AFTER_S) in (0, -signals.SIGKILL)
+
+
+def consumers(valkey: redis.Redis) -> dict[str, int]:
+    """Names in the group of signals, with how many entries are pending for each."""
+    if not valkey.exists(SIGNALS) or not valkey.xinfo_groups(SIGNALS):
+        return {}
+    found: Any = valkey.xinfo_consumers(SIGNALS, GROUP)
+    return {one["name"].decode(): one["pending"] for one in found}
+
+
+def host(tmp_path: Path, name: str, url: str, store_url: str) -> Settings:
+    return settings_for(tmp_path / name, url, store_url=store_url)
+
+
+def test_hosts_of_one_name_are_two_consumers_and_handle_each_event_once(
+    start: Start, store: FeatureDatabase, valkey: redis.Redis
+) -> None:
+    for directory in ("one", "other"):
+        start(directory, REFINERY_CONSUMER_NAME="worker", REFINERY_BATCH_SIZE="2")
+    wait_until(lambda: len(consumers(valkey)) == 2)
+    for number in range(40):
+        send(valkey, SIGNALS, signal(number))
+    wait_until(lambda: store.counts().signals == 40 and not pending(valkey))
+    names = sorted(consumers(valkey))
+    assert len(names) == 2
+    assert all(name.startswith("worker-") and name.endswith("-0") for name in names)
+    assert store.counts().duplicates == 0
+
+
+def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_and_no_consumer_behind(
+    start: Start, store: FeatureDatabase, valkey: redis.Redis
+) -> None:
+    first = start("container-1", REFINERY_CONSUMER_NAME="4f1c", REFINERY_CLAIM_IDLE_MS="1000")
+    send(valkey, SIGNALS, signal(0))
+    wait_until(lambda: store.counts().signals == 1 and not pending(valkey))
+    [gone] = consumers(valkey)
+    with store.atomic():  # so that it has a batch in hand
+        for number in range(1, 20):
+            send(valkey, SIGNALS, signal(number))
+        wait_until(lambda: pending(valkey) > 0)
+        os.kill(first.pid, signals.SIGKILL)
+        first.wait()
+    assert consumers(valkey)[gone] > 0
+    start("container-2", REFINERY_CONSUMER_NAME="9ab0", REFINERY_CLAIM_IDLE_MS="1000")
+    wait_until(lambda: store.counts().signals == 20 and not pending(valkey))
+    assert store.counts().duplicates == 0
+    [new] = consumers(valkey).keys() - {gone}
+    # As a worker does each minute, with an hour for the last argument.
+    wait_until(lambda: remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me=new, idle_ms=1) == [gone])
+    assert list(consumers(valkey)) == [new]
+
+
+def test_a_host_that_stops_does_not_let_a_copy_of_the_store_begin_beside_the_others(
+    tmp_path: Path,
+    valkey_url: str,
+    valkey: redis.Redis,
+    store: FeatureDatabase,
+    postgres_url: str,
+    postgres_server: PostgresServer,
+) -> None:
+    copy_url = postgres_server.url("copy_of_a_store")
+    with closing(FeatureDatabase(copy_url)) as copy:
+        copy.upgrade()
+        copy_store(store, copy)
+    one, other = (host(tmp_path, name, valkey_url, postgres_url) for name in ("one", "other"))
+    with worker_slot(other) as at_work, desk(at_work):
+        with worker_slot(one) as named, desk(named):
+            pass
+        with pytest.raises(CopyAtWork, match="copy of this store"), desk(host(tmp_path, "third", valkey_url, copy_url)):
+            pass
+    with worker_slot(one) as named, desk(named):  # of this store itself nobody waits
+        pass
