@@ -114,6 +114,13 @@ def kept(settings: Settings, client: redis.Redis) -> list[list[str]]:
     return [[orjson.loads(data)["signal_id"] for data in events] for events in found]
 
 
+def looked_at(worker: Desk) -> int:
+    """How many rows the archive has, all of which were looked through. PostgreSQL leaves numbers out."""
+    with closing(open_archive(worker.settings, read_only=True)) as archive:
+        assert worker.store.marks.get("archive_settled") == archive.last_id()
+        return archive.count()
+
+
 def test_events_with_one_id_are_both_applied_kept_and_rebuilt(
     tmp_path: Path, valkey_url: str, valkey: redis.Redis
 ) -> None:
@@ -153,7 +160,7 @@ def test_of_two_events_with_one_id_the_one_that_was_read_and_not_handled_is_foun
         look_through(worker)
         counts = worker.store.counts()
         assert (counts.signals, counts.duplicates, counts.dead_letters) == (10, 0, 0)
-        assert worker.store.marks.get("archive_settled") == 10
+        assert looked_at(worker) == 10
     told = sorted(score["signal_id"] for score in scored(valkey))
     assert told == sorted(event["signal_id"] for event in first + second)
 
@@ -171,7 +178,7 @@ def test_duplicates_of_two_signals_with_one_id_are_noted_each(
             assert (worker.store.counts().signals, worker.store.counts().duplicates) == (2, 2)
         look_through(worker)
         assert worker.store.counts().duplicates == 2
-        assert worker.store.marks.get("archive_settled") == 4
+        assert looked_at(worker) == 4
 
 
 def test_what_was_struck_off_acknowledges_nothing_of_what_has_its_id(

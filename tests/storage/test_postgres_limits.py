@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from tests.support.processes import fork
 from tests.support.rows import outcome, plain
 from tests.support.small_disk import SmallDisk
 from tests.support.waiting import join, wait_until
-from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, StoreUnavailable
+from trading_system.ml_refinement.storage import EventArchive, FeatureDatabase, StoreError, StoreUnavailable
 from trading_system.ml_refinement.storage.errors import StoreRefused
 from trading_system.ml_refinement.storage.postgres import connection
 
@@ -246,3 +247,8 @@ def test_a_worker_behind_a_pooler_works(
         assert pending(worker.client) == 0
     counts = db.counts()
     assert (counts.signals, counts.labelled, counts.dead_letters) == (30, 30, 0)
+    with EventArchive(pooled_url) as archive:
+        assert (archive.count(), len(archive.after(0, limit=99)), archive.missing()) == (60, 60, [])
+        assert len(archive.newest(SIGNALS, among=60)) == 30
+        assert archive.prune(datetime.now(UTC) + timedelta(days=200)) == 60
+        assert len(archive.make_ahead()) == 10

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import redis
 from loguru import logger
@@ -118,7 +119,8 @@ class StateCollector(Collector):
         yield from _streams(status)
         yield from _amounts(status)
         yield from _learning(status, self._settings.training_timeout_s)
-        for name, size in self._store.engine.sizes().items():
+        sizes = {"archive": _file_bytes(self._settings.archive_path)} | self._store.engine.sizes()
+        for name, size in sizes.items():
             yield _gauge(f"refinery_{name}_bytes", "Size on disk.", size)
         if client is not None:
             streams = (self._settings.streams.signals_created, self._settings.streams.trades_closed)
@@ -240,6 +242,13 @@ def _learning(status: Status, training_timeout_s: float) -> Iterator[Metric]:
     # One that has outlived its time limit is dead, and no trainer has noticed.
     running = last is not None and last.status == "running" and (_age_s(last.started_at) or 0) < training_timeout_s
     yield _gauge("refinery_training_due", "1 when a training is due and none runs.", bool(status.due) and not running)
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _alarms(status: Status) -> Iterator[Metric]:
