@@ -32,8 +32,8 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-#: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`.
-#: Of modules that start a process for each test those are named that touch the store.
+#: Whose tests hold for a store in either engine, and run on both; but for those that are marked `sqlite_file`. Of
+#: modules that start a process for each test those are named that touch the store.
 BOTH_ENGINES = (
     "tests/consumer/",
     "tests/cli/test_dead_letters.py",

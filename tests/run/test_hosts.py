@@ -19,6 +19,7 @@ from tests.support.postgres_server import PostgresServer, needs_postgres
 from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.postgres import connection as postgres
 from trading_system.ml_refinement.storage.shared.copying import copy_store
 from worker.errors import CopyAtWork
 from worker.settings.schema import Settings
@@ -81,8 +82,9 @@ def test_hosts_of_one_name_are_two_consumers_and_handle_each_event_once(
 
 
 def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_and_no_consumer_behind(
-    start: Start, store: FeatureDatabase, valkey: redis.Redis
+    start: Start, store: FeatureDatabase, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(postgres, "_IDLE_WRITER_MS", 1000 * int(HANGS_AFTER_S))  # this test is such a writer
     first = start("container-1", REFINERY_CONSUMER_NAME="4f1c", REFINERY_CLAIM_IDLE_MS="1000")
     send(valkey, SIGNALS, signal(0))
     wait_until(lambda: store.counts().signals == 1 and not pending(valkey))
