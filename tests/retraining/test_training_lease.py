@@ -155,6 +155,41 @@ def test_of_trainers_on_two_hosts_one_trains_what_was_asked_for_once(
     assert len(store.runs.recent()) == 1
 
 
+@pytest.mark.usefixtures("short")
+def test_of_two_hosts_trainers_one_killed_with_its_models_fitted_the_other_alone_has_a_model_serve(
+    settings: Settings, store: FeatureDatabase, tmp_path: Path
+) -> None:
+    label(store, settings, 150)
+    # What hosts share is a store on a server; in one file they share the directory too.
+    apart = settings if settings.store_url is None else settings.model_copy(update={"state_dir": tmp_path / "other"})
+
+    def dies() -> None:
+        on_host("one")
+        candidates = pipeline._Run._candidates
+
+        def die_after(*arguments: object) -> object:
+            candidates(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        pipeline._Run._candidates = die_after  # type: ignore[method-assign, assignment]
+        retrain(settings, model_type=TYPE, after=0, reason="test")
+
+    def takes_over() -> None:
+        on_host("other")
+        did = retrain(apart, model_type=TYPE, after=1, reason="test")
+        (tmp_path / "did").write_text(did["status"])
+
+    assert ended(fork(dies)) == -signal.SIGKILL
+    assert store.runs.last(TYPE).status == "running"
+    assert ended(fork(takes_over)) == 0
+    assert (tmp_path / "did").read_text() == "completed"
+    newest, before = store.runs.recent()
+    assert (newest.status, before.status) == ("completed", "failed")
+    assert store.models.active_id(TYPE) == newest.model_id
+    models = {row.model_id for row in store.models.history(limit=100)}
+    assert [model for model in models if model.startswith(TYPE)] == [newest.model_id]
+
+
 def test_housekeeping_lets_a_training_of_another_host_go_on(settings: Settings, store: FeatureDatabase) -> None:
     store.leases.take(TRAINING, "elsewhere 7 other-kernel 99", 90)
     store.runs.start("retrain-signal_quality-0", TYPE, {}, label_watermark=0)

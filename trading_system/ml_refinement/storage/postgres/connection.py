@@ -50,6 +50,13 @@ _UNLESS_TOLD: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": _SILENCE_S * 1000,
 }
+#: The same for the server, which would go on holding a lock for hours for a host that is gone.
+_OF_THE_SERVER = {
+    "tcp_keepalives_idle": _SILENCE_S,
+    "tcp_keepalives_interval": _SILENCE_S // 3,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": _SILENCE_S * 1000,
+}
 _LOOK_EVERY_S = 1.0
 
 #: Handles inherited through a fork. Closing one would end the parent's session, so they are kept, never closed.
@@ -358,7 +365,8 @@ class PostgresConnection(Connection):
             handle.prepare_threshold = None
         else:
             handle.prepared_max = 500
-            handle.execute("; ".join(self._settings("SESSION")).encode(), prepare=False)
+            silence = [f"SET SESSION {name} = {value}" for name, value in _OF_THE_SERVER.items()]
+            handle.execute("; ".join([*self._settings("SESSION"), *silence]).encode(), prepare=False)
         self._see_the_same_installation(handle)
         # A server that took over has another timeline, from its first write on.
         self._timeline = None if standby else str(handle.execute(TIMELINE.encode()).fetchall()[0][0])
