@@ -18,6 +18,7 @@ import pytest
 from tests.support.desk import settings_for
 from tests.support.receiver import Receiver, drip, receiving
 from tests.support.rows import dead
+from tests.support.store_place import StoreAway
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
 from trading_system.ml_refinement.storage.notifications.occasions import Occasion
 from trading_system.ml_refinement.storage.times import utc_now, utc_text
@@ -64,6 +65,13 @@ def settings(tmp_path: Path, receiver: Receiver) -> Settings:
 def store(settings: Settings) -> Iterator[FeatureDatabase]:
     with open_store(settings) as store:
         yield store
+
+
+@pytest.fixture
+def away(settings: Settings, request: pytest.FixtureRequest) -> StoreAway:
+    if settings.store_url is None:
+        return StoreAway(settings)
+    return StoreAway(settings, request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture
@@ -222,12 +230,10 @@ def test_what_is_no_http_is_told_and_tried_again(sender: Notifier, store: Featur
 
 
 def test_what_was_taken_and_could_not_be_noted_is_not_sent_again(
-    sender: Notifier, store: FeatureDatabase, receiver: Receiver
+    sender: Notifier, store: FeatureDatabase, receiver: Receiver, away: StoreAway
 ) -> None:
-    away = store.db_path.with_name("away.db")
-
     def lose_the_store(request: BaseHTTPRequestHandler) -> None:
-        store.db_path.rename(away)  # before the answer, after which the sender goes on
+        away.take()  # before the answer, after which the sender goes on
         request.send_response(200)
         request.end_headers()
 
@@ -235,7 +241,7 @@ def test_what_was_taken_and_could_not_be_noted_is_not_sent_again(
     add(store, "a")
     with pytest.raises(StoreError):
         sender.look(NEVER)
-    away.rename(store.db_path)
+    away.put_back()
     sender.let_go_of_store()
     receiver.answer = None
     assert sender.look(NEVER) == 0

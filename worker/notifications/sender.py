@@ -1,8 +1,7 @@
-"""Who sends what waits: a thread of whichever worker or trainer has the lock; no loop and no training waits for it."""
+"""Who sends what waits: a thread of whichever worker or trainer has the right; no loop and no training waits for it."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +17,9 @@ from worker.errors import RefineryError
 from worker.installation import open_store
 from worker.notifications.delivery import Answer, post
 from worker.notifications.message import body, headers
+from worker.notifications.right import right_to_send
 from worker.settings.schema import Settings
-from worker.state_dir import take_lock
 
-LOCK = "notify.lock"
 #: Dead letters of so long are counted for a burst, of so many newest at most, and so often one is told of.
 BURST_WITHIN = timedelta(minutes=10)
 _BURST_AMONG = 1_000
@@ -45,7 +43,7 @@ class Notifier:
     def __init__(self, settings: Settings, *, clock: Clock = utc_now) -> None:
         self._settings = settings
         self._clock = clock
-        self._lock: int | None = None
+        self._right = right_to_send(settings)
         self._opened: FeatureDatabase | None = None
         #: Taken by the receiver, and not noted in the store so far.
         self._taken: set[int] = set()
@@ -60,7 +58,7 @@ class Notifier:
             RefineryError: the store is being restored.
             OSError: the lock cannot be made.
         """
-        if not self._settings.store_is_there or not self._has_lock():
+        if not self._settings.store_is_there or not self._right.had(self._store):
             return 0
         store, now = self._store(), self._clock()
         for number in sorted(self._taken):
@@ -69,28 +67,21 @@ class Notifier:
         self._settle(store, now)
         sent = 0
         for notification in store.notifications.due(utc_text(now)) if self._settings.notify.url else ():
-            if stop.is_set() or not self._sent(store, notification):
+            if stop.is_set() or not self._right.sure(self._store) or not self._sent(store, notification):
                 break
             sent += 1
         return sent
 
     def close(self) -> None:
-        """Let go of store and lock."""
+        """Let go of store and right."""
+        self._right.give_back(self._opened)
         self.let_go_of_store()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def let_go_of_store(self) -> None:
         """Close it, to open at the next look what is there then."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
-
-    def _has_lock(self) -> bool:
-        if self._lock is None:
-            self._lock = take_lock(self._settings.state_dir / LOCK)
-        return self._lock is not None
 
     def _store(self) -> FeatureDatabase:
         if self._opened is None:

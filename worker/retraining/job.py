@@ -30,6 +30,7 @@ from worker.retraining.requests import enqueue_if_due
 from worker.retraining.rq_worker import ForbiddenJob, TrainingFailed, work_until_stopped
 from worker.settings.schema import Settings
 from worker.state_dir import refuse_half_restored, take_lock
+from worker.supervision.leases import give_back
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.labelling.rules import LabellingRule
@@ -172,7 +173,7 @@ def _tidy_up(settings: Settings, store: FeatureDatabase) -> None:
             try:
                 _look_after_models(settings, store)
             finally:
-                store.leases.release(TRAINING, token)
+                give_back(store, TRAINING, token)
     finally:
         os.close(lock)
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Final
 
 from loguru import logger
 
 from trading_system.ml_refinement.storage import FeatureDatabase, StoreError
-from trading_system.ml_refinement.storage.shared.leases import Lease
 from worker.errors import ConfigurationError
 from worker.installation import open_store
 from worker.settings.schema import Settings
-from worker.supervision.process_identity import known_dead, place_name, this_process
+from worker.supervision.leases import give_back, holder_at_work, take
+from worker.supervision.process_identity import place_name
 
 TRAINING: Final = "training"
 #: A holder that has not said so long that it lives is taken for dead, by the database's clock ...
@@ -23,34 +23,17 @@ LEASE_S: Final = 90
 #: ... and one that lives says it so often.
 _RENEWED_EVERY_S = 5.0
 _POLL_S = 0.5
-#: What this process has now. A lease of its that is not among them was not given back, as where the store was away.
-_held: set[int] = set()
 
 
 def trainer_at_work(store: FeatureDatabase) -> str | None:
     """Who trains now, in words; None where nobody does, as far as can be known."""
-    lease = store.leases.holder_of(TRAINING)
-    return None if lease is None or known_dead(lease.holder) else place_name(lease.holder)
+    lease = holder_at_work(store, TRAINING)
+    return None if lease is None else place_name(lease.holder)
 
 
 def take_lease(store: FeatureDatabase, *, first: Callable[[FeatureDatabase], object]) -> int | None:
-    """Take the right to train, if nobody who may live has it; its token.
-
-    `first` is done in the same transaction: what the last holder still writes after it finds that done.
-    """
-    lease = store.leases.holder_of(TRAINING)
-    over = lease.token if lease is not None and (_left_over(lease) or known_dead(lease.holder)) else None
-    if lease is not None and over is None:
-        return None
-    with store.atomic():
-        token = store.leases.take(TRAINING, str(this_process()), LEASE_S, over=over)
-        if token is not None:
-            first(store)
-    return token
-
-
-def _left_over(lease: Lease) -> bool:
-    return lease.holder == str(this_process()) and lease.token not in _held
+    """Take the right to train, if nobody who may live has it; its token. `first` is done in the same transaction."""
+    return take(store, TRAINING, LEASE_S, first=first)
 
 
 @contextmanager
@@ -60,7 +43,6 @@ def training_lease(
     """Waits for the right to train and has it while the block runs; a thread says so to the database."""
     while (token := take_lease(store, first=first)) is None:
         time.sleep(_POLL_S)
-    _held.add(token)
     ending = threading.Event()
     keeper = threading.Thread(target=_keep, args=(settings, token, ending), name="training-lease", daemon=True)
     keeper.start()
@@ -69,9 +51,7 @@ def training_lease(
     finally:
         ending.set()
         keeper.join()
-        _held.discard(token)
-        with suppress(StoreError):  # whoever waits sees that this process ended, or waits until the lease runs out
-            store.leases.release(TRAINING, token)
+        give_back(store, TRAINING, token)
 
 
 def _keep(settings: Settings, token: int, ending: threading.Event) -> None:
