@@ -1,4 +1,4 @@
-"""Where the store of a directory and its archive are: in files, or where the environment says; and one that goes away."""
+"""Where the store of a directory and its archive are: in files, or where the environment says; one that goes away."""
 
 from __future__ import annotations
 
