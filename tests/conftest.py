@@ -121,6 +121,14 @@ def postgres_url(postgres_server: PostgresServer, request: pytest.FixtureRequest
 
 
 @pytest.fixture
+def postgres_store(postgres_url: str) -> Iterator[FeatureDatabase]:
+    """The store there, made."""
+    with closing(FeatureDatabase(postgres_url)) as store:
+        store.upgrade()
+        yield store
+
+
+@pytest.fixture
 def state_dir(tmp_path: Path) -> Path:
     """An empty state directory."""
     path = tmp_path / "var"

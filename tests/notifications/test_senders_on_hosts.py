@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ from worker.notifications.sender import sending
 from worker.settings.schema import Settings
 
 pytestmark = needs_postgres
-
-
-@pytest.fixture
-def store(postgres_url: str) -> Iterator[FeatureDatabase]:
-    with closing(FeatureDatabase(postgres_url)) as store:
-        store.upgrade()
-        yield store
 
 
 @pytest.fixture
@@ -88,34 +80,36 @@ def holder(store: FeatureDatabase) -> str | None:
     return None if lease is None else lease.holder.split()[0]
 
 
-def test_of_two_hosts_one_sends_each_message_once(host: Host, store: FeatureDatabase, receiver: Receiver) -> None:
+def test_of_two_hosts_one_sends_each_message_once(
+    host: Host, postgres_store: FeatureDatabase, receiver: Receiver
+) -> None:
     host("one"), host("other")
     names = [f"alarm-{number}" for number in range(30)]
     for name in names:
-        add(store, name)
-    wait_until(lambda: len(receiver.posted) >= 30 and not store.notifications.waiting().number)
+        add(postgres_store, name)
+    wait_until(lambda: len(receiver.posted) >= 30 and not postgres_store.notifications.waiting().number)
     assert told(receiver) == names
-    assert store.notifications.counts() == {"sent": 30, "failed": 0, "given_up": 0, "dropped": 0}
+    assert postgres_store.notifications.counts() == {"sent": 30, "failed": 0, "given_up": 0, "dropped": 0}
 
 
 def test_a_sender_that_is_killed_is_taken_over_from_by_another_host(
-    host: Host, store: FeatureDatabase, receiver: Receiver
+    host: Host, postgres_store: FeatureDatabase, receiver: Receiver
 ) -> None:
     first = host("one")
-    wait_until(lambda: holder(store) == "one")
+    wait_until(lambda: holder(postgres_store) == "one")
     host("other")
-    add(store, "a")
-    wait_until(lambda: told(receiver) == ["a"] and not store.notifications.waiting().number)
+    add(postgres_store, "a")
+    wait_until(lambda: told(receiver) == ["a"] and not postgres_store.notifications.waiting().number)
     os.kill(first, signal.SIGSTOP)  # nothing of it goes on, and it cannot say that it ends
     os.kill(first, signal.SIGKILL)
-    add(store, "b")
-    wait_until(lambda: not store.notifications.waiting().number)
+    add(postgres_store, "b")
+    wait_until(lambda: not postgres_store.notifications.waiting().number)
     assert told(receiver) == ["a", "b"]
-    assert holder(store) == "other"
+    assert holder(postgres_store) == "other"
 
 
 def test_one_that_stood_still_beyond_its_time_sends_nothing_that_the_other_has_sent(
-    host: Host, store: FeatureDatabase, receiver: Receiver
+    host: Host, postgres_store: FeatureDatabase, receiver: Receiver
 ) -> None:
     def stops_with_what_is_due_in_hand() -> None:
         sure = right._Lease.sure
@@ -130,15 +124,15 @@ def test_one_that_stood_still_beyond_its_time_sends_nothing_that_the_other_has_s
         right._Lease.sure = after_a_while  # type: ignore[method-assign]
 
     first = host("one", stops_with_what_is_due_in_hand)
-    wait_until(lambda: holder(store) == "one")
-    add(store, "a", "b")
+    wait_until(lambda: holder(postgres_store) == "one")
+    add(postgres_store, "a", "b")
     _, status = os.waitpid(first, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     host("other")
-    wait_until(lambda: not store.notifications.waiting().number)
-    assert holder(store) == "other"
+    wait_until(lambda: not postgres_store.notifications.waiting().number)
+    assert holder(postgres_store) == "other"
     os.kill(first, signal.SIGCONT)
-    add(store, "c")
-    wait_until(lambda: not store.notifications.waiting().number)
+    add(postgres_store, "c")
+    wait_until(lambda: not postgres_store.notifications.waiting().number)
     assert told(receiver) == ["a", "b", "c"]
-    assert holder(store) == "other"
+    assert holder(postgres_store) == "other"

@@ -31,14 +31,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def store(postgres_url: str) -> Iterator[FeatureDatabase]:
-    with closing(FeatureDatabase(postgres_url)) as store:
-        store.upgrade()
-        yield store
-
-
-@pytest.fixture
-def start(tmp_path: Path, valkey_url: str, postgres_url: str, store: FeatureDatabase) -> Iterator[Start]:
+def start(tmp_path: Path, valkey_url: str, postgres_url: str, postgres_store: FeatureDatabase) -> Iterator[Start]:
     """Starts a worker with a state directory of that name, which is empty at first."""
     started = []
 
@@ -67,29 +60,29 @@ def host(tmp_path: Path, name: str, url: str, store_url: str) -> Settings:
 
 
 def test_hosts_of_one_name_are_two_consumers_and_handle_each_event_once(
-    start: Start, store: FeatureDatabase, valkey: redis.Redis
+    start: Start, postgres_store: FeatureDatabase, valkey: redis.Redis
 ) -> None:
     for directory in ("one", "other"):
         start(directory, REFINERY_CONSUMER_NAME="worker", REFINERY_BATCH_SIZE="2")
     wait_until(lambda: len(consumers(valkey)) == 2)
     for number in range(40):
         send(valkey, SIGNALS, signal(number))
-    wait_until(lambda: store.counts().signals == 40 and not pending(valkey))
+    wait_until(lambda: postgres_store.counts().signals == 40 and not pending(valkey))
     names = sorted(consumers(valkey))
     assert len(names) == 2
     assert all(name.startswith("worker-") and name.endswith("-0") for name in names)
-    assert store.counts().duplicates == 0
+    assert postgres_store.counts().duplicates == 0
 
 
 def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_and_no_consumer_behind(
-    start: Start, store: FeatureDatabase, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    start: Start, postgres_store: FeatureDatabase, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "_IDLE_WRITER_MS", 1000 * int(HANGS_AFTER_S))  # this test is such a writer
     first = start("container-1", REFINERY_CONSUMER_NAME="4f1c", REFINERY_CLAIM_IDLE_MS="1000")
     send(valkey, SIGNALS, signal(0))
-    wait_until(lambda: store.counts().signals == 1 and not pending(valkey))
+    wait_until(lambda: postgres_store.counts().signals == 1 and not pending(valkey))
     [gone] = consumers(valkey)
-    with store.atomic():  # so that it has a batch in hand
+    with postgres_store.atomic():  # so that it has a batch in hand
         for number in range(1, 20):
             send(valkey, SIGNALS, signal(number))
         wait_until(lambda: pending(valkey) > 0)
@@ -97,8 +90,8 @@ def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_a
         first.wait()
     assert consumers(valkey)[gone] > 0
     start("container-2", REFINERY_CONSUMER_NAME="9ab0", REFINERY_CLAIM_IDLE_MS="1000")
-    wait_until(lambda: store.counts().signals == 20 and not pending(valkey))
-    assert store.counts().duplicates == 0
+    wait_until(lambda: postgres_store.counts().signals == 20 and not pending(valkey))
+    assert postgres_store.counts().duplicates == 0
     [new] = consumers(valkey).keys() - {gone}
     # As a worker does each minute, with an hour for the last argument.
     wait_until(lambda: remove_dead_consumers(valkey, [SIGNALS, TRADES], GROUP, me=new, idle_ms=1) == [gone])
@@ -109,14 +102,14 @@ def test_a_host_that_stops_does_not_let_a_copy_of_the_store_begin_beside_the_oth
     tmp_path: Path,
     valkey_url: str,
     valkey: redis.Redis,
-    store: FeatureDatabase,
+    postgres_store: FeatureDatabase,
     postgres_url: str,
     postgres_server: PostgresServer,
 ) -> None:
     copy_url = postgres_server.url("copy_of_a_store")
     with closing(FeatureDatabase(copy_url)) as copy:
         copy.upgrade()
-        copy_store(store, copy)
+        copy_store(postgres_store, copy)
     one, other = (host(tmp_path, name, valkey_url, postgres_url) for name in ("one", "other"))
     with worker_slot(other) as at_work, desk(at_work):
         with worker_slot(one) as named, desk(named):

@@ -31,13 +31,6 @@ from trading_system.ml_refinement.storage.postgres import connection
 pytestmark = needs_postgres
 
 
-@pytest.fixture
-def db(postgres_url: str) -> Iterator[FeatureDatabase]:
-    with closing(FeatureDatabase(postgres_url)) as store:
-        store.upgrade()
-        yield store
-
-
 def stored(db: FeatureDatabase) -> list[str]:
     return [row[0] for row in db._connection.query("SELECT signal_id FROM feature_vectors ORDER BY id")]
 
@@ -65,24 +58,24 @@ def test_a_server_without_connections_left_is_waited_for() -> None:
 
 
 def test_a_transaction_that_the_server_found_idle_is_not_kept_by_half(
-    db: FeatureDatabase, postgres_server: PostgresServer
+    postgres_store: FeatureDatabase, postgres_server: PostgresServer
 ) -> None:
-    db._connection.run("SET idle_in_transaction_session_timeout = 100")
+    postgres_store._connection.run("SET idle_in_transaction_session_timeout = 100")
 
     def unit_of_work() -> None:
-        with db.atomic():
-            insert(db, "a")
+        with postgres_store.atomic():
+            insert(postgres_store, "a")
             time.sleep(0.5)
-            insert(db, "b")
+            insert(postgres_store, "b")
 
     with pytest.raises(StoreUnavailable):
         unit_of_work()
-    insert(db, "c")
-    assert stored(db) == ["c"]
+    insert(postgres_store, "c")
+    assert stored(postgres_store) == ["c"]
 
 
 def test_a_writer_that_stands_still_inside_a_transaction_does_not_keep_the_others_out(
-    db: FeatureDatabase, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_store: FeatureDatabase, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_IDLE_WRITER_MS", 500)
     monkeypatch.setattr(connection, "_LOCK_WAIT_MS", 100)
@@ -99,8 +92,8 @@ def test_a_writer_that_stands_still_inside_a_transaction_does_not_keep_the_other
 
     def goes_on() -> bool:
         with suppress(StoreUnavailable):
-            insert(db, "c")
-        return stored(db) == ["c"]
+            insert(postgres_store, "c")
+        return stored(postgres_store) == ["c"]
 
     pid = fork(stands_still)
     try:
@@ -112,16 +105,18 @@ def test_a_writer_that_stands_still_inside_a_transaction_does_not_keep_the_other
         raise
     os.kill(pid, signals.SIGCONT)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert stored(db) == ["c"]
+    assert stored(postgres_store) == ["c"]
 
 
 @pytest.mark.parametrize(("of_the_server", "holds"), [("0", "30s"), ("7s", "7s"), ("10min", "10min")])
-def test_a_limit_that_the_server_has_of_its_own_holds(db: FeatureDatabase, of_the_server: str, holds: str) -> None:
-    db._connection.run(f"SET idle_in_transaction_session_timeout = '{of_the_server}'")
-    with db.atomic():
-        assert db._connection.query("SHOW idle_in_transaction_session_timeout") == [(holds,)]
-    with db._connection.snapshot():  # a reader keeps nobody out
-        assert db._connection.query("SHOW idle_in_transaction_session_timeout") == [(of_the_server,)]
+def test_a_limit_that_the_server_has_of_its_own_holds(
+    postgres_store: FeatureDatabase, of_the_server: str, holds: str
+) -> None:
+    postgres_store._connection.run(f"SET idle_in_transaction_session_timeout = '{of_the_server}'")
+    with postgres_store.atomic():
+        assert postgres_store._connection.query("SHOW idle_in_transaction_session_timeout") == [(holds,)]
+    with postgres_store._connection.snapshot():  # a reader keeps nobody out
+        assert postgres_store._connection.query("SHOW idle_in_transaction_session_timeout") == [(of_the_server,)]
 
 
 def test_a_full_disk_of_the_server_is_a_pause_and_costs_nothing(postgres_url: str) -> None:
@@ -159,7 +154,7 @@ def test_a_full_disk_of_the_server_is_a_pause_and_costs_nothing(postgres_url: st
 
 
 def test_a_release_that_is_too_old_is_refused(
-    db: FeatureDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_store: FeatureDatabase, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "FIRST_VERSION", 990_000)
     with pytest.raises(StoreError, match=r"PostgreSQL \d+.* is too old: 99 is needed") as refused:
@@ -216,7 +211,9 @@ def pooled_url(postgres_server: PostgresServer, postgres_url: str) -> Iterator[s
     shutil.rmtree(place)
 
 
-def test_many_clients_behind_a_pooler_in_transaction_mode_take_turns(db: FeatureDatabase, pooled_url: str) -> None:
+def test_many_clients_behind_a_pooler_in_transaction_mode_take_turns(
+    postgres_store: FeatureDatabase, pooled_url: str
+) -> None:
     """More of them than the pooler has sessions; what one had set in a session is nothing to the next."""
 
     def work(name: str) -> None:
@@ -230,13 +227,15 @@ def test_many_clients_behind_a_pooler_in_transaction_mode_take_turns(db: Feature
         thread.start()
     for thread in threads:
         join(thread)
-    assert len(stored(db)) == 80
-    assert db.counts().labelled == 80
-    assert db._connection.query("SELECT count(*) FROM feature_vectors WHERE target_r_multiple = 1.0") == [(80,)]
+    assert len(stored(postgres_store)) == 80
+    assert postgres_store.counts().labelled == 80
+    assert postgres_store._connection.query("SELECT count(*) FROM feature_vectors WHERE target_r_multiple = 1.0") == [
+        (80,)
+    ]
 
 
 def test_a_worker_behind_a_pooler_works(
-    db: FeatureDatabase, pooled_url: str, tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_store: FeatureDatabase, pooled_url: str, tmp_path: Path, valkey_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFINERY_STORE_URL", pooled_url)
     with desk(settings_for(tmp_path / "var", valkey_url)) as worker:
@@ -245,7 +244,7 @@ def test_a_worker_behind_a_pooler_works(
             send(worker.client, TRADES, closed(number, 1.0))
         worker.drain()
         assert pending(worker.client) == 0
-    counts = db.counts()
+    counts = postgres_store.counts()
     assert (counts.signals, counts.labelled, counts.dead_letters) == (30, 30, 0)
     with EventArchive(pooled_url) as archive:
         assert (archive.count(), len(archive.after(0, limit=99)), archive.missing()) == (60, 60, [])

@@ -20,6 +20,7 @@ from worker.consumer.store_errors import translated_store_errors
 from worker.streams.entries import Entry
 from worker.streams.errors import translated
 from worker.streams.maintenance import set_back
+from worker.streams.state import most_times
 
 #: Batches of several workers are not committed in the order of their entries: so much before the newest that the store
 #: knows is read again too.
@@ -103,9 +104,7 @@ def failovers(client: redis.Redis, streams: Sequence[str], group: str) -> int:
     Raises:
         TransientError: Redis is away.
     """
-    with translated():
-        times: list[Any] = [client.hget(failover_key(stream, group), "times") for stream in streams]
-    return max(int(number or 0) for number in times)
+    return most_times(client, (failover_key(stream, group) for stream in streams))
 
 
 def failover_key(stream: str, group: str) -> str:

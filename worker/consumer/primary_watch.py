@@ -14,6 +14,7 @@ from loguru import logger
 
 from worker.redis_client import primary_of
 from worker.streams.errors import translated
+from worker.streams.state import most_times
 
 
 class PrimaryWatch:
@@ -70,9 +71,7 @@ def primary_changes(client: redis.Redis, streams: Sequence[str], group: str) -> 
     Raises:
         TransientError: Redis is away.
     """
-    with translated():
-        times: list[Any] = [client.hget(_key(stream, group), "times") for stream in streams]
-    return max(int(number or 0) for number in times)
+    return most_times(client, (_key(stream, group) for stream in streams))
 
 
 def _key(stream: str, group: str) -> str:

@@ -33,6 +33,11 @@ class Stretch(NamedTuple):
     added: int
 
     @property
+    def is_shared(self) -> bool:
+        """Whether bars of another event are in the series."""
+        return bool(self.series.joined)
+
+    @property
     def bars(self) -> Bars | None:
         """The bars, checked, as views; None where the series was not read."""
         bars = self.series.bars
@@ -45,14 +50,13 @@ class Stretch(NamedTuple):
 class _Series:
     """The columns of an event, and what later events have added to them."""
 
-    __slots__ = ("added", "bars", "dropped", "first", "is_shared", "joined", "newest")
+    __slots__ = ("added", "bars", "dropped", "first", "joined", "newest")
 
     def __init__(self, texts: ColumnTexts) -> None:
         self.first = self.newest = texts
         #: What was added to each column, times first, each with its comma.
         self.joined: list[list[bytes]] = []
         self.dropped = self.added = 0
-        self.is_shared = False
         self.bars: Bars | None = None
 
     def goes_on(self, texts: ColumnTexts) -> bool:
@@ -70,7 +74,6 @@ class _Series:
         self.newest = texts
         self.dropped += dropped
         self.added += added[0].count(b",")
-        self.is_shared = True
         return True
 
     def texts(self) -> ColumnTexts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from typing import NamedTuple
@@ -49,11 +49,22 @@ def decode_together(datas: Sequence[bytes | None], *, now: datetime, limits: Lim
 
 
 class _Cut(NamedTuple):
-    """An event without its bars, and by field where they will be found."""
+    """An event, the same without its bars, and by field where these will be found."""
 
     place: int
+    data: bytes
     rest: bytes
     stretches: dict[str, Stretch]
+
+    def bars(self, parser: simdjson.Parser) -> dict[str, Bars | None]:
+        """Its bars by field; None for those that cannot be read here."""
+        found = {name: stretch.bars for name, stretch in self.stretches.items()}
+        if None not in found.values() or not any(stretch.is_shared for stretch in self.stretches.values()):
+            return found
+        event = cut(self.data)  # once more: what another event brought may be all that is wrong with the series
+        return (
+            found if event is None else dict(zip(found, read_columns([*event.columns.values()], parser), strict=True))
+        )
 
 
 def _brought(datas: Sequence[bytes | None], rests: list[bytes | None], limits: Limits) -> dict[int, Brought]:
@@ -61,38 +72,29 @@ def _brought(datas: Sequence[bytes | None], rests: list[bytes | None], limits: L
     parser = simdjson.Parser()
     reader = SeriesReader(parser)
     events = []
-    for place in _by_symbol(datas, limits.max_bytes):
-        if (event := cut(datas[place] or b"")) is not None:
-            stretches = {name: reader.add(name, texts) for name, texts in event.columns.items()}
-            events.append(_Cut(place, event.rest, stretches))
+    for place, data in _by_symbol(datas, limits.max_bytes):
+        if (found := cut(data)) is not None:
+            stretches = {name: reader.add(name, texts) for name, texts in found.columns.items()}
+            events.append(_Cut(place, data, found.rest, stretches))
     reader.read()
     brought: dict[int, Brought] = {}
-    for place, rest, stretches in events:
-        found = {name: stretch.bars for name, stretch in stretches.items()}
-        if any(bars is None for bars in found.values()):
-            found = _alone(datas[place] or b"", stretches, parser)
-        if all(bars is not None and len(bars) <= limits.max_bars for bars in found.values()):
-            rests[place] = rest
-            brought[place] = found.get("bars"), found.get("benchmark")
+    for event in events:
+        bars = event.bars(parser)
+        if all(each is not None and len(each) <= limits.max_bars for each in bars.values()):
+            rests[event.place] = event.rest
+            brought[event.place] = bars.get("bars"), bars.get("benchmark")
     return brought
 
 
-def _by_symbol(datas: Sequence[bytes | None], max_bytes: int) -> list[int]:
-    """The places of the events that are not too long, those of a symbol in their order, one after the other.
+def _by_symbol(datas: Sequence[bytes | None], max_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The events that are not too long, with their places: those of a symbol in their order, one after the other.
 
     A guess is enough: it only decides which events' bars are compared.
     """
-    symbols: dict[bytes, list[int]] = {}
+    symbols: dict[bytes, list[tuple[int, bytes]]] = {}
     for place, data in enumerate(datas):
         if data is not None and len(data) <= max_bytes:
             begin = data.find(_SYMBOL)
-            symbols.setdefault(data[begin : data.find(b",", begin)] if begin >= 0 else b"", []).append(place)
-    return [*chain.from_iterable(symbols.values())]
-
-
-def _alone(data: bytes, stretches: dict[str, Stretch], parser: simdjson.Parser) -> dict[str, Bars | None]:
-    """The bars of an event that shared a series which could not be read, perhaps for another one's fault."""
-    event = cut(data) if any(stretch.series.is_shared for stretch in stretches.values()) else None
-    if event is None:
-        return dict.fromkeys(stretches)
-    return dict(zip(event.columns, read_columns(list(event.columns.values()), parser), strict=True))
+            symbol = data[begin : data.find(b",", begin)] if begin >= 0 else b""
+            symbols.setdefault(symbol, []).append((place, data))
+    return chain.from_iterable(symbols.values())

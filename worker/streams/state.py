@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +40,17 @@ class Reader:
     group: str
     pending: int
     lag: int | None
+
+
+def most_times(client: redis.Redis, keys: Iterable[str]) -> int:
+    """The largest of the counts that watches keep in the field `times` of these hashes; 0 for none.
+
+    Raises:
+        TransientError: Redis is away.
+    """
+    with translated():
+        times: list[Any] = [client.hget(key, "times") for key in keys]
+    return max(int(number or 0) for number in times)
 
 
 def readers_of(client: redis.Redis, stream: str, *, most: int = 50) -> tuple[int, list[Reader]]:
