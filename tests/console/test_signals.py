@@ -13,8 +13,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.support.console_installation import ConsoleInstallation
+from tests.support.valid_events import AT, bars, signal, text
 from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage.tables.outcomes import OutcomeRow
 from trading_system.ml_refinement.storage.tables.signals import LOOKED_AT, ORDER, FoundPlace, FoundSignal, SignalFilter
+from trading_system.ml_refinement.storage.times import text_from_us
 from trading_system.simulation.market_data import load_stocks, write_directory
 from worker.console.signals import pages
 from worker.console.signals.chart import PricePlan, known_bars, price_chart, read_event
@@ -132,6 +135,19 @@ def test_where_a_trade_ended_follows_from_what_was_at_risk() -> None:
     assert PricePlan(100.0, 104.0, 90.0).exit(1.0) == 96.0, "short"
     assert PricePlan(None, 95.0, None).exit(1.0) is None
     assert PricePlan(100.0, None, None).exit(1.0) is None
+
+
+@pytest.mark.parametrize("hours", [1, 5, 30, 24 * 9, 24 * 40, 24 * 200, 24 * 500, 24 * 900, 24 * 2_500, 24 * 9_000])
+def test_a_chart_has_times_that_can_be_read_however_long_the_trade_was_open(
+    hours: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    event = read_event(text(signal(bars=bars(2, last=AT))))
+    assert event is not None
+    closed = text_from_us(event.timestamp_us + hours * 3_600_000_000)
+    drawn = price_chart(event, event.bars, OutcomeRow(event.signal_id, 0, closed, 1.0))
+    assert drawn is not None
+    assert 2 <= len(set(re.findall(r'id="xtick_\d+"', drawn))) <= 7
+    assert not recwarn.list
 
 
 def test_a_look_reads_no_more_signals_than_it_may_and_goes_on_from_there(place: ConsoleInstallation) -> None:

@@ -85,7 +85,7 @@ def price_chart(event: SignalCreated, bars: Bars | None, outcome: OutcomeRow | N
         first, last = float(times[0]), max(ends)
         axes.set_xlim(first, last + 0.26 * (last - first))
         _levels(axes, plan)
-        locator = _dates.AutoDateLocator(maxticks=6)
+        locator = _dates.AutoDateLocator(minticks=2, maxticks=6)  # for some ranges no unit gives 5 or 6
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(_dates.ConciseDateFormatter(locator, show_offset=False))
 
