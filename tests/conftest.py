@@ -14,7 +14,7 @@ import redis
 from hypothesis import HealthCheck, settings as hypothesis_settings
 from loguru import logger
 
-from tests.support.postgres_server import PostgresServer, needs_postgres
+from tests.support.postgres_server import EITHER_ENGINE, PostgresServer
 from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import FeatureDatabase
@@ -64,8 +64,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     has_store = "tmp_path" in metafunc.fixturenames  # a test without a directory has none in either engine
     name = f"{path}::{metafunc.definition.originalname}"
     if name.startswith(BOTH_ENGINES) and has_store and metafunc.definition.get_closest_marker("sqlite_file") is None:
-        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)]
-        metafunc.parametrize("store_engine", engines, indirect=True)
+        metafunc.parametrize("store_engine", EITHER_ENGINE, indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from flask import Flask
 
 from tests.support.console_installation import CHROMIUM, DRIVER, ConsoleInstallation, fill
 from tests.support.desk import settings_for
-from tests.support.postgres_server import needs_postgres
+from tests.support.postgres_server import EITHER_ENGINE
 from tests.support.waiting import HANGS_AFTER_S
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.console.application import MAX_REQUEST_BYTES, create_app
@@ -30,7 +30,7 @@ BOTH_ENGINES = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         both = metafunc.module.__name__.rpartition(".")[2] in BOTH_ENGINES
-        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)] if both else ["sqlite"]
+        engines = EITHER_ENGINE if both else ("sqlite",)
         metafunc.parametrize("place", engines, indirect=True, scope="module")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.postgres_server import needs_postgres
+from tests.support.postgres_server import EITHER_ENGINE
 from trading_system.ml_refinement.storage import FeatureDatabase
 
 
@@ -51,7 +51,7 @@ BOTH_ENGINES = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" in metafunc.fixturenames:
         both = metafunc.module.__name__.rpartition(".")[2] in BOTH_ENGINES
-        engines = ["sqlite", pytest.param("postgresql", marks=needs_postgres)] if both else ["sqlite"]
+        engines = EITHER_ENGINE if both else ("sqlite",)
         metafunc.parametrize("place", engines, indirect=True)
 
 

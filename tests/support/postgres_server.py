@@ -35,6 +35,9 @@ needs_postgres = pytest.mark.skipif(
     programs() is None and not os.environ.get("CI"), reason="there is no PostgreSQL here"
 )
 
+#: Parameters for tests that hold for a store in either engine.
+EITHER_ENGINE = ("sqlite", pytest.param("postgresql", marks=needs_postgres))
+
 
 class PostgresServer:
     """One server. `settings` are lines of its configuration beside ours; without any it syncs every commit.
