@@ -13,6 +13,7 @@ import redis
 from tests.support.events import SCORES, SIGNALS, TRADES
 from trading_system.ml_refinement.storage.connection import Connection
 from trading_system.ml_refinement.storage.engines import engine_at
+from trading_system.ml_refinement.storage.tables.entries import id_given
 
 Key = tuple[str, str]
 
@@ -48,10 +49,10 @@ class Verdict:
 
 
 def settled(place: str | Path) -> Counter[Key]:
-    """How many settled each entry has, by the tables themselves."""
+    """How many ends each entry has, by the tables themselves; two that a server gave one id are one here."""
     connection = engine_at(place, read_only=True).connection
     try:
-        return Counter((stream, entry_id) for stream, entry_id in connection.query(SETTLED))
+        return Counter((stream, id_given(name)) for stream, name in connection.query(SETTLED))
     finally:
         connection.close()
 

@@ -66,17 +66,15 @@ def send_both(client: RefineryClient, number: int) -> None:
 
 
 def killed(watched: Watched) -> None:
-    before = watched.primary()
-    before.kill()
-    watched.wait_for_another_than(before)
+    with watched.gone() as before:
+        before.kill()
     before.start()
 
 
 def stood_still(watched: Watched) -> None:
     """Its connections stay, and it comes back as what it was, until the sentinels tell it otherwise."""
-    before = watched.primary()
-    before.stand_still()
-    watched.wait_for_another_than(before)
+    with watched.gone() as before:
+        before.stand_still()
     before.go_on()
 
 

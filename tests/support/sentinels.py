@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,8 +17,11 @@ from tests.support.waiting import wait_until
 from worker.redis_server.binary import find_server
 
 NAME = "refinery"
-#: What sentinels take for gone, and when a failover that failed is tried again. They decide; no test is that quick.
-_DOWN_AFTER_MS, _FAILOVER_TIMEOUT_MS = 500, 1_000
+#: After how long sentinels take a server for gone: while a test takes one away, and at any other time, so that nobody's
+#: standing still for a moment is a failover that no test asked for.
+_LOOKING_MS, _CALM_MS = 500, 600_000
+#: When a failover that failed is tried again.
+_FAILOVER_TIMEOUT_MS = 1_000
 
 
 class Watched:
@@ -101,6 +105,17 @@ class Watched:
         """Return when a sentinel has begun with it."""
         wait_until(self._asked_for_failover, self.told)
 
+    @contextmanager
+    def gone(self) -> Iterator[Replicated]:
+        """The primary, for whoever takes it away in here; when this ends the sentinels have agreed on another one."""
+        before = self.primary()
+        self._take_for_gone_after(_LOOKING_MS)
+        try:
+            yield before
+            self.wait_for_another_than(before)
+        finally:
+            self._take_for_gone_after(_CALM_MS)
+
     def wait_for_another_than(self, before: Replicated) -> None:
         """Return when the sentinels have agreed on another primary."""
         wait_until(lambda: self.primary() is not before, self.told)
@@ -154,7 +169,7 @@ class Watched:
             "bind 127.0.0.1",
             f"dir {directory}",
             f"sentinel monitor {NAME} 127.0.0.1 {primary_port} 2",
-            f"sentinel down-after-milliseconds {NAME} {_DOWN_AFTER_MS}",
+            f"sentinel down-after-milliseconds {NAME} {_CALM_MS}",
             f"sentinel failover-timeout {NAME} {_FAILOVER_TIMEOUT_MS}",
         )
         config = directory / "sentinel.conf"
@@ -163,6 +178,10 @@ class Watched:
             command = [str(self._binary), str(config), "--sentinel"]
             self._sentinels.append(subprocess.Popen(command, stdout=log, stderr=log))
         self.ports.append(port)
+
+    def _take_for_gone_after(self, milliseconds: int) -> None:
+        for sentinel in self.clients():
+            sentinel.sentinel_set(NAME, "down-after-milliseconds", milliseconds)
 
     def clients(self) -> list[redis.Redis]:
         return [redis.Redis("127.0.0.1", port, socket_timeout=5) for port in self.ports]

@@ -45,14 +45,11 @@ class SentinelRun(FailoverRun):
 
     def _fail_over(self) -> None:
         servers, how = self._servers, self._made.details["how"]
-        before = servers.primary()
-        if how == "dies":
-            before.kill()
-        elif how == "stands still":
-            before.stand_still()
+        if how == "hands over":
+            servers.fail_over()
         else:
-            servers.ask_for_failover()
-        servers.wait_for_another_than(before)
+            with servers.gone() as before:
+                before.kill() if how == "dies" else before.stand_still()
         self._client = servers.primary().client
         if how == "stands still":
             before.go_on()
