@@ -127,7 +127,9 @@ def pages_of(model: str, signal: str, day: str) -> dict[str, str]:
         "one signal": f"/signals/{signal}",
         "monitoring": "/monitoring",
         "monitoring, a week": "/monitoring?days=7",
+        "monitoring, the diagrams of a week": "/monitoring?days=7&drawn=1",
         "monitoring, of a symbol": "/monitoring?symbol=SYM7",
+        "monitoring, the diagrams of a symbol": "/monitoring?symbol=SYM7&drawn=1",
         "jobs": "/jobs",
     }
 

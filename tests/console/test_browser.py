@@ -98,6 +98,13 @@ def test_markup_in_symbol_reason_exception_and_job_description_does_not_run(
         assert browser.title != "OWNED", path
 
 
+def test_diagrams_of_a_part_come_after_the_page(browser: Any, address: str) -> None:
+    browser.get(address + "/monitoring?symbol=ACME&days=365")
+    for name in ("reliability", "deciles", "log_loss", "calibration", "lift"):
+        assert wait(browser, f"#diagram-{name} svg.chart")
+    assert not browser.find_elements("css selector", "[data-later]")
+
+
 def test_a_page_refreshes_itself(browser: Any, address: str, place: ConsoleInstallation) -> None:
     browser.get(address + "/dead-letters")
     before = wait(browser, "#letters-open").text

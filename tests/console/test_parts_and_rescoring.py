@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 
 import numpy as np
@@ -73,7 +74,14 @@ def test_the_page_shows_the_part_that_is_asked_for(client: FlaskClient) -> None:
     page = client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
     assert 'value="ACME"' in page
     assert re.search(r'<option value="30" selected>', page)
-    assert page.count('<svg class="chart"') >= 5
+    later = set(re.findall(r'id="diagram-(\w+)" data-later="([^"]+)"', page))
+    assert {name for name, _ in later} == {"reliability", "deciles", "log_loss", "calibration", "lift"}
+    (address,) = {html.unescape(address) for _, address in later}
+    whole = client.get(address).get_data(as_text=True)
+    assert whole.count('<svg class="chart"') >= 5
+    assert "data-later" not in whole
+    again = client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
+    assert again.count('<svg class="chart"') >= 5, "what is drawn is there from now on"
     assert "newest 170 signals" in page
     empty = client.get("/monitoring?symbol=NONE").get_data(as_text=True)
     assert "newest 0 signals" in empty

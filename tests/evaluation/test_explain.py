@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trading_system.ml_refinement.evaluation.explain import Explanation, NotExpl
 from trading_system.ml_refinement.models import ModelRegistry, SignalQualityModel
 from trading_system.ml_refinement.storage import FeatureDatabase, PredictionRow
 from trading_system.ml_refinement.storage.times import utc_text
+from trading_system.ml_refinement.typing import FloatArray
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NAMES = ["driver", "noise", "other"]
@@ -24,7 +26,8 @@ def day(number: float) -> str:
 
 
 @pytest.fixture(scope="module")
-def explained(tmp_path_factory: pytest.TempPathFactory) -> Explanation:
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FeatureDatabase, ModelRegistry, FloatArray]]:
+    """A store of a signal a day, each scored and closed half a day later; its models; the vectors, shape (rows, 3)."""
     place = tmp_path_factory.mktemp("explain")
     rng = np.random.default_rng(5)
     X = rng.normal(size=(ROWS, 3))
@@ -43,7 +46,13 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Explanation:
             logged = PredictionRow(name, model.model_id, day(row), float(p[row]))
             db.scores.log_predictions([logged])
             db.update_target(name, float(r[row]), closed_at=day(row + 0.5))
-        return explain(db, registry, f"s-{int(np.argmax(X[:, 0]))}")
+        yield db, registry, X
+
+
+@pytest.fixture(scope="module")
+def explained(desk: tuple[FeatureDatabase, ModelRegistry, FloatArray]) -> Explanation:
+    db, registry, X = desk
+    return explain(db, registry, f"s-{int(np.argmax(X[:, 0]))}")
 
 
 def test_the_feature_that_drives_the_outcome_is_what_moved_the_score(explained: Explanation) -> None:
@@ -62,6 +71,14 @@ def test_only_trades_that_had_closed_before_the_signal_count_as_earlier(explaine
     assert explained.earlier.win_rate is not None
     assert explained.earlier.win_rate > 0.6
     assert explained.actual_r in (1.5, -1.0)
+
+
+def test_an_old_signal_has_the_trades_before_it_as_earlier_also_where_few_are_read(
+    desk: tuple[FeatureDatabase, ModelRegistry, FloatArray],
+) -> None:
+    db, registry, _ = desk
+    assert explain(db, registry, "s-60", most_rows=20).earlier.count == 20
+    assert explain(db, registry, "s-60").earlier.count == 39, "those of days 21 to 59; the model knew the others"
 
 
 def test_a_signal_that_is_not_there_or_was_not_scored_is_said_so(tmp_path: Path) -> None:

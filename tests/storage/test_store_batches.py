@@ -175,6 +175,21 @@ def test_the_served_history_joins_what_was_said_with_what_came_of_it(db: Feature
     assert db.scores.served_history(since="2025-01-01").r.size == 0
 
 
+def test_what_was_known_by_a_time_is_what_had_closed_by_then(db: FeatureDatabase) -> None:
+    db.register_model(metadata())  # trained on signals up to the second day
+    days = {"old": 1, "a": 5, "b": 6, "late": 6, "c": 7, "open": 7}
+    insert(db, *(vector(name, on) for name, on in days.items()), vector("torn", 5, complete=False))
+    scores = {name: 0.1 * (1 + place) for place, name in enumerate(days)}
+    db.scores.log_predictions([prediction(name, quality_score=score) for name, score in scores.items()])
+    db.outcomes.record([outcome(name, float(on), day=on + 1) for name, on in days.items() if name != "open"])
+    db.outcomes.record([outcome("late", 6.0, day=20, revision=1)])
+    for newest, known in ((None, ["a", "b", "c"]), (2, ["b", "c"]), (100, ["a", "b", "c"])):
+        score, r = db.scores.known_by(at(9), newest=newest)
+        assert score.tolist() == [scores[name] for name in known]
+        assert r.tolist() == [float(days[name]) for name in known]
+    assert [part.tolist() for part in db.scores.known_by(at(1))] == [[], []]
+
+
 def test_a_duplicate_is_noted_once_however_often_it_is_delivered(db: FeatureDatabase) -> None:
     rows = [
         DuplicateRow("signals.created", "1-0", "s1", "signal"),

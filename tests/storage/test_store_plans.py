@@ -102,6 +102,12 @@ def test_what_models_said_of_signals_is_read_signal_by_signal(db: FeatureDatabas
     assert plan(db, asked, 2) == ["SEARCH prediction_log USING INDEX idx_pred_signal (signal_id=?)"]
 
 
+def test_what_was_known_by_a_time_is_looked_for_among_so_many_signals_back_from_it(db: FeatureDatabase) -> None:
+    steps = plan(db, scores.KNOWN_BY, 3)
+    assert "SEARCH feature_vectors USING INDEX idx_fv_timestamp (timestamp<?)" in steps
+    assert "SEARCH p USING INDEX idx_pred_signal (signal_id=?)" in steps
+
+
 def work_of_one_batch(db: FeatureDatabase, first: int) -> int:
     """Virtual machine steps that SQLite takes for one batch."""
     rows = [vector(f"s{first + n:06d}") for n in range(50)]

@@ -50,9 +50,19 @@ def _two_diagrams(served: PredictionRecord, figures: ServedFigures) -> dict[str,
     }
 
 
-def record_charts(served: PredictionRecord, figures: ServedFigures) -> dict[str, Markup]:
-    """All diagrams of a part of what was served, each where there are enough rows for it."""
-    return _two_diagrams(served, figures) | _over_time_charts(in_parts(served))
+def part_charts(queries: ConsoleQueries, part: ServedPart, *, draw: bool) -> dict[str, Markup] | None:
+    """All diagrams of a part of what was served, each where there are enough rows for it.
+
+    Without `draw`, None where they are still to be drawn: five of them take longer than the rest of a page.
+    """
+    view, name = read_view(queries, part), ("part charts", part)
+    if not (draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name)):
+        return None
+    return queries.remembered(
+        name,
+        queries.version(),
+        lambda: _two_diagrams(view.record, view.figures) | _over_time_charts(in_parts(view.record)),
+    )
 
 
 def importance_chart(queries: ConsoleQueries, row: RegistryRow) -> Markup | None:

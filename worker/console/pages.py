@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, abort, render_template, request
+from flask import Blueprint, abort, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from trading_system.ml_refinement.config import ModelType
@@ -16,7 +16,7 @@ from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_S
 from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
-from worker.console.diagrams import importance_chart, monitoring_charts, record_charts, served_charts
+from worker.console.diagrams import importance_chart, monitoring_charts, part_charts, served_charts
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
@@ -170,11 +170,13 @@ def monitoring() -> ResponseReturnValue:
     queries = console_queries()
     part = ServedPart.asked_for(request.args)
     view = read_view(queries, part)
-    drawn = served_charts(queries) | monitoring_charts(queries)
+    drawn, later = served_charts(queries) | monitoring_charts(queries), None
     if not part.is_usual:
-        key = ("part charts", part)
-        shown = queries.remembered(key, queries.version(), lambda: record_charts(view.record, view.figures))
-        drawn = shown | {name: chart for name, chart in drawn.items() if name == "drift"}
+        shown = part_charts(queries, part, draw="drawn" in request.args)
+        if shown is None:
+            symbol, kind = part.symbol or None, part.kind or None
+            later = url_for("pages.monitoring", days=part.days, symbol=symbol, kind=kind, drawn=1)
+        drawn = (shown or {}) | {name: chart for name, chart in drawn.items() if name == "drift"}
     return render_template(
         "monitoring.html",
         champion=queries.champion(),
@@ -185,6 +187,7 @@ def monitoring() -> ResponseReturnValue:
         symbols=view.symbols,
         kinds=view.kinds,
         charts=drawn,
+        later=later,
         drift=queries.drift(),
         drifted_share=DRIFTED_SHARE,
         unlike=queries.out_of_distribution_share(),

@@ -92,6 +92,10 @@ class ConsoleQueries:
         value: T = known[1]
         return value
 
+    def is_remembered(self, name: Hashable) -> bool:
+        """Whether something is there already, be it of data that have changed since."""
+        return name in self._memory
+
     def version(self) -> Hashable:
         """Changes whenever figures of served scores may have changed."""
         counts = self.store.counts()

@@ -10,7 +10,6 @@ from trading_system.ml_refinement.models.errors import LearningError
 from trading_system.ml_refinement.models.model_registry import ModelRegistry
 from trading_system.ml_refinement.models.signal_quality import SignalQualityModel
 from trading_system.ml_refinement.storage.feature_db import FeatureDatabase
-from trading_system.ml_refinement.storage.times import us_from_text
 from trading_system.ml_refinement.typing import FloatArray
 
 #: So many signals with the nearest scores are "such signals".
@@ -76,7 +75,7 @@ def explain(
 
     Each feature in turn is set to its median over the model's training rows, the others as they were (occlusion;
     Robnik-Sikonja and Kononenko 2008). Reads the model's training window and the served history; with `most_rows` the
-    newest so many vectors of that window, labelled or not, and the newest so many served outcomes.
+    newest so many vectors of that window, labelled or not, and the newest so many signals that had closed by then.
 
     Raises:
         NotExplained: the signal is not stored, no model has scored it, or the model's features are not the vector's.
@@ -142,10 +141,9 @@ def _occluded(
 
 
 def _earlier(db: FeatureDatabase, timestamp: str, score: float, most_rows: int | None) -> Earlier:
-    history = db.scores.served_history(newest=most_rows)
-    closed = np.flatnonzero(history.label_us < us_from_text(timestamp))
-    nearest = closed[np.argsort(np.abs(history.quality_score[closed] - score), kind="stable")[:ALIKE]]
+    score_of, r_of = db.scores.known_by(timestamp, newest=most_rows)
+    nearest = np.argsort(np.abs(score_of - score), kind="stable")[:ALIKE]
     if not len(nearest):
         return Earlier(0, None, None, None, None)
-    scores, r = history.quality_score[nearest], history.r[nearest]
+    scores, r = score_of[nearest], r_of[nearest]
     return Earlier(len(nearest), float(scores.min()), float(scores.max()), float((r > 0).mean()), float(r.mean()))

@@ -1,4 +1,5 @@
 // Pages refresh themselves: the parts marked data-live are fetched again and put in place, when nobody is busy with them.
+// What takes longer than the rest of its page is marked data-later, with the address of the page that has it.
 "use strict";
 (() => {
   const every = 5000;
@@ -9,11 +10,25 @@
   const busy = (part) =>
     part.contains(document.activeElement) || !getSelection().isCollapsed || part.querySelector("input:checked, details[open]");
 
+  async function fetched(address) {
+    const answer = await fetch(address, { headers: { "X-Refresh": "1" }, redirect: "error" });
+    if (!answer.ok) throw new Error(answer.status);
+    return new DOMParser().parseFromString(await answer.text(), "text/html");
+  }
+
+  async function complete() {
+    const waiting = [...document.querySelectorAll("[data-later]")];
+    if (!waiting.length) return;
+    const whole = await fetched(waiting[0].dataset.later);
+    for (const part of waiting) {
+      const next = whole.getElementById(part.id);
+      if (next) part.replaceWith(document.importNode(next, true));
+    }
+  }
+
   async function refresh() {
     if (document.hidden || !parts().length) return;
-    const answer = await fetch(location.href, { headers: { "X-Refresh": "1" }, redirect: "error" });
-    if (!answer.ok) throw new Error(answer.status);
-    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const fresh = await fetched(location.href);
     for (const part of parts()) {
       const next = fresh.getElementById(part.id);
       if (next && !busy(part) && next.innerHTML !== part.innerHTML) part.replaceWith(document.importNode(next, true));
@@ -28,6 +43,7 @@
     stamp.classList.toggle("late", seconds >= 12);
   }
 
+  complete().catch(() => {});
   setInterval(() => refresh().catch(() => {}), every);
   setInterval(tell, 1000);
 

@@ -175,6 +175,19 @@ class PredictionLog:
             np.array(models, dtype=np.str_),
         )
 
+    def known_by(self, at: str, *, newest: int | None = None) -> tuple[FloatArray, FloatArray]:
+        """The champions' scores of signals whose trades had closed before a time, and their R; oldest first, each (n,).
+
+        Left out is what `served_history` leaves out.
+
+        Args:
+            at: the store's text.
+            newest: of so many signals, the newest of them.
+        """
+        rows = self._connection.query(KNOWN_BY, (at, at, _ALL if newest is None else newest))
+        found = np.array(rows, dtype=np.float64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
     def answered(self) -> AnsweredScores:
         """What champions scored, labelled or not."""
         rows = self._connection.query(ANSWERED)
@@ -244,6 +257,17 @@ HISTORY = """
     WHERE v.timestamp >= ? AND v.target_r_multiple IS NOT NULL AND v.complete = 1
         AND p.role = ? AND p.quality_score IS NOT NULL {by_model}
     ORDER BY v.timestamp DESC, v.signal_id DESC, p.id DESC LIMIT ?"""
+# The limit is on what is looked at, so that a store of signals that nothing served is not read from end to end.
+KNOWN_BY = """
+    SELECT p.quality_score, v.target_r_multiple
+    FROM (
+        SELECT signal_id, timestamp, target_r_multiple FROM feature_vectors INDEXED BY idx_fv_timestamp
+        WHERE timestamp < ? AND label_time < ? AND target_r_multiple IS NOT NULL AND complete = 1
+        ORDER BY timestamp DESC LIMIT ?
+    ) AS v CROSS JOIN prediction_log AS p ON p.signal_id = v.signal_id
+    CROSS JOIN model_registry AS m ON m.model_id = p.model_id AND v.timestamp > coalesce(m.train_end_date, '')
+    WHERE p.role = 'champion' AND p.quality_score IS NOT NULL
+    ORDER BY v.timestamp, v.signal_id, p.id"""
 ANSWERED = """
     SELECT v.timestamp, p.quality_score, v.target_r_multiple IS NOT NULL
     FROM feature_vectors AS v JOIN prediction_log AS p ON p.signal_id = v.signal_id
