@@ -17,6 +17,7 @@ from loguru import logger
 from tests.support.postgres_server import EITHER_ENGINE, PostgresServer
 from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S
+from tests.support.workers_on_hosts import Start, workers_on_hosts
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.redis_server.embedded import EmbeddedServer
 
@@ -125,6 +126,15 @@ def postgres_store(postgres_url: str) -> Iterator[FeatureDatabase]:
     with closing(FeatureDatabase(postgres_url)) as store:
         store.upgrade()
         yield store
+
+
+@pytest.fixture
+def start_on_host(
+    tmp_path: Path, valkey_url: str, postgres_url: str, postgres_store: FeatureDatabase
+) -> Iterator[Start]:
+    """Starts a worker with a state directory of that name, as on a host of its own that shares the store."""
+    with workers_on_hosts(tmp_path, valkey_url, postgres_url) as start:
+        yield start
 
 
 @pytest.fixture

@@ -126,6 +126,19 @@ SCENARIOS = [
         both={"refinery_redis_failovers_total": "0x30 1x90"},
     ),
     Scenario(
+        "RefineryMarketDataDiffers",
+        "new bars come to one host, then to the other",
+        (10, 20, 40),
+        both={"refinery_market_data_contents": "1x10 2x5 1x30"},
+    ),
+    Scenario(
+        "RefineryMarketDataDiffers",
+        "one host gets none",
+        (10, 40),
+        (50,),
+        both={"refinery_market_data_contents": "1x30 2x90"},
+    ),
+    Scenario(
         "RefineryUnreadEntriesGone",
         "a producer trims a backlog",
         (30, 110),

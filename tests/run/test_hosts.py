@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal as signals
-import subprocess
-from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import redis
 from tests.support.desk import desk, pending, send, settings_for
 from tests.support.events import GROUP, SIGNALS, TRADES, signal
 from tests.support.postgres_server import PostgresServer, needs_postgres
-from tests.support.real_processes import Installation
 from tests.support.waiting import HANGS_AFTER_S, wait_until
+from tests.support.workers_on_hosts import Start
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.postgres import connection as postgres
 from trading_system.ml_refinement.storage.shared.copying import copy_store
@@ -27,24 +25,6 @@ from worker.streams.maintenance import remove_dead_consumers
 from worker.supervision.slots import worker_slot
 
 pytestmark = needs_postgres
-Start = Callable[..., "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def start(tmp_path: Path, valkey_url: str, postgres_url: str, postgres_store: FeatureDatabase) -> Iterator[Start]:
-    """Starts a worker with a state directory of that name, which is empty at first."""
-    started = []
-
-    def start(directory: str, **environment: str) -> subprocess.Popen[bytes]:
-        here = Installation(tmp_path / directory, valkey_url)
-        here.environment |= {"REFINERY_STORE_URL": postgres_url, **environment}
-        started.append(here.start("worker"))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.send_signal(signals.SIGTERM)
-        assert process.wait(HANGS_AFTER_S) in (0, -signals.SIGKILL)
 
 
 def consumers(valkey: redis.Redis) -> dict[str, int]:
@@ -60,10 +40,10 @@ def host(tmp_path: Path, name: str, url: str, store_url: str) -> Settings:
 
 
 def test_hosts_of_one_name_are_two_consumers_and_handle_each_event_once(
-    start: Start, postgres_store: FeatureDatabase, valkey: redis.Redis
+    start_on_host: Start, postgres_store: FeatureDatabase, valkey: redis.Redis
 ) -> None:
     for directory in ("one", "other"):
-        start(directory, REFINERY_CONSUMER_NAME="worker", REFINERY_BATCH_SIZE="2")
+        start_on_host(directory, REFINERY_CONSUMER_NAME="worker", REFINERY_BATCH_SIZE="2")
     wait_until(lambda: len(consumers(valkey)) == 2)
     for number in range(40):
         send(valkey, SIGNALS, signal(number))
@@ -75,10 +55,10 @@ def test_hosts_of_one_name_are_two_consumers_and_handle_each_event_once(
 
 
 def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_and_no_consumer_behind(
-    start: Start, postgres_store: FeatureDatabase, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    start_on_host: Start, postgres_store: FeatureDatabase, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "_IDLE_WRITER_MS", 1000 * int(HANGS_AFTER_S))  # this test is such a writer
-    first = start("container-1", REFINERY_CONSUMER_NAME="4f1c", REFINERY_CLAIM_IDLE_MS="1000")
+    first = start_on_host("container-1", REFINERY_CONSUMER_NAME="4f1c", REFINERY_CLAIM_IDLE_MS="1000")
     send(valkey, SIGNALS, signal(0))
     wait_until(lambda: postgres_store.counts().signals == 1 and not pending(valkey))
     [gone] = consumers(valkey)
@@ -89,7 +69,7 @@ def test_a_container_that_comes_back_under_another_name_leaves_no_entry_unread_a
         os.kill(first.pid, signals.SIGKILL)
         first.wait()
     assert consumers(valkey)[gone] > 0
-    start("container-2", REFINERY_CONSUMER_NAME="9ab0", REFINERY_CLAIM_IDLE_MS="1000")
+    start_on_host("container-2", REFINERY_CONSUMER_NAME="9ab0", REFINERY_CLAIM_IDLE_MS="1000")
     wait_until(lambda: postgres_store.counts().signals == 20 and not pending(valkey))
     assert postgres_store.counts().duplicates == 0
     [new] = consumers(valkey).keys() - {gone}

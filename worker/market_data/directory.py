@@ -19,7 +19,15 @@ from trading_system.ml_refinement.features.pipeline import FeatureRequest
 from trading_system.ml_refinement.storage.times import DAY_US, text_from_us
 from worker.errors import EventRejected, Reason, TransientError
 from worker.events.decoding import SignalCreated
-from worker.market_data.files import SUFFIXES, BadFileError, BarFile, file_stem, read_bars
+from worker.market_data.files import (
+    SUFFIXES,
+    BadFileError,
+    BarFile,
+    FileVersion,
+    file_stem,
+    read_bars,
+    version_of,
+)
 from worker.settings.schema import Settings
 
 _NO_BARS = Bars.empty()
@@ -267,7 +275,7 @@ def bars_to_look_at(settings: Settings, symbol: str, *, most_bytes: int) -> Bars
     return found if isinstance(found, Bars) else None
 
 
-_Version = tuple[str, int, int, int, int]
+_Version = tuple[str, FileVersion]
 
 
 @lru_cache(maxsize=16_384)  # to name a file takes longer than to ask the system whether it has changed
@@ -286,8 +294,7 @@ def _version(path: str) -> _Version | None:
         if error.errno == errno.ENAMETOOLONG:  # no file can have such a symbol's name
             return None
         raise
-    # The time of the last change of any kind too: a file repaired in place can have the former time of its content.
-    return path, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+    return path, version_of(stat)
 
 
 def _size(found: BarFile | NoMarketData) -> int:

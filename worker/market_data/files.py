@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -30,6 +31,18 @@ _ROWS_AT_ONCE = 20_000  # as text a row takes ten times the memory of its number
 
 class BadFileError(ValueError):
     """A file of bars cannot be used; the message says where and why."""
+
+
+#: What a file's metadata say of its content: time of the last write, of the last change of any kind, size, inode.
+FileVersion = tuple[int, int, int, int]
+
+
+def version_of(stat: os.stat_result) -> FileVersion:
+    """What differs once a file was written or replaced.
+
+    The time of the last change of any kind too: a file repaired in place can have the former time of its content.
+    """
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 def file_stem(symbol: str) -> str:

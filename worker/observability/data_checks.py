@@ -6,20 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
-from worker.errors import DecodeError
+from worker.errors import DecodeError, TransientError
 from worker.events.decoding import SignalCreated, decode_kept
 from worker.installation import open_archive
 from worker.market_data.directory import NoMarketData, market_data
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
+from worker.market_data.hosts import HostsFiles, told
 from worker.observability.findings import Finding
 from worker.observability.printable import counted
+from worker.redis_server.connection import server_if_there
 from worker.settings.schema import Settings
 
 _FILE_ADVICE = (
     "repair it: signals of what it breaks a rule in are dead-lettered, and the worker waits for one it cannot read"
 )
+_HOSTS_ADVICE = "copy one to all hosts; docs/operations.md, Hosts have different market data"
 _MOST_FILES = 200
 _SHOWN_FILES = 5
+_SHOWN_WORKERS = 3
 #: Among so many of the newest events, those that are signals are looked at for what was provided.
 _EVENTS = 1_000
 
@@ -49,6 +53,48 @@ def look_at_market_data(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "market data", "ok", f"{counted(len(files), 'file')}, {min(len(files), _MOST_FILES):,} read, all sound"
         )
+
+
+def look_at_hosts(settings: Settings) -> Iterator[Finding]:
+    """Whether the directories of all workers hold the same, where hosts share a store."""
+    if settings.store_url is None:
+        return
+    with server_if_there(settings) as client:
+        if client is None:
+            return
+        try:
+            found = told(settings, client)
+        except TransientError:
+            return  # the server's own finding says so
+    if not found:
+        return
+    most, *others = found
+    for one in others:
+        says = f"{_named(one.workers)} and {_named(most.workers)} have other files: {_differences(one, most)}"
+        yield Finding("market data", "warn", f"{says}; features depend on who takes a signal", _HOSTS_ADVICE)
+    if not others:
+        yield Finding("market data", "ok", f"the same in {counted(len(most.workers), 'worker')} of all hosts")
+
+
+def _named(workers: Sequence[str]) -> str:
+    more = f" and {len(workers) - _SHOWN_WORKERS:,} more" if len(workers) > _SHOWN_WORKERS else ""
+    return f"{', '.join(workers[:_SHOWN_WORKERS])}{more}"
+
+
+def _differences(one: HostsFiles, most: HostsFiles) -> str:
+    """The files that differ, in words: a few of each kind, and how many more."""
+    common = one.files.keys() & most.files.keys()
+    kinds = {
+        "differ": {name for name in common if one.files[name] != most.files[name]},
+        "only the first": one.files.keys() - common,
+        "only the second": most.files.keys() - common,
+    }
+    return "; ".join(f"{kind}: {_few(sorted(names))}" for kind, names in kinds.items() if names)
+
+
+def _few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN_FILES:,} more" if len(names) > _SHOWN_FILES else ""
+    return f"{', '.join(names[:_SHOWN_FILES])}{more}"
 
 
 def look_at_benchmarks(settings: Settings) -> Iterator[Finding]:

@@ -26,7 +26,7 @@ from worker.installation import (
     open_store,
     other_owner,
 )
-from worker.observability.data_checks import look_at_benchmarks, look_at_market_data, look_at_provided
+from worker.observability.data_checks import look_at_benchmarks, look_at_hosts, look_at_market_data, look_at_provided
 from worker.observability.findings import Finding, Verdict
 from worker.observability.machine_checks import look_at_clock, look_at_disk, look_at_state_dir
 from worker.observability.postgres_checks import look_at_postgres
@@ -81,6 +81,7 @@ def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
         ("models", _models),
         ("trainings", _trainings),
         ("market data", look_at_market_data),
+        ("market data", look_at_hosts),
         ("market data", look_at_benchmarks),
         ("console", _console),
         ("notifications", _notifications),

@@ -23,6 +23,7 @@ from worker.consumer.failover import failovers
 from worker.consumer.primary_watch import primary_changes
 from worker.errors import RefineryError, TransientError
 from worker.installation import feature_pipeline, open_store, release
+from worker.market_data.hosts import count_different
 from worker.observability.status import Notified, Status, read_status
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
@@ -130,6 +131,10 @@ class StateCollector(Collector):
             text = "Times that sentinels named another primary than before."
             times = primary_changes(client, streams, self._settings.streams.group)
             yield CounterMetricFamily("refinery_redis_failovers", text, value=times)
+            text = "Different contents of the workers' market-data directories; 0 where hosts share no store."
+            shared = self._settings.store_url is not None
+            different = count_different(self._settings, client) if shared else 0
+            yield _gauge("refinery_market_data_contents", text, different)
         yield from self._dead_letters()
         yield from self._trainings()
         yield from self._champion(status)

@@ -16,6 +16,7 @@ from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import StopRequested, TransientError
 from worker.installation import check_features, check_recipe, idle_settings, make_archive_ahead
+from worker.market_data.hosts import telling
 from worker.notifications.sender import sending
 from worker.observability import metrics
 from worker.redis_server.connection import connect, server_url, stream_of_kind
@@ -70,7 +71,12 @@ def _consume(settings: Settings, url: str, client: redis.Redis, stop: threading.
     care = _Care(settings, client)
     archive_care = _ArchiveCare(settings)
     port = settings.metrics_port and settings.metrics_port + settings.consumer_slot
-    with metrics.served(settings, url, port=port, loop=True) as counters, sending(settings):
+    with (
+        metrics.served(settings, url, port=port, loop=True) as counters,
+        sending(settings),
+        connect(url) as apart,
+        telling(settings, apart),
+    ):
 
         def after_batch(store: FeatureDatabase, result: BatchResult) -> None:
             counters.came_round()
