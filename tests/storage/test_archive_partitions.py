@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +17,13 @@ from tests.storage.conftest import SteppingClock
 from tests.support.postgres_server import DATABASE, PostgresServer, needs_postgres
 from tests.support.rows import at, plain
 from tests.support.waiting import HANGS_AFTER_S, join
-from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, FeatureDatabase, StoreUnavailable
+from trading_system.ml_refinement.storage import (
+    ArchivedEvent,
+    EventArchive,
+    FeatureDatabase,
+    StoreUnavailable,
+    event_archive,
+)
 from trading_system.ml_refinement.storage.errors import StoreRefused
 from trading_system.ml_refinement.storage.postgres import archive as partitions
 from trading_system.ml_refinement.storage.times import utc_text
@@ -98,6 +106,33 @@ def test_an_entry_lies_where_its_id_says_and_the_default_partition_takes_the_res
     assert [one.payload for one in archive.after(0, limit=3)] == [entry_id.encode() for entry_id in list(lies)[:3]]
 
 
+def asked(archive: EventArchive, sql: str, *values: object) -> set[str]:
+    """The tables that a statement looks into."""
+    text = f"EXPLAIN (FORMAT JSON) {getattr(sql, 'postgres', sql)}"
+    [[plan]] = archive.engine.connection.query(text, values)
+    return set(re.findall(r'"Relation Name": "(\w+)"', json.dumps(plan)))
+
+
+def test_an_event_is_looked_up_in_one_partition_of_each_table_however_many_there_are(archive: EventArchive) -> None:
+    received = datetime(2024, 7, 4, tzinfo=UTC)
+    batch = [event(in_month(6, number=number), received, b"%d" % number) for number in range(3)]
+    archive.append(batch)
+    for sql in (event_archive.GET, event_archive.GET_ALL):
+        assert asked(archive, sql, STREAM, batch[0].entry_id) == {"events_2024_06"}
+    [(block, newest_at)] = archive.engine.connection.query("SELECT id, newest_at FROM blocks")
+    assert newest_at == batch[0].received_at
+    assert asked(archive, event_archive.BLOCK_OF_BATCH, block, newest_at) == {"blocks_2024_07"}
+
+
+def test_events_of_several_times_in_one_block_are_found(archive: EventArchive) -> None:
+    times = [datetime(2024, month, 4, tzinfo=UTC) for month in (5, 6, 7)]
+    batch = [event(in_month(6, number=number), at, b"%d" % number) for number, at in enumerate(times)]
+    assert archive.add_older(batch) == 3
+    for number, one in enumerate(batch):
+        archive.initialize()  # forgets the block
+        assert archive.get_all(STREAM, one.entry_id) == [b"%d" % number]
+
+
 def test_what_came_before_its_partition_is_moved_into_it_unless_it_is_much(
     archive: EventArchive, clock: SteppingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +147,76 @@ def test_what_came_before_its_partition_is_moved_into_it_unless_it_is_much(
     assert archive.missing() == ["events_2024_11"]
     assert archive.append([*october, *november]) == 0
     assert archive.newest(STREAM, among=20) == [b"{}"] * 11
+
+
+def strays(number: int, *, first: int = 0, received: datetime | None = None) -> list[ArchivedEvent]:
+    """Events of a month that has no partition yet."""
+    when = datetime(2024, 6, 2, tzinfo=UTC) if received is None else received
+    return [event(in_month(11, number=first + place), when, b"%d" % (first + place)) for place in range(number)]
+
+
+def test_the_upgrade_moves_what_is_much_in_steps_and_each_event_is_there_once_all_the_time(
+    store: FeatureDatabase,
+    archive: EventArchive,
+    postgres_url: str,
+    clock: SteppingClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
+    monkeypatch.setattr(partitions, "_COPIED_AT_ONCE", 4)
+    old = datetime(2024, 1, 2, tzinfo=UTC)
+    archive.append([*strays(1, received=old), *strays(20, first=1)])
+    clock.move(days=61)
+    seen = []
+    copy = partitions.PostgresArchive._copy
+
+    def copied(engine: partitions.PostgresArchive, sql: str, after: int | None) -> int | None:
+        """A step, after which others go on working."""
+        last = copy(engine, sql, after)
+        if "events_coming" in sql:
+            with EventArchive(postgres_url, clock=clock) as other:
+                seen.append(other.count())
+                assert other.append(strays(1, first=1)) == 0
+                if last is None:
+                    assert other.prune(datetime(2024, 2, 1, tzinfo=UTC)) == 1
+                    assert other.append(strays(1, first=90)) == 1
+                    assert other.add_older(strays(1, first=91)) == 1
+        return last
+
+    monkeypatch.setattr(partitions.PostgresArchive, "_copy", copied)
+    store.upgrade()
+    assert seen == [21] * 7
+    assert archive.missing() == []
+    numbers = [*range(1, 21), 90, 91]
+    assert lying(archive) == {in_month(11, number=number): "events_2024_11" for number in numbers}
+    assert archive.append([one for one in strays(92) if one.payload != b"0"]) == 91 - len(numbers)
+    for number in numbers:
+        assert archive.get_all(STREAM, in_month(11, number=number)) == [b"%d" % number]
+
+
+def test_a_move_that_was_killed_is_begun_anew(
+    store: FeatureDatabase, archive: EventArchive, clock: SteppingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
+    monkeypatch.setattr(partitions, "_COPIED_AT_ONCE", 4)
+    archive.append(strays(20))
+    clock.move(days=61)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(partitions.PostgresArchive, "_copy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.upgrade()
+    assert set(lying(archive).values()) == {"events_other"}
+    store.upgrade()
+    assert set(lying(archive).values()) == {"events_2024_11"}
+    assert archive.count() == 20
+    left = archive.engine.connection.query(
+        "SELECT 1 FROM pg_tables WHERE tablename LIKE '%coming%' AND schemaname = current_schema()"
+    )
+    assert left == []
 
 
 def test_old_months_are_dropped_whole_and_rows_elsewhere(archive: EventArchive, clock: SteppingClock) -> None:

@@ -143,9 +143,9 @@ class EventArchive:
 
     def _is_another(self, row: ArchivedEvent) -> bool:
         """Whether another event is kept under the row's entry id."""
-        payload, packed = self._connection.query(GET, (row.stream, row.entry_id))[0]
+        kept = self._connection.query(GET, (row.stream, row.entry_id))[0]
         try:
-            return self._unpacked(row.stream, row.entry_id, payload, packed) != row.payload
+            return self._unpacked(row.stream, row.entry_id, *kept) != row.payload
         except StoreDamaged:
             return True
 
@@ -182,8 +182,8 @@ class EventArchive:
             StoreDamaged: one of several that had the same id cannot be unpacked.
         """
         return [
-            ArchivedEntry(number, stream, id_given(name), payload and self._unpacked(stream, name, payload, packed))
-            for number, stream, name, packed, payload in self._connection.query(AFTER, (row_id, limit))
+            ArchivedEntry(number, stream, id_given(name), payload and self._unpacked(stream, name, at, payload, packed))
+            for number, stream, name, at, packed, payload in self._connection.query(AFTER, (row_id, limit))
         ]
 
     def before(self, row_id: int, *, limit: int) -> list[tuple[int, ArchivedEvent]]:
@@ -193,7 +193,7 @@ class EventArchive:
             StoreDamaged: one cannot be unpacked.
         """
         return [
-            (number, ArchivedEvent(stream, id_given(name), at, self._unpacked(stream, name, payload, packed)))
+            (number, ArchivedEvent(stream, id_given(name), at, self._unpacked(stream, name, at, payload, packed)))
             for number, stream, name, at, payload, packed in self._connection.query(BEFORE, (row_id, limit))
         ]
 
@@ -201,24 +201,29 @@ class EventArchive:
         """Id of the row that was kept last; 0 for none."""
         return int(self._connection.query(LAST_ID)[0][0])
 
-    def _unpacked(self, stream: str, entry_id: str, payload: bytes, packed: int) -> bytes:
+    def _unpacked(self, stream: str, entry_id: str, received_at: str, payload: bytes, packed: int) -> bytes:
         if not packed:
             return bytes(payload)
         try:
             place = place_of(payload)
-            return unpack(payload) if place is None else self._at(place)
+            return unpack(payload) if place is None else self._at(place, received_at)
         except Damaged as error:
             raise StoreDamaged(f"{self._connection.name}: {stream} {entry_id}: {error}") from None
 
-    def _at(self, place: Place) -> bytes:
+    def _at(self, place: Place, received_at: str) -> bytes:
         """The event at this place. Whoever reads many reads those of a block one after the other: the last one is kept.
+
+        A block lies by the time of its newest event, which for those of a batch is the time of each: so one partition
+        is asked first, and all of them only for a block that was packed otherwise.
 
         Raises:
             Damaged: there is none.
         """
         number, block = self._last_block
         if number != place.block:
-            rows = self._connection.query(BLOCK, (place.block,))
+            rows = self._connection.query(BLOCK_OF_BATCH, (place.block, received_at))
+            if not rows:
+                rows = self._connection.query(BLOCK, (place.block,))
             if not rows:
                 raise Damaged(f"block {place.block} is not there")
             block = unpack(rows[0][0])
@@ -283,16 +288,16 @@ INSERT_EVENTS = Statement(
 INSERT_BLOCKS = "INSERT INTO blocks (id, newest_at, payload) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 BEFORE = "SELECT id, stream, entry_id, received_at, payload, packed FROM events WHERE id < ? ORDER BY id DESC LIMIT ?"
 NEWEST = """
-    SELECT entry_id, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest
+    SELECT entry_id, received_at, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest
     WHERE stream = ? ORDER BY id DESC"""
 AFTER = Statement(
     """
-    SELECT id, stream, entry_id, packed, CASE WHEN instr(entry_id, '~') OR EXISTS (
+    SELECT id, stream, entry_id, received_at, packed, CASE WHEN instr(entry_id, '~') OR EXISTS (
         SELECT 1 FROM events AS other WHERE other.stream = events.stream
             AND other.entry_id BETWEEN events.entry_id || '~' AND events.entry_id || '~~') THEN payload END
     FROM events WHERE id > ? ORDER BY id LIMIT ?""",
     postgres="""
-    SELECT id, stream, entry_id, packed, CASE WHEN strpos(entry_id, '~') > 0 OR EXISTS (
+    SELECT id, stream, entry_id, received_at, packed, CASE WHEN strpos(entry_id, '~') > 0 OR EXISTS (
         SELECT 1 FROM events AS other WHERE other.stream = events.stream AND other.entry_ms = events.entry_ms
             AND other.entry_id BETWEEN events.entry_id || '~' AND events.entry_id || '~~') THEN payload END
     FROM events WHERE id > ? ORDER BY id LIMIT ?""",
@@ -300,17 +305,17 @@ AFTER = Statement(
 FIRST_ID = "SELECT coalesce(min(id), 0) FROM events"
 LAST_ID = "SELECT coalesce(max(id), 0) FROM events"
 GET = Statement(
-    "SELECT payload, packed FROM events WHERE stream = ?1 AND entry_id = ?2",
+    "SELECT received_at, payload, packed FROM events WHERE stream = ?1 AND entry_id = ?2",
     postgres="""
-    SELECT payload, packed FROM events
+    SELECT received_at, payload, packed FROM events
     WHERE stream = ?1 AND entry_ms = ms_of_entry(CAST(?2 AS text)) AND entry_id = CAST(?2 AS text)""",
 )
 GET_ALL = Statement(
     """
-    SELECT payload, packed FROM events
+    SELECT received_at, payload, packed FROM events
     WHERE stream = ?1 AND (entry_id = ?2 OR entry_id BETWEEN ?2 || '~' AND ?2 || '~~') ORDER BY id""",
     postgres="""
-    SELECT payload, packed FROM events WHERE stream = ?1 AND entry_ms = ms_of_entry(CAST(?2 AS text))
+    SELECT received_at, payload, packed FROM events WHERE stream = ?1 AND entry_ms = ms_of_entry(CAST(?2 AS text))
         AND (entry_id = CAST(?2 AS text) OR entry_id BETWEEN CAST(?2 AS text) || '~' AND CAST(?2 AS text) || '~~')
     ORDER BY id""",
 )
@@ -321,6 +326,7 @@ STREAMS = """
     SELECT stream FROM named WHERE stream IS NOT NULL"""
 PRUNE = "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE received_at < ? ORDER BY received_at LIMIT ?)"
 ADD_BLOCK = "INSERT INTO blocks (newest_at, payload) VALUES (?, ?) RETURNING id"
+BLOCK_OF_BATCH = "SELECT payload FROM blocks WHERE id = ? AND newest_at = ?"
 BLOCK = "SELECT payload FROM blocks WHERE id = ?"
 DROP_BLOCK = "DELETE FROM blocks WHERE id = ?"
 PRUNE_BLOCKS = "DELETE FROM blocks WHERE id IN (SELECT id FROM blocks WHERE newest_at < ? ORDER BY newest_at LIMIT ?)"

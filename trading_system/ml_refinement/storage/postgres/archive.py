@@ -20,8 +20,10 @@ _BEFORE, _AHEAD = 1, 3
 _MOST_BEFORE = 120
 #: Attaching locks the default partition, dropping the table; whoever reads it then waits behind us.
 _LOCK_WAIT_MS = 1000
-#: More rows of a month in the default partition are left there: moving them would keep the writers waiting.
+#: More rows of a month in the default partition are moved on purpose alone: that keeps the writers waiting.
 _MOST_MOVED = 1000
+#: So many of them are copied in one transaction.
+_COPIED_AT_ONCE = 1000
 _NAMED = re.compile(r"(events|blocks)_(\d{4})_(\d{2})")
 
 
@@ -91,6 +93,19 @@ class PostgresArchive(ArchiveEngine):
         """
         return [month.partition(table) for table, month in self._missing(now, since) if self._make(table, month)]
 
+    def take_in(self, now: datetime) -> list[str]:
+        """Make those of the next months' partitions of whose rows the default one has much, and move them there; those
+        that were made.
+
+        The rows are copied a few at a time while they stay where they are. Writers wait only while what was copied is
+        taken out of the default partition, which is a transaction.
+
+        Raises:
+            StoreRefused: the role may not make them.
+            StoreUnavailable: somebody reads the archive for so long that they cannot be made now.
+        """
+        return [month.partition(table) for table, month in self._missing(now, None) if self._take_in(table, month)]
+
     def missing(self, now: datetime) -> list[str]:
         """See `ArchiveEngine.missing`."""
         return [month.partition(table) for table, month in self._missing(now, None)]
@@ -108,17 +123,38 @@ class PostgresArchive(ArchiveEngine):
 
     def _make(self, table: str, month: Month) -> bool:
         """Make a partition; False where there is one, or where the default one has too much that belongs in it."""
-        key, _ = _KEYS[table]
-        begin, end = month.bounds(table)
-        parts = {"table": table, "name": month.partition(table), "key": key, "begin": repr(begin), "end": repr(end)}
+        parts = _parts(table, month)
         with self.connection.atomic():
             self.connection.run(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
             if (table, month) in self._partitions():  # another process was faster
                 return False
-            if len(self.connection.query(STRAYS.format(**parts), (begin, end, _MOST_MOVED + 1))) > _MOST_MOVED:
+            strays = self.connection.query(STRAYS.format(**parts), (*month.bounds(table), _MOST_MOVED + 1))
+            if len(strays) > _MOST_MOVED:
                 return False
             self.connection.execute_script(MAKE.format(**parts))
         return True
+
+    def _take_in(self, table: str, month: Month) -> bool:
+        """Make a partition out of the default one's rows; False where there is one."""
+        parts = _parts(table, month)
+        with self.connection.atomic():
+            self.connection.execute_script(GIVE_UP_COPY.format(**parts))
+            self.connection.execute_script(BEGIN_COPY.format(**parts))
+        after: int | None = None
+        while copied := self._copy(COPY.format(**parts), after):
+            after = copied
+        with self.connection.atomic():
+            self.connection.run(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
+            if (table, month) in self._partitions():  # another process was faster
+                self.connection.execute_script(GIVE_UP_COPY.format(**parts))
+                return False
+            self.connection.execute_script(END_COPY.format(**parts))
+        return True
+
+    def _copy(self, sql: str, after: int | None) -> int | None:
+        """Copy some rows that come after this number; the last one's, None where there are no more."""
+        with self.connection.atomic():
+            return self.connection.query(sql, (after, _COPIED_AT_ONCE))[0][0]  # type: ignore[no-any-return]
 
     def drop_before(self, table: str, bound: datetime) -> int:
         """See `ArchiveEngine.drop_before`. What cannot be dropped now is left to whoever deletes the rows."""
@@ -151,6 +187,13 @@ class PostgresArchive(ArchiveEngine):
         return sorted((part[1], Month(int(part[2]), int(part[3]))) for part in found if part is not None)
 
 
+def _parts(table: str, month: Month) -> dict[str, str]:
+    """What stands for what in the statements about a partition."""
+    begin, end = month.bounds(table)
+    parts = {"table": table, "name": month.partition(table), "key": _KEYS[table][0]}
+    return parts | {"begin": repr(begin), "end": repr(end)}
+
+
 # Tables are those of our own schema, months are numbers; every other value is bound.
 PARTITIONS = """
     SELECT CAST(part.relname AS text) FROM pg_inherits
@@ -164,3 +207,24 @@ MAKE = """
         INSERT INTO {name} SELECT * FROM moved;
     ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({begin}) TO ({end})"""
 ROWS = "SELECT max({time}), count(*) FROM {table} WHERE {key} >= ? AND {key} < ?"
+#: One that was broken off is begun anew.
+GIVE_UP_COPY = "DROP TABLE IF EXISTS {table}_coming"
+#: With the indexes of the table, so that none has to be made when it is attached.
+BEGIN_COPY = """
+    CREATE TABLE {table}_coming
+        (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)"""
+COPY = """
+    WITH copied AS (
+        INSERT INTO {table}_coming SELECT * FROM {table}_other
+        WHERE {key} >= {begin} AND {key} < {end} AND id > coalesce(CAST(? AS bigint), -9223372036854775808)
+        ORDER BY id LIMIT ? RETURNING id)
+    SELECT max(id) FROM copied"""
+#: What was pruned or added meanwhile, below the numbers that were copied too, is made up for.
+END_COPY = """
+    DELETE FROM {table}_coming AS gone
+        WHERE NOT EXISTS (SELECT 1 FROM {table}_other AS kept WHERE kept.id = gone.id AND kept.{key} = gone.{key});
+    INSERT INTO {table}_coming SELECT * FROM {table}_other AS late WHERE {key} >= {begin} AND {key} < {end}
+        AND NOT EXISTS (SELECT 1 FROM {table}_coming AS copied WHERE copied.id = late.id);
+    DELETE FROM {table}_other WHERE {key} >= {begin} AND {key} < {end};
+    ALTER TABLE {table}_coming RENAME TO {name};
+    ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({begin}) TO ({end})"""

@@ -34,8 +34,8 @@ class PostgresEngine(Engine):
         check_schema(self.connection)
 
     def upgrade(self, clock: Clock) -> list[int]:
-        """Apply what is missing, all of it or nothing, and make the archive's next partitions. Two that start at once
-        take turns.
+        """Apply what is missing, all of it or nothing, and make the archive's next partitions, out of what the default
+        one has. Two that start at once take turns.
 
         Raises:
             SchemaMismatch: the schema was made by a newer release.
@@ -55,6 +55,7 @@ class PostgresEngine(Engine):
         archive = PostgresArchive(self._url, read_only=False)
         with closing(archive.connection):
             archive.make_ahead(clock())
+            archive.take_in(clock())
         return missing
 
     def sizes(self) -> dict[str, int]:
