@@ -26,14 +26,14 @@ import redis
 from loguru import logger
 
 from benchmarks.contenders import Contender, Took, contenders, refinery
-from benchmarks.environment import Environment, environment, publish, small, train
+from benchmarks.environment import Environment, environment, inline, publish, small, train
 from benchmarks.growth import fill
 from benchmarks.throughput import Rounds
 from tests.support.postgres_server import PostgresServer
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import ArchivedEvent, FeatureDatabase
 from trading_system.ml_refinement.storage.tables.vectors import INSERT_NEW, VectorRow
 from trading_system.ml_refinement.storage.times import text_from_us
-from worker.installation import copy_a_store, feature_pipeline, open_store, upgrade_store
+from worker.installation import copy_a_store, feature_pipeline, open_archive, open_store, upgrade_store
 from worker.settings.schema import Settings
 
 RESULTS = Path(__file__).parent / "tables" / "engines.json"
@@ -94,6 +94,26 @@ def arrays_beside_executemany(place: Environment, *, rounds: int) -> dict[str, l
             taken[how].append(_timed(write))
     store.close()
     return taken
+
+
+def archive_appends(place: Environment, event: Callable[[int], bytes], *, rounds: int) -> dict[str, Rounds]:
+    """Batches of 512 events appended to the archive of received events."""
+    archives = {name: open_archive(place.settings(state)) for name, state in STATES.items()}
+    taken: dict[str, list[Took]] = {name: [] for name in archives}
+    for archive in archives.values():
+        archive.initialize()
+    for number in range(rounds + 1):
+        ms = int(time.time() * 1000)
+        received = text_from_us(1000 * ms)
+        entries = range(number * 512, (number + 1) * 512)
+        rows = [ArchivedEvent(event.__name__, f"{ms}-{entry}", received, event(entry)) for entry in entries]
+        for name, archive in archives.items():
+            began, before = time.perf_counter(), time.process_time()
+            archive.append(rows)
+            taken[name].append(Took(time.perf_counter() - began, time.process_time() - before))
+    for archive in archives.values():
+        archive.close()
+    return {name: Rounds.of(took[1:], 512) for name, took in taken.items()}
 
 
 def training_rows(place: Environment, *, rows: int, rounds: int) -> dict[str, list[float]]:
@@ -214,6 +234,10 @@ def main() -> None:
         ones = a_batch_of_one(place, rounds=50 if quick else 300)
         arrays = arrays_beside_executemany(place, rounds=3 if quick else 12)
         reading = training_rows(place, rows=5_000 if quick else 100_000, rounds=3)
+        kept = {
+            what: archive_appends(place, event, rounds=5 if quick else 30)
+            for what, event in (("small events", small), ("events with their bars", inline))
+        }
         signals = 20_000 if quick else 1_000_000
         status = status_ms(place, signals=signals)
         copied = copies(place)
@@ -230,6 +254,12 @@ def main() -> None:
         (f"{way}: {one.rows:,} rows copied and compared, a second", one.rows / one.seconds, ">= 5,000")
         for way, one in copied.items()
     ]
+    for what, by_engine in kept.items():
+        there, here = by_engine["postgresql"], by_engine["sqlite"]
+        lines += [
+            (f"archive, {what}: time of an append beside SQLite's", there.over(here), ""),
+            (f"archive, {what}: its processor time beside SQLite's", there.cpu_over(here), ""),
+        ]
     print("| figure | measured | goal |\n|---|---|---|")
     for what, figure, goal in lines:
         print(f"| {what} | {figure:.3g} | {goal} |")
