@@ -8,7 +8,7 @@ from itertools import accumulate, repeat
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from trading_system.ml_refinement.storage.connection import Values
+from trading_system.ml_refinement.storage.connection import Row, Values, id_list
 from trading_system.ml_refinement.storage.engines import archive_at
 from trading_system.ml_refinement.storage.errors import StoreDamaged
 from trading_system.ml_refinement.storage.event_blocks import Damaged, Place, pack, parts, place_of, unpack
@@ -126,10 +126,11 @@ class EventArchive:
         params = [(row.stream, row.entry_id, row.received_at, *each) for row, each in zip(rows, written, strict=True)]
         new = self._write(params, older)
         if new < len(rows):
+            kept = self._kept(rows)
             apart = [
                 (stream, named_apart(entry_id, row.payload), *rest)
                 for row, (stream, entry_id, *rest) in zip(rows, params, strict=True)
-                if self._is_another(row)
+                if self._is_another(row, kept[stream, entry_id])
             ]
             new += self._write(apart, older)
         return new
@@ -141,9 +142,18 @@ class EventArchive:
         first = min(int(self._connection.query(FIRST_ID)[0][0]), 0)
         return self._connection.write_new(INSERT_EVENTS, [(first - place, *row) for place, row in enumerate(rows, 1)])
 
-    def _is_another(self, row: ArchivedEvent) -> bool:
-        """Whether another event is kept under the row's entry id."""
-        kept = self._connection.query(GET, (row.stream, row.entry_id))[0]
+    def _kept(self, rows: Sequence[ArchivedEvent]) -> dict[tuple[str, str], Row]:
+        """What is kept under the entry ids of the rows, by stream and id: when it was received, payload, packed."""
+        return {
+            (stream, entry_id): tuple(event)
+            for stream in {row.stream for row in rows}
+            for entry_id, *event in self._connection.query(
+                KEPT, (stream, id_list([row.entry_id for row in rows if row.stream == stream]))
+            )
+        }
+
+    def _is_another(self, row: ArchivedEvent, kept: Row) -> bool:
+        """Whether what is kept under the row's entry id is another event."""
         try:
             return self._unpacked(row.stream, row.entry_id, *kept) != row.payload
         except StoreDamaged:
@@ -304,11 +314,18 @@ AFTER = Statement(
 )
 FIRST_ID = "SELECT coalesce(min(id), 0) FROM events"
 LAST_ID = "SELECT coalesce(max(id), 0) FROM events"
-GET = Statement(
-    "SELECT received_at, payload, packed FROM events WHERE stream = ?1 AND entry_id = ?2",
+# LATERAL with OFFSET: for each id one look into the index of one partition, whatever the planner makes of their number.
+KEPT = Statement(
+    """
+    SELECT e.entry_id, e.received_at, e.payload, e.packed FROM json_each(?2) AS wanted
+    CROSS JOIN events AS e ON e.stream = ?1 AND e.entry_id = wanted.value""",
     postgres="""
-    SELECT received_at, payload, packed FROM events
-    WHERE stream = ?1 AND entry_ms = ms_of_entry(CAST(?2 AS text)) AND entry_id = CAST(?2 AS text)""",
+    SELECT e.entry_id, e.received_at, e.payload, e.packed
+    FROM jsonb_array_elements_text(CAST(?2 AS jsonb)) AS wanted (entry_id) CROSS JOIN LATERAL (
+        SELECT entry_id, received_at, payload, packed FROM events
+        WHERE stream = CAST(?1 AS text) AND entry_ms = ms_of_entry(wanted.entry_id) AND entry_id = wanted.entry_id
+        OFFSET 0
+    ) AS e""",
 )
 GET_ALL = Statement(
     """
