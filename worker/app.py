@@ -119,7 +119,7 @@ def worker_consumer(
             after_batch=lambda result: _look_after(after_batch, store, looks, result),
             heartbeat=stack.enter_context(heartbeat),
             struck_off=struck_off,
-            admit=lambda: _admit(ours, watch, failover),
+            admit=lambda: _admit(ours, primary, watch, failover),
             on_pause=on_pause,
         )
 
@@ -157,9 +157,10 @@ def _look_after(
         after_batch(store, result)
 
 
-def _admit(ours: Ownership, watch: StreamWatch, failover: FailoverWatch) -> None:
+def _admit(ours: Ownership, primary: PrimaryWatch, watch: StreamWatch, failover: FailoverWatch) -> None:
     """Look at the streams before anything is read: reading on hides from some servers' counts what is gone."""
     ours.check()
+    primary.look()
     watch.look()
     failover.look()
 

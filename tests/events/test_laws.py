@@ -96,7 +96,7 @@ outcomes = st.fixed_dictionaries(
     },
     optional={
         "return_pct": st.none() | st.floats(-1e6, 1e6),
-        "exit_reason": st.none() | st.text(max_size=50),
+        "exit_reason": st.none() | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50),
         "revision": st.integers(0, 1000) | st.integers(0, 1000).map(float),
     },
 )
