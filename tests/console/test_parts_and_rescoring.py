@@ -70,7 +70,9 @@ def test_every_range_is_as_if_it_had_been_read_by_itself(queries: ConsoleQueries
         assert read_view(queries, ServedPart(days)).figures == served_figures(alone)
 
 
-def test_the_page_shows_the_part_that_is_asked_for(client: FlaskClient) -> None:
+def test_the_page_shows_the_part_that_is_asked_for(
+    client: FlaskClient, queries: ConsoleQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page = client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
     assert 'value="ACME"' in page
     assert re.search(r'<option value="30" selected>', page)
@@ -82,6 +84,11 @@ def test_the_page_shows_the_part_that_is_asked_for(client: FlaskClient) -> None:
     assert "data-later" not in whole
     again = client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
     assert again.count('<svg class="chart"') >= 5, "what is drawn is there from now on"
+    monkeypatch.setattr(queries, "version", lambda: "other data")
+    assert "data-later" not in client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
+    monkeypatch.setattr("worker.console.queries._FRESH_S", -1.0)
+    assert "data-later" in client.get("/monitoring?days=30&symbol=ACME&kind=breakout").get_data(as_text=True)
+    monkeypatch.undo()
     assert "newest 170 signals" in page
     empty = client.get("/monitoring?symbol=NONE").get_data(as_text=True)
     assert "newest 0 signals" in empty

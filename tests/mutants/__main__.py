@@ -26,7 +26,7 @@ from tests.mutants.kept import Line, broken, faults, kept_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 #: So many runs of the checks of a change break all of the lines.
-TURNS = 17
+TURNS = 24
 #: Tests wait for what has to happen, and give up after minutes: one that waits so long has noticed.
 HANGS_AFTER_S = 300.0
 PASSED, FAILED, HANGS = 0, 1, None

@@ -13,13 +13,15 @@ import pytest
 import redis
 
 from tests.faults.invariants import judge
-from tests.support.desk import pending
+from tests.support.desk import pending, settings_for
 from tests.support.events import GROUP, SCORES, SIGNALS, TRADES, outcome, signal
 from tests.support.real_processes import Installation
 from tests.support.sentinels import NAME, Watched
 from tests.support.waiting import HANGS_AFTER_S, wait_until
 from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.app import worker_consumer
 from worker.client import RefineryClient
+from worker.consumer.loop import Consumer
 from worker.consumer.primary_watch import primary_changes
 from worker.errors import TransientError
 from worker.redis_client import _PrimaryPool, primary_of
@@ -119,6 +121,20 @@ def test_every_event_has_one_effect_whichever_way_the_primary_changes(
     assert "Redis has another primary now" in said
     with FeatureDatabase(store) as opened:
         assert opened.counts().dead_letters == 0
+
+
+def test_a_worker_notes_its_primary_before_it_reads_anything(watched: Watched, state_dir: Path) -> None:
+    """Else a failover right after its first batch is none that anybody counts."""
+    settings = settings_for(state_dir, watched.url, allow_plain_remote_redis=True)
+    with (
+        connect(watched.url) as client,
+        worker_consumer(settings, client, after_batch=lambda *_: None) as consumer,
+    ):
+        consumer._admit()
+        watched.wait_for_replicas()
+        watched.fail_over()
+        wait_until(lambda: _admitted(consumer))
+        assert primary_changes(client, (SIGNALS, TRADES), GROUP) == 1
 
 
 def test_trainings_go_on_at_the_new_primary_and_console_and_doctor_say_which_it_is(
@@ -228,6 +244,15 @@ def _handled(client: redis.Redis) -> bool:
 def _rows(client: redis.Redis, stream: str) -> list[Any]:
     rows: Any = client.xrange(stream)
     return list(rows)
+
+
+def _admitted(consumer: Consumer) -> bool:
+    """Whether the consumer may read; the failover is a pause."""
+    try:
+        consumer._admit()
+    except TransientError:
+        return False
+    return True
 
 
 def _has(client: redis.Redis, pattern: str) -> bool:

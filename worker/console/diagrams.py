@@ -55,13 +55,11 @@ def part_charts(queries: ConsoleQueries, part: ServedPart, *, draw: bool) -> dic
 
     Without `draw`, None where they are still to be drawn: five of them take longer than the rest of a page.
     """
-    view, name = read_view(queries, part), ("part charts", part)
-    if not (draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name)):
+    view, name, version = read_view(queries, part), ("part charts", part), queries.version()
+    if not (draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name, version)):
         return None
     return queries.remembered(
-        name,
-        queries.version(),
-        lambda: _two_diagrams(view.record, view.figures) | _over_time_charts(in_parts(view.record)),
+        name, version, lambda: _two_diagrams(view.record, view.figures) | _over_time_charts(in_parts(view.record))
     )
 
 

@@ -45,6 +45,8 @@ PAGE_ROWS = 50
 _SAMPLE_EVERY_S, _SAMPLES = 5.0, 61
 _OVER_TIME_ROWS, _PARTS, _LEAST_ROWS = 2_000, 12, 20
 _FRESH_S = 30.0
+#: The version of the data it was made for, what was made, and when.
+_Remembered = tuple[Hashable, Any, float]
 #: So many dead letters are counted by reason whenever they are shown.
 _COUNTED_AT_ONCE = 20_000
 
@@ -64,7 +66,7 @@ class ConsoleQueries:
         self.client = connect(url)
         self.rq_client = connect_queue(settings.queue_address(url))
         self._local = threading.local()
-        self._memory: dict[Hashable, tuple[Hashable, Any, float]] = {}
+        self._memory: dict[Hashable, _Remembered] = {}
         self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
 
     @property
@@ -84,17 +86,17 @@ class ConsoleQueries:
     def remembered(self, name: Hashable, version: Hashable, make: Callable[[], T]) -> T:
         """What `make` gave for this version of the data; made again when the data changed, twice a minute at most."""
         known = self._memory.get(name)
-        now = time.monotonic()
-        if known is None or (known[0] != version and now - known[2] > _FRESH_S):
+        if known is None or _is_old(known, version):
             if len(self._memory) > 200:
                 self._memory.clear()
-            known = self._memory[name] = (version, make(), now)
+            known = self._memory[name] = (version, make(), time.monotonic())
         value: T = known[1]
         return value
 
-    def is_remembered(self, name: Hashable) -> bool:
-        """Whether something is there already, be it of data that have changed since."""
-        return name in self._memory
+    def is_remembered(self, name: Hashable, version: Hashable) -> bool:
+        """Whether `remembered` gives what it has, and makes nothing."""
+        known = self._memory.get(name)
+        return known is not None and not _is_old(known, version)
 
     def version(self) -> Hashable:
         """Changes whenever figures of served scores may have changed."""
@@ -264,6 +266,10 @@ def console_queries() -> ConsoleQueries:
     """Those of the application."""
     found: ConsoleQueries = current_app.extensions["refinery"]
     return found
+
+
+def _is_old(known: _Remembered, version: Hashable) -> bool:
+    return known[0] != version and time.monotonic() - known[2] > _FRESH_S
 
 
 def _signal_of(data: bytes) -> object:
