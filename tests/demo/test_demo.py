@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,7 +47,11 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
             environment.setenv(name, value)
         settings = load_settings(state_dir=tmp_path_factory.mktemp("state") / "var")
         summary = demo.run(
-            settings, keep_running=False, until=UNTIL, report=lambda _: seen.append(demo_processes(settings))
+            settings,
+            threading.Event(),
+            keep_running=False,
+            until=UNTIL,
+            report=lambda _: seen.append(demo_processes(settings)),
         )
     timeline = [moment for moment in timeline_of(load_stocks()) if moment.instant[:10] <= UNTIL]
     return Shown(summary, seen[0], settings, timeline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,7 +55,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
         for name, value in ENVIRONMENT.items():
             environment.setenv(name, value)
         settings = load_settings(state_dir=tmp_path_factory.mktemp("state") / "var")
-        summary = demo.run(settings, keep_running=False, world=partial(edge_world, SMALL))
+        summary = demo.run(settings, threading.Event(), keep_running=False, world=partial(edge_world, SMALL))
     text = io.StringIO()
     show_summary(summary, Console(file=text, width=160))
     assert summary.planted is not None

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import subprocess
+import threading
 import urllib.request
 from collections.abc import Callable
 from datetime import date
@@ -138,7 +139,7 @@ def test_a_replay_ends_with_the_day_it_was_given(timeline: tuple[Moment, ...]) -
 
 def test_a_day_that_is_none_is_refused_before_anything_is_begun(settings: Settings) -> None:
     with pytest.raises(RefineryError, match=r"2006-12-31.*'yesterday'"):
-        demo.run(settings, keep_running=False, until="yesterday")
+        demo.run(settings, threading.Event(), keep_running=False, until="yesterday")
     assert not (settings.state_dir / "demo").exists()
 
 
@@ -146,8 +147,9 @@ def test_a_redis_with_data_is_refused_and_left_as_it_was(
     settings: Settings, valkey: redis.Redis, valkey_url: str
 ) -> None:
     valkey.xadd("signals.created", {"data": b"a real one"})
+    elsewhere = settings.model_copy(update={"redis_url": valkey_url})
     with pytest.raises(ConfigurationError, match="wants an empty Redis database"):
-        demo.run(settings.model_copy(update={"redis_url": valkey_url}), keep_running=False, until="2000-05-01")
+        demo.run(elsewhere, threading.Event(), keep_running=False, until="2000-05-01")
     assert valkey.xlen("signals.created") == 1
 
 

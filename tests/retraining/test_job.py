@@ -271,7 +271,9 @@ def test_a_killed_training_leaves_the_champion_and_is_asked_for_again(
         assert run.status == "failed"
         assert (run.error_message or "").startswith("killed")
         assert store.models.active_id(TYPE) == champion
-        again = wait_for(settings, store, client, JOB.format(run.token), untaken_s=HANGS_AFTER_S)
+        next_job, queue = JOB.format(run.token), RetrainQueue(client, timeout_s=60)
+        wait_until(lambda: queue.state(next_job) is not None)
+        again = wait_for(settings, store, client, next_job, untaken_s=HANGS_AFTER_S)
         assert again is not None
         assert again.status == "completed"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +19,7 @@ from worker.cli.options import (
     given,
     settings_and_log,
 )
-from worker.errors import ConfigurationError, RefineryError, StopRequested
+from worker.errors import ConfigurationError, StopRequested
 from worker.redis_server.connection import server_url
 from worker.supervision.signals import stop_on_signals
 
@@ -120,19 +119,16 @@ def demo(
 
     \f
     Raises:
-        RefineryError: it was told to stop before its end.
+        StopRequested: it was told to stop before its end.
     """
-    try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        from worker.demo import run as replay, worlds  # the demo's data packages are an extra
+    stop = stop_on_signals()
+    from worker.demo import run as replay, worlds  # the demo's data packages are an extra
 
-        report = (lambda summary: output.document(summary.to_json())) if json else replay.show
-        played = worlds.edge_world if world is PlayedWorld.EDGE else worlds.real_prices
-        ports = given(console_port=console_port, metrics_port=metrics_port, trainer_metrics_port=trainer_metrics_port)
-        settings = settings_and_log(**given(state_dir=state_dir), **ports)
-        replay.run(settings, keep_running=not exit_, until=until, report=report, world=played)
-    except KeyboardInterrupt:
-        raise RefineryError("the replay was stopped before its end, and all that it started with it") from None
+    report = (lambda summary: output.document(summary.to_json())) if json else replay.show
+    played = worlds.edge_world if world is PlayedWorld.EDGE else worlds.real_prices
+    ports = given(console_port=console_port, metrics_port=metrics_port, trainer_metrics_port=trainer_metrics_port)
+    settings = settings_and_log(**given(state_dir=state_dir), **ports)
+    replay.run(settings, stop, keep_running=not exit_, until=until, report=report, world=played)
 
 
 def console() -> None:

@@ -66,7 +66,8 @@ class MarketReplay:
         streams: names of the streams and of the worker's group.
         look: the worker's status now.
         is_due: whether a retraining has to follow from a status.
-        tend: called again and again while waiting, so that a process that ended is started again.
+        tend: called before each moment and again and again while waiting, so that a process that ended is started
+            again; what it raises ends the replay.
         on_progress: told after every moment, and now and then while a training runs.
         timeouts: how long the others may take.
     """
@@ -106,6 +107,7 @@ class MarketReplay:
         started = time.monotonic()
         status = self._look()
         for number, moment in enumerate(self._timeline, start=1):
+            self._tend()
             self._publish(moment)
             self._wait_for_worker(moment.instant)
             self._read_scores()

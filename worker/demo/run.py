@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
 import socket
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ from worker.demo.played import Played
 from worker.demo.replay import MarketReplay, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Summary, summarise
 from worker.demo.worlds import DemoWorld, real_prices
-from worker.errors import ConfigurationError, RefineryError
+from worker.errors import ConfigurationError, RefineryError, StopRequested
 from worker.installation import open_store
 from worker.observability.status import Status, read_status
 from worker.observability.terminal import console, print_line
@@ -53,6 +53,7 @@ _POLL_S: Final = 0.5
 
 def run(
     settings: Settings,
+    stop: threading.Event,
     *,
     keep_running: bool,
     until: str | None = None,
@@ -66,14 +67,15 @@ def run(
 
     Args:
         settings: of the installation; its own state is not touched.
-        keep_running: leave everything up after the replay until SIGINT or SIGTERM.
+        stop: set when it shall end.
+        keep_running: leave everything up after the replay until `stop` is set.
         until: the last day that is replayed, as 2006-12-31; None replays all.
         report: given the summary as soon as the replay has been drained, while everything is still up.
         world: what is played; where its edge is planted, that is said before anything else, on stderr.
 
     Raises:
         RefineryError: one line: the demo's data are missing, its place is taken, or a process did not do its part.
-        KeyboardInterrupt: SIGINT or SIGTERM before the end; everything has been ended.
+        StopRequested: told to stop before the end; everything has been ended.
     """
     last_day = _day(until)
     played = world()
@@ -81,12 +83,13 @@ def run(
         print_line(sys.stderr, PLANTED)
     played = replace(played, timeline=up_to(played.timeline, last_day))
     chosen = demo_settings(settings, played)
-    with _interrupt_on_signals(), own_place(chosen.state_dir), _everything(chosen, played.market) as (url, children):
+    _end_if_told(stop)
+    with own_place(chosen.state_dir), _everything(chosen, played.market) as (url, children):
         with connect(url) as client, open_store(chosen) as store:
-            summary = _play(chosen, client, store, played, children.tend)
+            summary = _play(chosen, client, store, played, tend=partial(_tend, children, stop))
         report(summary)
         if keep_running:
-            _keep_running(chosen, children)
+            _keep_running(chosen, children, stop)
     return summary
 
 
@@ -264,6 +267,7 @@ def _play(
     client: redis.Redis,
     store: FeatureDatabase,
     world: DemoWorld,
+    *,
     tend: Callable[[], None],
 ) -> Summary:
     def look() -> Status:
@@ -290,7 +294,17 @@ def learning_goes_on(chosen: Settings, store: FeatureDatabase) -> bool:
     return reason_if_due(chosen, store) is not None or trainer_at_work(store) is not None
 
 
-def _keep_running(chosen: Settings, children: Children) -> None:
+def _end_if_told(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise StopRequested("the replay was stopped before its end, and all that it started with it")
+
+
+def _tend(children: Children, stop: threading.Event) -> None:
+    _end_if_told(stop)
+    children.tend()
+
+
+def _keep_running(chosen: Settings, children: Children, stop: threading.Event) -> None:
     console_url = ""
     if "console" in up_roles(chosen):
         children.start("console")
@@ -302,10 +316,8 @@ def _keep_running(chosen: Settings, children: Children) -> None:
     lines = ["", words, *([f"  {console_url}"] if console_url else []), f"{about} has the demo's settings"]
     for line in lines:
         print_line(sys.stderr, line)
-    with suppress(KeyboardInterrupt):
-        while True:
-            children.tend()
-            time.sleep(_POLL_S)
+    while not stop.wait(_POLL_S):
+        children.tend()
 
 
 def _free_port(settings: Settings) -> int:
@@ -338,17 +350,6 @@ def _refuse_other_data(chosen: Settings, url: str) -> None:
                 f"the demo wants an empty Redis database, and {chosen.masked_redis_url} has data: "
                 "unset REFINERY_REDIS_URL, or name another database"
             )
-
-
-@contextmanager
-def _interrupt_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT interrupt the block: what it began is ended too."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _day(text: str | None) -> date | None:
