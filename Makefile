@@ -54,6 +54,7 @@ bench: $(VENV)/.bench
 # The store in PostgreSQL beside SQLite; needs PostgreSQL's server.
 bench-engines: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.shards
 
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick

@@ -43,6 +43,8 @@ class Environment:
     keep: Path | None = None
     #: Address of a PostgreSQL database; states whose name begins with `postgres` have their store there.
     database: str | None = None
+    #: Of those stores.
+    shards: int = 1
 
     def settings(self, state: str, *, archive: bool = False, bars: bool = True, slot: int = 0) -> Settings:
         """Settings with a state directory of that name; the defaults in everything that is not named here."""
@@ -57,6 +59,7 @@ class Environment:
             console_port=0,
             log_level="ERROR",
             store_url=f"{self.database}&schema={state}" if self.database and state.startswith("postgres") else None,
+            shards=self.shards,
         )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 
 import redis
 from loguru import logger
@@ -26,7 +26,7 @@ from worker.consumer.retry_budget import RetryBudget
 from worker.consumer.store_errors import translated_store_errors
 from worker.dead_letters import DeadLetters
 from worker.errors import AnotherInstallation, ConfigurationError, CopyAtWork, TransientError
-from worker.events.decoding import EventKind, Limits
+from worker.events.decoding import Limits
 from worker.installation import (
     existing_store,
     feature_pipeline,
@@ -35,6 +35,7 @@ from worker.installation import (
     ownership,
     refuse_other_owner,
     release,
+    streams_of,
 )
 from worker.maintenance.rebuild import Rebuild
 from worker.market_data.directory import market_data
@@ -45,6 +46,8 @@ from worker.streams.entries import Entry
 from worker.streams.losses import PassedOverRecord, StreamWatch
 from worker.streams.ownership import Ownership
 from worker.streams.reader import GroupReader
+from worker.streams.sharded_reader import MOST_BLOCK_MS, Reader, ShardedReader, home_shard
+from worker.streams.shards import ShardStreams
 from worker.supervision.backoff import StartRetry
 from worker.supervision.slots import others_at_work
 
@@ -79,8 +82,9 @@ def worker_consumer(
             installation handles the streams, or the store that handled them is gone.
     """
     reader = _group_reader(settings, client)
-    watch = StreamWatch(client, tuple(_kinds(settings)), settings.streams.group)
-    primary = PrimaryWatch(client, tuple(_kinds(settings)), settings.streams.group)
+    streams = streams_of(settings)
+    watch = StreamWatch(client, streams.inputs, settings.streams.group)
+    primary = PrimaryWatch(client, streams.inputs, settings.streams.group)
     claim_idle_s = settings.claim_idle_ms / 1000
     with ExitStack() as stack:
 
@@ -100,8 +104,8 @@ def worker_consumer(
                 handler = _batch_handler(settings, store, archive)
                 struck_off = _struck_off(settings, store, archive, reader)
                 record = PassedOverRecord(client, settings.streams.group)
-                passed_over = PassedOverWatch(store, archive, reader, record, _kinds(settings))
-                failover = FailoverWatch(store, client, tuple(_kinds(settings)), settings.streams.group)
+                passed_over = PassedOverWatch(store, archive, reader, record, streams.kinds)
+                failover = FailoverWatch(store, client, streams.inputs, settings.streams.group)
                 stack.enter_context(opening.pop_all())
             return store, handler, struck_off, passed_over, ours, failover
 
@@ -125,22 +129,14 @@ def worker_consumer(
 
 
 def _struck_off(
-    settings: Settings, store: FeatureDatabase, archive: EventArchive | None, reader: GroupReader
+    settings: Settings, store: FeatureDatabase, archive: EventArchive | None, reader: Reader
 ) -> Callable[[], list[Entry]]:
     """How entries that nobody delivers again are found; without an archive nobody can know of them."""
     if archive is None:
         return list
-    reconciliation = Reconciliation(store, archive, reader, _kinds(settings))
+    reconciliation = Reconciliation(store, archive, reader, streams_of(settings).kinds)
     reconciliation.begin()
-    return partial(reconciliation.struck_off, most=settings.batch_size)
-
-
-def _kinds(settings: Settings) -> dict[str, EventKind]:
-    """Event type by input stream."""
-    return {
-        settings.streams.signals_created: "signal.created",
-        settings.streams.trades_closed: "trade.closed",
-    }
+    return lambda: reader.of_one_shard(reconciliation.struck_off(most=settings.batch_size))
 
 
 def _look_after(
@@ -202,9 +198,10 @@ def _batch_handler(settings: Settings, store: FeatureDatabase, archive: EventArc
         scorer=Scorer(store, registry, ml, pipeline, clock=utc_now),
         market_data=market_data(settings, wanted=pipeline.reads_bars),
         dead_letters=DeadLetters(store, version=release(), largest_event=settings.max_event_bytes),
-        kinds=_kinds(settings),
+        kinds=streams_of(settings).kinds,
         limits=Limits.from_settings(settings),
         clock=utc_now,
+        shards=settings.shards,
     )
 
 
@@ -239,16 +236,24 @@ def _describe(store: FeatureDatabase, pipeline: FeaturePipeline) -> None:
         logger.warning("the definitions of features were not entered: {}", error)
 
 
-def _group_reader(settings: Settings, client: redis.Redis) -> GroupReader:
+def _group_reader(settings: Settings, client: redis.Redis) -> Reader:
+    shards = streams_of(settings).by_shard
+    readers = [_reader_of(streams, settings, client, of=len(shards)) for streams in shards]
+    if len(readers) == 1:
+        return readers[0]
+    return ShardedReader(readers, home=home_shard(socket.gethostname(), settings.consumer_slot, len(readers)))
+
+
+def _reader_of(streams: ShardStreams, settings: Settings, client: redis.Redis, *, of: int) -> GroupReader:
     return GroupReader(
         client,
-        streams=(settings.streams.signals_created, settings.streams.trades_closed),
+        streams=streams.inputs,
         group=settings.streams.group,
         consumer=settings.consumer,
         batch_size=settings.batch_size,
-        block_ms=settings.block_ms,
+        block_ms=settings.block_ms if of == 1 else min(settings.block_ms, MOST_BLOCK_MS),
         claim_idle_ms=settings.claim_idle_ms,
         max_event_bytes=settings.max_event_bytes,
-        scores=settings.streams.signals_scored,
+        scores=streams.signals_scored,
         scores_maxlen=settings.scored_maxlen or None,
     )

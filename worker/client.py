@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib.util import find_spec
@@ -39,8 +39,10 @@ from worker.events.models import SignalScored
 from worker.events.plain_bars import refuse_bad_bars
 from worker.events.strict_json import parse_object
 from worker.redis_client import client_at
+from worker.settings.redis_url import cluster_address
 from worker.streams.entries import SENT_AT_ONCE_BYTES, append, append_many
 from worker.streams.errors import translated
+from worker.streams.shards import ShardStreams, Streams
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.storage import Outbox
@@ -60,10 +62,12 @@ _BACKOFF = ExponentialBackoff(base=0.1, cap=2.0)
 _AT_ONCE = 200
 #: Below the socket's timeout.
 _BLOCK_S = 2.0
+#: How often scores of several servers are looked for.
+_LOOK_EVERY_S = 0.1
 
 
 class ScoreEntry(NamedTuple):
-    """A score and its entry id, from which reading goes on."""
+    """A score and its entry id, from which reading goes on: with shards the last one of each, with commas between."""
 
     entry_id: str
     score: SignalScored
@@ -73,9 +77,11 @@ class RefineryClient:
     """Publishes events; a context manager.
 
     Args:
-        url: address of Redis, as `redis://`, `rediss://` or `unix://`, or of its sentinels, as
-            `redis+sentinel://host,host/name`, with TLS `rediss+sentinel://`.
+        url: address of Redis, as `redis://`, `rediss://` or `unix://`; of its sentinels, as
+            `redis+sentinel://host,host/name`; or of a cluster, as `redis+cluster://host,host`. With TLS these begin
+            with `rediss+`.
         streams: names of the streams.
+        shards: how many the installation has (`REFINERY_SHARDS`).
         outbox: file that keeps events until Redis has them; None sends at once or raises.
         patience_s: how long a call without an outbox tries again.
 
@@ -88,13 +94,15 @@ class RefineryClient:
         url: str,
         *,
         streams: StreamSettings | None = None,
+        shards: int = 1,
         outbox: str | Path | None = None,
         patience_s: float = 10.0,
     ) -> None:
-        created, closed, self._scored = USUAL_STREAMS
+        names = ShardStreams(*USUAL_STREAMS)
         if streams is not None:
-            created, closed, self._scored = streams.signals_created, streams.trades_closed, streams.signals_scored
-        self._streams: dict[EventKind, str] = {"signal.created": created, "trade.closed": closed}
+            names = ShardStreams(streams.signals_created, streams.trades_closed, streams.signals_scored)
+        self._on_cluster = cluster_address(url) is not None
+        self._streams = Streams(names, shards, tagged=self._on_cluster)
         self._give_up_after_s = patience_s
         self._client = client_at(url, retry=Retry(NoBackoff(), 0), socket_timeout=5, protocol=2)
         self.trouble: str | None = None
@@ -161,7 +169,7 @@ class RefineryClient:
         return self._publish("trade.closed", fields, extra)
 
     def scores(self, *, after: str = "now", wait_s: float | None = None) -> Iterator[ScoreEntry]:
-        """The scores that the worker publishes, in order.
+        """The scores that the worker publishes, in order; those of different shards in that of their ids.
 
             for entry_id, score in client.scores(after=last_seen): ...
 
@@ -174,9 +182,14 @@ class RefineryClient:
             TransientError: Redis did not answer for `patience_s`.
             ValueError: `after` is no entry id.
         """
-        if after != "now" and not re.fullmatch(r"[0-9]+(-[0-9]+)?", after):
+        if after != "now" and not all(re.fullmatch(r"[0-9]+(-[0-9]+)?", one) for one in after.split(",")):
             raise ValueError(f"after has to be 'now', '0' or an entry id such as 1717185600000-0, and is {after!r}")
-        return self._scores_after(self._newest_score() if after == "now" else after, wait_s)
+        streams, given = self._streams.scored, after.split(",")
+        if len(given) not in (1, len(streams)):
+            raise ValueError(f"after has to be 'now', '0' or the last entry id of each of {len(streams)} shards")
+        if after == "now":
+            return self._scores_after({stream: self._newest_score(stream) for stream in streams}, wait_s)
+        return self._scores_after(dict(zip(streams, given * (len(streams) // len(given)), strict=True)), wait_s)
 
     def flush(self) -> int:
         """Send what the outbox holds, in order; how many events are left in it."""
@@ -204,29 +217,39 @@ class RefineryClient:
             raise TypeError(f"{min(ours)} is a field of {kind}, and belongs beside `extra`")
         data = orjson.dumps(_plain(fields | dict(extra or {})), default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY)
         _check(kind, data)
-        stream = self._streams[kind]
+        stream = self._streams.of_event(kind, data)
         if self._outbox is None:
             return self._patiently(stream, data)
         self._outbox.keep(stream, data)
         self.flush()
         return None
 
-    def _newest_score(self) -> str:
-        entries = self._asked(lambda: self._client.xrevrange(self._scored, count=1))
+    def _newest_score(self, stream: str) -> str:
+        entries = self._asked(lambda: self._client.xrevrange(stream, count=1))
         return entries[0][0].decode() if entries else "0"
 
-    def _scores_after(self, last: str, wait_s: float | None) -> Iterator[ScoreEntry]:
+    def _scores_after(self, last: dict[str, str], wait_s: float | None) -> Iterator[ScoreEntry]:
         came_at = time.monotonic()
         while True:
             left_s = _BLOCK_S if wait_s is None else min(_BLOCK_S, came_at + wait_s - time.monotonic())
             block_ms = max(1, int(left_s * 1000)) if left_s > 0 else None
-            answer = self._asked(lambda: self._client.xread({self._scored: last}, count=_AT_ONCE, block=block_ms))  # noqa: B023 - asked at once
-            for entry_id, entry in answer[0][1] if answer else ():
-                last = entry_id.decode()
-                yield ScoreEntry(last, SignalScored.model_validate(orjson.loads(entry[b"data"])))
+            answer = self._asked(lambda: self._next_scores(last, block_ms))  # noqa: B023 - asked at once
+            for stream, entry_id, entry in _in_order(answer or ()):
+                last[stream] = entry_id
+                score = SignalScored.model_validate(orjson.loads(entry[b"data"]))
+                yield ScoreEntry(",".join(last.values()), score)
                 came_at = time.monotonic()
             if not answer and block_ms is None:
                 return
+
+    def _next_scores(self, last: dict[str, str], block_ms: int | None) -> list[Any]:
+        if len(last) == 1 or not self._on_cluster:
+            return list(self._client.xread(dict(last), count=_AT_ONCE, block=block_ms) or ())  # type: ignore[arg-type]
+        # Servers of a cluster are asked one by one, and none of them is waited for.
+        found = [part for place in last.items() for part in self._client.xread(dict([place]), count=_AT_ONCE) or ()]
+        if not found and block_ms is not None:
+            time.sleep(min(block_ms / 1000, _LOOK_EVERY_S))
+        return found
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What the server answers, asked again while it is away."""
@@ -255,6 +278,12 @@ class RefineryClient:
         """Keep the cause, and connect anew next time: the connection may lead to a server that was demoted."""
         self.trouble = str(error)
         self._client.connection_pool.disconnect(inuse_connections=False)
+
+
+def _in_order(answer: Iterable[tuple[bytes, Any]]) -> list[tuple[str, str, Any]]:
+    """Stream, id and fields of each entry, by their ids."""
+    rows = [(stream.decode(), entry_id.decode(), fields) for stream, part in answer for entry_id, fields in part]
+    return sorted(rows, key=lambda row: tuple(map(int, row[1].split("-"))))
 
 
 def _open_outbox(path: Path) -> Outbox:

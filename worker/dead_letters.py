@@ -24,6 +24,7 @@ from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase,
 from trading_system.ml_refinement.storage.tables.entries import named_apart
 from worker.errors import EventError, Reason, RefineryError
 from worker.streams.entries import Entry, append
+from worker.streams.shards import Streams
 
 if TYPE_CHECKING:
     import redis
@@ -159,6 +160,7 @@ class DeadLetters:
         letters: Iterable[DeadLetterRow],
         *,
         actor: str,
+        streams: Streams | None = None,
         pace: Pace | None = None,
         told: Callable[[ReplayReport], None] = lambda _: None,
     ) -> ReplayReport:
@@ -168,6 +170,7 @@ class DeadLetters:
             client: a client that does not retry.
             letters: with their payloads, as `chosen` gives them.
             actor: who asked, for the audit.
+            streams: of the installation, where shards are to be chosen anew: an edit may name another signal.
             pace: how fast, and when to stop; by default waiting for nothing.
             told: is given the report as of then, each time it changes.
 
@@ -187,7 +190,8 @@ class DeadLetters:
                 return replace(report, stopped=stop)
             number = letter.replays + 1
             data = letter.edited if letter.edited is not None else letter.payload or b""
-            entry_id = append(client, letter.stream, data, replay=(letter.id, number), request=request)
+            stream = letter.stream if streams is None else streams.of_again(letter.stream, data)
+            entry_id = append(client, stream, data, replay=(letter.id, number), request=request)
             self._store.replays.sent(request, letter.id, entry_id)
             sent.append((letter.id, number))
             report.sent.append((letter.id, entry_id))

@@ -18,6 +18,7 @@ from worker.errors import ConfigurationError, NoStore
 from worker.settings.messages import variable
 from worker.settings.schema import ARCHIVE_FILE, Settings, is_given
 from worker.state_dir import place_of, refuse_half_restored
+from worker.streams.shards import ShardStreams, Streams
 
 if TYPE_CHECKING:
     import redis
@@ -34,19 +35,45 @@ def release() -> str:
     return version("signal-refinery")
 
 
+def streams_of(settings: Settings) -> Streams:
+    """The streams of this installation."""
+    named = settings.streams
+    names = ShardStreams(named.signals_created, named.trades_closed, named.signals_scored)
+    return Streams(names, settings.shards, tagged=settings.on_cluster)
+
+
 def open_store(settings: Settings, *, read_only: bool = False) -> FeatureDatabase:
     """The store of this installation, with its schema up to date unless it is only read.
 
     Raises:
         StoreUnavailable: it cannot be opened now.
         StoreDamaged: it is no store, or a damaged one.
-        ConfigurationError: a restore of it was interrupted.
+        ConfigurationError: a restore of it was interrupted, or it was made with another number of shards.
     """
     refuse_half_restored(settings)
     store = FeatureDatabase.from_config(settings.to_ml_config(), read_only=read_only)
     if not read_only:
         store.initialize()
+        try:
+            refuse_other_shards(settings, store)
+        except BaseException:
+            store.close()
+            raise
     return store
+
+
+def refuse_other_shards(settings: Settings, store: FeatureDatabase) -> None:
+    """Refuse a store whose streams are others than those that the settings name.
+
+    Raises:
+        ConfigurationError: it was made with another number of shards.
+        StoreUnavailable: it cannot be asked now.
+    """
+    if (made_with := store.engine.shards()) != settings.shards:
+        raise ConfigurationError(
+            f"REFINERY_SHARDS is {settings.shards}, and the store was made with {made_with}: that is fixed when it is "
+            "made; docs/scale.md, Shards, says how to go over to another number"
+        )
 
 
 def open_to_look(settings: Settings) -> FeatureDatabase:
@@ -69,16 +96,22 @@ def upgrade_store(settings: Settings) -> list[int]:
         StoreUnavailable: it cannot be opened now.
         StoreRefused: PostgreSQL's role may not make what is needed.
         SchemaMismatch: a newer release made it.
-        ConfigurationError: a restore of it was interrupted.
+        ConfigurationError: a restore of it was interrupted, or it was made with another number of shards.
     """
     refuse_half_restored(settings)
     with closing(FeatureDatabase.from_config(settings.to_ml_config())) as store:
-        return store.upgrade()
+        steps = store.upgrade(shards=settings.shards)
+        refuse_other_shards(settings, store)
+        return steps
 
 
-def copy_a_store(source: str, target: str, *, told: Callable[[CopiedTable], None]) -> list[CopiedTable]:
+def copy_a_store(
+    source: str, target: str, *, shards: int = 1, told: Callable[[CopiedTable], None]
+) -> list[CopiedTable]:
     """Copy a store at a path or an address into another one, its archive with it, and compare them; see `copy_store`
     and `copy_archive`. The archive of a file lies beside it, that of an address in the same schema.
+
+    A schema that is made by this has so many shards.
 
     Raises:
         NoStore: there is none at the source's path.
@@ -100,7 +133,7 @@ def copy_a_store(source: str, target: str, *, told: Callable[[CopiedTable], None
     try:
         with closing(FeatureDatabase(source)) as here, closing(FeatureDatabase(target)) as there:
             here.initialize()
-            there.upgrade()
+            there.upgrade(shards=shards)
             return copy_store(here, there, told=told, archive=archive)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
@@ -185,7 +218,7 @@ def ownership(settings: Settings, client: redis.Redis, store: FeatureDatabase) -
     else:
         me = Owner(store.installation_id(), "PostgreSQL", settings.masked_store)
         place = store.engine.place_id()
-    return Ownership(client, _inputs(settings), settings.streams.group, me=me, place=place)
+    return Ownership(client, streams_of(settings).inputs, settings.streams.group, me=me, place=place)
 
 
 def other_owner(settings: Settings, client: redis.Redis, store: FeatureDatabase | None) -> str | None:
@@ -201,7 +234,7 @@ def other_owner(settings: Settings, client: redis.Redis, store: FeatureDatabase 
     """
     from worker.streams.ownership import owner_of  # with the client of Redis
 
-    for stream in _inputs(settings):
+    for stream in streams_of(settings).inputs:
         owner = owner_of(client, stream, settings.streams.group)
         if owner is None or (store is not None and store.installation_id() == owner.installation):
             continue
@@ -230,10 +263,6 @@ def refuse_other_owner(settings: Settings, client: redis.Redis) -> None:
         store = stack.enter_context(open_store(settings)) if there else None
         if (wrong := other_owner(settings, client, store)) is not None:
             raise ConfigurationError(wrong)
-
-
-def _inputs(settings: Settings) -> tuple[str, str]:
-    return settings.streams.signals_created, settings.streams.trades_closed
 
 
 def open_copy(path: Path) -> FeatureDatabase:

@@ -1,4 +1,4 @@
-"""A client of Redis at an address: that of a server, or of sentinels that know which server is the primary."""
+"""A client of Redis at an address: that of a server, of sentinels that know the primary, or of a cluster."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
-from worker.settings.redis_url import SentinelAddress, sentinel_address
+from worker.settings.redis_url import ClusterAddress, SentinelAddress, cluster_address, sentinel_address
 
 #: One of them that is gone must not be waited for as long as a server that works on a command.
 _SENTINEL_TIMEOUT_S = 2.0
@@ -24,12 +25,14 @@ _SHARE = 0.02
 
 
 def client_at(url: str, **options: Any) -> redis.Redis:
-    """A client of the server at `url`, or of whichever server the sentinels at `url` name as the primary.
+    """A client of the server at `url`, of whichever server the sentinels at `url` name as the primary, or of a cluster.
 
     Args:
         url: one that `check_redis_url` accepts.
         options: of `redis.Redis`, for connections to the server.
     """
+    if (cluster := cluster_address(url)) is not None:
+        return _ClusterClient(cluster, options)  # type: ignore[return-value]  # it has the commands of one
     address = sentinel_address(url)
     if address is None:
         return redis.Redis.from_url(url, **options)
@@ -45,13 +48,13 @@ def primary_of(client: redis.Redis) -> str | None:
     return None if address is None else f"{address[0]}:{address[1]}"
 
 
-def _of_server(address: SentinelAddress) -> dict[str, Any]:
+def _of_server(address: SentinelAddress | ClusterAddress) -> dict[str, Any]:
     """What the client reads of the server's address, but for where it is."""
     read: dict[str, Any] = parse_url(address.server_url)  # type: ignore[no-untyped-call]
     return {name: value for name, value in read.items() if name not in ("host", "connection_class")}
 
 
-def _tls(address: SentinelAddress) -> dict[str, Any]:
+def _tls(address: SentinelAddress | ClusterAddress) -> dict[str, Any]:
     """What servers and sentinels have in common: whether they are spoken to over TLS, and with which certificates."""
     if not address.server_url.startswith("rediss:"):
         return {}
@@ -142,3 +145,70 @@ class _PrimaryPool(SentinelConnectionPool):
                 self.get_master_address()  # type: ignore[no-untyped-call]  # closes idle ones to another server
             self._ask_at += (time.monotonic() - now) / _SHARE
         return super().get_connection(*arguments, **options)
+
+
+class _ClusterClient:
+    """The client's own of a cluster, which follows `MOVED` and `ASK`: made when it is first used, since making it asks
+    the servers; and made anew, from the servers of the address, when its connections are dropped.
+    """
+
+    def __init__(self, address: ClusterAddress, options: dict[str, Any]) -> None:
+        self._address = address
+        self._options = _of_server(address) | _tls(address) | options
+        self._parser = self._options.pop("parser_class", None)
+        self._made: RedisCluster | None = None
+        self._turn = threading.Lock()
+        #: Who drops connections asks a client's pool to.
+        self.connection_pool = self
+
+    def __getattr__(self, name: str) -> Any:
+        """The commands of the client."""
+        return getattr(self._client(), name)
+
+    def __enter__(self) -> _ClusterClient:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def info(self, *sections: str) -> Any:
+        """Of one server, where the client would ask them all; so the next two."""
+        return self._client().info(*sections, target_nodes=self._one())
+
+    def time(self) -> Any:
+        return self._client().time(target_nodes=self._one())
+
+    def config_get(self, *names: str, target_nodes: Any = None) -> Any:
+        return self._client().config_get(*names, target_nodes=target_nodes or self._one())
+
+    def _one(self) -> Any:
+        return self._client().get_primaries()[0]  # type: ignore[no-untyped-call]
+
+    def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: ARG002 - as a pool is asked
+        """Forget what is known of the cluster."""
+        with self._turn:
+            before, self._made = self._made, None
+        if before is not None:
+            before.close()
+
+    def close(self) -> None:
+        self.disconnect()
+
+    def _client(self) -> RedisCluster:
+        with self._turn:
+            if self._made is None:
+                try:
+                    self._made = RedisCluster(
+                        startup_nodes=[ClusterNode(*host) for host in self._address.hosts],  # type: ignore[no-untyped-call]
+                        redis_connect_func=self._bounded,
+                        **self._options,
+                    )
+                except redis.exceptions.RedisClusterException as error:
+                    raise redis.ConnectionError(f"no server of the cluster can be asked: {error}") from error
+            return self._made
+
+    def _bounded(self, connection: Any) -> None:
+        """Have a new connection read replies by the parser that was given: the client of a cluster takes none."""
+        if self._parser is not None:
+            connection.set_parser(self._parser)
+            connection._parser.on_connect(connection)

@@ -12,6 +12,7 @@ from flask.testing import FlaskClient
 
 from tests.support.console_installation import ConsoleInstallation
 from tests.support.desk import desk, settings_for
+from tests.support.events import STREAMS
 from worker.console.application import create_app
 from worker.console.filters import label_warning
 from worker.console.zones import bound_in_utc
@@ -93,9 +94,8 @@ def test_a_first_event_is_offered_and_goes_through(tmp_path: Path, valkey_url: s
     assert "first-event.jsonl" in client.get("/").get_data(as_text=True)
     file = tmp_path / "first-event.jsonl"
     file.write_bytes(client.get("/first-event.jsonl").get_data())
-    streams = {"signal.created": settings.streams.signals_created, "trade.closed": settings.streams.trades_closed}
     with desk(settings) as world, file.open("rb") as lines:
-        publish_lines(world.client, lines, streams=streams, parse=parse_line)
+        publish_lines(world.client, lines, streams=STREAMS, parse=parse_line)
         world.drain()
         counts = world.store.counts()
         assert (counts.signals, counts.labelled, counts.dead_letters, counts.incomplete) == (1, 1, 0, 0)

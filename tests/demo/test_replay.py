@@ -12,6 +12,7 @@ import pytest
 import redis
 from rich.console import Console
 
+from tests.support.events import GROUP, SCORES, SIGNALS, STREAMS, TRADES
 from tests.support.waiting import join
 from trading_system.simulation.market_data import load_stocks
 from trading_system.simulation.timeline import Moment, timeline_of
@@ -22,10 +23,8 @@ from worker.demo.summary import Held, Learned, summarise
 from worker.errors import TransientError
 from worker.observability.status import Status, Training
 from worker.redis_server.connection import connect
-from worker.settings.schema import StreamSettings
 
-STREAMS = StreamSettings()
-INPUTS = (STREAMS.signals_created, STREAMS.trades_closed)
+INPUTS = STREAMS.inputs
 QUIET = Status(
     redis="embedded",
     streams=(),
@@ -61,13 +60,13 @@ def timeline() -> tuple[Moment, ...]:
 def other_side(valkey: redis.Redis, valkey_url: str) -> Iterator[None]:
     """Reads what is published and answers each signal with a score, so that a replay is not held up."""
     for stream in INPUTS:
-        valkey.xgroup_create(stream, STREAMS.group, id="0", mkstream=True)
+        valkey.xgroup_create(stream, GROUP, id="0", mkstream=True)
     stop = threading.Event()
 
     def consume() -> None:
         with redis.Redis.from_url(valkey_url) as client:
             while not stop.is_set():
-                reply = client.xreadgroup(STREAMS.group, "other", dict.fromkeys(INPUTS, ">"), block=20)
+                reply = client.xreadgroup(GROUP, "other", dict.fromkeys(INPUTS, ">"), block=20)
                 for stream, rows in reply or ():
                     for entry_id, fields in rows:
                         event = orjson.loads(fields[b"data"])
@@ -75,8 +74,8 @@ def other_side(valkey: redis.Redis, valkey_url: str) -> Iterator[None]:
                             score = {"signal_id": event["signal_id"], "status": "scored"}
                             score |= {"quality_score": 0.5, "quality_band": "medium"}
                             score |= {"proven": False, "not_proven": "never_shown", "combined_score": 5.0}
-                            client.xadd(STREAMS.signals_scored, {"data": orjson.dumps(score)})
-                        client.xack(stream, STREAMS.group, entry_id)
+                            client.xadd(SCORES, {"data": orjson.dumps(score)})
+                        client.xack(stream, GROUP, entry_id)
 
     thread = threading.Thread(target=consume)
     thread.start()
@@ -96,6 +95,7 @@ def player(
         client,
         timeline,
         streams=STREAMS,
+        group=GROUP,
         look=look,
         is_due=lambda status: status.new_labels >= status.min_new_labels,
         on_progress=on_progress,
@@ -108,18 +108,18 @@ def test_without_a_worker_it_says_what_is_left_and_publishes_no_second_moment(
 ) -> None:
     with pytest.raises(ReplayStalled, match=r"the events of 2000-.* in 0\.2 s: signals\.created 0 pending, lag 1"):
         player(valkey, timeline, drain_s=0.2).run()
-    assert valkey.xlen(STREAMS.signals_created) == len(timeline[0].signals)
+    assert valkey.xlen(SIGNALS) == len(timeline[0].signals)
 
 
 def test_what_was_delivered_and_not_acknowledged_holds_it_up(valkey: redis.Redis) -> None:
     nothing_new = (Moment("2000-05-01T20:00:00Z", (), ()),)
     for stream in INPUTS:
-        valkey.xgroup_create(stream, STREAMS.group, id="0", mkstream=True)
-    entry_id = valkey.xadd(STREAMS.trades_closed, {"data": b"{}"})
-    valkey.xreadgroup(STREAMS.group, "one", {STREAMS.trades_closed: ">"})
+        valkey.xgroup_create(stream, GROUP, id="0", mkstream=True)
+    entry_id = valkey.xadd(TRADES, {"data": b"{}"})
+    valkey.xreadgroup(GROUP, "one", {TRADES: ">"})
     with pytest.raises(ReplayStalled, match=r"trades\.closed 1 pending, lag 0"):
         player(valkey, nothing_new, drain_s=0.2).run()
-    valkey.xack(STREAMS.trades_closed, STREAMS.group, entry_id)
+    valkey.xack(TRADES, GROUP, entry_id)
     assert player(valkey, nothing_new, drain_s=0.2).run().signals == []
 
 

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from tests.support.desk import desk, settings_for
-from tests.support.events import SIGNALS, TRADES, bars, signal
+from tests.support.events import SIGNALS, STREAMS, TRADES, bars, signal
 from worker.client import RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
@@ -229,7 +229,7 @@ def test_an_outbox_and_a_file_of_large_events_are_sent_in_parts(
     assert 3 <= sum(size > 1_000_000 for size in Counted.sent) <= 4
     valkey.delete(TRADES)
     lines = [orjson.dumps({"type": "trade.closed", **event}) + b"\n" for event in events]
-    published = publish_lines(counting, lines, streams={"trade.closed": TRADES}, parse=parse_line)
+    published = publish_lines(counting, lines, streams=STREAMS, parse=parse_line)
     assert (published.events, published.refused) == (len(events), ())
     assert [event["signal_id"] for event in sent(valkey, TRADES)] == [f"s-{number}" for number in range(len(events))]
     assert max(Counted.sent) < SENT_AT_ONCE_BYTES + 500 * 100, "what XADD itself says of each event comes on top"

@@ -15,6 +15,7 @@ from tests.faults.kinds import (
     postgres_side,
     redis_side,
     sentinels,
+    sharded,
     store_side,
 )
 from tests.faults.schedules import PLANS as OF_WORKERS, Plan, Schedule
@@ -32,10 +33,10 @@ KINDS = (
 ON_POSTGRES = (
     "kill", "database", "training", "several", "sessions", "wire", "promoted", "stop", "server", "server loses",
     "replay", "database", "trimmed", "full", "promoted", "rights", "clock", "failover", "sessions", "letters", "prune",
-    "rebuild", "sentinels",
+    "rebuild", "sentinels", "sharded", "sharded",
 )  # fmt: skip
 KINDS_OF: dict[EngineName, tuple[str, ...]] = {"sqlite": KINDS, "postgresql": ON_POSTGRES}
-_OTHERS = (postgres_side, redis_side, clocks, failover, sentinels, store_side, commands, letters, full_disk)
+_OTHERS = (postgres_side, redis_side, clocks, failover, sentinels, sharded, store_side, commands, letters, full_disk)
 PLANS: dict[str, Plan] = dict(ChainMap(OF_WORKERS, *(others.PLANS for others in _OTHERS)))
 RUNS: dict[str, type[ScheduleRun]] = dict(ChainMap({"training": TrainingRun}, *(others.RUNS for others in _OTHERS)))
 

@@ -74,7 +74,7 @@ def arm(crash_point: str, nth: int) -> None:
             around(BatchHandler, "_compute")
         case "begin":
             for engine in CONNECTIONS:
-                around(engine, "_begin", only=lambda _, *, writes: writes)
+                around(engine, "_begin", only=lambda _, *, writes, shards: writes)
         case "written":
             around(Vectors, "insert_new")
         case "outcomes":

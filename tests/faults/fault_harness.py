@@ -27,7 +27,7 @@ from tests.faults.traffic import Traffic
 from tests.faults.wire import Wire
 from tests.support.desk import settings_for
 from tests.support.disk import Disk
-from tests.support.events import GROUP, SIGNALS, START, TRADES, bars, signal
+from tests.support.events import GROUP, START, STREAMS, bars, signal
 from tests.support.postgres_server import PostgresServer
 from tests.support.processes import fork, until
 from tests.support.servers import ServerOf
@@ -36,12 +36,13 @@ from trading_system.ml_refinement.storage import FeatureDatabase, Filter
 from worker import app, dead_letters as letters_module
 from worker.consumer.batch_handler import BatchHandler, BatchResult
 from worker.errors import StopRequested
-from worker.installation import open_store
+from worker.installation import open_store, streams_of
 from worker.redis_server import connection
 from worker.redis_server.connection import connect
 from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import Settings
 from worker.streams.errors import translated
+from worker.streams.shards import Streams
 from worker.supervision.backoff import Backoff, StartRetry
 
 _CLAIM_IDLE_MS = 100
@@ -188,6 +189,7 @@ class ScheduleRun:
         state: the state directory of this run.
     """
 
+    _streams: ClassVar[Streams] = STREAMS
     #: Settings beside those of every run.
     _changes: ClassVar[dict[str, Any]] = {}
     #: What is dead-lettered for these reasons is fit for use in the end, and replayed then.
@@ -255,6 +257,13 @@ class ScheduleRun:
         self.stores.copy(self._harness.template, self._state)
 
     def _send(self, stream: str, data: bytes) -> None:
+        self._append(self._where(stream, data), data)
+
+    def _where(self, stream: str, data: bytes) -> str:
+        """The stream that an event is sent to."""
+        return stream
+
+    def _append(self, stream: str, data: bytes) -> None:
         entry_id: Any = until(lambda: self._client.xadd(stream, {"data": data}))
         self.sent.append((stream, entry_id.decode()))
 
@@ -356,17 +365,17 @@ class ScheduleRun:
                         os.kill(pid, signals.SIGKILL)
             case "flush":
                 with self._client.pipeline(transaction=True) as pipe:
-                    pipe.xrange(SIGNALS)
-                    pipe.xrange(TRADES)
+                    for stream in self._streams.inputs:
+                        pipe.xrange(stream)
                     pipe.flushall()
                     gone = pipe.execute()
                 self.may += self.sent
                 self.sent = []
-                for stream, rows in zip((SIGNALS, TRADES), gone, strict=False):
+                for stream, rows in zip(self._streams.inputs, gone, strict=False):
                     for _, fields in rows:  # the producer has a log of its own, and sends again
-                        self._send(stream, fields[b"data"])
+                        self._append(stream, fields[b"data"])
             case "destroy group":
-                for stream in (SIGNALS, TRADES):
+                for stream in self._streams.inputs:
                     with suppress(redis.ResponseError):
                         self._client.xgroup_destroy(stream, GROUP)
             case "trim":
@@ -375,7 +384,7 @@ class ScheduleRun:
     def _trim(self, how: Trim = "half") -> None:
         """Take entries away from under the group; those that nobody had read are gone, and nobody can know."""
         self._labels_hold = False
-        for stream in (SIGNALS, TRADES):
+        for stream in self._streams.inputs:
             gone = self._client.eval(_TAKE_AWAY, 1, stream, GROUP, how)
             for entry_id, was_read in gone:  # type: ignore[union-attr]
                 key = (stream, entry_id.decode())
@@ -428,7 +437,7 @@ class ScheduleRun:
         return False
 
     def _quiet(self) -> bool:
-        for stream in (SIGNALS, TRADES):
+        for stream in self._streams.inputs:
             if not self._client.exists(stream):
                 continue
             groups: Any = self._client.xinfo_groups(stream)
@@ -491,7 +500,7 @@ def work(settings: Settings, stop: threading.Event, *, idle_rounds: int) -> None
     def after_batch(_: FeatureDatabase, handled: BatchResult) -> None:
         nonlocal idle
         idle = 0 if handled != BatchResult() else idle + 1
-        if idle >= idle_rounds and not _pending(client):
+        if idle >= idle_rounds and not _pending(client, streams_of(settings)):
             stop.set()
 
     retry = StartRetry(stop, backoff=Backoff(0.01, 0.1))
@@ -516,9 +525,9 @@ def _slow_down(by_s: float) -> None:
     BatchHandler._compute = slowly  # type: ignore[method-assign, assignment]
 
 
-def _pending(client: redis.Redis) -> int:
+def _pending(client: redis.Redis, streams: Streams) -> int:
     with translated():
-        return sum(client.xpending(stream, GROUP)["pending"] for stream in (SIGNALS, TRADES))  # type: ignore[index]
+        return sum(client.xpending(stream, GROUP)["pending"] for stream in streams.inputs)  # type: ignore[index]
 
 
 def replay_all(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import redis
 
 from tests.support.events import SCORES, SIGNALS, TRADES
 from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.counters import totals
 from trading_system.ml_refinement.storage.engines import engine_at
 from trading_system.ml_refinement.storage.tables.entries import id_given
+from worker.streams.shards import entry_stored_as, stream_of_shard
 
 Key = tuple[str, str]
+#: Of stores that have more than one.
+SHARDS = 4
 
 SETTLED = """
     SELECT 'signals.created', entry_id FROM feature_vectors WHERE entry_id IS NOT NULL
@@ -52,7 +56,7 @@ def settled(place: str | Path) -> Counter[Key]:
     """How many ends each entry has, by the tables themselves; two that a server gave one id are one here."""
     connection = engine_at(place, read_only=True).connection
     try:
-        return Counter((stream, id_given(name)) for stream, name in connection.query(SETTLED))
+        return Counter(entry_stored_as(id_given(name), stream) for stream, name in connection.query(SETTLED))
     finally:
         connection.close()
 
@@ -105,7 +109,7 @@ def _judge_content(connection: Connection, labels: Mapping[str, set[float | None
             verdict.other.append(f"{signal_id} is not stored")
         elif stored[signal_id] not in right:
             verdict.other.append(f"{signal_id} is labelled {stored[signal_id]}, not one of {right}")
-    counters = dict(connection.query("SELECT name, value FROM counters"))
+    counters = totals(connection)
     for name, sql in COUNTED.items():
         if counters[name] != connection.query(sql)[0][0]:
             verdict.other.append(f"the counter {name} says {counters[name]}, not {connection.query(sql)[0][0]}")
@@ -121,16 +125,23 @@ def _judge_scores(connection: Connection, client: redis.Redis, earlier: set[byte
 
 
 def published(client: redis.Redis) -> set[bytes]:
-    """Every score that is in its stream."""
-    rows: Any = client.xrange(SCORES)
+    """Every score that is in a stream of them."""
+    rows: Any = [row for stream in _shards(SCORES) for row in client.xrange(stream)]  # type: ignore[union-attr]
     return {fields[b"data"] for _, fields in rows}
+
+
+def _shards(*names: str) -> Iterator[str]:
+    """What streams may be called, with one shard and with more."""
+    for name in names:
+        yield name
+        yield from (stream_of_shard(name, shard) for shard in range(SHARDS))
 
 
 def _judge_bytes(connection: Connection, client: redis.Redis, known: set[Key], verdict: Verdict) -> None:
     """A dead letter has the bytes of its entry, where the server still has it and never gave its id out twice."""
     sent = {
         (stream, entry_id.decode()): fields.get(b"data", b"")
-        for stream in (SIGNALS, TRADES)
+        for stream in _shards(SIGNALS, TRADES)
         for entry_id, fields in client.xrange(stream)  # type: ignore[union-attr]
     }
     for stream, entry_id, payload in connection.query("SELECT stream, entry_id, payload FROM dead_letters"):
@@ -143,6 +154,6 @@ def entries_of(client: redis.Redis) -> list[Key]:
     """Every entry that is in the input streams."""
     return [
         (stream, entry_id.decode())
-        for stream in (SIGNALS, TRADES)
+        for stream in _shards(SIGNALS, TRADES)
         for entry_id, _ in client.xrange(stream)  # type: ignore[union-attr]
     ]

@@ -26,7 +26,7 @@ class Stores(ABC):
         """What makes it the store of processes with that state directory."""
 
     @abstractmethod
-    def make(self, state: Path) -> None:
+    def make(self, state: Path, *, shards: int = 1) -> None:
         """An empty one."""
 
     def copy(self, kept: Path, state: Path) -> None:
@@ -51,7 +51,7 @@ class InFiles(Stores):
     def settings(self, state: Path) -> dict[str, Any]:
         return {}
 
-    def make(self, state: Path) -> None:
+    def make(self, state: Path, *, shards: int = 1) -> None:
         with FeatureDatabase(self.at(state)), EventArchive(state / "events.db"):
             pass
 
@@ -74,11 +74,11 @@ class OnAServer(Stores):
     def settings(self, state: Path) -> dict[str, Any]:
         return {"store_url": self.at(state)}
 
-    def make(self, state: Path) -> None:
+    def make(self, state: Path, *, shards: int = 1) -> None:
         state.mkdir(mode=0o700, parents=True)
         self._primary.run_sql(f"CREATE DATABASE {self.database(state)} OWNER {ROLE}")
         with closing(FeatureDatabase(self.at(state))) as store:
-            store.upgrade()
+            store.upgrade(shards=shards)
 
     def copy(self, kept: Path, state: Path) -> None:
         super().copy(kept, state)

@@ -24,7 +24,7 @@ import pytest
 import redis
 
 from tests.support.desk import desk, scored, settings_for
-from tests.support.events import SIGNALS, TRADES, bars, outcome, signal
+from tests.support.events import SIGNALS, STREAMS, TRADES, bars, outcome, signal
 from tests.support.real_processes import REFINERY, Installation
 from tests.support.servers import Replicated
 from tests.support.waiting import HANGS_AFTER_S, join, wait_until
@@ -35,7 +35,6 @@ from worker.gateway.listener import Gateway, listening
 from worker.gateway.sender import Sender
 from worker.redis_server.connection import connect
 
-STREAMS = {"signal.created": SIGNALS, "trade.closed": TRADES}
 EVENTS = Path(__file__).parents[2] / "docs" / "events.md"
 
 

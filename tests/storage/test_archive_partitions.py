@@ -148,7 +148,7 @@ def test_what_came_before_its_partition_is_moved_into_it_unless_it_is_much(
     assert {lying(archive)[one.entry_id] for one in november} == {"events_other"}
     assert archive.missing() == ["events_2024_11"]
     assert archive.append([*october, *november]) == 0
-    assert archive.newest(STREAM, among=20) == [b"{}"] * 11
+    assert archive.newest([STREAM], among=20) == [b"{}"] * 11
 
 
 def strays(number: int, *, first: int = 0, received: datetime | None = None) -> list[ArchivedEvent]:
@@ -236,7 +236,7 @@ def test_old_months_are_dropped_whole_and_rows_elsewhere(archive: EventArchive, 
     assert archive.prune(bound) == 12
     assert parts(archive) == ["2024_06", "2024_07", "2024_08", "2024_09"]
     assert parts(archive, "blocks") == ["2024_07", "2024_08", "2024_09"]
-    assert archive.newest(STREAM, among=20) == [b"{}"] * 4
+    assert archive.newest([STREAM], among=20) == [b"{}"] * 4
     assert archive.engine.connection.query("SELECT newest_at FROM blocks") == [(utc_text(received(7, 21)),)]
     assert archive.prune(received(10, 1)) == 4
     assert parts(archive) == parts(archive, "blocks") == []

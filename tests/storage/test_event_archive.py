@@ -117,7 +117,7 @@ def test_events_that_are_kept_together_come_back_each_as_it_was(archive: EventAr
     assert archive.append(rows) == 303
     for number in [*range(303), 5, 299, 0]:
         assert archive.get_all("signals.created", f"{number}-0") == [payloads[number]]
-    assert archive.newest("signals.created", among=303) == payloads[::-1]
+    assert archive.newest(["signals.created"], among=303) == payloads[::-1]
     assert archive.append(rows) == 0
     assert archive.engine.connection.query("SELECT count(*) FROM blocks") == [(blocks_of(payloads),)]
 
@@ -138,7 +138,7 @@ def test_what_an_earlier_release_packed_is_read_beside_blocks(archive: EventArch
     earlier.run(add, ("1-0", at(1), zlib.compress(old, 1), 1))
     earlier.run(add, ("2-0", at(1), odd, 0))
     assert archive.append([event(1, payload=old), event(2, payload=odd), event(3, payload=old)]) == 1
-    assert archive.newest("signals.created", among=9) == [old, odd, old]
+    assert archive.newest(["signals.created"], among=9) == [old, odd, old]
 
 
 def test_an_archive_of_the_first_step_is_brought_up_to_date_and_keeps_what_it_has(tmp_path: Path) -> None:

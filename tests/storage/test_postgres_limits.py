@@ -248,6 +248,6 @@ def test_a_worker_behind_a_pooler_works(
     assert (counts.signals, counts.labelled, counts.dead_letters) == (30, 30, 0)
     with EventArchive(pooled_url) as archive:
         assert (archive.count(), len(archive.after(0, limit=99)), archive.missing()) == (60, 60, [])
-        assert len(archive.newest(SIGNALS, among=60)) == 30
+        assert len(archive.newest([SIGNALS], among=60)) == 30
         assert archive.prune(datetime.now(UTC) + timedelta(days=200)) == 60
         assert len(archive.make_ahead()) == 10

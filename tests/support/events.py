@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from worker.streams.shards import ShardStreams, Streams
+
 SIGNALS = "signals.created"
 TRADES = "trades.closed"
 SCORES = "signals.scored"
 GROUP = "ml-refinement"
+STREAMS = Streams(ShardStreams(SIGNALS, TRADES, SCORES))
 START = datetime(2024, 3, 1, 21, tzinfo=UTC)
 
 

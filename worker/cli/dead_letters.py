@@ -25,7 +25,7 @@ from worker.cli.options import (
 )
 from worker.dead_letters import DeadLetters, Pace, ReplayReport, letter_fields, whole_letter
 from worker.errors import RefineryError
-from worker.installation import existing_store, refuse_other_owner, release
+from worker.installation import existing_store, refuse_other_owner, release, streams_of
 from worker.observability.printable import counted
 from worker.observability.terminal import Table
 from worker.redis_server.connection import server
@@ -177,7 +177,8 @@ def replay(
             return
         client = stack.enter_context(server(settings))
         refuse_other_owner(settings, client)
-        report = dead.replay(client, rows, actor=acting_user(), pace=Pace(rate=rate, give_up_after_s=wait))
+        pace = Pace(rate=rate, give_up_after_s=wait)
+        report = dead.replay(client, rows, actor=acting_user(), streams=streams_of(settings), pace=pace)
     _show_replay(report, json=json)
     if report.stopped:
         raise typer.Exit(1)

@@ -10,8 +10,9 @@ import typer
 from trading_system.ml_refinement.storage.times import utc_now
 from worker.cli import output
 from worker.cli.options import Json, settings_and_log
+from worker.installation import streams_of
 from worker.observability.printable import counted
-from worker.redis_server.connection import server, stream_of_kind
+from worker.redis_server.connection import server
 from worker.settings.schema import load_settings
 
 #: So many refused lines are told one by one.
@@ -44,7 +45,7 @@ def publish(
     if only_check and no_check:
         raise typer.BadParameter("--check and --no-check are opposites", param_hint="--check")
     settings = settings_and_log()
-    limits, streams = Limits.from_settings(settings), stream_of_kind(settings)
+    limits, streams = Limits.from_settings(settings), streams_of(settings)
 
     def check(kind: str, data: bytes) -> None:
         decode(kind, data, now=utc_now(), limits=limits)

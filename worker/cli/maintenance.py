@@ -49,8 +49,8 @@ def copy_(
     for what has changed. The copy is the same installation; only one of the two may work from then on. The archive of
     received events goes along: events.db beside a file, in the same schema with an address.
     """
-    settings_and_log()
-    done = copy_a_store(source, target, told=lambda table: None if json else _tell(table))
+    settings = settings_and_log()
+    done = copy_a_store(source, target, shards=settings.shards, told=lambda table: None if json else _tell(table))
     if json:
         output.document({"tables": [table._asdict() for table in done], "same": True})
         return

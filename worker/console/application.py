@@ -6,7 +6,7 @@ import hashlib
 import logging
 import secrets
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 
 from flask import Flask, render_template
@@ -33,7 +33,7 @@ from worker.console.server import create_server, serve
 from worker.console.signals.pages import blueprint as signals
 from worker.console.zones import blueprint as zones
 from worker.errors import ConfigurationError, RefineryError, TransientError
-from worker.installation import open_store, refuse_other_owner
+from worker.installation import open_store, refuse_other_owner, refuse_other_shards
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings
 
@@ -110,6 +110,10 @@ def run_console(settings: Settings, url: str, stop: threading.Event) -> None:
     """
     if settings.console_port == 0:
         raise ConfigurationError("REFINERY_CONSOLE_PORT=0: the console is turned off")
+    if settings.store_url is not None:
+        # Whether the store is there is shown on the pages.
+        with suppress(StoreError), closing(open_store(settings, read_only=True)) as store:
+            refuse_other_shards(settings, store)
     flask = create_app(settings, url)
     try:
         server = create_server(

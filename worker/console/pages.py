@@ -21,6 +21,7 @@ from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
 from worker.console.served_parts import RANGES, ServedPart, read_view
+from worker.installation import streams_of
 from worker.observability.status import training_waits_for
 from worker.observability.unknown_fields import unknown_fields, unknown_in_words
 
@@ -67,7 +68,7 @@ def overview() -> ResponseReturnValue:
         waits=training_waits_for(seen.status),
         unknown=unknown_in_words(found) if (found := unknown_fields(queries.settings)) else "",
         proof=standing_in_words(seen.status.standing),
-        streams=queries.settings.streams,
+        streams=streams_of(queries.settings).by_shard[0],
         champion=queries.champion(),
         expires=queries.expires_days(),
         runs=queries.runs(5),

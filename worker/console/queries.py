@@ -33,11 +33,12 @@ from trading_system.ml_refinement.validation.evidence import PredictionRecord
 from worker.console.filters import age_s
 from worker.console.overview import Overview, Process
 from worker.errors import RefineryError
-from worker.installation import feature_pipeline, open_archive_to_look, open_to_look
+from worker.installation import feature_pipeline, open_archive_to_look, open_to_look, streams_of
 from worker.observability.status import Monitoring, read_monitoring, read_status
 from worker.redis_server.connection import connect
 from worker.retraining.queue import connect_queue, pending_job
 from worker.settings.schema import Settings
+from worker.streams.shards import entry_stored_as
 
 T = TypeVar("T")
 
@@ -210,13 +211,7 @@ class ConsoleQueries:
 
     def _processes(self, *, queue_answers: bool) -> tuple[Process, ...]:
         found = []
-        streams = self.settings.streams
-        rows: Any = []
-        with suppress(redis.RedisError):  # the group is not there yet
-            rows = self.client.xinfo_consumers(streams.signals_created, streams.group)
-        for row in rows:
-            doing = f"{row['pending']:,} pending"
-            found.append(Process(row["name"].decode(), "worker", row["idle"] / 1000, doing))
+        found += self._workers()
         queue = Queue(self.settings.queue_name, connection=self.rq_client)
         for worker in Worker.all(queue=queue, serializer=JSONSerializer) if queue_answers else ():
             heard = worker.last_heartbeat
@@ -224,12 +219,25 @@ class ConsoleQueries:
             found.append(Process(worker.name, "trainer", silent, str(worker.get_state())))
         return tuple(sorted(found, key=lambda process: (process.kind != "worker", process.silent_s)))
 
+    def _workers(self) -> list[Process]:
+        """Those that have read signals, each over all shards."""
+        pending: dict[str, int] = {}
+        idle_ms: dict[str, int] = {}
+        for stream in streams_of(self.settings).created:
+            rows: Any = []
+            with suppress(redis.RedisError):  # the group is not there yet
+                rows = self.client.xinfo_consumers(stream, self.settings.streams.group)
+            for row in rows:
+                name = row["name"].decode()
+                pending[name] = pending.get(name, 0) + row["pending"]
+                idle_ms[name] = min(idle_ms.get(name, row["idle"]), row["idle"])
+        return [Process(name, "worker", idle_ms[name] / 1000, f"{pending[name]:,} pending") for name in pending]
+
     def _oldest_pending_s(self) -> float | None:
-        streams = self.settings.streams
         ages = []
-        for stream in (streams.signals_created, streams.trades_closed):
+        for stream in streams_of(self.settings).inputs:
             try:
-                rows: Any = self.client.xpending_range(stream, streams.group, "-", "+", 1)
+                rows: Any = self.client.xpending_range(stream, self.settings.streams.group, "-", "+", 1)
             except redis.RedisError:
                 continue
             ages += [time.time() - int(row["message_id"].partition(b"-")[0]) / 1000 for row in rows]
@@ -239,13 +247,13 @@ class ConsoleQueries:
         """The newest trainings."""
         return self.store.runs.recent(limit)
 
-    def archived(self, stream: str, entry_id: str | None, signal_id: str) -> bytes | None:
+    def archived(self, known_as: str | None, signal_id: str) -> bytes | None:
         """The event of a signal as it was received; None when it is not (any more) in the archive."""
-        if entry_id is None or not self.settings.archive_is_there:
+        if known_as is None or not self.settings.archive_is_there:
             return None
         archive = open_archive_to_look(self.settings)
         try:
-            kept = archive.get_all(stream, entry_id)
+            kept = archive.get_all(*entry_stored_as(known_as, self.settings.streams.signals_created))
             return next((data for data in kept if _signal_of(data) == signal_id), kept[-1] if kept else None)
         except StoreError:
             return None

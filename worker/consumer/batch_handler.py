@@ -39,6 +39,7 @@ from worker.errors import EventRejected, Reason
 from worker.events.decoding import EventKind, Limits, SignalCreated
 from worker.market_data.directory import DirectorySource, NoMarketData
 from worker.streams.entries import Entry
+from worker.streams.shards import entry_stored_as, plain_name, shard_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class BatchHandler:
         kinds: event type by stream name.
         limits: what the door lets in.
         clock: the worker's clock.
+        shards: of the store; with one every batch keeps all others out.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class BatchHandler:
         kinds: Mapping[str, EventKind],
         limits: Limits,
         clock: Callable[[], datetime],
+        shards: int = 1,
     ) -> None:
         self._store = store
         self._archive = archive
@@ -85,7 +88,8 @@ class BatchHandler:
         self._market_data = market_data
         self._dead_letters = dead_letters
         self._kinds = dict(kinds)
-        self._stream_of = {kind: stream for stream, kind in kinds.items()}
+        self._name_of = {kind: plain_name(stream) for stream, kind in kinds.items()}
+        self._shards = shards
         self._limits = limits
         self._provided = frozenset(pipeline.config.provided)
         self._clock = clock
@@ -111,7 +115,7 @@ class BatchHandler:
                 now = self._clock()
                 intake = self._decoded([entry for entry in entries if entry.key not in settled], now)
                 computed = self._compute(intake, now)
-                with self._store.atomic():
+                with self._store.atomic(shards=self._shards_of(entries, intake, settled)):
                     decided = self._deduplication.already_settled(entries)
                     if decided == settled:
                         if self._server_may_change:
@@ -131,6 +135,21 @@ class BatchHandler:
             intake = Intake(rejected=[] if settled else [Rejected(entry, error, attempts)])
             self._deduplication.note_replays([entry], settled)
             return self._dead_letter(intake) + self._set_aside([entry], settled)
+
+    def _shards_of(
+        self, entries: Sequence[Entry], intake: Intake, settled: Mapping[tuple[str, str], AlreadySettled]
+    ) -> set[int]:
+        """The shards that the batch belongs to whole; empty where that cannot be said, and all others are kept out.
+
+        Whoever else holds one of the entries reads the same signal in it, and asks for the same shard. What is no event
+        of any signal, was decided on without being read, or is a replay, whose copies may name other signals, is of
+        no shard. It does not count in which shard's stream an event came.
+        """
+        signals = {*intake.signals, *(outcome.signal_id for _, outcome in intake.outcomes)}
+        refused = {each.signal_id for each in intake.rejected}
+        if self._shards == 1 or settled or None in refused or any(entry.replay for entry in entries):
+            return set()
+        return {shard_of(signal_id, self._shards) for signal_id in signals | refused if signal_id is not None}
 
     def _restored(self, entry: Entry) -> Entry:
         """An entry that was trimmed while it was pending, with its bytes from the archive if it was read before."""
@@ -161,7 +180,7 @@ class BatchHandler:
         fresh = self._with_bars(firsts, intake)
         signals = [signal for _, signal, _ in fresh]
         captured = self._features.compute(
-            [Capture(request, signal.symbol, signal.digest, entry.entry_id) for entry, signal, request in fresh]
+            [Capture(request, signal.symbol, signal.digest, entry.stored_id) for entry, signal, request in fresh]
         )
         features = captured.features
         for extractor, why in features.failures.items():
@@ -255,7 +274,8 @@ class BatchHandler:
         for early in refused:
             # To the byte, since its entry may be delivered again and has to be known as this letter.
             said = early.payload if early.payload is not None else outcome_bytes(early)
-            entry = Entry(self._stream_of["trade.closed"], early.entry_id or "", {b"data": said})
+            place = entry_stored_as(early.entry_id or "", self._name_of["trade.closed"])
+            entry = Entry(*place, {b"data": said})
             intake.rejected.append(Rejected(entry, _closed_before(early.signal_id), signal_id=early.signal_id))
 
     def _apply_repeats(
@@ -267,12 +287,12 @@ class BatchHandler:
         duplicates = []
         for signal_id, entries in repeats.items():
             first, told = entries[0]
-            known = stored.get(signal_id) or KnownSignal(told.digest, first.entry_id)
+            known = stored.get(signal_id) or KnownSignal(told.digest, first.stored_id)
             for entry, signal in entries:
                 if known.event_hash not in (None, signal.digest):
                     rejected = EventRejected(Reason.IDENTITY_CONFLICT, f"{signal_id} is stored with other content")
                     intake.rejected.append(Rejected(entry, rejected, signal_id=signal_id, symbol=signal.symbol))
-                elif entry.entry_id == known.entry_id:
+                elif entry.stored_id == known.entry_id:
                     redelivered += signal_id not in new
                 else:
                     duplicates.append(DuplicateRow(entry.stream, entry.entry_id, signal_id, "signal.created"))

@@ -83,13 +83,11 @@ class Deduplication:
         known: dict[Key, set[Content]] = defaultdict(set)
         for key, signal_id in self._store.entries.duplicates([entry.key for entry in entries]):
             known[key].add((signal_id,))
-        for stream, kind in self._kinds.items():
-            ids = [entry.entry_id for entry in entries if entry.stream == stream]
-            look_up = self._store.entries.stored_signals
-            if kind == "trade.closed":
-                look_up = self._store.entries.stored_outcomes
-            for entry_id, content in look_up(ids) if ids else ():
-                known[stream, entry_id].add(content)
+        stored = self._store.entries
+        for kind, look_up in (("signal.created", stored.stored_signals), ("trade.closed", stored.stored_outcomes)):
+            keys = {entry.stored_id: entry.key for entry in entries if self._kinds.get(entry.stream) == kind}
+            for known_as, content in look_up(keys) if keys else ():
+                known[keys[known_as]].add(content)
         return {entry.key for entry in entries if entry.key in known and self._is_one_of(entry, known[entry.key])}
 
     def _is_one_of(self, entry: Entry, known: set[Content]) -> bool:

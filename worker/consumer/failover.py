@@ -37,7 +37,7 @@ def note_handled(store: FeatureDatabase, entries: Sequence[Entry], now: datetime
     for entry in entries:
         newest[entry.stream] = max(newest.get(entry.stream, 0), _milliseconds(entry.entry_id))
     latest = int(now.timestamp() * 1000)
-    for stream, value in newest.items():
+    for stream, value in sorted(newest.items()):  # as everybody: nobody waits for one who waits for him
         store.marks.raise_to(_mark(stream), min(value, latest))
 
 

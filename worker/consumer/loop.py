@@ -16,8 +16,8 @@ from worker.consumer.retry_budget import RetryBudget
 from worker.errors import EventError, StoreUnusable, TransientError, WorkerDied
 from worker.streams.claim_heartbeat import ClaimHeartbeat
 from worker.streams.entries import Entry
-from worker.streams.reader import GroupReader
 from worker.streams.replies import ReplyTooLarge
+from worker.streams.sharded_reader import Reader
 from worker.supervision.backoff import Backoff
 
 #: A batch that was handed out so often without being settled may hold an event that kills its worker.
@@ -77,7 +77,7 @@ class Consumer:
 
     def __init__(
         self,
-        reader: GroupReader,
+        reader: Reader,
         handler: Handler,
         retry_budget: RetryBudget,
         *,

@@ -14,7 +14,7 @@ from worker.errors import TransientError
 from worker.events.decoding import EventKind
 from worker.streams.entries import Entry
 from worker.streams.losses import PassedOver, PassedOverRecord
-from worker.streams.reader import GroupReader
+from worker.streams.sharded_reader import Reader
 
 _LOOK_EVERY_S = 60.0
 
@@ -37,7 +37,7 @@ class PassedOverWatch:
         self,
         store: FeatureDatabase,
         archive: EventArchive | None,
-        reader: GroupReader,
+        reader: Reader,
         record: PassedOverRecord,
         kinds: Mapping[str, EventKind],
     ) -> None:

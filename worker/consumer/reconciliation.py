@@ -17,7 +17,7 @@ from worker.consumer.deduplication import Deduplication
 from worker.consumer.store_errors import translated_store_errors
 from worker.events.decoding import EventKind
 from worker.streams.entries import Entry
-from worker.streams.reader import GroupReader
+from worker.streams.sharded_reader import Reader
 
 _MARK = "archive_settled"
 _PAGE = 2000
@@ -36,7 +36,7 @@ class Reconciliation:
     """
 
     def __init__(
-        self, store: FeatureDatabase, archive: EventArchive, reader: GroupReader, kinds: Mapping[str, EventKind]
+        self, store: FeatureDatabase, archive: EventArchive, reader: Reader, kinds: Mapping[str, EventKind]
     ) -> None:
         self._store = store
         self._archive = archive

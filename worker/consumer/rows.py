@@ -29,7 +29,7 @@ def outcome_row(entry: Entry, outcome: TradeClosed) -> OutcomeRow:
         r_multiple=outcome.r_multiple,
         return_pct=outcome.return_pct,
         exit_reason=outcome.exit_reason,
-        entry_id=entry.entry_id,
+        entry_id=entry.stored_id,
         payload=entry.data,
     )
 

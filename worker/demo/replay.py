@@ -21,9 +21,9 @@ from trading_system.simulation.timeline import Moment
 from worker.demo.played import Played, Scored
 from worker.errors import RefineryError
 from worker.observability.status import Status
-from worker.settings.schema import StreamSettings
 from worker.streams.entries import append_many
 from worker.streams.errors import translated
+from worker.streams.shards import Streams
 from worker.streams.state import stream_states
 
 #: How often the worker is looked at: a moment takes it a few milliseconds, a training takes seconds.
@@ -63,7 +63,8 @@ class MarketReplay:
     Args:
         client: a client that neither retries nor decodes.
         timeline: what is played, in order of time.
-        streams: names of the streams and of the worker's group.
+        streams: of the installation.
+        group: the worker's.
         look: the worker's status now.
         is_due: whether a retraining has to follow from a status.
         tend: called before each moment and again and again while waiting, so that a process that ended is started
@@ -77,7 +78,8 @@ class MarketReplay:
         client: redis.Redis,
         timeline: Sequence[Moment],
         *,
-        streams: StreamSettings,
+        streams: Streams,
+        group: str,
         look: Callable[[], Status],
         is_due: Callable[[Status], bool],
         tend: Callable[[], None] = lambda: None,
@@ -87,6 +89,7 @@ class MarketReplay:
         self._client = client
         self._timeline = timeline
         self._streams = streams
+        self._group = group
         self._look = look
         self._is_due = is_due
         self._tend = tend
@@ -95,7 +98,7 @@ class MarketReplay:
         self._signals: list[SignalEvent] = []
         self._outcomes: list[OutcomeEvent] = []
         self._scored: list[Scored] = []
-        self._last_read = b"0-0"
+        self._last_read = dict.fromkeys(streams.scored, b"0-0")
 
     def run(self) -> Played:
         """Play everything.
@@ -118,18 +121,18 @@ class MarketReplay:
 
     def _publish(self, moment: Moment) -> None:
         """What ended at a bar's close was known before what was decided on it."""
-        outcomes = [(self._streams.trades_closed, orjson.dumps(outcome)) for outcome in moment.outcomes]
-        signals = [(self._streams.signals_created, orjson.dumps(signal)) for signal in moment.signals]
+        of_signal = self._streams.of_signal
+        outcomes = [(of_signal(one["signal_id"]).trades_closed, orjson.dumps(one)) for one in moment.outcomes]
+        signals = [(of_signal(one["signal_id"]).signals_created, orjson.dumps(one)) for one in moment.signals]
         append_many(self._client, outcomes + signals)
         self._outcomes += moment.outcomes
         self._signals += moment.signals
 
     def _wait_for_worker(self, at: str) -> None:
-        """Until nothing is pending and nothing undelivered on either input stream."""
-        names = (self._streams.signals_created, self._streams.trades_closed)
+        """Until nothing is pending and nothing undelivered on any input stream."""
         deadline = time.monotonic() + self._timeouts.drain_s
         while True:
-            states = stream_states(self._client, names, self._streams.group)
+            states = stream_states(self._client, self._streams.inputs, self._group)
             if all(state.pending == 0 and state.lag == 0 for state in states):
                 return
             if time.monotonic() > deadline:
@@ -159,15 +162,16 @@ class MarketReplay:
 
     def _read_scores(self) -> None:
         """All scores published since the last read: the worker publishes them together with its acknowledgement."""
-        while True:
-            with translated():
-                rows: Any = self._client.xrange(
-                    self._streams.signals_scored, min=b"(" + self._last_read, count=_READ_AT_ONCE
-                )
-            self._scored += [Scored.from_bytes(fields[b"data"]) for _, fields in rows]
-            if not rows:
-                return
-            self._last_read = rows[-1][0]
+        for stream in self._streams.scored:
+            while rows := self._scores_of(stream):
+                self._scored += [Scored.from_bytes(fields[b"data"]) for _, fields in rows]
+                self._last_read[stream] = rows[-1][0]
+
+    def _scores_of(self, stream: str) -> list[Any]:
+        """The next of a stream."""
+        with translated():
+            rows: Any = self._client.xrange(stream, min=b"(" + self._last_read[stream], count=_READ_AT_ONCE)
+        return list(rows)
 
     def _tell(self, number: int, at: str, phase: str, status: Status) -> None:
         published = len(self._signals) + len(self._outcomes)

@@ -32,7 +32,7 @@ from worker.demo.replay import MarketReplay, ReplayTimeouts
 from worker.demo.summary import Held, Learned, Summary, summarise
 from worker.demo.worlds import DemoWorld, real_prices
 from worker.errors import ConfigurationError, RefineryError, StopRequested
-from worker.installation import open_store
+from worker.installation import open_store, streams_of
 from worker.observability.status import Status, read_status
 from worker.observability.terminal import console, print_line
 from worker.redis_server.connection import connect, server_url
@@ -278,7 +278,8 @@ def _play(
         played = MarketReplay(
             client,
             world.timeline,
-            streams=chosen.streams,
+            streams=streams_of(chosen),
+            group=chosen.streams.group,
             look=look,
             is_due=lambda _: learning_goes_on(chosen, store),
             tend=tend,

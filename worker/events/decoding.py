@@ -33,6 +33,7 @@ from worker.events.models import (
 )
 from worker.events.provided_values import provided_from_json
 from worker.events.strict_json import count_strings, parse_object, refuse_double_keys
+from worker.streams.shards import EventKind
 
 if TYPE_CHECKING:
     from trading_system.ml_refinement.bars import Bars
@@ -51,7 +52,6 @@ __all__ = [
     "json_schema",
 ]
 
-EventKind = Literal["signal.created", "trade.closed"]
 Model = TypeVar("Model", SignalCreatedJson, TradeClosedJson)
 
 _DIGEST_ID = b"signal.created/1"  # the digest's name space: a new way to compute it gets a new one

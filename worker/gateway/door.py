@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 
 from worker.errors import DecodeError, Reason
 from worker.events.decoding import Limits, decode
 from worker.events.strict_json import parse_line
 from worker.streams.jsonl import addressed
+from worker.streams.shards import Streams
 
 #: What a line may have beside its event: the type, and blanks.
 ROOM_BYTES = 1024
@@ -18,12 +19,12 @@ class Door:
     """Lets in what the worker would let in, and refuses the rest with the worker's own reasons.
 
     Args:
-        streams: stream name by event type.
+        streams: where events go.
         limits: what the worker lets in.
         clock: the present.
     """
 
-    def __init__(self, streams: Mapping[str, str], limits: Limits, clock: Callable[[], datetime]) -> None:
+    def __init__(self, streams: Streams, limits: Limits, clock: Callable[[], datetime]) -> None:
         self._streams = streams
         self._limits = limits
         self._clock = clock
@@ -41,6 +42,6 @@ class Door:
         """
         if line is None:
             raise DecodeError(Reason.TOO_LARGE, f"a line of more than {self.most_bytes} bytes")
-        kind, data = addressed(line, self._streams, parse_line)
+        kind, data = addressed(line, parse_line)
         decode(kind, data, now=self._clock(), limits=self._limits)
-        return self._streams[kind], data
+        return self._streams.of_event(kind, data), data

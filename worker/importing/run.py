@@ -15,13 +15,13 @@ import redis
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import text_from_us, utc_now
 from worker.errors import Reason, RefineryError
-from worker.events.decoding import Limits, SignalCreated, TradeClosed
+from worker.events.decoding import EventKind, Limits, SignalCreated, TradeClosed
 from worker.importing.columns import Layout
 from worker.importing.history import History, PastEvent, RefusedRow, read_history, refused_with_signal
 from worker.importing.result import EventCounts, ImportResult
 from worker.importing.sending import StreamSender
 from worker.importing.tables import read_table
-from worker.installation import feature_pipeline, no_store, open_store, refuse_other_owner
+from worker.installation import feature_pipeline, no_store, open_store, refuse_other_owner, streams_of
 from worker.market_data.directory import DirectorySource, NoMarketData, market_data
 from worker.settings.schema import Settings
 from worker.state_dir import make_private, take_lock
@@ -84,27 +84,33 @@ def import_history(
         TransientError: the server was away too long.
     """
     refuse_other_owner(settings, client)
-    streams = settings.streams
+    streams = streams_of(settings)
     with import_lock(settings):
 
-        def sent(stream: str, events: Sequence[PastEvent], counts: EventCounts) -> list[PastEvent]:
+        def sent(kind: EventKind, events: Sequence[PastEvent], counts: EventCounts) -> list[PastEvent]:
             new, conflicts = _unknown(settings, events, counts)
             result.refused += map(_conflict, conflicts)
             progress(len(events) - len(new))
-            sender = StreamSender(client, stream, streams.group, patience_s=patience_s, progress=progress)
-            ids = sender.send(new)
+            refused: list[PastEvent] = []
+            by_stream: dict[str, list[PastEvent]] = {}
+            for one in new:
+                by_stream.setdefault(streams.of_event(kind, one.data), []).append(one)
+            for stream, some in by_stream.items():
+                sender = StreamSender(client, stream, settings.streams.group, patience_s=patience_s, progress=progress)
+                ids = sender.send(some)
+                dead_lettered, repeats = _what_became(settings, stream, some, ids, result)
+                refused += dead_lettered
+                counts.known += repeats
+                counts.applied += len(some) - len(dead_lettered) - repeats
             counts.sent = len(new)
-            refused, repeats = _what_became(settings, stream, new, ids, result)
-            counts.known += repeats
-            counts.applied = len(new) - len(refused) - repeats
             return conflicts + refused
 
-        dead = {one.event.signal_id for one in sent(streams.signals_created, history.signals, result.signals)}
+        dead = {one.event.signal_id for one in sent("signal.created", history.signals, result.signals)}
         for trade in [trade for trade in history.trades if trade.event.signal_id in dead]:
             result.refused.append(refused_with_signal(trade))
             progress(1)
         trades = [trade for trade in history.trades if trade.event.signal_id not in dead]
-        sent(streams.trades_closed, trades, result.trades)
+        sent("trade.closed", trades, result.trades)
         result.waiting = _without_signal(settings, trades)
 
 

@@ -31,7 +31,7 @@ from trading_system.ml_refinement.storage.shared.artefacts import ARTEFACTS_STEP
 from trading_system.ml_refinement.storage.sqlite.copies import copy_database, fold_alone, problems, schema_step, sync
 from trading_system.ml_refinement.storage.tables.models import ModelFile
 from worker.errors import RefineryError, ServerBusy
-from worker.installation import open_copy
+from worker.installation import open_copy, streams_of
 from worker.settings.schema import Settings
 from worker.state_dir import RESTORE_MARKER, make_private, take_lock
 from worker.streams.errors import translated
@@ -223,7 +223,7 @@ def reread(client: redis.Redis, settings: Settings) -> None:
         TransientError: Redis is away.
     """
     with translated():
-        for stream in (settings.streams.signals_created, settings.streams.trades_closed):
+        for stream in streams_of(settings).inputs:
             if client.exists(stream):
                 with suppress(redis.ResponseError):  # a group that is not there yet begins at 0 anyway
                     client.xgroup_setid(stream, settings.streams.group, "0")

@@ -8,6 +8,7 @@ from typing import Literal
 from trading_system.ml_refinement.storage import EventArchive, StoreDamaged
 from worker.errors import DecodeError
 from worker.events.decoding import SignalCreated, decode_kept
+from worker.streams.shards import entry_stored_as, plain_name
 
 Missing = Literal["no_event", "no_archived_event", "other_event", "bad_event"]
 
@@ -53,19 +54,20 @@ class ReceivedSignals:
             why = NotReceived("other_event", f"entry {entry_id} holds {signal.signal_id} with other content")
         raise why
 
-    def _payloads(self, entry_id: str) -> list[bytes]:
-        """What is kept under the id, in the first stream that has it: several events where a server gave it twice."""
+    def _payloads(self, known_as: str) -> list[bytes]:
+        """What is kept of an entry, in the first stream that has it: several events where a server gave an id twice."""
         if self._archive is None:
             raise NotReceived("no_archived_event", "there is no archive")
         try:
-            for stream in self._streams:
-                if kept := self._archive.get_all(stream, entry_id):
+            for name in self._names:
+                if kept := self._archive.get_all(*entry_stored_as(known_as, name)):
                     return kept
         except StoreDamaged as error:
             raise NotReceived("bad_event", str(error)) from error
         return []
 
     @cached_property
-    def _streams(self) -> list[str]:
+    def _names(self) -> list[str]:
+        """What streams are called, without their shards."""
         others = self._archive.streams() if self._archive is not None else []
-        return [self._stream, *(stream for stream in others if stream != self._stream)]
+        return list(dict.fromkeys([self._stream, *map(plain_name, others)]))

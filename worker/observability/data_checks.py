@@ -8,7 +8,7 @@ from pathlib import Path
 
 from worker.errors import DecodeError, TransientError
 from worker.events.decoding import SignalCreated, decode_kept
-from worker.installation import open_archive
+from worker.installation import open_archive, streams_of
 from worker.market_data.directory import NoMarketData, market_data
 from worker.market_data.files import SUFFIXES, BadFileError, file_stem, read_bars
 from worker.market_data.hosts import HostsFiles, told
@@ -161,7 +161,7 @@ def _newest_signals(settings: Settings) -> list[SignalCreated]:
     if not settings.archive_is_there:
         return []
     with closing(open_archive(settings, read_only=True)) as archive:
-        kept = archive.newest(settings.streams.signals_created, among=_EVENTS)
+        kept = archive.newest(streams_of(settings).created, among=_EVENTS)
     signals = []
     for data in kept:
         if len(data) > settings.max_event_bytes:

@@ -25,6 +25,7 @@ from worker.installation import (
     idle_settings,
     open_store,
     other_owner,
+    streams_of,
 )
 from worker.observability.data_checks import look_at_benchmarks, look_at_hosts, look_at_market_data, look_at_provided
 from worker.observability.findings import Finding, Verdict
@@ -119,13 +120,12 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             yield Finding("redis", "ok", f"embedded, not running now; {binary.name} is there", "refinery up starts it")
             return
         url = f"unix://{socket}"
-    names = settings.streams
-    inputs = (names.signals_created, names.trades_closed)
+    streams = streams_of(settings)
     with closing(connect(url)) as client:
         try:
             client.ping()
-            check_server(client, [*inputs, names.signals_scored])
-            states = stream_states(client, inputs, names.group)
+            check_server(client, [*streams.inputs, *streams.scored])
+            states = stream_states(client, streams.inputs, settings.streams.group)
         except (redis.RedisError, RefineryError) as error:
             yield Finding("redis", "bad", f"{settings.masked_redis_url}: {error}", _REDIS_ADVICE)
             return

@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import TransientError
+from worker.installation import streams_of
 from worker.observability.latency_histogram import LatencyHistogram
 from worker.observability.state_collector import StateCollector
 from worker.settings.schema import Settings
@@ -219,8 +220,7 @@ class MetricsServer:
 def served(settings: Settings, url: str, *, port: int, loop: bool) -> Iterator[LoopMetrics]:
     """Metrics of this process while the block runs; the counters of its loop."""
     registry = CollectorRegistry()
-    inputs = (settings.streams.signals_created, settings.streams.trades_closed)
-    counters = LoopMetrics(registry if loop else CollectorRegistry(), inputs)
+    counters = LoopMetrics(registry if loop else CollectorRegistry(), streams_of(settings).inputs)
     ProcessCollector(registry=registry)
     server = MetricsServer(settings, url, port=port, registry=registry, loop=counters if loop else None)
     server.start()

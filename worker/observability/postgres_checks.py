@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from trading_system.ml_refinement.storage import SchemaMismatch, StoreError
-from worker.installation import open_archive, open_store
+from worker.errors import ConfigurationError
+from worker.installation import open_archive, open_store, refuse_other_shards
 from worker.observability.findings import Finding
 from worker.observability.printable import counted
 from worker.settings.schema import Settings
@@ -22,10 +23,14 @@ def look_at_postgres(settings: Settings) -> Iterator[Finding]:
         with closing(open_store(settings, read_only=True)) as store:
             store.initialize()
             counts, facts = store.counts(), store.engine.facts()
+            refuse_other_shards(settings, store)
         with closing(open_archive(settings, read_only=True)) as archive:
             missing = archive.missing() if settings.archive.enabled else []
     except SchemaMismatch as error:
         yield Finding(_PART, "bad", str(error), "run what the line names, once, with this release")
+        return
+    except ConfigurationError as error:
+        yield Finding(_PART, "bad", str(error), "set REFINERY_SHARDS to the store's number in every process")
         return
     except StoreError as error:
         yield Finding(_PART, "bad", str(error), "see that the server runs, and REFINERY_STORE_URL is right")

@@ -22,7 +22,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase, StoreError, St
 from worker.consumer.failover import failovers
 from worker.consumer.primary_watch import primary_changes
 from worker.errors import RefineryError, TransientError
-from worker.installation import feature_pipeline, open_store, release
+from worker.installation import feature_pipeline, open_store, release, streams_of
 from worker.market_data.hosts import count_different
 from worker.observability.status import Notified, Status, read_status
 from worker.redis_server.connection import connect
@@ -124,7 +124,7 @@ class StateCollector(Collector):
         for name, size in sizes.items():
             yield _gauge(f"refinery_{name}_bytes", "Size on disk.", size)
         if client is not None:
-            streams = (self._settings.streams.signals_created, self._settings.streams.trades_closed)
+            streams = streams_of(self._settings).inputs
             text = "Times that another server held the store than before."
             times = failovers(client, streams, self._settings.streams.group)
             yield CounterMetricFamily("refinery_store_failovers", text, value=times)
@@ -148,7 +148,7 @@ class StateCollector(Collector):
     def _scores(self) -> Iterator[Metric]:
         """Of the stream of scores, which does not depend on the store."""
         try:
-            length, readers = readers_of(self._client, self._settings.streams.signals_scored)
+            length, readers = readers_of(self._client, streams_of(self._settings).scored)
         except TransientError as error:
             logger.debug("a scrape without the stream of scores: {}", error)
             return

@@ -12,7 +12,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.times import utc_now
 from trading_system.ml_refinement.training.verdicts import run_in_words
 from worker.errors import TransientError
-from worker.installation import other_owner
+from worker.installation import other_owner, streams_of
 from worker.retraining.history import training_history
 from worker.retraining.policy import due, retrain_rule
 from worker.settings.schema import Settings
@@ -261,9 +261,8 @@ def _streams(settings: Settings, client: redis.Redis | None) -> tuple[tuple[Stre
     # With the client of Redis, which whoever has one has loaded.
     from worker.streams.state import is_replica, stream_states
 
-    names = (settings.streams.signals_created, settings.streams.trades_closed)
     try:
-        states = tuple(stream_states(client, names, settings.streams.group))
+        states = tuple(stream_states(client, streams_of(settings).inputs, settings.streams.group))
         return states, "a replica, which takes no writes" if is_replica(client) else ""
     except TransientError as error:
         return None, str(error).splitlines()[0]

@@ -16,7 +16,7 @@ import orjson
 from trading_system.ml_refinement.bar_limits import COLUMNS
 from trading_system.ml_refinement.storage import StoreError
 from worker.events.field_names import NEWS_FIELDS, SIGNAL_FIELDS, TRADE_FIELDS
-from worker.installation import open_archive
+from worker.installation import open_archive, streams_of
 from worker.observability.printable import counted
 
 if TYPE_CHECKING:
@@ -43,14 +43,12 @@ def unknown_fields(settings: Settings) -> tuple[UnknownField, ...]:
         return ()
     provided = settings.ml.features.provided
     found: Counter[tuple[str, str]] = Counter()
-    kinds = (
-        ("signal.created", settings.streams.signals_created, SIGNAL_FIELDS),
-        ("trade.closed", settings.streams.trades_closed, TRADE_FIELDS),
-    )
+    streams = streams_of(settings)
+    kinds = (("signal.created", streams.created, SIGNAL_FIELDS), ("trade.closed", streams.closed, TRADE_FIELDS))
     try:
         with closing(open_archive(settings, read_only=True)) as archive:
-            for event, stream, known in kinds:
-                for data in archive.newest(stream, among=LOOKED_AT):
+            for event, named, known in kinds:
+                for data in archive.newest(named, among=LOOKED_AT):
                     if len(data) <= settings.max_event_bytes:
                         found.update((event, name) for name in set(_unknown_in(data, known, provided)))
     except StoreError:

@@ -1,8 +1,8 @@
-"""The server of an installation, configured or embedded: its address, a client of it, the names of its streams."""
+"""The server of an installation, configured or embedded: its address, and a client of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     import redis
 
     from worker.supervision.backoff import StartRetry
-
-
-def stream_of_kind(settings: Settings) -> Mapping[str, str]:
-    """Input stream by event type."""
-    return {
-        "signal.created": settings.streams.signals_created,
-        "trade.closed": settings.streams.trades_closed,
-    }
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from worker.events.decoding import Limits
 from worker.gateway.door import Door
 from worker.gateway.listener import Gateway, listening
 from worker.gateway.sender import Sender
-from worker.redis_server.connection import connect, server_url, stream_of_kind
+from worker.installation import streams_of
+from worker.redis_server.connection import connect, server_url
 from worker.settings.schema import Settings
 from worker.state_dir import make_private
 from worker.supervision.backoff import StartRetry
@@ -37,7 +38,7 @@ def run_gateway(settings: Settings, stop: threading.Event) -> None:
         listener = stack.enter_context(listening(settings.gateway_socket, group=settings.gateway.group))
         gateway = Gateway(
             listener,
-            Door(stream_of_kind(settings), limits, utc_now),
+            Door(streams_of(settings), limits, utc_now),
             Sender(client, stop),
             most_connections=settings.gateway.max_connections,
             idle_s=settings.gateway.idle_s,

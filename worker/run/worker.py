@@ -15,11 +15,11 @@ from worker import app
 from worker.consumer.batch_result import BatchResult
 from worker.consumer.loop import Handler
 from worker.errors import StopRequested, TransientError
-from worker.installation import check_features, check_recipe, idle_settings, make_archive_ahead
+from worker.installation import check_features, check_recipe, idle_settings, make_archive_ahead, streams_of
 from worker.market_data.hosts import telling
 from worker.notifications.sender import sending
 from worker.observability import metrics
-from worker.redis_server.connection import connect, server_url, stream_of_kind
+from worker.redis_server.connection import connect, server_url
 from worker.retraining.queue import connect_queue
 from worker.retraining.requests import enqueue_if_due
 from worker.run.process import keep_between_batches
@@ -59,8 +59,8 @@ def run_worker(settings: Settings, stop: threading.Event) -> None:
         url = stack.enter_context(server_url(settings, retry=retry))
         client = stack.enter_context(connect(url, largest_event=settings.max_event_bytes))
         stack.enter_context(drain_deadline(stop, settings.shutdown_grace_s))
-        names = [*stream_of_kind(settings).values(), settings.streams.signals_scored]
-        retry.until_possible(lambda: check_server(client, names))
+        streams = streams_of(settings)
+        retry.until_possible(lambda: check_server(client, [*streams.inputs, *streams.scored]))
         _consume(settings, url, client, stop, service)
         service.stopping()
     logger.info("worker stopped")
@@ -115,7 +115,7 @@ class _Care:
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self._settings = settings
         self._client = client
-        self._streams = list(stream_of_kind(settings).values())
+        self._streams = streams_of(settings)
         self._due = 0.0
 
     def __call__(self) -> None:
@@ -132,7 +132,7 @@ class _Care:
     def _look_after(self) -> None:
         remove_dead_consumers(
             self._client,
-            self._streams,
+            self._streams.inputs,
             self._settings.streams.group,
             me=self._settings.consumer,
             idle_ms=max(_CONSUMER_GONE_MS, 10 * self._settings.claim_idle_ms),
@@ -148,9 +148,10 @@ class _Care:
 
     def _trim(self) -> None:
         if hours := self._settings.input_retention_hours:
-            trim_handled(self._client, self._streams, older_than_s=hours * 3600)
+            trim_handled(self._client, self._streams.inputs, older_than_s=hours * 3600)
         if length := self._settings.scored_maxlen:
-            trim_to(self._client, self._settings.streams.signals_scored, length)
+            for scores in self._streams.scored:
+                trim_to(self._client, scores, length)
 
 
 class _ArchiveCare:

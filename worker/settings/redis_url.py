@@ -15,8 +15,10 @@ _HOST_AND_PORT = re.compile(rf"{_HOST}(?:,{_HOST})*(?:[/?]|$)")
 _OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
 _OF_SENTINELS = frozenset({"sentinel_username", "sentinel_password"})
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+_CLUSTER_SCHEMES = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 _SENTINEL_PORT = 26379
-_SENTINEL_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s/:@?#\[\],]+)(?::(\d{1,5}))?")
+_CLUSTER_PORT = 6379
+_LISTED_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s/:@?#\[\],]+)(?::(\d{1,5}))?")
 
 
 class SentinelAddress(NamedTuple):
@@ -48,23 +50,58 @@ def sentinel_address(url: str) -> SentinelAddress | None:
     authority, _, path = where.partition("/")
     credentials, at, listed = authority.rpartition("@")
     name, _, database = path.strip("/").partition("/")
-    found = [_SENTINEL_HOST.fullmatch(host) for host in listed.split(",")]
     if "#" in rest or not name or not re.fullmatch(r"\d*", database):
         raise ValueError(
             "must name what the sentinels call the primary, as redis+sentinel://host:26379,host2/mymaster/0"
         )
-    hosts = tuple((host[1].strip("[]"), int(host[2] or _SENTINEL_PORT)) for host in found if host)
-    if len(hosts) < len(found) or any(port > 65535 for _, port in hosts):
-        raise ValueError("must name sentinels as host:port, with commas between")
     given = dict(parse_qsl(options))
     theirs = "&".join(pair for pair in options.split("&") if pair.partition("=")[0] not in _OF_SENTINELS)
     return SentinelAddress(
-        hosts,
+        _listed(listed, _SENTINEL_PORT, "sentinels"),
         unquote(name),
         f"{_SENTINEL_SCHEMES[scheme]}://{credentials}{at}primary/{database}{'?' if theirs else ''}{theirs}",
         given.get("sentinel_username"),
         given.get("sentinel_password"),
     )
+
+
+class ClusterAddress(NamedTuple):
+    """Some servers of a cluster, which know the others: `redis+cluster://user:password@host:6379,host:6379`."""
+
+    hosts: tuple[tuple[str, int], ...]
+    #: Address of one of its servers: credentials and certificates.
+    server_url: str
+
+
+def cluster_address(url: str) -> ClusterAddress | None:
+    """What an address says of a cluster; None where it is none.
+
+    Raises:
+        ValueError: what is allowed instead; never contains the URL.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in _CLUSTER_SCHEMES:
+        return None
+    where, _, options = rest.partition("?")
+    authority, _, path = where.partition("/")
+    credentials, at, listed = authority.rpartition("@")
+    if "#" in rest or path.strip("/"):
+        raise ValueError("must name servers alone, as redis+cluster://host:6379,host2: a cluster has no databases")
+    server_url = f"{_CLUSTER_SCHEMES[scheme]}://{credentials}{at}server/{'?' if options else ''}{options}"
+    return ClusterAddress(_listed(listed, _CLUSTER_PORT, "servers"), server_url)
+
+
+def _listed(hosts: str, port: int, what: str) -> tuple[tuple[str, int], ...]:
+    """Hosts and ports with commas between.
+
+    Raises:
+        ValueError: they are not that.
+    """
+    found = [_LISTED_HOST.fullmatch(host) for host in hosts.split(",")]
+    named = tuple((host[1].strip("[]"), int(host[2] or port)) for host in found if host)
+    if len(named) < len(found) or any(number > 65535 for _, number in named):
+        raise ValueError(f"must name {what} as host:port, with commas between")
+    return named
 
 
 def check_redis_url(url: str, *, allow_plain_remote: bool) -> None:
@@ -76,15 +113,18 @@ def check_redis_url(url: str, *, allow_plain_remote: bool) -> None:
     rest = url.partition("://")[2]
     if "@" in rest and "@" not in re.split(r"[/?#]", rest, maxsplit=1)[0] and not url.startswith("unix:"):
         raise ValueError("has a `/`, `?` or `#` in its password: percent-encode it, as %2F, %3F and %23")
-    sentinels = sentinel_address(url)
+    sentinels, cluster = sentinel_address(url), cluster_address(url)
+    several = sentinels or cluster
     try:
-        parts = urlsplit(url if sentinels is None else sentinels.server_url)
+        parts = urlsplit(url if several is None else several.server_url)
         host = parts.hostname
         _ = parts.port
     except ValueError:
         raise ValueError("must be a URL such as rediss://:password@host:6379/0") from None
     if parts.scheme not in {"redis", "rediss", "unix"}:
-        raise ValueError("must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://")
+        raise ValueError(
+            "must begin with redis://, rediss:// or unix://, or with redis or rediss and +sentinel:// or +cluster://"
+        )
     allowed = _OPTIONS if sentinels is None else _OPTIONS | _OF_SENTINELS
     unknown = sorted({name for name, _ in parse_qsl(parts.query, keep_blank_values=True)} - _OPTIONS)
     if unknown:
@@ -95,9 +135,10 @@ def check_redis_url(url: str, *, allow_plain_remote: bool) -> None:
         return
     if not host:
         raise ValueError("must name a host, as redis://localhost:6379")
-    if sentinels is not None and parts.scheme == "redis" and not allow_plain_remote:
+    if several is not None and parts.scheme == "redis" and not allow_plain_remote:
+        kind, named = ("sentinel", "sentinels") if sentinels is not None else ("cluster", "its servers")
         raise ValueError(
-            "must be rediss+sentinel://, since sentinels may name a server on any host; "
+            f"must be rediss+{kind}://, since {named} may name a server on any host; "
             "REFINERY_ALLOW_PLAIN_REMOTE_REDIS=true accepts the risk of plain text"
         )
     if parts.scheme == "redis" and not allow_plain_remote and not is_loopback(host):

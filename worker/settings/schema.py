@@ -34,7 +34,7 @@ from worker.settings.messages import (
     refuse_unknown,
     setting_types,
 )
-from worker.settings.redis_url import check_redis_url, mask_url
+from worker.settings.redis_url import check_redis_url, cluster_address, mask_url
 from worker.settings.sources import NotJsonError, from_environment, merged
 from worker.settings.store_url import check_store_url
 from worker.settings.webhook_url import check_webhook_url, mask_webhook_url, signing_key
@@ -145,7 +145,7 @@ class Settings(BaseModel):
     allow_plain_remote_redis: bool = False
     """Accept `redis://` without TLS to another host, as inside a private container network."""
     redis_url: str | None = Field(default=None, repr=False)
-    """`redis://`, `rediss://`, `unix://`, or sentinels; unset: the embedded server in `state_dir`."""
+    """`redis://`, `rediss://`, `unix://`, sentinels or a cluster; unset: the embedded server in `state_dir`."""
     allow_plain_remote_store: bool = False
     """Accept a store's URL of another host without `sslmode=verify-full`, as inside a private container network."""
     store_url: str | None = Field(default=None, repr=False)
@@ -190,6 +190,8 @@ class Settings(BaseModel):
     """Port of the trainer's metrics; 0 turns them off."""
     streams: StreamSettings = StreamSettings()
     """Names of the streams and of the consumer group."""
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    """Into so many parts streams and writers are divided, by signal; fixed when a store in PostgreSQL is made."""
     consumer_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
     """Begins the names of workers in the consumer group, before the state directory's token; unset: the host name."""
     consumer_slot: Annotated[int, Field(ge=0, le=999)] = 0
@@ -275,6 +277,25 @@ class Settings(BaseModel):
     def _reads_its_store(self) -> Self:
         if self.store_read_url is not None and self.store_url is None:
             raise ValueError("REFINERY_STORE_READ_URL is of a store in PostgreSQL: REFINERY_STORE_URL is not set")
+        return self
+
+    @model_validator(mode="after")
+    def _queue_beside_a_cluster(self) -> Self:
+        if self.on_cluster and self.queue_url is None:
+            raise ValueError("REFINERY_QUEUE_URL is needed beside a cluster: the queue of trainings, RQ, runs on none")
+        if self.queue_url is not None and cluster_address(self.queue_url) is not None:
+            raise ValueError("REFINERY_QUEUE_URL must be of no cluster: the queue of trainings, RQ, runs on none")
+        return self
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the streams are in a cluster."""
+        return self.redis_url is not None and cluster_address(self.redis_url) is not None
+
+    @model_validator(mode="after")
+    def _shards_in_postgres(self) -> Self:
+        if self.shards > 1 and self.store_url is None:
+            raise ValueError("REFINERY_SHARDS needs a store in PostgreSQL: SQLite has one write lock")
         return self
 
     @property

@@ -13,7 +13,7 @@ from loguru import logger
 
 from worker.errors import TransientError
 from worker.streams.entries import Entry
-from worker.streams.reader import GroupReader
+from worker.streams.sharded_reader import Reader
 
 
 class ClaimHeartbeat:
@@ -28,7 +28,7 @@ class ClaimHeartbeat:
         at_most_s: how long one batch may be kept.
     """
 
-    def __init__(self, reader: GroupReader, *, every_s: float, at_most_s: float) -> None:
+    def __init__(self, reader: Reader, *, every_s: float, at_most_s: float) -> None:
         self._reader = reader
         self._every_s = every_s
         self._at_most_s = at_most_s

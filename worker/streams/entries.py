@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.errors import TransientError
 from worker.streams.errors import cause_of, translated
+from worker.streams.shards import stored_id
 
 if TYPE_CHECKING:
     import redis
@@ -65,6 +66,11 @@ class Entry(NamedTuple):
     def key(self) -> tuple[str, str]:
         """What tells this entry from every other: stream and entry id."""
         return self.stream, self.entry_id
+
+    @property
+    def stored_id(self) -> str:
+        """What tells it from every other entry of its kind, in whichever shard."""
+        return stored_id(self.stream, self.entry_id)
 
     @property
     def added_ms(self) -> int:

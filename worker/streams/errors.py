@@ -16,8 +16,8 @@ _MEANINGS = {
     "READONLY": "the server is a replica (it was demoted, or the address leads to one)",
     "UNBLOCKED": "the server was demoted, or its stream was deleted, while we waited for events",
     "WRONGTYPE": "a key of ours holds something else: rename or delete it, or name another stream",
-    "CROSSSLOT": "this is a cluster, which puts our streams on several servers: give them one hash tag",
-    "MOVED": "this is a cluster, and another of its servers has our streams",
+    "CROSSSLOT": "this is a cluster: REFINERY_REDIS_URL names one as redis+cluster://host:6379,host2:6379",
+    "MOVED": "this is a cluster: REFINERY_REDIS_URL names one as redis+cluster://host:6379,host2:6379",
     "MISCONF": "the server cannot write its own files: look at its disk",
     "OOM": "the server has used up its maxmemory: raise it, or let REFINERY_INPUT_RETENTION_HOURS drop handled events",
     "LOADING": "the server is still loading its data",
@@ -85,5 +85,12 @@ def translated() -> Iterator[None]:
         yield
     except ReplyTooLarge:
         raise
-    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, redis.InvalidResponse) as error:
+    except (
+        redis.ConnectionError,
+        redis.TimeoutError,
+        redis.ResponseError,
+        redis.InvalidResponse,
+        redis.exceptions.ClusterError,
+        redis.exceptions.RedisClusterException,
+    ) as error:
         raise TransientError(cause_of(error)) from error

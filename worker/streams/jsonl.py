@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import orjson
 
 from worker.errors import DecodeError, EventError, Reason, RefineryError
 from worker.streams.entries import SENT_AT_ONCE_BYTES, append_many
+from worker.streams.shards import EventKind, Streams
 
 if TYPE_CHECKING:
     import redis
 
 _CHUNK = 500
+_KINDS: tuple[EventKind, ...] = ("signal.created", "trade.closed")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 60
 
@@ -39,7 +41,7 @@ def publish_lines(
     client: redis.Redis | None,
     lines: Iterable[bytes],
     *,
-    streams: Mapping[str, str],
+    streams: Streams,
     parse: Callable[[bytes], dict[str, Any]],
     check: Callable[[str, bytes], object] | None = None,
     progress: Callable[[int], None] = lambda _: None,
@@ -52,7 +54,7 @@ def publish_lines(
     Args:
         client: a client that does not retry; None: nothing is published, the lines are only looked at.
         lines: one JSON object each, with `type` beside the event's fields.
-        streams: stream name by event type.
+        streams: where events go.
         parse: a line's JSON object; raises `EventError`.
         check: an event's type and bytes; raises `EventError` where the event is not to be sent. None: all are.
         progress: told how many lines were read since it was last told.
@@ -68,10 +70,10 @@ def publish_lines(
             if not line.strip():
                 continue
             try:
-                kind, data = addressed(line, streams, parse)
+                kind, data = addressed(line, parse)
                 if check is not None:
                     check(kind, data)
-                ready.append((streams[kind], data))
+                ready.append((streams.of_event(kind, data), data))
             except EventError as error:
                 refused.append(Refused(number, str(error)))
         if client is not None:
@@ -108,12 +110,11 @@ def _unmarked(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield text
 
 
-def addressed(line: bytes, kinds: Iterable[str], parse: Callable[[bytes], dict[str, Any]]) -> tuple[str, bytes]:
+def addressed(line: bytes, parse: Callable[[bytes], dict[str, Any]]) -> tuple[EventKind, bytes]:
     """The event type of a line and the event's bytes, without the `type` that said it.
 
     Args:
         line: a JSON object.
-        kinds: the event types that there are.
         parse: a line's JSON object; raises `EventError`.
 
     Raises:
@@ -121,8 +122,9 @@ def addressed(line: bytes, kinds: Iterable[str], parse: Callable[[bytes], dict[s
     """
     fields = parse(line)
     kind = fields.pop("type", None)
-    if not isinstance(kind, str) or kind not in kinds:
-        raise DecodeError(
-            Reason.SCHEMA, f"type must be one of {', '.join(kinds)}, and is {repr(kind)[:_SHOWN_CHARACTERS]}"
-        )
-    return kind, orjson.dumps(fields)
+    for known in _KINDS:
+        if kind == known:
+            return known, orjson.dumps(fields)
+    raise DecodeError(
+        Reason.SCHEMA, f"type must be one of {', '.join(_KINDS)}, and is {repr(kind)[:_SHOWN_CHARACTERS]}"
+    )

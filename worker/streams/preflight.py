@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import redis
@@ -52,10 +52,23 @@ def _check_commands(client: redis.Redis) -> None:
 
 def _check_settings(client: redis.Redis) -> None:
     try:
-        settings = client.config_get("maxmemory-policy", "appendonly")
+        told = _settings_of_each(client, "maxmemory-policy", "appendonly")
     except redis.exceptions.NoPermissionError:
         logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
         return
+    for settings in told:
+        _check(settings)
+
+
+def _settings_of_each(client: redis.Redis, *names: str) -> list[Any]:
+    """The settings of the server, or of each that takes writes of a cluster."""
+    primaries = getattr(client, "get_primaries", None)
+    if primaries is None:
+        return [client.config_get(*names)]
+    return [client.config_get(*names, target_nodes=node) for node in primaries()]
+
+
+def _check(settings: Mapping[str, str]) -> None:
     policy = settings.get("maxmemory-policy")
     if policy != "noeviction":
         raise ConfigurationError(f"Redis must have maxmemory-policy noeviction, and has {policy}: it would drop events")

@@ -21,6 +21,7 @@ from worker.streams.lua import script
 from worker.streams.replies import MOST_REPLY_BYTES, ReplyTooLarge
 
 _CLAIM_AGAIN = script("claim_again")
+_OLDEST_UNREAD = script("oldest_unread", uses=["entry_ids"])
 _PASSED_OVER = script("passed_over")
 _PENDING_AMONG = script("pending_among")
 _TAKE_PENDING = script("take_pending")
@@ -75,6 +76,11 @@ class GroupReader:
         self._seams: deque[tuple[str, str, str]] = deque(maxlen=_MOST_SEAMS)
         self._last_read = dict.fromkeys(self._streams, "0-0")
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The names of the input streams."""
+        return self._streams
+
     def drop_connections(self) -> None:
         """Connect anew at the next command: the one that we have may lead to a server that was demoted."""
         self._client.connection_pool.disconnect(inuse_connections=False)
@@ -93,15 +99,15 @@ class GroupReader:
                     if not str(error).startswith("BUSYGROUP"):
                         raise
 
-    def read_new(self) -> list[Entry]:
-        """Entries never delivered to anyone, waiting up to `block_ms` for the first one.
+    def read_new(self, *, waits: bool = True) -> list[Entry]:
+        """Entries never delivered to anyone, waiting up to `block_ms` for the first one, or for none.
 
         Raises:
             ReplyTooLarge: they have too many bytes to be read at once; `read_own` gives them in parts.
             TransientError: Redis is away; what it may have handed out is found by `read_own`.
         """
         try:
-            entries = self._read()
+            entries = self._read(waits=waits)
         except ReplyTooLarge:
             self._read_at_once = max(1, self._read_at_once // 8)
             raise
@@ -111,6 +117,18 @@ class GroupReader:
         if self._read_at_once < self._batch_size and len(entries) >= self._read_at_once:
             self._read_at_once = min(self._batch_size, 2 * self._read_at_once)
         return entries
+
+    def oldest_unread_ms(self) -> int | None:
+        """When the oldest entry was added that nobody was given yet, by the server's clock; None where there is none.
+
+        Raises:
+            TransientError: Redis is away.
+        """
+        found = [
+            self._with_group(partial(self._client.eval, _OLDEST_UNREAD, 1, stream, self._group), None)
+            for stream in self._streams
+        ]
+        return min((int(entry_id.partition(b"-")[0]) for entry_id in found if entry_id), default=None)
 
     def restart_own(self) -> None:
         """Begin the next walk over our own pending entries at the oldest one."""
@@ -236,6 +254,10 @@ class GroupReader:
         rows: list[Any] = self._with_group(command, [])
         return rows
 
+    def of_one_shard(self, entries: list[Entry]) -> list[Entry]:
+        """The entries: there is one shard."""
+        return entries
+
     def settle(self, done: Sequence[Entry], scores: Iterable[bytes]) -> None:
         """Publish the scores and acknowledge the entries, in one step of the server.
 
@@ -292,14 +314,14 @@ class GroupReader:
             words = (self._group, self._consumer, str(idle_ms), *ids)
             self._with_group(partial(self._client.eval, _CLAIM_AGAIN, 1, stream, *words), None)
 
-    def _read(self) -> list[Entry]:
+    def _read(self, *, waits: bool) -> list[Entry]:
         command = partial(
             self._client.xreadgroup,
             self._group,
             self._consumer,
             dict.fromkeys(self._streams, ">"),
             count=self._read_at_once,
-            block=self._block_ms,
+            block=self._block_ms if waits else None,
         )
         return _entries(self._with_group(command, None), self._most_bytes_of_one)
 

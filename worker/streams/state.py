@@ -53,21 +53,26 @@ def most_times(client: redis.Redis, keys: Iterable[str]) -> int:
     return max(int(number or 0) for number in times)
 
 
-def readers_of(client: redis.Redis, stream: str, *, most: int = 50) -> tuple[int, list[Reader]]:
-    """How long a stream of ours is, and its consumer groups, so many at most. Nobody sees who reads without a group.
+def readers_of(client: redis.Redis, streams: Sequence[str], *, most: int = 50) -> tuple[int, list[Reader]]:
+    """How long streams of ours are together, and their consumer groups, so many at most, each over all the streams.
+    Nobody sees who reads without a group.
 
     Raises:
         TransientError: Redis is away.
     """
+    length, by_name = 0, dict[bytes, Reader]()
     with translated():
-        if not client.exists(stream):
-            return 0, []
-        groups: Any = client.xinfo_groups(stream)
-        length = int(client.xlen(stream))
-    return length, [
-        Reader(row["name"].decode(errors="backslashreplace"), int(row["pending"]), row.get("lag"))
-        for row in groups[:most]
-    ]
+        for stream in streams:
+            if not client.exists(stream):
+                continue
+            length += int(client.xlen(stream))
+            groups: Any = client.xinfo_groups(stream)
+            for row in groups:
+                known = by_name.get(row["name"], Reader(row["name"].decode(errors="backslashreplace"), 0, 0))
+                lag = row.get("lag")
+                lag = None if lag is None or known.lag is None else known.lag + lag
+                by_name[row["name"]] = Reader(known.group, known.pending + int(row["pending"]), lag)
+    return length, list(by_name.values())[:most]
 
 
 def stream_states(client: redis.Redis, streams: Sequence[str], group: str) -> list[StreamState]:

@@ -9,7 +9,7 @@ import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,10 +81,14 @@ class Connection(ABC):
         """The names of a table's columns, in its order."""
 
     @contextmanager
-    def atomic(self) -> Iterator[Connection]:
+    def atomic(self, *, shards: Collection[int] = ()) -> Iterator[Connection]:
         """All or nothing: one write transaction, beside which no other one runs. Inside another one it joins that.
 
         What fails inside an inner block fails the whole.
+
+        Args:
+            shards: what all that is written, or is looked up before a write, belongs to: beside it run transactions of
+                other shards, where the engine can. Without any it runs alone.
 
         Raises:
             StoreUnavailable: the engine gave the transaction up, or holds something else now; nothing of it counts.
@@ -93,7 +97,7 @@ class Connection(ABC):
         with self._lock:
             if self._depth and not self._writing:
                 raise StoreError(f"{self.name}: a write inside a snapshot")
-            yield from self._frame(writes=True)
+            yield from self._frame(writes=True, shards=shards)
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -101,10 +105,10 @@ class Connection(ABC):
         with self._lock:
             yield from self._frame(writes=False)
 
-    def _frame(self, *, writes: bool) -> Iterator[Connection]:
+    def _frame(self, *, writes: bool, shards: Collection[int] = ()) -> Iterator[Connection]:
         outermost = self._depth == 0
         if outermost:
-            self._begin(writes=writes)
+            self._begin(writes=writes, shards=shards)
             self._writing, self._failed = writes, False
         self._depth += 1
         try:
@@ -121,8 +125,8 @@ class Connection(ABC):
                 self._undo()
 
     @abstractmethod
-    def _begin(self, *, writes: bool) -> None:
-        """Open a transaction."""
+    def _begin(self, *, writes: bool, shards: Collection[int]) -> None:
+        """Open a transaction; see `atomic`."""
 
     @abstractmethod
     def _commit(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trading_system.ml_refinement.storage.connection import Connection
+from trading_system.ml_refinement.storage.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,14 @@ class StoreCounts:
 def read_counts(connection: Connection, *, now: str) -> StoreCounts:
     """All counters at one moment; an outcome of a later time than `now` is not the newest."""
     with connection.snapshot() as reads:
-        counters: dict[str, int] = dict(reads.query(COUNTERS))
+        counters = totals(reads)
         newest = reads.query(NEWEST_LABEL, (now,))[0][0]
     return StoreCounts(**counters, newest_label=newest)
+
+
+def totals(connection: Connection) -> dict[str, int]:
+    """Every counter by its name."""
+    return dict(connection.query(COUNTERS))
 
 
 def count_inserted(connection: Connection, name: str, rows: int) -> None:
@@ -44,6 +50,10 @@ def count_inserted(connection: Connection, name: str, rows: int) -> None:
         connection.run(ADD, (rows, name))
 
 
-ADD = "UPDATE counters SET value = value + ? WHERE name = ?"
-COUNTERS = "SELECT name, value FROM counters"
+ADD = Statement(
+    "UPDATE counters SET value = value + ? WHERE name = ?",
+    postgres="SELECT add_to_counter(CAST(?2 AS text), CAST(?1 AS bigint))",
+)
+# In PostgreSQL each shard has rows of its own, of which one alone may be below zero.
+COUNTERS = "SELECT name, CAST(sum(value) AS bigint) FROM counters GROUP BY name"
 NEWEST_LABEL = "SELECT max(label_time) FROM feature_vectors WHERE label_time IS NOT NULL AND label_time <= ?"

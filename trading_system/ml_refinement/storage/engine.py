@@ -51,8 +51,12 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def upgrade(self, clock: Clock) -> list[int]:
+    def upgrade(self, clock: Clock, *, shards: int = 1) -> list[int]:
         """Bring the schema up to date on purpose; the steps that were applied.
+
+        Args:
+            clock: the present.
+            shards: how many a store has that is made by this.
 
         Raises:
             SchemaMismatch: a newer release made it.
@@ -62,6 +66,10 @@ class Engine(ABC):
     @abstractmethod
     def sizes(self) -> dict[str, int]:
         """Bytes on disk of what holds the store, by name."""
+
+    def shards(self) -> int:
+        """How many transactions of different shards may write at the same time."""
+        return 1
 
     def damage(self) -> str | None:
         """The first damage that a quick check finds; None for a sound store, and where only the server can tell."""

@@ -177,13 +177,13 @@ class EventArchive:
         rows = self._connection.query(GET_ALL, (stream, entry_id))
         return [self._unpacked(stream, entry_id, *row) for row in rows]
 
-    def newest(self, stream: str, *, among: int) -> list[bytes]:
-        """The bytes of a stream's entries among the `among` that were kept last of any stream, the newest first.
+    def newest(self, streams: Sequence[str], *, among: int) -> list[bytes]:
+        """The bytes of some streams' entries among the `among` that were kept last of any, the newest first.
 
         Raises:
             StoreDamaged: some cannot be unpacked.
         """
-        return [self._unpacked(stream, *row) for row in self._connection.query(NEWEST, (among, stream))]
+        return [self._unpacked(*row) for row in self._connection.query(NEWEST, (among, id_list(streams)))]
 
     def after(self, row_id: int, *, limit: int) -> list[ArchivedEntry]:
         """The entries that were kept after row `row_id`, the oldest first.
@@ -298,8 +298,8 @@ INSERT_EVENTS = Statement(
 INSERT_BLOCKS = "INSERT INTO blocks (id, newest_at, payload) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 BEFORE = "SELECT id, stream, entry_id, received_at, payload, packed FROM events WHERE id < ? ORDER BY id DESC LIMIT ?"
 NEWEST = """
-    SELECT entry_id, received_at, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest
-    WHERE stream = ? ORDER BY id DESC"""
+    SELECT stream, entry_id, received_at, payload, packed FROM (SELECT * FROM events ORDER BY id DESC LIMIT ?) AS newest
+    WHERE stream IN (SELECT value FROM json_each(?)) ORDER BY id DESC"""
 AFTER = Statement(
     """
     SELECT id, stream, entry_id, received_at, packed, CASE WHEN instr(entry_id, '~') OR EXISTS (

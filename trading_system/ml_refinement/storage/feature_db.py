@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
@@ -139,14 +139,17 @@ class FeatureDatabase:
         """
         self.engine.initialize(self._clock)
 
-    def upgrade(self) -> list[int]:
+    def upgrade(self, *, shards: int = 1) -> list[int]:
         """Bring the schema up to date, whichever engine holds it; the steps that were applied.
+
+        Args:
+            shards: how many a store in PostgreSQL has that is made by this.
 
         Raises:
             SchemaMismatch: a newer release made it.
             StoreRefused: PostgreSQL's role may not make what is needed.
         """
-        return self.engine.upgrade(self._clock)
+        return self.engine.upgrade(self._clock, shards=shards)
 
     def check_in_place(self) -> None:
         """See that the store which is open is still the one at its place.
@@ -178,9 +181,13 @@ class FeatureDatabase:
         self.close()
 
     @contextmanager
-    def atomic(self) -> Iterator[None]:
-        """One unit of work: all of it is kept, or none. Inside another one it joins that."""
-        with self._connection.atomic():
+    def atomic(self, *, shards: Collection[int] = ()) -> Iterator[None]:
+        """One unit of work: all of it is kept, or none. Inside another one it joins that.
+
+        `shards` are those that it belongs to whole, so that others run beside it, where the engine can; without any it
+        runs alone.
+        """
+        with self._connection.atomic(shards=shards):
             yield
 
     @contextmanager

@@ -23,6 +23,7 @@ from worker.events.decoding import EventKind, Limits, decode
 from worker.events.strict_json import parse_line
 from worker.installation import open_store, release
 from worker.observability.printable import printable_json
+from worker.streams.shards import plain_name
 
 blueprint = Blueprint("letter_actions", __name__)
 
@@ -167,7 +168,8 @@ def _checked(row: DeadLetterRow, text: str) -> bytes:
     """
     settings = console_queries().settings
     edited = orjson.dumps(parse_line(text.encode("utf-8", "surrogatepass")))
-    kind: EventKind = "trade.closed" if row.stream == settings.streams.trades_closed else "signal.created"
+    closed = settings.streams.trades_closed
+    kind: EventKind = "trade.closed" if plain_name(row.stream) == closed else "signal.created"
     decode(kind, edited, now=datetime.now(UTC), limits=Limits.from_settings(settings))
     return edited
 

@@ -17,7 +17,7 @@ from worker.console.filters import pretty
 from worker.console.queries import console_queries
 from worker.dead_letters import DeadLetters, replay_helps, whole_letter
 from worker.errors import Reason
-from worker.installation import release
+from worker.installation import release, streams_of
 
 blueprint = Blueprint("letters", __name__)
 
@@ -51,7 +51,6 @@ def listing() -> ResponseReturnValue:
 
 def _page(asked: Listing, page: ListingPage, total: int, causes: list[Any], *, wrong: str = "") -> str:
     queries = console_queries()
-    streams = queries.settings.streams
     return render_template(
         "dead_letters.html",
         wrong=wrong,
@@ -68,7 +67,7 @@ def _page(asked: Listing, page: ListingPage, total: int, causes: list[Any], *, w
         states=STATES,
         helps=replay_helps,
         reasons=[reason.value for reason in Reason],
-        streams=(streams.signals_created, streams.trades_closed),
+        streams=streams_of(queries.settings).inputs,
         audit=queries.store.dead_letters.recent_audit(),
         audit_words=audit_words,
         done=asked_action(),

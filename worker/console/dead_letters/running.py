@@ -16,7 +16,7 @@ from trading_system.ml_refinement.storage import DeadLetterRow, FeatureDatabase,
 from worker.console.queries import ConsoleQueries
 from worker.dead_letters import DeadLetters, Pace, ReplayReport
 from worker.errors import RefineryError
-from worker.installation import open_store, refuse_other_owner, release
+from worker.installation import open_store, refuse_other_owner, release, streams_of
 
 #: So many go on at once.
 MOST_RUNNING: Final = 3
@@ -101,7 +101,10 @@ class RunningActions:
                 action.report = report
 
             rows = _chosen(letters, numbers, payloads=True)
-            action.report = letters.replay(self._queries.client, rows, actor=actor, pace=Pace(), told=told)
+            streams = streams_of(self._queries.settings)
+            action.report = letters.replay(
+                self._queries.client, rows, actor=actor, streams=streams, pace=Pace(), told=told
+            )
 
         return self._begin(RunningAction(secrets.token_urlsafe(8), "replay", total), do)
 

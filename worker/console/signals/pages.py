@@ -118,12 +118,12 @@ def _every(queries: ConsoleQueries, wanted: SignalFilter) -> Iterator[FoundSigna
 def signal(signal_id: str) -> ResponseReturnValue:
     """A signal: its price, its vector, its predictions and their reasons, its outcome, and the events it came from."""
     queries = console_queries()
-    store, streams = queries.store, queries.settings.streams
+    store = queries.store
     row, outcomes = store.signals.get(signal_id), store.outcomes.history(signal_id)
     if row is None and not outcomes:
         abort(404, f"There is no signal {signal_id}.")
     served = store.scores.served([signal_id]).get(signal_id)
-    data = queries.archived(streams.signals_created, row.entry_id if row else None, signal_id)
+    data = queries.archived(row.entry_id if row else None, signal_id)
     received = read_event(data)
     why, not_why = _why(queries, signal_id) if row else (None, "")
     return render_template(

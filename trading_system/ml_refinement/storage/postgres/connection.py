@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -86,8 +86,9 @@ class PostgresConnection(Connection):
     """A connection to one schema of one database.
 
     Writers take turns: a transaction that writes holds the schema's advisory lock from its beginning, as SQLite's one
-    write lock is held, because what was looked up before a write must still be so when it is written. The lock is the
-    transaction's, never the session's: a pooler in transaction mode works.
+    write lock is held, because what was looked up before a write must still be so when it is written. One of some
+    shards holds that lock together with others, and alone those of its shards. Locks are the transaction's, never the
+    session's: a pooler in transaction mode works.
 
     Behind such a pooler nothing outlives a transaction: each says its settings anew, and no statement is prepared.
 
@@ -232,7 +233,7 @@ class PostgresConnection(Connection):
             # The text is one of this package's files, not a literal, which is all that the driver's types know.
             self._usable().execute(script.encode(), prepare=False)
 
-    def _begin(self, *, writes: bool) -> None:
+    def _begin(self, *, writes: bool, shards: Collection[int]) -> None:
         handle = self._usable()
         local = self._settings("LOCAL") if self._pooled else []
         if writes:
@@ -243,7 +244,7 @@ class PostgresConnection(Connection):
                 "SET LOCAL enable_seqscan = off",
                 *(["SET LOCAL synchronous_commit = off"] if self._of_archive else []),
                 LIMIT_IDLE.format(milliseconds=_IDLE_WRITER_MS),
-                f"SELECT pg_advisory_xact_lock({self._lock_key})",
+                *self._locks(sorted(shards)),
             ]
         else:
             steps = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", *local]
@@ -275,9 +276,20 @@ class PostgresConnection(Connection):
             _inherited.append(self._handle)
             self._handle = None
 
-    @property
-    def _lock_key(self) -> int:
-        name = f"signal-refinery/{self.schema}{'/archive' if self._of_archive else ''}"
+    def _locks(self, shards: Sequence[int]) -> list[str]:
+        """What keeps others out: everybody, or those of the same shards and whoever keeps everybody out.
+
+        The shards are in order, so that two transactions never wait for each other.
+        """
+        if not shards:
+            return [f"SELECT pg_advisory_xact_lock({self._lock_key()})"]
+        own = [f"SELECT pg_advisory_xact_lock({self._lock_key(f'/{shard}')})" for shard in shards]
+        # The first one's counters, which nobody else counts in as long as its lock is held.
+        counted = f"SET LOCAL signal_refinery.shard = {shards[0]}"
+        return [f"SELECT pg_advisory_xact_lock_shared({self._lock_key()})", *own, counted]
+
+    def _lock_key(self, shard: str = "") -> int:
+        name = f"signal-refinery/{self.schema}{'/archive' if self._of_archive else ''}{shard}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big", signed=True)
 

@@ -33,9 +33,9 @@ class PostgresEngine(Engine):
         """
         check_schema(self.connection)
 
-    def upgrade(self, clock: Clock) -> list[int]:
+    def upgrade(self, clock: Clock, *, shards: int = 1) -> list[int]:
         """Apply what is missing, all of it or nothing, and make the archive's next partitions, out of what the default
-        one has. Two that start at once take turns.
+        one has. Two that start at once take turns. See `Engine.upgrade`.
 
         Raises:
             SchemaMismatch: the schema was made by a newer release.
@@ -52,11 +52,17 @@ class PostgresEngine(Engine):
             for number in missing:
                 self.connection.execute_script(scripts[number])
                 self.connection.run(APPLIED, (number, utc_text(clock())))
+            if done == 0:
+                self.connection.run(CHOOSE_SHARDS, (shards,))
         archive = PostgresArchive(self._url, read_only=False)
         with closing(archive.connection):
             archive.make_ahead(clock())
             archive.take_in(clock())
         return missing
+
+    def shards(self) -> int:
+        """See `Engine.shards`: chosen when the schema was made."""
+        return int(self.connection.query(SHARDS)[0][0])
 
     def sizes(self) -> dict[str, int]:
         """See `Engine.sizes`: the schema's tables and indexes, and of these the archive's."""
@@ -95,6 +101,8 @@ class PostgresEngine(Engine):
 
 # Tables are those of our own schema; every value is bound.
 APPLIED = "INSERT INTO ml_schema_migrations (version, applied_at) VALUES (?, ?)"
+SHARDS = "SELECT number FROM shards"
+CHOOSE_SHARDS = "UPDATE shards SET number = ?"
 SIZES = """
     SELECT coalesce(sum(size) FILTER (WHERE parent IS NULL), 0),
         coalesce(sum(size) FILTER (WHERE parent IS NOT NULL), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -119,7 +119,7 @@ class SqliteConnection(Connection):
             except OF_THE_DRIVER as error:
                 raise translated(error, self.path) from error
 
-    def _begin(self, *, writes: bool) -> None:
+    def _begin(self, *, writes: bool, shards: Collection[int]) -> None:  # noqa: ARG002 - SQLite has one write lock
         if writes:
             self.check_in_place()
         self.run("BEGIN IMMEDIATE" if writes else "BEGIN")

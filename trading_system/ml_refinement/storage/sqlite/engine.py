@@ -30,7 +30,7 @@ class SqliteEngine(Engine):
         """
         self.upgrade(clock)
 
-    def upgrade(self, clock: Clock) -> list[int]:
+    def upgrade(self, clock: Clock, *, shards: int = 1) -> list[int]:  # noqa: ARG002 - SQLite has one write lock
         """See `initialize`; the steps that were applied.
 
         Raises:

@@ -6,7 +6,7 @@ What such statements write is held to the store's rules by temporary triggers, w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -190,9 +190,9 @@ class SqlConnection(SqliteConnection):
             else:
                 yield from self._frame(writes=False)
 
-    def _begin(self, *, writes: bool) -> None:
+    def _begin(self, *, writes: bool, shards: Collection[int]) -> None:
         if not self.in_transaction:
-            super()._begin(writes=writes)
+            super()._begin(writes=writes, shards=shards)
         elif writes:
             self.check_in_place()
 

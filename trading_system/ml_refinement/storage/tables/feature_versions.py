@@ -45,8 +45,10 @@ class FeatureVersions:
         return dict(self._connection.query(COUNTS))
 
     def last_id(self) -> int:
-        """The number of the newest vector; 0 where there is none."""
-        return int(self._connection.query(LAST_ID)[0][0])
+        """The number of the newest vector, below which none comes any more; 0 where there is none."""
+        # Alone: shards commit side by side, and one that has taken a lower number may not have committed yet.
+        with self._connection.atomic() as connection:
+            return int(connection.query(LAST_ID)[0][0])
 
     def read(self, feature_version: str, *, after_id: int, up_to_id: int, limit: int) -> list[StoredVector]:
         """At most `limit` vectors of a version with numbers in (after_id, up_to_id], in their order."""

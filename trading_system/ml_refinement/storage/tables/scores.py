@@ -93,11 +93,10 @@ class PredictionLog:
         with self._connection.atomic():
             ids = {row.signal_id for row in rows} if labelled is None else labelled
             actual: dict[str, float] = dict(self._connection.query(LABELLED, (id_list(ids),))) if ids else {}
-            last = self._connection.query(LAST_PREDICTION)[0][0]
             # By signal: neighbours in the index are written one after the other.
             in_order = sorted(rows, key=_signal_id)
-            self._connection.write_rows(LOG, [(*row, *_outcome(row, actual)) for row in in_order])
-            count_inserted(self._connection, "predictions", self._connection.query(PREDICTIONS_SINCE, (last,))[0][0])
+            new = self._connection.write_new(LOG, [(*row, *_outcome(row, actual)) for row in in_order])
+            count_inserted(self._connection, "predictions", new)
 
     def update_actual(self, signal_id: str, actual_r: float) -> int:
         """Write an outcome into every prediction of the signal, each with its own error; how many there were.
@@ -226,8 +225,6 @@ LOG = """
     INSERT OR FAIL INTO prediction_log
         (signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
-LAST_PREDICTION = "SELECT coalesce(max(id), 0) FROM prediction_log"
-PREDICTIONS_SINCE = "SELECT count(*) FROM prediction_log WHERE id > ?"
 UPDATE_ACTUAL = "UPDATE prediction_log SET actual_r = ?, prediction_error = ? - predicted_r WHERE signal_id = ?"
 OF_SIGNAL = """
     SELECT signal_id, model_id, predicted_at, quality_score, predicted_r, confidence, role, actual_r, prediction_error

@@ -143,9 +143,10 @@ class Vectors:
     def list_id(self, names: Sequence[str]) -> int:
         """The number of this list of names, entered if it is new. Call inside `atomic()`."""
         text = orjson.dumps(list(names)).decode()
-        row = self._connection.one("SELECT id FROM feature_lists WHERE names = ?", (text,))
-        row = row or self._connection.one("INSERT INTO feature_lists (names) VALUES (?) RETURNING id", (text,))
-        assert row is not None  # noqa: S101 - RETURNING gives a row
+        row = self._connection.one(LIST_ID, (text,))
+        # Another shard's transaction may enter the same list at the same time: waited for, and then read.
+        row = row or self._connection.one(ADD_LIST, (text,)) or self._connection.one(LIST_ID, (text,))
+        assert row is not None  # noqa: S101 - it was there, or was added
         return int(row[0])
 
     def trainable_at(self, feature_version: str, *, now: str, before: str | None = None, skip: int = 0) -> str | None:
@@ -209,6 +210,8 @@ class Vectors:
 
 
 # The literals are ours alone; every value is bound.
+LIST_ID = "SELECT id FROM feature_lists WHERE names = ?"
+ADD_LIST = "INSERT INTO feature_lists (names) VALUES (?) ON CONFLICT DO NOTHING RETURNING id"
 KNOWN = """
     SELECT v.signal_id, v.event_hash, v.entry_id
     FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""

@@ -1,0 +1,61 @@
+"""A store in shards: workers in several of them, events in the wrong ones, and what befalls one with a single shard."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, ClassVar
+
+from tests.faults.fault_harness import ScheduleRun
+from tests.faults.invariants import SHARDS
+from tests.faults.kinds.redis_side import busy_workers
+from tests.faults.schedules import Life, Schedule, killed
+from tests.support.events import SCORES, SIGNALS, TRADES
+from worker.streams.shards import EventKind, ShardStreams, Streams
+
+
+def in_shards(rng: random.Random, made: Schedule) -> None:
+    """Rounds of workers with homes of their own, some killed or stopped, and now and then a disaster of the server."""
+    for _ in range(rng.randint(1, 2)):
+        lives = [*busy_workers(rng), Life(), Life(slow_s=rng.choice([0.0, 0.05]))]
+        made.rounds.append([*lives, killed(rng)] if rng.random() < 0.5 else lives)
+    made.disaster = rng.choice([None, None, "kill server", "flush", "destroy group", "trim"])
+    made.details["wrong"] = rng.choice([0.0, 0.3, 1.0])
+    made.details["slow_commit_s"] = rng.choice([0.0, 0.05, 0.1])
+
+
+class ShardRun(ScheduleRun):
+    """A store of four shards; so many of the events are sent to any of them."""
+
+    _streams = Streams(ShardStreams(SIGNALS, TRADES, SCORES), SHARDS)
+    _changes: ClassVar[dict[str, Any]] = {"shards": SHARDS}
+
+    def _set_up(self) -> None:
+        template = self._harness.directory / "sharded"
+        if not template.exists():
+            self.stores.make(template, shards=SHARDS)
+        self.stores.copy(template, self._state)
+
+    def _before_work(self, life: Life) -> None:
+        """Transactions take their time, so that what others look up meanwhile would be wrong without a lock."""
+        from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection  # loads the driver
+
+        commit = PostgresConnection._commit
+
+        def slowly(connection: PostgresConnection) -> None:
+            if connection._writing:
+                time.sleep(self._made.details["slow_commit_s"])
+            commit(connection)
+
+        PostgresConnection._commit = slowly  # type: ignore[method-assign, assignment]
+
+    def _where(self, stream: str, data: bytes) -> str:
+        kind: EventKind = "signal.created" if stream == SIGNALS else "trade.closed"
+        if self._rng.random() < self._made.details["wrong"]:
+            of_kind = self._streams.created if kind == "signal.created" else self._streams.closed
+            return self._rng.choice(of_kind)
+        return self._streams.of_event(kind, data)
+
+
+PLANS = {"sharded": in_shards}
+RUNS: dict[str, type[ScheduleRun]] = {"sharded": ShardRun}
