@@ -13,7 +13,7 @@ import hashlib
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -119,8 +119,24 @@ class DeadLetters:
         """
         if rejected:
             rows = [_row(each, self._version, self._largest_event) for each in rejected]
-            taken = self._store.entries.dead_lettered([(row.stream, row.entry_id) for row in rows])
-            self._store.dead_letters.add([_apart(row, taken) for row in rows])
+            with self._store.atomic():
+                rows = self._named_apart(rows)
+                self._store.dead_letters.add(rows)
+                # Another shard may have entered another event of an id while this one waited for it.
+                apart = self._named_apart(rows)
+                self._store.dead_letters.add(
+                    [now for now, before in zip(apart, rows, strict=True) if now is not before]
+                )
+
+    def _named_apart(self, rows: Sequence[NewDeadLetter]) -> list[NewDeadLetter]:
+        """The rows, under names of their own where a server that was emptied gave an id to another event before."""
+        taken = self._store.entries.dead_lettered([(row.stream, row.entry_id) for row in rows])
+        return [
+            row
+            if row.payload == taken.get((row.stream, row.entry_id), row.payload)
+            else replace(row, entry_id=named_apart(row.entry_id, row.payload))
+            for row in rows
+        ]
 
     def chosen(
         self, ids: Sequence[int], wanted: Filter | None, *, limit: int | None = None, payloads: bool = True
@@ -350,13 +366,6 @@ def _row(rejected: Rejected, version: str, largest_event: int) -> NewDeadLetter:
         fingerprint=fingerprint(reason, alike),
         replay_of=entry.replay[0] if entry.replay else None,
     )
-
-
-def _apart(row: NewDeadLetter, taken: Mapping[tuple[str, str], bytes]) -> NewDeadLetter:
-    """The row under a name of its own where a server that was emptied gave an id to another event a second time."""
-    if row.payload == taken.get((row.stream, row.entry_id), row.payload):
-        return row
-    return replace(row, entry_id=named_apart(row.entry_id, row.payload))
 
 
 def _named(rejected: Rejected, payload: bytes) -> tuple[str | None, str | None]:

@@ -15,6 +15,9 @@ from tests.support.waiting import join
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.shared.copying import copy_store
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeResult
+from worker.dead_letters import DeadLetters, Rejected
+from worker.errors import EventRejected, Reason
+from worker.streams.entries import Entry
 from worker.streams.shards import entry_stored_as, plain_name, shard_of, stored_id, stream_of_shard
 
 pytestmark = needs_postgres
@@ -186,3 +189,20 @@ def test_an_entry_is_known_by_its_id_and_its_shard(stream: str) -> None:
     assert plain_name(stream) == "trades.closed"
     assert known == ("17-0" if stream == "trades.closed" else f"17-0@{stream[2:-15]}")
     assert stream_of_shard("x", 3) == "{r3}.x"
+
+
+def test_two_events_of_one_id_that_two_shards_dead_letter_at_once_are_both_kept(
+    db: FeatureDatabase, other: FeatureDatabase
+) -> None:
+    def put_away(store: FeatureDatabase, data: bytes, shard: int) -> None:
+        entry = Entry("trades.closed", "1-0", {b"data": data})
+        with store.atomic(shards={shard}):
+            DeadLetters(store, version="1").add([Rejected(entry, EventRejected(Reason.SCHEMA, "no"))])
+
+    with ExitStack() as stack, db.atomic(shards={0}):
+        put_away(db, b"first", 0)
+        ended = stack.enter_context(begun(lambda: put_away(other, b"second", 1)))
+        assert not ended.wait(0.3)
+    letters = db.dead_letters.find(payloads=True)
+    assert [letter.payload for letter in letters] == [b"first", b"second"]
+    assert [letter.entry_id.partition("~")[0] for letter in letters] == ["1-0", "1-0"]
