@@ -190,6 +190,8 @@ class ScheduleRun:
     """
 
     _streams: ClassVar[Streams] = STREAMS
+    #: A worker ends when it has found nothing so often.
+    _idle_rounds: ClassVar[int] = 3
     #: Settings beside those of every run.
     _changes: ClassVar[dict[str, Any]] = {}
     #: What is dead-lettered for these reasons is fit for use in the end, and replayed then.
@@ -412,7 +414,7 @@ class ScheduleRun:
         if life.slow_s:
             _slow_down(life.slow_s)
         self._before_work(life)
-        work(settings, stop, idle_rounds=3)
+        work(settings, stop, idle_rounds=self._idle_rounds)
         del disk  # SQLite forgets one that nobody holds
 
     def _act(self, life: Life, settings: Settings) -> None:

@@ -70,7 +70,10 @@ class Connection(ABC):
 
     @abstractmethod
     def write_new(self, sql: str, rows: Sequence[Values]) -> int:
-        """`write_rows` of a statement that ends with ON CONFLICT DO NOTHING; how many of the rows were not there."""
+        """`write_rows` of a statement that ends with ON CONFLICT DO NOTHING; how many of the rows were not there.
+
+        Of a table whose triggers write nothing: SQLite would count that too.
+        """
 
     @abstractmethod
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:

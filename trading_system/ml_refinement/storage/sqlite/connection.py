@@ -98,7 +98,11 @@ class SqliteConnection(Connection):
         Raises:
             StoreError: what SQLite says, as one of its kinds (`translated`).
         """
-        return len(self.run_many(f"{sql} RETURNING 1", rows))
+        # RETURNING would cost a third of the insert.
+        with self._lock:
+            before = self._usable().total_changes()
+            self.run_many(sql, rows)
+            return self._usable().total_changes() - before
 
     def columns_of(self, table: str) -> list[str]:
         """See `Connection.columns_of`."""
