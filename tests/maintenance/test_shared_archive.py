@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
 from loguru import logger
@@ -19,17 +20,19 @@ from tests.support.events import SIGNALS, TRADES, outcome, signal
 from tests.support.postgres_server import needs_postgres
 from tests.support.real_processes import Installation
 from tests.support.waiting import wait_until
-from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, FeatureDatabase
+from trading_system.ml_refinement.storage import ArchivedEvent, EventArchive, FeatureDatabase, Filter
 from trading_system.ml_refinement.storage.times import utc_text
 from worker.app import feature_rebuild
 from worker.cli.main import cli
+from worker.client import RefineryClient
 from worker.console.queries import ConsoleQueries
+from worker.dead_letters import DeadLetters
 from worker.errors import NoStore
-from worker.installation import add_archive_file, copy_a_store, open_archive
+from worker.installation import add_archive_file, copy_a_store, open_archive, streams_of, upgrade_store
 from worker.maintenance.prune import Days, prune
 from worker.observability.postgres_checks import look_at_postgres
 from worker.observability.unknown_fields import unknown_fields
-from worker.settings.schema import Settings
+from worker.settings.schema import Settings, load_settings
 
 pytestmark = needs_postgres
 CHANGE = {"ml": {"features": {"volatility_window": 15}}}
@@ -52,8 +55,9 @@ def handle(settings: Settings, valkey: redis.Redis, count: int, *, first: int = 
         assert pending(valkey) == 0
 
 
-def told(settings: Settings, *arguments: str) -> Any:
-    environment = {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_STORE_URL": settings.store_url or ""}
+def told(settings: Settings, *arguments: str, **more: str) -> Any:
+    own = {"REFINERY_STATE_DIR": str(settings.state_dir), "REFINERY_STORE_URL": settings.store_url or ""}
+    environment = {**own, **more}
     done = CliRunner().invoke(cli, [*arguments, "--json"], env=environment, catch_exceptions=False)
     logger.remove()
     assert done.exit_code == 0, done.stderr
@@ -171,3 +175,39 @@ def test_the_doctor_tells_that_partitions_are_missing(postgres_url: str, tmp_pat
     with EventArchive(postgres_url) as archive:
         archive.make_ahead()
     assert [one for one in look_at_postgres(settings) if one.part == "archive"] == []
+
+
+@pytest.mark.sqlite_file  # it makes its stores itself
+@pytest.mark.parametrize("before", [1, 4])
+def test_a_store_goes_over_to_another_number_of_shards_as_the_guide_says(
+    tmp_path: Path, valkey: redis.Redis, valkey_url: str, postgres_url: str, before: int
+) -> None:
+    """From a file with one shard and from a schema with four, to three; some trades end afterwards."""
+    if before == 1:
+        old = settings_for(tmp_path / "old", valkey_url)
+    else:
+        old = settings_for(tmp_path / "old", valkey_url, store_url=f"{postgres_url}_old", shards=before)
+        upgrade_store(old)
+    address = postgres_url
+    new = settings_for(tmp_path / "new", valkey_url, store_url=address, shards=3, claim_idle_ms=1000)
+    with desk(old) as worker, RefineryClient(valkey_url, shards=before) as client:
+        for number in range(12):
+            client.signal_created(**signal(number))
+        client.trade_closed(**outcome(0, 1.0))
+        send(valkey, streams_of(old).created[0], b"no JSON")
+        worker.drain()
+    told(old, "store", "copy", str(old.store_path if before == 1 else old.store_url), address, "--shards", "3")
+    told(new, "adopt", REFINERY_SHARDS="3", REFINERY_REDIS_URL=valkey_url)
+    with desk(new) as worker, RefineryClient(valkey_url, shards=3) as client:
+        for number in range(12):
+            client.trade_closed(**outcome(number, 1.0))
+        client.signal_created(**signal(3))
+        dead = DeadLetters(worker.store, version="test")
+        dead.edit(next(dead.chosen([], Filter())), orjson.dumps(signal(50)), actor="ops")
+        dead.replay(valkey, dead.chosen([], Filter()), actor="ops", streams=streams_of(new))
+        handled = worker.drain()
+        assert (handled.signals, handled.labelled, handled.duplicates) == (1, 11, 2)
+        counts = worker.store.counts()
+        assert (counts.signals, counts.labelled, counts.dead_letters_open) == (13, 12, 0)
+    with feature_rebuild(new.model_copy(update={"ml": load_settings(**CHANGE).ml})) as rebuild:
+        assert rebuild.run().rebuilt == 13

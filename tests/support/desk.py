@@ -15,6 +15,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from worker import app
 from worker.consumer.batch_handler import BatchResult
 from worker.consumer.loop import Consumer
+from worker.installation import streams_of
 from worker.redis_server.connection import connect
 from worker.settings.schema import Settings, load_settings
 from worker.supervision.backoff import Backoff
@@ -62,19 +63,19 @@ class Desk:
         self.handled = handled
 
     def drain(self, *, rounds: int = 200) -> BatchResult:
-        """Run until both streams are handled; the sum of what was handled."""
+        """Run until all streams are handled; the sum of what was handled."""
         before = len(self.handled)
         for _ in range(rounds):
             stop = _StopAfter(1)
             self.consumer.run(stop)
-            if not pending(self.client) and not any(state.lag for state in self.states()):
+            if not any(state.pending or state.lag for state in self.states()):
                 break
         return sum(self.handled[before:], BatchResult())
 
     def states(self) -> list[Any]:
         from worker.streams.state import stream_states
 
-        return stream_states(self.client, (SIGNALS, TRADES), GROUP)
+        return stream_states(self.client, streams_of(self.settings).inputs, GROUP)
 
 
 class _StopAfter(threading.Event):

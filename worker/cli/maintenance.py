@@ -15,6 +15,7 @@ from worker.cli.options import CONTEXT, Json, settings_and_log
 from worker.installation import add_archive_file, copy_a_store, open_store, ownership, release, upgrade_store
 from worker.observability.printable import counted
 from worker.redis_server.connection import server
+from worker.settings.schema import MOST_SHARDS
 from worker.state_dir import make_private
 
 store = typer.Typer(context_settings=CONTEXT, no_args_is_help=True, help="Look after the store as a whole.")
@@ -41,6 +42,10 @@ def upgrade(json: Json = False) -> None:
 def copy_(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A store: its file, or its postgresql:// address.")],
     target: Annotated[str, typer.Argument(metavar="DST", help="Where it goes: an empty store, or an earlier copy.")],
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_SHARDS, help="How many a new one has in PostgreSQL; else REFINERY_SHARDS."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Copy a store into another one, from SQLite to PostgreSQL or back, and compare them row by row.
@@ -50,7 +55,8 @@ def copy_(
     received events goes along: events.db beside a file, in the same schema with an address.
     """
     settings = settings_and_log()
-    done = copy_a_store(source, target, shards=settings.shards, told=lambda table: None if json else _tell(table))
+    shards = shards or settings.shards
+    done = copy_a_store(source, target, shards=shards, told=lambda table: None if json else _tell(table))
     if json:
         output.document({"tables": [table._asdict() for table in done], "same": True})
         return

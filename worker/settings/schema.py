@@ -56,6 +56,7 @@ class _Part(BaseModel):
 
 #: The archive's file, beside that of the store.
 ARCHIVE_FILE: Final = "events.db"
+MOST_SHARDS: Final = 64
 
 
 class StreamSettings(_Part):
@@ -190,7 +191,7 @@ class Settings(BaseModel):
     """Port of the trainer's metrics; 0 turns them off."""
     streams: StreamSettings = StreamSettings()
     """Names of the streams and of the consumer group."""
-    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = 1
     """Into so many parts streams and writers are divided, by signal; fixed when a store in PostgreSQL is made."""
     consumer_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")] | None = None
     """Begins the names of workers in the consumer group, before the state directory's token; unset: the host name."""
