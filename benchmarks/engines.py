@@ -68,7 +68,7 @@ def a_batch_of_one(place: Environment, *, rounds: int) -> dict[str, list[float]]
     taken: dict[str, list[float]] = {name: [] for name in stores}
     for number in range(rounds):
         for name, store in stores.items():
-            taken[name].append(_timed(lambda s=store, n=number: _store(s, f"one-{n}", 1, names, values)))
+            taken[name].append(_timed(lambda s=store, n=number: stored_vectors(s, f"one-{n}", names, values)))
     for store in stores.values():
         store.close()
     return taken
@@ -200,8 +200,9 @@ def _rows(prefix: str, number: int) -> list[VectorRow]:
     ]
 
 
-def _store(store: FeatureDatabase, prefix: str, number: int, names: tuple[str, ...], values: np.ndarray) -> None:
-    rows = _rows(prefix, number)
+def stored_vectors(store: FeatureDatabase, prefix: str, names: tuple[str, ...], values: np.ndarray) -> None:
+    """Store vectors and an answer for each, as a worker does; the rows of `values` are theirs."""
+    rows = _rows(prefix, len(values))
     with store.atomic():
         store.vectors.insert_new(rows, names, values)
         store.scores.put_served([(row.signal_id, None, "cold_start", b"{}") for row in rows])
