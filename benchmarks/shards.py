@@ -1,5 +1,4 @@
-"""Four shards of a store in PostgreSQL beside one: whole workers, and writers of the store alone, four of each, in turns
-on the same machine.
+"""Four shards of a store in PostgreSQL beside one: four whole workers, and four writers of the store alone, in turns.
 
 python -m benchmarks.shards            some minutes
 python -m benchmarks.shards --quick    the same on less; nothing is kept
@@ -82,8 +81,8 @@ class Team:
         done = [pipe.recv() for pipe in self._pipes if pipe.poll(_LONGEST_S)]
         busy = _busy_s() - busy
         assert sum(handled for handled, _ in done) == expected, "some were not handled in time"
-        whole_s, took_s = time.monotonic() - began, max(last for _, last in done) - began
-        return Took(expected / took_s, busy / whole_s / (os.cpu_count() or 1))
+        took_s = max(last for _, last in done) - began
+        return Took(expected / took_s, busy / took_s / (os.cpu_count() or 1))
 
 
 class Workers(Team):
