@@ -36,6 +36,15 @@ def settings(state_dir: Path) -> Settings:
     return load_settings(state_dir=state_dir)
 
 
+#: An installation whose parts are elsewhere; the demo's are its own.
+OF_SEVERAL_HOSTS = {
+    "REFINERY_STORE_URL": "postgresql://refinery@localhost/refinery",
+    "REFINERY_STORE_READ_URL": "postgresql://refinery@localhost/standby",
+    "REFINERY_SHARDS": "4",
+    "REFINERY_QUEUE_URL": "redis://localhost:1/0",
+}
+
+
 @pytest.fixture(scope="module")
 def market() -> DemoWorld:
     return real_prices()
@@ -47,12 +56,16 @@ def timeline() -> tuple[Moment, ...]:
     return timeline_of({"MSFT": stocks["MSFT"].iloc[:120]})
 
 
+@pytest.mark.parametrize("own", [{}, OF_SEVERAL_HOSTS], ids=["a directory", "several hosts"])
 @pytest.mark.parametrize("world", [real_prices, edge_world])
 def test_another_process_reads_the_very_settings_of_the_demo(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, world: Callable[[], DemoWorld]
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, world: Callable[[], DemoWorld], own: dict[str, str]
 ) -> None:
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
     played = world()
-    chosen = demo_settings(settings, played)
+    chosen = demo_settings(load_settings(state_dir=settings.state_dir), played)
+    assert (chosen.store_url, chosen.store_read_url, chosen.shards) == (None, None, 1)
     assert chosen.market_data_dir is not None
     chosen.market_data_dir.mkdir(parents=True)
     for name, value in environment_of(chosen, "unix:///tmp/valkey.sock").items():
@@ -151,6 +164,13 @@ def test_a_redis_with_data_is_refused_and_left_as_it_was(
     with pytest.raises(ConfigurationError, match="wants an empty Redis database"):
         demo.run(elsewhere, threading.Event(), keep_running=False, until="2000-05-01")
     assert valkey.xlen("signals.created") == 1
+
+
+def test_a_cluster_is_refused_before_anything_is_begun(settings: Settings) -> None:
+    cluster = settings.model_copy(update={"redis_url": "redis+cluster://localhost:1"})
+    with pytest.raises(ConfigurationError, match="names a cluster: unset it"):
+        demo.run(cluster, threading.Event(), keep_running=False)
+    assert not (settings.state_dir / "demo").exists()
 
 
 def test_nothing_is_published_while_a_training_that_has_ended_still_looks_at_what_was_served(

@@ -77,6 +77,8 @@ def run(
         RefineryError: one line: the demo's data are missing, its place is taken, or a process did not do its part.
         StopRequested: told to stop before the end; everything has been ended.
     """
+    if settings.on_cluster:
+        raise ConfigurationError("the demo wants one server, and REFINERY_REDIS_URL names a cluster: unset it")
     last_day = _day(until)
     played = world()
     if played.desk is not None:
@@ -121,6 +123,7 @@ def demo_settings(settings: Settings, world: DemoWorld) -> Settings:
             "ml": ml,
             "store_url": None,
             "store_read_url": None,
+            "shards": 1,
         }
     )
 
@@ -132,6 +135,7 @@ def environment_of(chosen: Settings, url: str) -> Mapping[str, str]:
         "REFINERY_QUEUE_URL": url,  # its trainings are nobody else's
         "REFINERY_STORE_URL": "",  # and neither is its store
         "REFINERY_STORE_READ_URL": "",
+        "REFINERY_SHARDS": "1",
         "REFINERY_STATE_DIR": str(chosen.state_dir),
         "REFINERY_MARKET_DATA_DIR": str(chosen.market_data_dir),
         "REFINERY_CONSOLE_PORT": str(chosen.console_port),
