@@ -156,7 +156,7 @@ def _look_after(
 def _admit(ours: Ownership, primary: PrimaryWatch, watch: StreamWatch, failover: FailoverWatch) -> None:
     """Look at the streams before anything is read: reading on hides from some servers' counts what is gone."""
     ours.check()
-    primary.look()
+    primary.look_anew()
     watch.look()
     failover.look()
 

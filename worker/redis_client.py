@@ -41,11 +41,42 @@ def client_at(url: str, **options: Any) -> redis.Redis:
     )
 
 
-def primary_of(client: redis.Redis) -> str | None:
-    """Host and port of what sentinels named as the primary last; None where none are asked, or have not been yet."""
+def primary_of(client: redis.Redis, key: str) -> str | None:
+    """Host and port of what sentinels named as the primary last, or of the server of a cluster that has the slot of
+    this key; None where none are asked, or have not been yet.
+
+    Raises:
+        redis.ConnectionError: no server of the cluster can be asked.
+    """
+    cluster = _of_cluster(client)
+    if cluster is not None:
+        return cluster.server_of(key)
     pool = client.connection_pool
     address = pool.master_address if isinstance(pool, SentinelConnectionPool) else None
     return None if address is None else f"{address[0]}:{address[1]}"
+
+
+class Replication(NamedTuple):
+    """What a server's data is called among those that replicate it."""
+
+    role: str
+    id: str
+    #: Of the data that it replicated until it took over; zeros where it never did.
+    id_before: str
+
+
+def replication_at(client: redis.Redis, key: str) -> Replication | None:
+    """How the server of a cluster replicates that has the slot of this key; None where the client is of no cluster.
+
+    Raises:
+        redis.RedisError: it does not say.
+    """
+    cluster = _of_cluster(client)
+    return None if cluster is None else cluster.replication_at(key)
+
+
+def _of_cluster(client: object) -> _ClusterClient | None:
+    return client if isinstance(client, _ClusterClient) else None
 
 
 def _of_server(address: SentinelAddress | ClusterAddress) -> dict[str, Any]:
@@ -171,25 +202,53 @@ class _ClusterClient:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def ping(self) -> Any:
+        """Of one server, the first that answers; so the next three."""
+        return self._of_one("ping")
+
     def info(self, *sections: str) -> Any:
-        """Of one server, where the client would ask them all; so the next two."""
-        return self._client().info(*sections, target_nodes=self._one())
+        return self._of_one("info", *sections)
 
     def time(self) -> Any:
-        return self._client().time(target_nodes=self._one())
+        return self._of_one("time")
 
     def config_get(self, *names: str, target_nodes: Any = None) -> Any:
-        return self._client().config_get(*names, target_nodes=target_nodes or self._one())
+        if target_nodes is not None:
+            return self._client().config_get(*names, target_nodes=target_nodes)
+        return self._of_one("config_get", *names)
 
-    def _one(self) -> Any:
-        return self._client().get_primaries()[0]  # type: ignore[no-untyped-call]
+    def _of_one(self, command: str, *words: str) -> Any:
+        """What one of those says that take writes. One that is gone is still among them until another has its slots."""
+        client = self._client()
+        *others, last = client.get_primaries()  # type: ignore[no-untyped-call]
+        for node in others:
+            with suppress(redis.ConnectionError, redis.TimeoutError):
+                return getattr(client, command)(*words, target_nodes=node)
+        return getattr(client, command)(*words, target_nodes=last)
 
-    def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: ARG002 - as a pool is asked
-        """Forget what is known of the cluster."""
+    def server_of(self, key: str) -> str:
+        """Host and port of the server that has the slot of a key, as far as is known."""
+        node: Any = self._client().get_node_from_key(key)  # type: ignore[no-untyped-call]
+        return str(node.name)
+
+    def replication_at(self, key: str) -> Replication:
+        """How that server replicates."""
+        client = self._client()
+        told: Any = client.info("replication", target_nodes=client.get_node_from_key(key))  # type: ignore[no-untyped-call]
+        return Replication(told["role"], told["master_replid"], told["master_replid2"])
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        """Forget what is known of the cluster. A connection that another thread uses is left to that one if need be."""
         with self._turn:
             before, self._made = self._made, None
-        if before is not None:
+        if before is None:
+            return
+        if inuse_connections:
             before.close()
+            return
+        for node in before.get_nodes():  # type: ignore[no-untyped-call]
+            if node.redis_connection is not None:
+                node.redis_connection.connection_pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         self.disconnect()
@@ -204,7 +263,12 @@ class _ClusterClient:
                         **self._options,
                     )
                 except redis.exceptions.RedisClusterException as error:
+                    first = _first_cause(error)
+                    if isinstance(first, (redis.AuthenticationError, redis.exceptions.NoPermissionError)):
+                        raise first from error  # the client says of a right that is missing that this is no cluster
                     raise redis.ConnectionError(f"no server of the cluster can be asked: {error}") from error
+                except IndexError as error:
+                    raise redis.ConnectionError("no server of the cluster has any slots yet") from error
             return self._made
 
     def _bounded(self, connection: Any) -> None:
@@ -212,3 +276,10 @@ class _ClusterClient:
         if self._parser is not None:
             connection.set_parser(self._parser)
             connection._parser.on_connect(connection)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """What an error began with."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error

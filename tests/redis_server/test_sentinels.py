@@ -175,7 +175,7 @@ def test_a_connection_to_a_server_that_is_the_primary_no_more_is_left_also_for_r
         assert client.get("who") == b"old", "the old one has closed the connection, so this shows nothing"
         pool._ask_at = 0.0
         assert client.get("who") == b"new"
-        assert primary_of(client) == f"127.0.0.1:{other.port}"
+        assert primary_of(client, "who") == f"127.0.0.1:{other.port}"
         assert old.client.get("who") == b"old"
 
 

@@ -1,8 +1,12 @@
-"""Three servers that are one cluster, all on this machine, whose slots can be moved while they are used."""
+"""Three servers that are one cluster, all on this machine, whose slots can be moved while they are used; and replicas
+that take over from them.
+"""
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -18,24 +22,38 @@ _SLOTS = 16_384
 
 
 class Member:
-    """One server of a cluster, which can be killed and comes back with what it had."""
+    """One server of a cluster, which can be killed and comes back with what it had.
 
-    def __init__(self, directory: Path, binary: Path) -> None:
+    Args:
+        directory: for its files; is made.
+        binary: the server.
+        more: settings beside ours.
+        signs_in: how the tests' own client connects, where the server asks for more than its port.
+    """
+
+    def __init__(
+        self, directory: Path, binary: Path, more: Mapping[str, object], signs_in: Mapping[str, object]
+    ) -> None:
         directory.mkdir()
         self.port = free_port()
         self._bus = free_port()
         self._directory = directory
         self._binary = binary
+        self._more = more
         self._process: subprocess.Popen[bytes] | None = None
-        self.client = redis.Redis(port=self.port, socket_timeout=10, protocol=2)
+        options: Any = {"socket_timeout": 10, "protocol": 2} | dict(signs_in)
+        self.client = redis.Redis(port=self.port, **options)
 
     def start(self) -> None:
         settings = {
             "port": self.port, "cluster-port": self._bus, "bind": "127.0.0.1", "dir": self._directory,
             "cluster-enabled": "yes", "cluster-node-timeout": 2_000, "appendonly": "yes", "appendfsync": "always",
             "maxmemory-policy": "noeviction", "save": "", "logfile": self._directory / "log",
-            "cluster-require-full-coverage": "no",
+            "cluster-require-full-coverage": "no", "repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1,
+            **self._more,
         }  # fmt: skip
+        if "tls-cluster" in settings:
+            settings |= {"port": 0, "tls-port": self.port}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         self._process = subprocess.Popen([self._binary, *words], stdout=subprocess.DEVNULL)
         wait_until(self._answers)
@@ -45,6 +63,33 @@ class Member:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
+
+    def told(self, section: str) -> dict[str, Any]:
+        """A section of what it says of itself."""
+        said: dict[str, Any] = self.client.info(section)
+        return said
+
+    def has_all_of(self, primary: Member) -> bool:
+        """Whether everything is here that the primary has by now."""
+        written = primary.told("replication")["master_repl_offset"]
+        mine = self.told("replication")
+        return mine.get("master_link_status") == "up" and bool(mine["slave_repl_offset"] >= written)
+
+    def follow(self, primary: Member) -> None:
+        """Be its replica from now on."""
+        wait_until(lambda: primary.name in self.ask("CLUSTER", "NODES").decode())
+        self.ask("CLUSTER", "REPLICATE", primary.name)
+        wait_until(lambda: self.has_all_of(primary))
+
+    def stand_still(self) -> None:
+        """SIGSTOP: its connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         assert self._process is not None
@@ -65,11 +110,26 @@ class Cluster:
 
     Args:
         directory: for their files; must be there.
+        binary: of another server than the installed one.
+        with_replicas: whether each of them has one, which takes over when it is gone.
+        settings: of each server, beside ours.
+        signs_in: how the tests' own clients connect, where the servers ask for more than their ports.
     """
 
-    def __init__(self, directory: Path) -> None:
-        binary = find_server()
-        self.members = [Member(directory / f"m{number}", binary) for number in range(3)]
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        binary: Path | None = None,
+        with_replicas: bool = False,
+        settings: Mapping[str, object] | None = None,
+        signs_in: Mapping[str, object] | None = None,
+    ) -> None:
+        made = [
+            Member(directory / f"m{number}", binary or find_server(), settings or {}, signs_in or {})
+            for number in range(6 if with_replicas else 3)
+        ]
+        self.members, self.replicas = made[:3], made[3:]
         self.url = "redis+cluster://" + ",".join(f"127.0.0.1:{member.port}" for member in self.members)
 
     def __enter__(self) -> Self:
@@ -84,6 +144,10 @@ class Cluster:
             for member in self.members[1:]:
                 first.ask("CLUSTER", "MEET", "127.0.0.1", member.port, member._bus)
             wait_until(lambda: all(self._is_whole(member) for member in self.members))
+            for primary, replica in zip(self.members, self.replicas, strict=False):
+                replica.start()
+                first.ask("CLUSTER", "MEET", "127.0.0.1", replica.port, replica._bus)
+                replica.follow(primary)
             stack.pop_all()
         return self
 
@@ -91,7 +155,7 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        for member in self.members:
+        for member in (*self.members, *self.replicas):
             if member._process is not None:
                 member.kill()
             member.client.close()
@@ -100,13 +164,29 @@ class Cluster:
         said: bytes = member.ask("CLUSTER", "INFO")
         return b"cluster_state:ok" in said and len(member.ask("CLUSTER", "SLOTS")) == len(self.members)
 
-    def owner(self, key: str) -> Member:
-        """Which server has the slot of a key."""
+    def owner(self, key: str, *, asked: Member | None = None) -> Member:
+        """Which server has the slot of a key, by what one of them says."""
         slot = key_slot(key.encode())
-        for first, last, primary, *_ in self.members[0].ask("CLUSTER", "SLOTS"):
+        for first, last, primary, *_ in (asked or self.members[0]).ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
-                return next(member for member in self.members if member.port == _port(primary))
+                return next(one for one in (*self.members, *self.replicas) if one.port == _port(primary))
         raise AssertionError(f"nobody has the slot of {key}")
+
+    def replica_of(self, primary: Member) -> Member:
+        """The one that follows this primary from the beginning."""
+        return self.replicas[self.members.index(primary)]
+
+    def wait_for_another_than(self, gone: Member, key: str) -> Member:
+        """The server that has the slot of a key once all that are left agree that it is no more this one."""
+        left = [member for member in (*self.members, *self.replicas) if member is not gone]
+        found: list[Member] = []
+
+        def agreed() -> bool:
+            found[:] = [self.owner(key, asked=member) for member in left]
+            return gone not in found and len(set(found)) == 1
+
+        wait_until(agreed)
+        return found[0]
 
     def begin_to_move(self, key: str, target: Member) -> None:
         """From now on keys of the slot that are not there are asked for at the target (`ASK`)."""
