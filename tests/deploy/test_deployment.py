@@ -173,6 +173,17 @@ def test_the_profile_of_scale_has_a_postgres_and_two_of_each_on_it(
     assert services["upgrade"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
 
 
+def test_every_service_is_told_how_many_shards_there_are(directory: Path, tmp_path: Path) -> None:
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    env = tmp_path / ".env"
+    for line, wanted in (("#SHARDS=2", "1"), ("SHARDS=2", "2")):
+        assert "#SHARDS=2" in env.read_text()
+        env.write_text(env.read_text().replace("#SHARDS=2", line))
+        services = compose(tmp_path)["services"]
+        on_it = (*OURS, "worker-2", "trainer-2", "upgrade")
+        assert {services[name]["environment"]["REFINERY_SHARDS"] for name in on_it} == {wanted}
+
+
 def test_grafana_finds_its_data_source_and_its_dashboard_where_they_are_mounted(directory: Path) -> None:
     services = compose(directory)["services"]
     grafana = services["grafana"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import yaml
 
 from worker.cli.main import _COMMANDS
+from worker.client import USUAL_STREAMS
 from worker.settings.schema import Settings, load_settings
+from worker.streams.shards import ShardStreams, Streams
 
 ROOT = Path(__file__).parents[2] / "deploy" / "kubernetes"
 #: The oldest release of Kubernetes that still gets fixes, and the newest whose schemas are known.
@@ -139,3 +142,8 @@ def test_workers_are_never_scaled_to_none_and_by_streams_that_they_read() -> Non
     assert {one["consumerGroup"] for one in triggers} == {settings.streams.group}
     # https://keda.sh/docs/latest/scalers/redis-streams/: lagCount stands without the others.
     assert all("lagCount" in one and not {"pendingEntriesCount", "streamLength"} & one.keys() for one in triggers)
+
+
+def test_the_triggers_of_shards_that_are_written_as_a_comment_name_their_streams() -> None:
+    said = re.findall(r'# +stream: "(.+)"', (ROOT / "keda" / "workers.yaml").read_text())
+    assert tuple(said) == Streams(ShardStreams(*USUAL_STREAMS), 2).inputs

@@ -131,7 +131,8 @@ def answer(server: Composed, user: str | None) -> str:
 
 REFUSED = {
     "producer": [
-        f"XADD {SCORES} * data x", "XADD mine * data x", "XADD rq:queue:refinery-retrain * data x",
+        f"XADD {SCORES} * data x", "XADD {r0}.signals.scored * data x", "XREAD STREAMS {r0}.signals.created 0",
+        "CLUSTER RESET", "XADD mine * data x", "XADD rq:queue:refinery-retrain * data x",
         f"XRANGE {SIGNALS} - +", f"XREAD STREAMS {SIGNALS} 0", f"XLEN {SIGNALS}", f"XTRIM {SIGNALS} MAXLEN 0",
         f"XDEL {SIGNALS} 1-1", f"DEL {SIGNALS}", f"UNLINK {TRADES}", f"XGROUP CREATE {SIGNALS} g 0 MKSTREAM",
         f"RENAME {SIGNALS} x", f"SET {SIGNALS} x", f"EXPIRE {SIGNALS} 1", "EVAL return 0", "KEYS *", "SCAN 0",
@@ -151,12 +152,14 @@ REFUSED = {
         f"COPY {SIGNALS} mine", f"XDEL {SIGNALS} 1-1", f"XSETID {SIGNALS} 9-9", "SET mine x", "GET mine", "FLUSHALL",
         "FLUSHDB", "SWAPDB 0 1", "SHUTDOWN", "CONFIG SET maxmemory 1", "CONFIG REWRITE", "ACL SETUSER consumer +@all",
         "ACL LIST", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1", "MONITOR", "REPLICAOF 127.0.0.1 1",
+        "SET {r0}.signals.created x", "XDEL {r0}.signals.scored 1-1", "CLUSTER RESET",
         "SAVE", "BGREWRITEAOF", "MODULE LIST", "MIGRATE 127.0.0.1 1 x 0 1", "PUBLISH other x", "KEYS *",
     ],
     "ops": [
         f"XADD {SCORES} * data x", "XADD mine * data x", f"XDEL {SIGNALS} 1-1", f"XTRIM {SIGNALS} MAXLEN 0",
         f"DEL {SIGNALS}", f"XACK {SIGNALS} {GROUP} 1-1", f"XGROUP DESTROY {SIGNALS} {GROUP}",
-        f"XREADGROUP GROUP {GROUP} ops STREAMS {SIGNALS} >", "SET mine x", "DEL rq:queues", "LPUSH rq:queue:x y",
+        f"XREADGROUP GROUP {GROUP} ops STREAMS {SIGNALS} >",
+        "XADD {r0}.signals.scored * data x", "CLUSTER RESET", "SET mine x", "DEL rq:queues", "LPUSH rq:queue:x y",
         "RPUSH rq:queue:refinery-retrain y", "FLUSHALL", "FLUSHDB", "SHUTDOWN", "CONFIG SET maxmemory 1",
         "ACL SETUSER ops +@all",
         "CLIENT KILL TYPE normal", "CLIENT PAUSE 1", "PUBLISH rq:pubsub:worker shutdown", "SLOWLOG RESET",
