@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ import redis
 
 from tests.support.desk import desk, settings_for
 from tests.support.events import SIGNALS, STREAMS, TRADES, bars, signal
-from worker.client import RefineryClient
+from worker.client import USUAL_STREAMS, RefineryClient
 from worker.errors import DecodeError, TransientError
 from worker.events.asyncapi import document
 from worker.events.decoding import Limits, decode
@@ -29,6 +31,7 @@ from worker.redis_server.embedded import EmbeddedServer
 from worker.settings.schema import StreamSettings
 from worker.streams.entries import SENT_AT_ONCE_BYTES
 from worker.streams.jsonl import publish_lines
+from worker.streams.shards import ShardStreams, Streams
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -59,6 +62,32 @@ def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
         place = whole
         for part in reference.removeprefix("#/").split("/"):
             place = place[part]
+
+
+@pytest.mark.parametrize(
+    ("given", "shards", "tagged"),
+    [
+        ({}, 1, False),
+        ({"REFINERY_SHARDS": "3", "REFINERY_STORE_URL": "postgresql://localhost/refinery"}, 3, False),
+        ({"REFINERY_REDIS_URL": "rediss+cluster://one,two", "REFINERY_QUEUE_URL": "redis://localhost"}, 1, True),
+    ],
+)
+def test_the_asyncapi_document_names_the_streams_of_every_shard(
+    given: dict[str, str], shards: int, tagged: bool
+) -> None:
+    command = [sys.executable, "-m", "worker", "asyncapi"]
+    done = subprocess.run(command, env=os.environ | given, capture_output=True, check=True)
+    channels = json.loads(done.stdout)["channels"]
+    streams = Streams(ShardStreams(*USUAL_STREAMS), shards, tagged=tagged)
+    for name, wanted in (
+        ("signalCreated", streams.created),
+        ("tradeClosed", streams.closed),
+        ("signalScored", streams.scored),
+    ):
+        address, parameters = channels[name]["address"], channels[name].get("parameters", {})
+        assert set(re.findall(r"\{(\w+)\}", address)) == parameters.keys()
+        values = parameters["shard"]["enum"] if parameters else [""]
+        assert tuple(address.replace("{shard}", value) for value in values) == wanted
 
 
 @pytest.mark.parametrize("kind", ["signal.created", "trade.closed"])

@@ -85,7 +85,8 @@ def schema(
 
 
 def asyncapi() -> None:
-    """Print the AsyncAPI 3 document of the events, with the streams' configured names."""
+    """Print the AsyncAPI 3 document of the events, with the streams' configured names, and their shards."""
     from worker.events.asyncapi import document  # builds the models of events, which few commands need
 
-    output.document(document(load_settings().streams))
+    settings = load_settings()
+    output.document(document(settings.streams, shards=settings.shards, on_cluster=settings.on_cluster))

@@ -7,17 +7,34 @@ from typing import Any
 
 from worker.events.models import json_schema
 from worker.settings.schema import StreamSettings
+from worker.streams.shards import tag_of_shard
 
 _KINDS = {
     "signal.created": ("signals_created", "receive", "A signal generator proposes a trade."),
     "trade.closed": ("trades_closed", "receive", "A position tracker tells what became of one."),
     "signal.scored": ("signals_scored", "send", "The worker says what its models make of a signal."),
 }
+_BY_SIGNAL = (
+    "Which one: CRC16 (XMODEM, polynomial 0x1021, as Redis Cluster has it) of signal_id in UTF-8, modulo {shards}, "
+    "is the number after the r. The braces are part of the stream's name."
+)
+_ANY = (
+    "Each has the scores of its own signals: who reads the scores reads all of them. The braces are part of the name."
+)
 
 
-def document(streams: StreamSettings) -> dict[str, Any]:
-    """The document. Each channel is a Redis stream; a message is the JSON in its entries' one field, `data`."""
-    channels, operations, messages = {}, {}, {}
+def document(streams: StreamSettings, *, shards: int = 1, on_cluster: bool = False) -> dict[str, Any]:
+    """The document. Each channel is a Redis stream; a message is the JSON in its entries' one field, `data`.
+
+    Args:
+        streams: their names.
+        shards: how many the installation has. With more than one a channel is a stream of each, and its address begins
+            with the shard's.
+        on_cluster: whether one shard has that too.
+    """
+    tags = [tag_of_shard(shard) for shard in range(shards)] if shards > 1 or on_cluster else []
+    channels: dict[str, Any] = {}
+    operations, messages = {}, {}
     for kind, (setting, action, summary) in _KINDS.items():
         name = _camel(kind)
         channels[name] = {
@@ -26,6 +43,10 @@ def document(streams: StreamSettings) -> dict[str, Any]:
             "description": "A Redis stream: XADD with one field, data. Delivered at least once, applied exactly once.",
             "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         }
+        if tags:
+            how = _BY_SIGNAL.format(shards=shards) if action == "receive" else _ANY
+            channels[name]["address"] = f"{{shard}}.{channels[name]['address']}"
+            channels[name]["parameters"] = {"shard": {"description": how, "enum": tags}}
         operations[f"{action}{name[0].upper()}{name[1:]}"] = {
             "action": action,
             "channel": {"$ref": f"#/channels/{name}"},

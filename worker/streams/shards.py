@@ -18,9 +18,14 @@ def shard_of(signal_id: str, shards: int) -> int:
     return crc_hqx(signal_id.encode(), 0) % shards
 
 
+def tag_of_shard(shard: int) -> str:
+    """What the names of a shard's streams begin with: a hash tag, which keeps them on one server of a cluster."""
+    return f"{{r{shard}}}"
+
+
 def stream_of_shard(name: str, shard: int) -> str:
-    """What a shard calls one of its streams. They share a hash tag, which keeps them on one server of a cluster."""
-    return f"{{r{shard}}}.{name}"
+    """What a shard calls one of its streams."""
+    return f"{tag_of_shard(shard)}.{name}"
 
 
 def plain_name(stream: str) -> str:
