@@ -203,7 +203,7 @@ class _ClusterClient:
         self.close()
 
     def ping(self) -> Any:
-        """Of one server, the first that answers; so the next three."""
+        """Of one server, the first that answers; so the next four."""
         return self._of_one("ping")
 
     def info(self, *sections: str) -> Any:
@@ -216,6 +216,13 @@ class _ClusterClient:
         if target_nodes is not None:
             return self._client().config_get(*names, target_nodes=target_nodes)
         return self._of_one("config_get", *names)
+
+    def cluster_nodes(self) -> Any:
+        return self._of_one("execute_command", "CLUSTER NODES")
+
+    def dbsize(self) -> Any:
+        """Of all that take writes together, where the client would ask one."""
+        return self._client().dbsize(target_nodes=RedisCluster.PRIMARIES)
 
     def _of_one(self, command: str, *words: str) -> Any:
         """What one of those says that take writes. One that is gone is still among them until another has its slots."""

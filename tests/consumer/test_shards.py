@@ -21,7 +21,7 @@ from worker.consumer.batch_result import BatchResult
 from worker.dead_letters import DeadLetters
 from worker.errors import ConfigurationError
 from worker.installation import open_store
-from worker.observability.postgres_checks import look_at_postgres
+from worker.observability.checks.postgres import look_at_postgres
 from worker.observability.status import read_status
 from worker.settings.schema import Settings, load_settings
 from worker.streams.entries import Entry

@@ -30,7 +30,7 @@ from worker.dead_letters import DeadLetters
 from worker.errors import NoStore
 from worker.installation import add_archive_file, copy_a_store, open_archive, streams_of, upgrade_store
 from worker.maintenance.prune import Days, prune
-from worker.observability.postgres_checks import look_at_postgres
+from worker.observability.checks.postgres import look_at_postgres
 from worker.observability.unknown_fields import unknown_fields
 from worker.settings.schema import Settings, load_settings
 

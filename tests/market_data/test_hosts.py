@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 from tests.support.workers_on_hosts import Start
 from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.market_data.hosts import count_different, tell, telling, told
-from worker.observability.data_checks import look_at_hosts
+from worker.observability.checks.data import look_at_hosts
 from worker.observability.findings import Finding
 from worker.observability.metrics import MetricsServer
 from worker.settings.schema import Settings

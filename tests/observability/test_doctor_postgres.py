@@ -10,8 +10,8 @@ import pytest
 from tests.support.postgres_server import PostgresServer, needs_postgres
 from tests.support.rows import metadata, plain, prediction
 from trading_system.ml_refinement.storage import FeatureDatabase
+from worker.observability.checks.postgres import look_at_postgres
 from worker.observability.findings import Finding
-from worker.observability.postgres_checks import look_at_postgres
 from worker.settings.schema import load_settings
 
 pytestmark = needs_postgres

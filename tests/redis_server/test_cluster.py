@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from trading_system.ml_refinement.storage import FeatureDatabase
 from worker.client import RefineryClient
 from worker.errors import ConfigurationError, TransientError
 from worker.installation import streams_of
+from worker.observability.checks.cluster import look_at_cluster
 from worker.observability.doctor import examine
 from worker.observability.status import read_status
 from worker.redis_server.connection import connect
@@ -204,3 +206,59 @@ def test_replies_that_are_too_large_are_given_up_on_a_cluster_too(cluster: Clust
         with pytest.raises(redis.ConnectionError, match="more than"):
             client.get("{r0}.large")
         assert client.strlen("{r0}.large") == 70_000_000
+
+
+def test_what_one_server_of_a_cluster_can_say_is_said_while_another_is_gone(cluster: Cluster) -> None:
+    with connect(cluster.url) as client:
+        for number in range(30):
+            client.set(str(number), number)
+        assert client.dbsize() == 30, "of all of them together"
+        gone = next(one for one in cluster.members if one.port == client.get_primaries()[0].port)  # type: ignore[attr-defined]
+        gone.kill()
+        assert client.ping()
+        assert client.time()
+        assert client.info("replication")["role"] == "master"  # type: ignore[index]
+        assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert len(client.cluster_nodes()) == 3  # type: ignore[arg-type]
+
+
+def test_doctor_says_which_slots_and_shards_have_no_server(settings: Settings, cluster: Cluster) -> None:
+    assert _of_cluster(settings) == ("warn", "3 servers with all slots, without a replica: ")
+    owner = cluster.owner("{r0}.signals.created")
+    owner.kill()
+    wait_until(lambda: _of_cluster(settings)[0] == "bad")
+    assert re.search(rf"5,46\d of 16,384 slots are not served \(127.0.0.1:{owner.port}\): ", _of_cluster(settings)[1])
+    [found] = [one for one in examine(settings) if one.part == "cluster"]
+    assert found.says.endswith("shard 0 waits")
+
+
+def _of_cluster(settings: Settings) -> tuple[str, str]:
+    """Verdict, and what is found but for the servers that have no replica or the shards that wait."""
+    [found] = look_at_cluster(settings)
+    return found.verdict, found.says[: found.says.rindex(": ") + 2]
+
+
+def test_a_connection_that_another_thread_waits_on_is_left_to_it(cluster: Cluster) -> None:
+    with connect(cluster.url) as client:
+        read: list[Any] = []
+        key = "{r0}.list"
+        waiting = threading.Thread(target=lambda: read.append(client.blpop([key], timeout=60)))
+        waiting.start()
+        owner = cluster.owner(key)
+        wait_until(lambda: owner.told("clients")["blocked_clients"] == 1)
+        client.connection_pool.disconnect(inuse_connections=False)
+        client.rpush(key, "x")
+        join(waiting)
+        assert read == [(key.encode(), b"x")]
+
+
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("nobody:wrong@", "it refuses user or password"), ("narrow:narrow@", "lacks a right")],
+)
+def test_a_user_that_a_cluster_refuses_is_told_why(cluster: Cluster, user: str, said: str) -> None:
+    for member in cluster.members:
+        member.ask("ACL", "SETUSER", "narrow", "on", ">narrow", "-@all", "+@connection", "+xadd", "~*")
+    url = cluster.url.replace("://", f"://{user}")
+    with connect(url) as client, pytest.raises(TransientError, match=said), translated():
+        client.ping()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -116,6 +117,8 @@ def test_every_event_has_one_effect_whichever_way_the_primary_changes(
             wait_until(lambda: primary_changes(client, (CREATED, CLOSED), GROUP) == 1)
             must = entries_of(client)
             labels: dict[str, set[float | None]] = {f"s-{number}": {1.5} for number in range(producer.sent)}
+            found = {one["part"]: one for one in json.loads(refinery.run("doctor", "--json").stdout)}
+            assert "3 servers with all slots" in found["cluster"]["says"]
             store = refinery.state_dir / "features.db"
             verdict = judge(store, client, must=must, may=producer.acknowledged, labels=labels)
         assert worker.poll() is None, "the worker ended"

@@ -148,6 +148,7 @@ class Cluster:
                 replica.start()
                 first.ask("CLUSTER", "MEET", "127.0.0.1", replica.port, replica._bus)
                 replica.follow(primary)
+            wait_until(lambda: all(self._has_replicas(member) for member in (*self.members, *self.replicas)))
             stack.pop_all()
         return self
 
@@ -163,6 +164,11 @@ class Cluster:
     def _is_whole(self, member: Member) -> bool:
         said: bytes = member.ask("CLUSTER", "INFO")
         return b"cluster_state:ok" in said and len(member.ask("CLUSTER", "SLOTS")) == len(self.members)
+
+    def _has_replicas(self, member: Member) -> bool:
+        """Whether a server knows them all, which a failover needs."""
+        found = [place for _, _, _, *followers in member.ask("CLUSTER", "SLOTS") for place in followers]
+        return len(found) == len(self.replicas)
 
     def owner(self, key: str, *, asked: Member | None = None) -> Member:
         """Which server has the slot of a key, by what one of them says."""

@@ -27,10 +27,11 @@ from worker.installation import (
     other_owner,
     streams_of,
 )
-from worker.observability.data_checks import look_at_benchmarks, look_at_hosts, look_at_market_data, look_at_provided
+from worker.observability.checks.cluster import look_at_cluster
+from worker.observability.checks.data import look_at_benchmarks, look_at_hosts, look_at_market_data, look_at_provided
+from worker.observability.checks.machine import look_at_clock, look_at_disk, look_at_state_dir
+from worker.observability.checks.postgres import look_at_postgres
 from worker.observability.findings import Finding, Verdict
-from worker.observability.machine_checks import look_at_clock, look_at_disk, look_at_state_dir
-from worker.observability.postgres_checks import look_at_postgres
 from worker.observability.printable import counted
 from worker.observability.status import read_notified, read_status, silence_of_queue, training_waits_for
 from worker.observability.waiting_workers import waiting_workers
@@ -41,7 +42,7 @@ from worker.redis_server.embedded import answers, socket_path
 from worker.settings.messages import config_file, service_links
 from worker.settings.schema import Settings
 from worker.streams.losses import stream_troubles
-from worker.streams.preflight import check_server
+from worker.streams.preflight import check_server, settings_of_each
 from worker.streams.state import stream_states
 
 _REDIS_ADVICE = "start it, or set REFINERY_REDIS_URL"
@@ -72,6 +73,7 @@ def examine(settings: Settings, *, clock: Clock = utc_now) -> list[Finding]:
         ("features", look_at_provided),
         ("redis", _redis),
         ("sentinels", _sentinels),
+        ("cluster", look_at_cluster),
         ("queue", _queue),
         ("installation", _ownership),
         ("worker", _waiting),
@@ -129,7 +131,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         except (redis.RedisError, RefineryError) as error:
             yield Finding("redis", "bad", f"{settings.masked_redis_url}: {error}", _REDIS_ADVICE)
             return
-        durable = client.config_get("appendonly").get("appendonly") == "yes"
+        durable = all(said.get("appendonly") == "yes" for said in settings_of_each(client, "appendonly"))
     lag = sum(state.lag or 0 for state in states)
     pending = sum(state.pending for state in states)
     yield Finding("redis", "ok", f"{settings.masked_redis_url} answers; {lag:,} waiting, {pending:,} pending")

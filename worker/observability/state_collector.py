@@ -128,9 +128,8 @@ class StateCollector(Collector):
             text = "Times that another server held the store than before."
             times = failovers(client, streams, self._settings.streams.group)
             yield CounterMetricFamily("refinery_store_failovers", text, value=times)
-            text = "Times that sentinels named another primary than before."
-            times = primary_changes(client, streams, self._settings.streams.group)
-            yield CounterMetricFamily("refinery_redis_failovers", text, value=times)
+            text = "Times that a replica of Redis was seen to take over from the primary."
+            yield CounterMetricFamily("refinery_redis_failovers", text, value=self._redis_failovers(client))
             text = "Different contents of the workers' market-data directories; 0 where hosts share no store."
             shared = self._settings.store_url is not None
             different = count_different(self._settings, client) if shared else 0
@@ -144,6 +143,12 @@ class StateCollector(Collector):
             self._figures = list(_live_figures(self._settings, self._store))
             self._figures_at = time.monotonic()
         yield from self._figures
+
+    def _redis_failovers(self, client: redis.Redis) -> int:
+        """Those of all shards where each may have a server of its own."""
+        streams, group = streams_of(self._settings), self._settings.streams.group
+        parts = [one.inputs for one in streams.by_shard] if self._settings.on_cluster else [streams.inputs]
+        return sum(primary_changes(client, part, group) for part in parts)
 
     def _scores(self) -> Iterator[Metric]:
         """Of the stream of scores, which does not depend on the store."""

@@ -52,7 +52,7 @@ def _check_commands(client: redis.Redis) -> None:
 
 def _check_settings(client: redis.Redis) -> None:
     try:
-        told = _settings_of_each(client, "maxmemory-policy", "appendonly")
+        told = settings_of_each(client, "maxmemory-policy", "appendonly")
     except redis.exceptions.NoPermissionError:
         logger.warning("this server does not let us read its settings: make sure of noeviction and appendonly yes")
         return
@@ -60,8 +60,12 @@ def _check_settings(client: redis.Redis) -> None:
         _check(settings)
 
 
-def _settings_of_each(client: redis.Redis, *names: str) -> list[Any]:
-    """The settings of the server, or of each that takes writes of a cluster."""
+def settings_of_each(client: redis.Redis, *names: str) -> list[Any]:
+    """The settings of the server, or of each that takes writes of a cluster.
+
+    Raises:
+        redis.RedisError: one of them does not say.
+    """
     primaries = getattr(client, "get_primaries", None)
     if primaries is None:
         return [client.config_get(*names)]

@@ -1,0 +1,1 @@
+"""What `refinery doctor` looks at, in parts."""
