@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from worker.app import worker_consumer
 from worker.client import RefineryClient
 from worker.consumer.primary_watch import primary_changes
 from worker.errors import TransientError
+from worker.observability.state_collector import StateCollector
 from worker.redis_server.binary import find_server
 from worker.redis_server.connection import connect
 from worker.streams.state import stream_states
@@ -162,6 +163,9 @@ def test_a_slot_that_is_moved_is_no_failover_and_one_that_a_replica_takes_over_i
             cluster.wait_for_another_than(target, CREATED)
             wait_until(lambda: _admitted(consumer))
             assert primary_changes(client, (CREATED, CLOSED), GROUP) == 1
+            with closing(StateCollector(settings, cluster.url)) as collector:
+                told = {sample.name: sample.value for family in collector.collect() for sample in family.samples}
+            assert told["refinery_redis_failovers_total"] == 1
 
 
 def _admitted(consumer: Any) -> bool:
