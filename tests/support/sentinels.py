@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ NAME = "refinery"
 _LOOKING_MS, _CALM_MS = 500, 600_000
 #: When a failover that failed is tried again.
 _FAILOVER_TIMEOUT_MS = 1_000
+#: A failover that was asked for and has not come by then was given up.
+_GIVEN_UP_AFTER_S = 10.0
 
 
 class Watched:
@@ -97,13 +100,18 @@ class Watched:
 
     def fail_over(self) -> None:
         """Have a sentinel hand over to a replica while everything runs, and wait until it is done."""
-        before = self.primary()
-        self.ask_for_failover()
-        self.wait_for_another_than(before)
+        before, ask_due = self.primary(), 0.0
 
-    def ask_for_failover(self) -> None:
-        """Return when a sentinel has begun with it."""
-        wait_until(self._asked_for_failover, self.told)
+        def handed_over() -> bool:
+            nonlocal ask_due
+            if self.primary() is not before:
+                return True
+            # One that a sentinel gives up, as where the replica was away for a moment, it does not begin again.
+            if time.monotonic() >= ask_due and self._asked_for_failover():
+                ask_due = time.monotonic() + _GIVEN_UP_AFTER_S
+            return False
+
+        wait_until(handed_over, self.told)
 
     @contextmanager
     def gone(self) -> Iterator[Replicated]:
