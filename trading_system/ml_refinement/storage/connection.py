@@ -76,6 +76,10 @@ class Connection(ABC):
         """
 
     @abstractmethod
+    def write_counted(self, sql: str, rows: Sequence[Values], counter: str) -> None:
+        """`write_rows` of rows that are all new; `counter` goes up by as many, in the same statement where it can."""
+
+    @abstractmethod
     def chunks(self, sql: str, params: Values = (), *, size: int = 1000) -> Iterator[list[Row]]:
         """The rows of one statement, `size` at a time. Use inside `snapshot()`, and to the end."""
 

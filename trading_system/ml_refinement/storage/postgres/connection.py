@@ -160,15 +160,25 @@ class PostgresConnection(Connection):
         """
         return self._write(sql, rows)
 
-    def _write(self, sql: str, rows: Sequence[Values]) -> int:
+    def write_counted(self, sql: str, rows: Sequence[Values], counter: str) -> None:
+        """See `Connection.write_counted`.
+
+        Raises:
+            StoreError: what PostgreSQL says, as one of its kinds (`translated`).
+        """
+        self._write(sql, rows, counter)
+
+    def _write(self, sql: str, rows: Sequence[Values], counter: str | None = None) -> int:
         if not rows:
             return 0
         text, types = self._by_arrays(sql)
+        if counter is not None:
+            text = COUNTED.format(text=text, counter=counter)
         try:
             arrays = [packed_column(kind, values) for kind, values in zip(types, zip(*rows, strict=True), strict=True)]
         except (TypeError, ValueError, OverflowError) as error:
             raise UnusableValue(f"{self.name}: a value that its column cannot hold: {error}") from error
-        with self._lock, self._framed(text), self._translating():
+        with self._lock, self._framed(sql), self._translating():
             return self._usable().execute(text, arrays).rowcount
 
     def columns_of(self, table: str) -> list[str]:
@@ -425,6 +435,8 @@ class _Context:
     connection = None
 
 
+# The counter is one of ours.
+COUNTED = "WITH new AS ({text} RETURNING 1) SELECT add_to_counter('{counter}', count(*)) FROM new"
 TIMELINE = """
     SELECT system_identifier || '/' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)
     FROM pg_control_system()"""

@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 
 from trading_system.ml_refinement.storage.connection import Connection, Row, Values
+from trading_system.ml_refinement.storage.counters import count_inserted
 from trading_system.ml_refinement.storage.errors import StoreDamaged, StoreError, StoreMoved, StoreUnavailable
 from trading_system.ml_refinement.storage.sqlite.driver_errors import OF_THE_DRIVER, translated
 
@@ -103,6 +104,15 @@ class SqliteConnection(Connection):
             before = self._usable().total_changes()
             self.run_many(sql, rows)
             return self._usable().total_changes() - before
+
+    def write_counted(self, sql: str, rows: Sequence[Values], counter: str) -> None:
+        """See `Connection.write_counted`.
+
+        Raises:
+            StoreError: what SQLite says, as one of its kinds (`translated`).
+        """
+        self.write_rows(sql, rows)
+        count_inserted(self, counter, len(rows))
 
     def columns_of(self, table: str) -> list[str]:
         """See `Connection.columns_of`."""
