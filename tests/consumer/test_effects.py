@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from tests.support.desk import Desk, desk, pending, scored, send, settings_for
-from tests.support.events import SIGNALS, TRADES, outcome, signal
+from tests.support.events import GROUP, SCORES, SIGNALS, TRADES, outcome, signal
 from trading_system.ml_refinement.storage import OutcomeRow
 
 
@@ -202,6 +202,25 @@ def test_an_entry_without_data_and_a_trimmed_one_are_dead_lettered_too(worker: D
     worker.drain()
     assert sorted(letter.reason for letter in worker.store.dead_letters.find()) == ["missing_data", "payload_lost"]
     assert pending(valkey) == 0
+
+
+def test_an_entry_that_was_trimmed_after_its_effect_and_before_its_score_is_answered_all_the_same(
+    tmp_path: Path, valkey: redis.Redis, valkey_url: str
+) -> None:
+    """As where a worker without an archive was killed in between: what it had in hand is pending, without its bytes."""
+    settings = settings_for(tmp_path, valkey_url, archive={"enabled": False}, claim_idle_ms=1_000)
+    with desk(settings) as worker:
+        for number in range(2):
+            send(valkey, SIGNALS, signal(number))
+        worker.drain()
+        answers = {answer["signal_id"]: answer for answer in scored(valkey)}
+        valkey.delete(SCORES)
+        valkey.xgroup_setid(SIGNALS, GROUP, "0")
+        valkey.xreadgroup(GROUP, settings.consumer, {SIGNALS: ">"})
+        valkey.xtrim(SIGNALS, maxlen=0, approximate=False)
+        handled = worker.drain()
+        assert (handled.redelivered, handled.dead_lettered, pending(valkey)) == (2, 0, 0)
+        assert {answer["signal_id"]: answer for answer in scored(valkey)} == answers
 
 
 def test_bars_come_from_the_market_data_directory_and_a_missing_symbol_is_replayable(

@@ -257,7 +257,13 @@ class BatchHandler:
         applied = self._deduplication.applied([each.entry for each in intake.rejected])
         rejected = [each for each in intake.rejected if each.entry.key not in applied]
         self._dead_letters.add(rejected)
-        return BatchResult(dead_lettered=len(rejected), redelivered=len(intake.rejected) - len(rejected))
+        # One that had its effect may not have been answered before its bytes went.
+        answered = self._deduplication.stored_by(each.entry for each in intake.rejected if each.entry.key in applied)
+        return BatchResult(
+            scores=list(self._store.scores.served(answered).values()) if answered else [],
+            dead_lettered=len(rejected),
+            redelivered=len(intake.rejected) - len(rejected),
+        )
 
     def _set_aside(self, entries: Sequence[Entry], settled: Mapping[tuple[str, str], AlreadySettled]) -> BatchResult:
         """Account for entries that need nothing done: dead letters delivered again, and copies of one replay."""

@@ -7,7 +7,7 @@ both.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
 
 from trading_system.ml_refinement.storage import FeatureDatabase, Replay
@@ -16,6 +16,8 @@ from worker.consumer.rows import outcome_row
 from worker.errors import DecodeError
 from worker.events.decoding import EventKind, SignalCreated, decode_again
 from worker.streams.entries import Entry
+
+_CREATED: EventKind = "signal.created"
 
 Key = tuple[str, str]
 Content = tuple[object, ...]
@@ -84,11 +86,16 @@ class Deduplication:
         for key, signal_id in self._store.entries.duplicates([entry.key for entry in entries]):
             known[key].add((signal_id,))
         stored = self._store.entries
-        for kind, look_up in (("signal.created", stored.stored_signals), ("trade.closed", stored.stored_outcomes)):
+        for kind, look_up in ((_CREATED, stored.stored_signals), ("trade.closed", stored.stored_outcomes)):
             keys = {entry.stored_id: entry.key for entry in entries if self._kinds.get(entry.stream) == kind}
             for known_as, content in look_up(keys) if keys else ():
                 known[keys[known_as]].add(content)
         return {entry.key for entry in entries if entry.key in known and self._is_one_of(entry, known[entry.key])}
+
+    def stored_by(self, entries: Iterable[Entry]) -> set[str]:
+        """The stored signals that were brought by those of the entries whose bytes are not there to tell them by."""
+        unread = [entry.stored_id for entry in entries if _is_unread(entry) and self._kinds[entry.stream] == _CREATED]
+        return {str(content[0]) for _, content in self._store.entries.stored_signals(unread)} if unread else set()
 
     def _is_one_of(self, entry: Entry, known: set[Content]) -> bool:
         """Whether the entry is one whose effects are in the store, as far as its bytes are there to tell."""
