@@ -20,7 +20,7 @@ from trading_system.ml_refinement.storage.tables import (
 NO_TABLES = ("VIRTUAL TABLE", "counters")
 HOT = {
     "known": (vectors.KNOWN, 1),
-    "taken": (vectors.TAKEN, 2),
+    "taken": (vectors.TAKEN, 1),
     "insert vectors": (vectors.INSERT_NEW, 14),
     "timestamps": (outcomes.TIMESTAMPS, 1),
     "kept": (outcomes.KEPT, 1),

@@ -129,11 +129,9 @@ class Vectors:
         now = utc_text(self._clock())
         packed = packed_rows(values)
         with self._connection.atomic():
-            asked = (id_list(row.signal_id for row in rows), _as_text(names))
-            found = self._connection.query(TAKEN, asked)
-            taken = {signal_id for signal_id, number in found if number is None}
+            taken = {signal_id for (signal_id,) in self._connection.query(TAKEN, (id_list(r.signal_id for r in rows),))}
             fresh = [_first(row.signal_id, taken) for row in rows]
-            list_id = next((number for _, number in found if number is not None), None) or self.list_id(names)
+            list_id = self.list_id(names)
             stored = zip(rows, texts, packed, fresh, strict=True)
             new = [(*row, text, now, list_id, pack) for row, text, pack, is_new in stored if is_new]
             self._connection.write_counted(INSERT_NEW, new, "signals")
@@ -141,7 +139,7 @@ class Vectors:
 
     def list_id(self, names: Sequence[str]) -> int:
         """The number of this list of names, entered if it is new. Call inside `atomic()`."""
-        text = _as_text(names)
+        text = orjson.dumps(list(names)).decode()
         row = self._connection.one(LIST_ID, (text,))
         # Another shard's transaction may enter the same list at the same time: waited for, and then read.
         row = row or self._connection.one(ADD_LIST, (text,)) or self._connection.one(LIST_ID, (text,))
@@ -214,10 +212,7 @@ ADD_LIST = "INSERT INTO feature_lists (names) VALUES (?) ON CONFLICT DO NOTHING 
 KNOWN = """
     SELECT v.signal_id, v.event_hash, v.entry_id
     FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"""
-# With the number of the list of names, since each question is a round trip to a server.
-TAKEN = """
-    SELECT v.signal_id, NULL FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value
-    UNION ALL SELECT NULL, id FROM feature_lists WHERE names = ?"""
+TAKEN = "SELECT v.signal_id FROM json_each(?) AS wanted CROSS JOIN feature_vectors AS v ON v.signal_id = wanted.value"
 INSERT_NEW = """
     INSERT OR FAIL INTO feature_vectors (signal_id, timestamp, symbol, asset_class, signal_type, conviction,
         feature_version, complete, event_hash, entry_id, features, created_at, list_id, packed)
@@ -254,11 +249,6 @@ def _between(reads: Connection, params: tuple[str | int, ...], names: tuple[str,
 def feature_lists(reads: Connection) -> dict[int, tuple[str, ...]]:
     """The lists of names that vectors are packed by, by number."""
     return {number: tuple(orjson.loads(text)) for number, text in reads.query("SELECT id, names FROM feature_lists")}
-
-
-def _as_text(names: Sequence[str]) -> str:
-    """A list of names as the store keeps it."""
-    return orjson.dumps(list(names)).decode()
 
 
 def _first(signal_id: str, taken: set[str]) -> bool:
