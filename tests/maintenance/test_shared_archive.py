@@ -77,7 +77,7 @@ def test_a_host_that_never_saw_the_events_rebuilds_shows_and_prunes_them(
     assert [(one.event, one.name, one.events) for one in found] == [("signal.created", "venue", 6)]
     with closing(FeatureDatabase(second.store_place)) as store:
         entry_id = store._connection.query("SELECT entry_id FROM feature_vectors WHERE signal_id = 's-3'")[0][0]
-    shown = ConsoleQueries(second, valkey_url).archived(SIGNALS, entry_id, "s-3")
+    shown = ConsoleQueries(second, valkey_url).archived(entry_id, "s-3")
     assert shown is not None
     assert json.loads(shown)["venue"] == "x"
     later = datetime.now(UTC) + timedelta(days=3)
