@@ -155,7 +155,7 @@ def test_trainings_go_on_at_the_new_primary_and_console_and_doctor_say_which_it_
         assert f"127.0.0.1:{watched.primary().port}" in _sentinels_are(refinery)["says"]
     finally:
         said = _ended([worker, trainer])
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
 
 
 def _sentinels_are(refinery: Installation) -> dict[str, str]:
