@@ -36,13 +36,6 @@ IN_ALL = 60
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    (tmp_path / "cluster").mkdir()
-    with Cluster(tmp_path / "cluster") as servers:
-        yield servers
-
-
-@pytest.fixture
 def settings(tmp_path: Path, cluster: Cluster, valkey_url: str) -> Settings:
     return settings_for(tmp_path / "state", cluster.url, queue_url=valkey_url, allow_plain_remote_redis=True)
 

@@ -30,13 +30,6 @@ PASSWORD = "of-the-operator-of-the-console"  # noqa: S105 - nobody's
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    (tmp_path / "cluster").mkdir()
-    with Cluster(tmp_path / "cluster") as servers:
-        yield servers
-
-
-@pytest.fixture
 def refinery(state_dir: Path, cluster: Cluster, valkey_url: str, postgres_url: str) -> Installation:
     made = Installation(state_dir, cluster.url)
     made.environment |= {

@@ -327,3 +327,62 @@ def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(clien
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def heard(client: redis.Redis) -> Iterator[tuple[TrainerWorker, list[bytes], list[BaseException]]]:
+    """A worker whose thread hears commands, what it heard, and what that thread ended with."""
+    raised: list[BaseException] = []
+    before, threading.excepthook = threading.excepthook, lambda told: raised.append(told.exc_value)  # type: ignore[arg-type, return-value]
+    worker = TrainerWorker(
+        client,
+        queue_name=QUEUE_NAME,
+        functions={},
+        housekeeping=lambda: None,
+        shutdown_grace_s=1,
+        nice=0,
+        stopping=threading.Event(),
+        service=ServiceManager({}),
+    )
+    commands: list[bytes] = []
+    worker.handle_payload = lambda message: commands.append(message["data"])  # type: ignore[method-assign]
+    worker.subscribe()
+    try:
+        yield worker, commands, raised
+    finally:
+        worker.hear_no_more()
+        threading.excepthook = before
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no socket"), redis.TimeoutError("late"), redis.ConnectionError("gone")], ids=repr
+)
+def test_a_trainer_hears_commands_again_whatever_broke_the_connection(
+    client: redis.Redis, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with heard(client) as (worker, commands, raised):
+        thread: Any = worker.pubsub_thread
+        errors = iter([error])
+        listen = thread.pubsub.get_message
+
+        def broken_once(**options: Any) -> Any:
+            for one in errors:
+                raise one
+            return listen(**options)
+
+        monkeypatch.setattr(thread.pubsub, "get_message", broken_once)
+        for word in (b"wake", b"again"):
+            client.publish(worker.pubsub_channel_name, word)
+            wait_until(lambda: word in commands)  # noqa: B023 - asked at once
+        assert thread.is_alive()
+        assert raised == []
+
+
+def test_a_loop_that_redis_ended_leaves_no_thread_behind_that_hears_commands(client: redis.Redis) -> None:
+    with heard(client) as (worker, _, raised):
+        thread: Any = worker.pubsub_thread
+        worker.hear_no_more()
+        client.connection_pool.disconnect()
+        thread.join(HANGS_AFTER_S)
+        assert not thread.is_alive()
+        assert raised == []

@@ -206,6 +206,7 @@ class TrainerWorker(Worker):
         self._nice = nice
         self._stopping = stopping
         self._service = service
+        self._deaf = threading.Event()
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """RQ's own, which its loop calls while it waits for a job and while a training runs."""
@@ -268,6 +269,24 @@ class TrainerWorker(Worker):
             timer.daemon = True
             timer.start()
 
+    def unsubscribe(self) -> None:
+        """RQ's own, whose thread may notice only by an error that nobody listens any more."""
+        self._deaf.set()
+        super().unsubscribe()  # type: ignore[no-untyped-call]
+
+    def hear_no_more(self) -> None:
+        """After the loop was left: where Redis is away RQ leaves the thread behind that hears commands."""
+        self._deaf.set()
+        thread: Any = self.pubsub_thread
+        if thread is not None:
+            thread.stop()
+
+    def _pubsub_exception_handler(self, exc: Exception, pubsub: Any, pubsub_thread: Any) -> None:  # noqa: ARG002 - RQ's
+        """Hear commands again, whatever broke the connection: over most errors RQ would never hear one again."""
+        if not self._deaf.is_set():
+            logger.debug("the trainer hears no commands for a moment: {!r}", exc)
+            self._deaf.wait(_AGAIN_S)
+
     def wait_for_child(self) -> None:
         """After the loop was left because of an error: no second training beside one that still runs."""
         pid = self.horse_pid
@@ -314,6 +333,8 @@ def work_until_stopped(
             _work(settings, url, functions, housekeeping, stop, service)
         except redis.RedisError as error:
             rq_log.fault = error
+        if stop.is_set():
+            break  # a command that RQ's handler interrupted fails, and says nothing about Redis
         # RQ ends its loop without a word of its own where Redis refuses something, as it does when it is told to stop.
         if rq_log.fault is None:
             backoff.reset()
@@ -349,6 +370,7 @@ def _work(
         try:
             worker.work(logging_level=None)
         finally:
+            worker.hear_no_more()
             worker.wait_for_child()
 
 

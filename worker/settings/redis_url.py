@@ -46,10 +46,8 @@ def sentinel_address(url: str) -> SentinelAddress | None:
     scheme, _, rest = url.partition("://")
     if scheme not in _SENTINEL_SCHEMES:
         return None
-    where, _, options = rest.partition("?")
-    authority, _, path = where.partition("/")
-    credentials, at, listed = authority.rpartition("@")
-    name, _, database = path.strip("/").partition("/")
+    sign_in, listed, path, options = _parts(rest)
+    name, _, database = path.partition("/")
     if "#" in rest or not name or not re.fullmatch(r"\d*", database):
         raise ValueError(
             "must name what the sentinels call the primary, as redis+sentinel://host:26379,host2/mymaster/0"
@@ -59,7 +57,7 @@ def sentinel_address(url: str) -> SentinelAddress | None:
     return SentinelAddress(
         _listed(listed, _SENTINEL_PORT, "sentinels"),
         unquote(name),
-        f"{_SENTINEL_SCHEMES[scheme]}://{credentials}{at}primary/{database}{'?' if theirs else ''}{theirs}",
+        f"{_SENTINEL_SCHEMES[scheme]}://{sign_in}primary/{database}{'?' if theirs else ''}{theirs}",
         given.get("sentinel_username"),
         given.get("sentinel_password"),
     )
@@ -82,13 +80,19 @@ def cluster_address(url: str) -> ClusterAddress | None:
     scheme, _, rest = url.partition("://")
     if scheme not in _CLUSTER_SCHEMES:
         return None
+    sign_in, listed, path, options = _parts(rest)
+    if "#" in rest or path:
+        raise ValueError("must name servers alone, as redis+cluster://host:6379,host2: a cluster has no databases")
+    server_url = f"{_CLUSTER_SCHEMES[scheme]}://{sign_in}server/{'?' if options else ''}{options}"
+    return ClusterAddress(_listed(listed, _CLUSTER_PORT, "servers"), server_url)
+
+
+def _parts(rest: str) -> tuple[str, str, str, str]:
+    """Of what comes after a scheme: the credentials with their `@`, the hosts, the path, the options."""
     where, _, options = rest.partition("?")
     authority, _, path = where.partition("/")
-    credentials, at, listed = authority.rpartition("@")
-    if "#" in rest or path.strip("/"):
-        raise ValueError("must name servers alone, as redis+cluster://host:6379,host2: a cluster has no databases")
-    server_url = f"{_CLUSTER_SCHEMES[scheme]}://{credentials}{at}server/{'?' if options else ''}{options}"
-    return ClusterAddress(_listed(listed, _CLUSTER_PORT, "servers"), server_url)
+    credentials, at, hosts = authority.rpartition("@")
+    return f"{credentials}{at}", hosts, path.strip("/"), options
 
 
 def _listed(hosts: str, port: int, what: str) -> tuple[tuple[str, int], ...]:
