@@ -55,8 +55,11 @@ class Contender:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, target, arguments), daemon=True)
         self._process.start()
-        if self._pipe.recv() != "ready":
-            raise RuntimeError(f"{name} did not start")
+        theirs.close()  # so that a process that dies is an end of the pipe and not a wait
+        try:
+            self._pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"{name} did not start") from None
 
     @property
     def pid(self) -> int | None:
@@ -70,7 +73,10 @@ class Contender:
         """What the drain that was begun took."""
         if not self._pipe.poll(60):
             raise RuntimeError(f"{self.name} does not come to an end")
-        return Took(*self._pipe.recv())
+        try:
+            return Took(*self._pipe.recv())
+        except EOFError:
+            raise RuntimeError(f"{self.name} died at its work") from None
 
     def drain(self, count: int) -> Took:
         self.start(count)
