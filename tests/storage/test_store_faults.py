@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,49 @@ def test_a_writer_waits_for_another_that_is_quick(db: FeatureDatabase, path: Pat
     join(holder)
 
 
+class Waiting:
+    """A clock that goes on by what is slept, and a lock that is let go once so much was."""
+
+    def __init__(
+        self, let_go: Callable[[], object] = lambda: None, after_s: float = math.inf, *, began_at: float = 0.0
+    ) -> None:
+        self.naps: list[float] = []
+        self._began_at = began_at
+        self._let_go, self._after_s = let_go, after_s
+
+    def monotonic(self) -> float:
+        return self._began_at + sum(self.naps)
+
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        if sum(self.naps) >= self._after_s:
+            self._let_go()
+            self._after_s = math.inf
+
+
+def test_who_has_waited_long_for_the_lock_looks_as_often(
+    db: FeatureDatabase, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for held_s in (0.05, 3.0):
+        with ExitStack() as holding:
+            holding.enter_context(SqliteConnection(path).atomic())
+            waiting = Waiting(holding.close, held_s)
+            monkeypatch.setattr(connection, "time", waiting)
+            assert db.store_feature_vector(plain(f"held for {held_s}"))
+        assert max(waiting.naps) <= 0.005
+        assert held_s <= sum(waiting.naps) < held_s + 0.005
+
+
+def test_waiting_for_the_lock_ends(db: FeatureDatabase, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SqliteConnection(path).atomic():
+        for began_at in (1000.0, 2000.0):  # the second one has all of its time again
+            waiting = Waiting(began_at=began_at)
+            monkeypatch.setattr(connection, "time", waiting)
+            with pytest.raises(StoreUnavailable, match="locked"):
+                db.store_feature_vector(plain("s1"))
+            assert sum(waiting.naps) == pytest.approx(5.0, abs=0.01)
+
+
 def test_threads_take_turns_and_do_not_share_a_transaction(db: FeatureDatabase) -> None:
     def work(name: str) -> None:
         for n in range(20):
@@ -235,7 +280,7 @@ def test_the_file_and_its_folder_are_its_owners_alone(db: FeatureDatabase, path:
 
 
 def test_the_file_is_set_up_to_keep_what_was_committed(db: FeatureDatabase) -> None:
-    expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "mmap_size": 0, "busy_timeout": 5000}
+    expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "mmap_size": 0}
     assert {name: db.connection.query(f"PRAGMA {name}")[0][0] for name in expected} == expected
 
 

@@ -19,6 +19,7 @@ from trading_system.ml_refinement.storage.sqlite.driver_errors import OF_THE_DRI
 #: Releases before this one can corrupt a WAL database that two connections write or checkpoint at once.
 FIRST_SOUND_SQLITE = (3, 51, 3)
 MEMORY = ":memory:"
+_LONGEST_WAIT_MS = 5
 #: What SQLite has open beside the file itself. Where one of them is gone from its place, other processes make another.
 _BESIDE = ("-wal", "-shm")
 
@@ -250,7 +251,7 @@ class SqliteConnection(Connection):
             raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
 
     def _configure(self, handle: apsw.Connection) -> None:
-        handle.set_busy_timeout(self._busy_timeout_ms)
+        handle.set_busy_handler(_Patience(self._busy_timeout_ms))
         for pragma in ("mmap_size = 0", "foreign_keys = ON", "cache_size = -65536", "temp_store = MEMORY"):
             handle.execute(f"PRAGMA {pragma}").fetchall()
         if self.read_only:
@@ -276,6 +277,26 @@ class SqliteConnection(Connection):
             if mode not in ("wal", "memory"):
                 raise StoreError(f"{self.path}: the file system does not support WAL (journal mode is {mode})")
             return
+
+
+class _Patience:
+    """Waits for the lock that another connection has: looks again after 1, 2, 3, 4 ms, then every 5, until time is up.
+
+    SQLite's own waits grow to 100 ms, in which a lock is free and nobody takes it; who waits longest looks least often.
+    """
+
+    def __init__(self, timeout_ms: int) -> None:
+        self._timeout_s = timeout_ms / 1000
+        self._deadline = 0.0
+
+    def __call__(self, looks: int) -> bool:
+        now = time.monotonic()
+        if looks == 0:
+            self._deadline = now + self._timeout_s
+        if now >= self._deadline:
+            return False
+        time.sleep(min(looks + 1, _LONGEST_WAIT_MS) / 1000)
+        return True
 
 
 _Identity = tuple[int, int]
