@@ -51,7 +51,7 @@ STEPS: dict[str, tuple[tuple[Any, str], ...]] = {
         (Vectors, "known"),
         (PredictionLog, "served"),
     ),
-    "store vectors": ((Vectors, "insert_new"),),
+    "store vectors": ((Vectors, "insert_encoded"),),
     "store predictions": ((PredictionLog, "log_predictions"),),
     "store answers": ((PredictionLog, "put_served"),),
     "outcomes, repeats, dead letters": (

@@ -223,7 +223,7 @@ class BatchHandler:
     ) -> BatchResult:
         """Everything of the batch that is written, inside the caller's transaction."""
         stored = self._features.store(computed.captured)
-        new = {row[0] for row, fresh in zip(computed.captured.rows, stored.new, strict=True) if fresh}
+        new = {row[0] for row, fresh in zip(computed.captured.vectors.rows, stored.new, strict=True) if fresh}
         self._store.scores.put_served([row for row in computed.served if row[0] in new])
         predictions = [row for row in computed.predictions if row[0] in new]
         self._store.scores.log_predictions(predictions, labelled=stored.labelled)

@@ -20,6 +20,7 @@ from trading_system.ml_refinement.storage import (
     VectorRow,
 )
 from trading_system.ml_refinement.storage.tables.feature_versions import ReplaceResult
+from trading_system.ml_refinement.storage.tables.vectors import EncodedVectors
 from trading_system.ml_refinement.storage.times import texts_from_us, utc_text
 from trading_system.ml_refinement.typing import FloatArray
 
@@ -38,9 +39,9 @@ class Capture(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """Computed and not yet stored: `rows[i]` goes with `features.values[i]`."""
+    """Computed and not yet stored: `vectors.rows[i]` goes with `features.values[i]`."""
 
-    rows: list[VectorRow]
+    vectors: EncodedVectors
     features: FeatureBatch
 
 
@@ -95,14 +96,14 @@ class FeatureStore:
             [one.event_hash for one in captures],
             [one.entry_id for one in captures],
         )
-        return Captured(list(map(VectorRow._make, zip(*columns, strict=True))), features)
+        rows = list(map(VectorRow._make, zip(*columns, strict=True)))
+        return Captured(EncodedVectors.of(rows, self._pipeline.names, features.values), features)
 
     def store(self, captured: Captured) -> Stored:
         """Store what was computed, and apply the outcomes that came first, in one transaction."""
         with self._db.atomic():
-            values = captured.features.values  # noqa: PD011  an array
-            new = self._db.vectors.insert_new(captured.rows, self._pipeline.names, values)
-            ids = [row.signal_id for row, fresh in zip(captured.rows, new, strict=True) if fresh]
+            new = self._db.vectors.insert_encoded(captured.vectors)
+            ids = [row.signal_id for row, fresh in zip(captured.vectors.rows, new, strict=True) if fresh]
             awaited = self._db.outcomes.came_first(ids)
             if not awaited:
                 return Stored(new, [], [])

@@ -33,6 +33,29 @@ class VectorRow(NamedTuple):
     entry_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedVectors:
+    """Vectors as they are written, made before the transaction for which other writers wait.
+
+    `rows[i]` goes with `texts[i]` and `packed[i]`, the values of `names`.
+    """
+
+    rows: Sequence[VectorRow]
+    names: Sequence[str]
+    texts: list[str]
+    packed: list[bytes]
+
+    @classmethod
+    def of(cls, rows: Sequence[VectorRow], names: Sequence[str], values: FloatArray) -> EncodedVectors:
+        """`values` is (len(rows), len(names)).
+
+        Raises:
+            ValueError: the shapes disagree, a value is not finite, or a timestamp is not of the store's form.
+        """
+        check_texts(row.timestamp for row in rows)
+        return cls(rows, names, feature_texts(names, values, len(rows)), packed_rows(values))
+
+
 class KnownSignal(NamedTuple):
     """What tells a redelivery from a conflict of identity; None for a vector that did not come from an event."""
 
@@ -116,23 +139,25 @@ class Vectors:
         return {signal_id: KnownSignal(event_hash, entry_id) for signal_id, event_hash, entry_id in rows}
 
     def insert_new(self, rows: Sequence[VectorRow], names: Sequence[str], values: FloatArray) -> list[bool]:
-        """Store the vectors of the signals that are not known; True where it was new.
-
-        `values` is (len(rows), len(names)). A stored vector is never changed by this. Call inside `atomic()` together
-        with `outcomes.apply_waiting`.
+        """`insert_encoded` of vectors whose values are (len(rows), len(names)).
 
         Raises:
             ValueError: the shapes disagree, a value is not finite, or a timestamp is not of the store's form.
         """
-        check_texts(row.timestamp for row in rows)
-        texts = feature_texts(names, values, len(rows))
+        return self.insert_encoded(EncodedVectors.of(rows, names, values))
+
+    def insert_encoded(self, vectors: EncodedVectors) -> list[bool]:
+        """Store the vectors of the signals that are not known; True where it was new.
+
+        A stored vector is never changed by this. Call inside `atomic()` together with `outcomes.apply_waiting`.
+        """
+        rows = vectors.rows
         now = utc_text(self._clock())
-        packed = packed_rows(values)
         with self._connection.atomic():
             taken = {signal_id for (signal_id,) in self._connection.query(TAKEN, (id_list(r.signal_id for r in rows),))}
             fresh = [_first(row.signal_id, taken) for row in rows]
-            list_id = self.list_id(names)
-            stored = zip(rows, texts, packed, fresh, strict=True)
+            list_id = self.list_id(vectors.names)
+            stored = zip(rows, vectors.texts, vectors.packed, fresh, strict=True)
             new = [(*row, text, now, list_id, pack) for row, text, pack, is_new in stored if is_new]
             self._connection.write_counted(INSERT_NEW, new, "signals")
         return fresh
