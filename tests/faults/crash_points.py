@@ -76,7 +76,7 @@ def arm(crash_point: str, nth: int) -> None:
             for engine in CONNECTIONS:
                 around(engine, "_begin", only=lambda _, *, writes, shards: writes)
         case "written":
-            around(Vectors, "insert_new")
+            around(Vectors, "insert_encoded")
         case "outcomes":
             around(Outcomes, "record")
         case "dead-lettered":

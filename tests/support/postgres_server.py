@@ -105,6 +105,8 @@ class PostgresServer:
             "listen_addresses = ''",
             f"port = {self.port}",
             f"unix_socket_directories = '{self.directory}'",
+            # So that the memory of one that is killed goes with its files.
+            "dynamic_shared_memory_type = mmap",
             *self._settings,
         ]
         with (self.data / "postgresql.conf").open("a") as file:

@@ -251,7 +251,7 @@ class SqliteConnection(Connection):
             raise StoreUnavailable(f"{self.path}: {error.strerror or error}") from error
 
     def _configure(self, handle: apsw.Connection) -> None:
-        handle.set_busy_handler(_Patience(self._busy_timeout_ms))
+        handle.set_busy_handler(_LockWait(self._busy_timeout_ms))
         for pragma in ("mmap_size = 0", "foreign_keys = ON", "cache_size = -65536", "temp_store = MEMORY"):
             handle.execute(f"PRAGMA {pragma}").fetchall()
         if self.read_only:
@@ -279,7 +279,7 @@ class SqliteConnection(Connection):
             return
 
 
-class _Patience:
+class _LockWait:
     """Waits for the lock that another connection has: looks again after 1, 2, 3, 4 ms, then every 5, until time is up.
 
     SQLite's own waits grow to 100 ms, in which a lock is free and nobody takes it; who waits longest looks least often.
