@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from trading_system.ml_refinement.features import FeaturePipeline, FeatureReques
 from trading_system.ml_refinement.features.checks import sample_bars
 from trading_system.ml_refinement.features.feature_store import Capture, FeatureStore
 from trading_system.ml_refinement.features.pipeline import SignalMetadata
-from trading_system.ml_refinement.storage import FeatureDatabase
+from trading_system.ml_refinement.storage import FeatureDatabase, SqliteConnection
+from trading_system.ml_refinement.storage.packing import feature_texts
+from trading_system.ml_refinement.storage.tables import vectors
 
 BARS = sample_bars(1)
 PIPELINE = FeaturePipeline()
@@ -74,6 +78,23 @@ def test_an_outcome_may_come_first_and_one_from_before_the_signal_is_refused(sto
     assert stored.labelled == ["s50"]
     assert [one.signal_id for one in stored.refused] == ["s60"]
     assert store.training_matrix().signal_ids == ["s50"]
+
+
+def test_other_writers_go_on_while_vectors_are_encoded(
+    store: FeatureStore, db: FeatureDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db.initialize()
+    wrote = []
+
+    def encoded(*given: Any) -> list[str]:
+        other = SqliteConnection(tmp_path / "features.db", busy_timeout_ms=0)
+        with closing(other), other.atomic():
+            wrote.append(len(given[1]))
+        return feature_texts(*given)
+
+    monkeypatch.setattr(vectors, "feature_texts", encoded)
+    store.capture([capture(50), capture(60)])
+    assert wrote == [2]
 
 
 def test_capturing_again_changes_nothing(store: FeatureStore) -> None:

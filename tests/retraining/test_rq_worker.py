@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -291,17 +291,23 @@ def test_a_trainer_that_lacks_a_right_says_so_and_goes_on_when_it_has_it(
         client.execute_command("ACL", "DELUSER", "trainer")
 
 
-def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
-    worker = TrainerWorker(
+def worker_of(
+    client: redis.Redis, *, housekeeping: Callable[[], None] = lambda: None, stopping: threading.Event | None = None
+) -> TrainerWorker:
+    return TrainerWorker(
         client,
         queue_name=QUEUE_NAME,
         functions={},
-        housekeeping=lambda: None,
+        housekeeping=housekeeping,
         shutdown_grace_s=1,
         nice=0,
-        stopping=threading.Event(),
+        stopping=stopping or threading.Event(),
         service=ServiceManager({}),
     )
+
+
+def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_for_long(client: redis.Redis) -> None:
+    worker = worker_of(client)
     [queue] = worker.queues
     assert queue.acquire_maintenance_lock()
     assert not queue.acquire_maintenance_lock()
@@ -310,16 +316,7 @@ def test_a_trainer_killed_while_it_cleans_up_does_not_keep_the_next_one_from_it_
 
 def test_a_trainer_that_was_told_to_stop_before_it_listened_does_not_begin(client: redis.Redis) -> None:
     stopping = threading.Event()
-    worker = TrainerWorker(
-        client,
-        queue_name=QUEUE_NAME,
-        functions={},
-        housekeeping=stopping.set,
-        shutdown_grace_s=1,
-        nice=0,
-        stopping=stopping,
-        service=ServiceManager({}),
-    )
+    worker = worker_of(client, housekeeping=stopping.set, stopping=stopping)
     stopping.set()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -334,16 +331,7 @@ def heard(client: redis.Redis) -> Iterator[tuple[TrainerWorker, list[bytes], lis
     """A worker whose thread hears commands, what it heard, and what that thread ended with."""
     raised: list[BaseException] = []
     before, threading.excepthook = threading.excepthook, lambda told: raised.append(told.exc_value)  # type: ignore[arg-type, return-value]
-    worker = TrainerWorker(
-        client,
-        queue_name=QUEUE_NAME,
-        functions={},
-        housekeeping=lambda: None,
-        shutdown_grace_s=1,
-        nice=0,
-        stopping=threading.Event(),
-        service=ServiceManager({}),
-    )
+    worker = worker_of(client)
     commands: list[bytes] = []
     worker.handle_payload = lambda message: commands.append(message["data"])  # type: ignore[method-assign]
     worker.subscribe()

@@ -19,9 +19,9 @@ from trading_system.ml_refinement.storage.sqlite.driver_errors import OF_THE_DRI
 #: Releases before this one can corrupt a WAL database that two connections write or checkpoint at once.
 FIRST_SOUND_SQLITE = (3, 51, 3)
 MEMORY = ":memory:"
-_LONGEST_WAIT_MS = 5
 #: What SQLite has open beside the file itself. Where one of them is gone from its place, other processes make another.
 _BESIDE = ("-wal", "-shm")
+_LONGEST_WAIT_MS = 5
 
 #: Handles inherited through a fork. Closing one here could disturb the parent's locks, so they are kept, never closed.
 _inherited: list[apsw.Connection] = []
