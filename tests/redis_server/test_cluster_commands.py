@@ -5,18 +5,20 @@ from __future__ import annotations
 import http.cookiejar
 import json
 import re
+import socket
 import subprocess
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.support.cluster import Cluster
-from tests.support.events import GROUP, outcome, signal
+from tests.support.events import GROUP, START, bars, outcome, signal
 from tests.support.postgres_server import needs_postgres
 from tests.support.real_processes import REFINERY, Installation
 from tests.support.servers import free_port
@@ -177,6 +179,44 @@ def test_metrics_adoption_training_and_care_of_a_worker(refinery: Installation, 
             assert client.eval("return redis.call('GET', KEYS[1])", 1, f"refinery:owner:{GROUP}@{{r2}}.signals.created")
     done = refinery.run("adopt")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_gateway_and_an_import_reach_every_shard(refinery: Installation, cluster: Cluster, tmp_path: Path) -> None:
+    place = tmp_path / "gateway"
+    events = [orjson.dumps({"type": "signal.created", **signal(number)}) for number in range(30)]
+    with running(refinery, "gateway", REFINERY_GATEWAY__SOCKET=str(place)):
+        wait_until(place.exists)
+        with socket.socket(socket.AF_UNIX) as producer:
+            producer.settimeout(HANGS_AFTER_S)
+            producer.connect(str(place))
+            producer.sendall(b"".join(event + b"\n" for event in events))
+            producer.shutdown(socket.SHUT_WR)
+            answers = [json.loads(line) for line in producer.makefile("rb")]
+    assert [answer["status"] for answer in answers] == ["accepted"] * 30
+    refinery.environment["REFINERY_MARKET_DATA_DIR"] = str(_market(tmp_path / "market"))
+    past = tmp_path / "past.csv"
+    rows = [f"t-{at},{START + timedelta(hours=at):%FT%TZ},{START + timedelta(days=3 + at):%FT%TZ}" for at in range(40)]
+    past.write_text("\n".join(["signal_id,timestamp,closed_at,symbol,asset_class,signal_type,r_multiple"] + [
+        f"{row},ACME,equity,breakout,{at % 5 - 1.5}" for at, row in enumerate(rows)
+    ]))  # fmt: skip
+    with running(refinery, "worker"):
+        told = refinery.document("import", str(past))
+        assert (told["signals"]["applied"], told["trades"]["applied"], told["refused"]) == (40, 40, 0)
+        again = refinery.document("import", str(past))
+        assert (again["signals"]["known"], again["trades"]["known"], again["signals"]["sent"]) == (40, 40, 0)
+        wait_until(lambda: refinery.document("status")["pending"] == 0)
+        status = refinery.document("status")
+    assert (status["labelled"], status["lag"]) == (40, 0)
+    assert sum(row["length"] for row in status["streams"]) == 30 + 40 + 40
+    assert all(row["length"] for row in status["streams"]), "a shard that nothing came to shows nothing"
+
+
+def _market(directory: Path) -> Path:
+    directory.mkdir()
+    columns = bars(700, end=START)
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    (directory / "ACME.csv").write_text("\n".join(lines) + "\n")
+    return directory
 
 
 def _metrics(port: int) -> dict[str, float]:

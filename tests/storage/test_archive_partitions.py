@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -172,10 +173,12 @@ def test_the_upgrade_moves_what_is_much_in_steps_and_each_event_is_there_once_al
     seen = []
     copy = partitions.PostgresArchive._copy
 
-    def copied(engine: partitions.PostgresArchive, sql: str, after: int | None) -> int | None:
+    def copied(
+        engine: partitions.PostgresArchive, table: str, month: partitions.Month, after: int | None
+    ) -> int | None:
         """A step, after which others go on working."""
-        last = copy(engine, sql, after)
-        if "events_coming" in sql:
+        last = copy(engine, table, month, after)
+        if (table, month) == ("events", (2024, 11)):
             with EventArchive(postgres_url, clock=clock) as other:
                 seen.append(other.count())
                 assert other.append(strays(1, first=1)) == 0
@@ -196,7 +199,7 @@ def test_the_upgrade_moves_what_is_much_in_steps_and_each_event_is_there_once_al
         assert archive.get_all(STREAM, in_month(11, number=number)) == [b"%d" % number]
 
 
-def test_a_move_that_was_killed_is_begun_anew(
+def test_a_move_that_was_killed_is_gone_on_with(
     store: FeatureDatabase, archive: EventArchive, clock: SteppingClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
@@ -204,21 +207,92 @@ def test_a_move_that_was_killed_is_begun_anew(
     archive.append(strays(20))
     clock.move(days=61)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr(partitions.PostgresArchive, "_copy", killed)
+        patched.setattr(partitions.PostgresArchive, "_copy", killed_after(8))
         with pytest.raises(KeyboardInterrupt):
             store.upgrade()
     assert set(lying(archive).values()) == {"events_other"}
+    assert copies(archive) == {"events_2024_11_coming"}
     store.upgrade()
     assert set(lying(archive).values()) == {"events_2024_11"}
     assert archive.count() == 20
-    left = archive.engine.connection.query(
-        "SELECT 1 FROM pg_tables WHERE tablename LIKE '%coming%' AND schemaname = current_schema()"
+    assert copies(archive) == set()
+
+
+def test_a_copy_that_was_broken_off_does_not_outlast_its_month(
+    store: FeatureDatabase, archive: EventArchive, clock: SteppingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
+    monkeypatch.setattr(partitions, "_COPIED_AT_ONCE", 4)
+    old = datetime(2024, 1, 2, tzinfo=UTC)
+    archive.append([*strays(17, received=old), *strays(3, first=17)])
+    clock.move(days=61)
+    with monkeypatch.context() as patched:
+        patched.setattr(partitions.PostgresArchive, "_copy", killed_after(8))
+        with pytest.raises(KeyboardInterrupt):
+            store.upgrade()
+    assert archive.prune(datetime(2024, 2, 1, tzinfo=UTC)) == 17
+    archive.make_ahead()  # what is left is little
+    assert set(lying(archive).values()) == {"events_2024_11"}
+    assert archive.count() == 3
+    assert copies(archive) == set()
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 5, 6])
+def test_two_upgrades_that_move_the_same_rows_end_well(
+    at: int,
+    store: FeatureDatabase,
+    archive: EventArchive,
+    postgres_url: str,
+    clock: SteppingClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one does all of its work after this one's step `at`."""
+    monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
+    monkeypatch.setattr(partitions, "_COPIED_AT_ONCE", 4)
+    archive.append(strays(20))
+    clock.move(days=61)
+    steps = count()
+    atomic = partitions.PostgresArchive._unless_made
+
+    @contextmanager
+    def step(engine: partitions.PostgresArchive, table: str, month: partitions.Month) -> Iterator[bool]:
+        with atomic(engine, table, month) as is_missing:
+            yield is_missing
+        if (table, month) == ("events", (2024, 11)) and next(steps) == 1 + at:  # the first is that of `make_ahead`
+            with closing(FeatureDatabase(postgres_url, clock=clock)) as other:
+                other.upgrade()
+
+    monkeypatch.setattr(partitions.PostgresArchive, "_unless_made", step)
+    store.upgrade()
+    assert next(steps) > 1 + at
+    assert set(lying(archive).values()) == {"events_2024_11"}
+    assert len(lying(archive)) == archive.count() == 20
+    assert archive.missing() == []
+    assert copies(archive) == set()
+
+
+def killed_after(copied: int) -> Callable[..., int | None]:
+    """A step of copying after which the process is killed, once so many rows are copied."""
+    copy = partitions.PostgresArchive._copy
+    done = count(partitions._COPIED_AT_ONCE, partitions._COPIED_AT_ONCE)
+
+    def step(engine: partitions.PostgresArchive, table: str, month: partitions.Month, after: int | None) -> int | None:
+        last = copy(engine, table, month, after)
+        if (table, month) == ("events", (2024, 11)) and next(done) >= copied:
+            raise KeyboardInterrupt
+        return last
+
+    return step
+
+
+def copies(archive: EventArchive) -> set[str]:
+    """The tables that partitions are made of."""
+    rows = archive.engine.connection.query(
+        "SELECT CAST(tablename AS text) FROM pg_tables"
+        " WHERE tablename LIKE '%coming%' AND schemaname = current_schema()"
     )
-    assert left == []
+    return {name for (name,) in rows}
 
 
 def test_old_months_are_dropped_whole_and_rows_elsewhere(archive: EventArchive, clock: SteppingClock) -> None:

@@ -14,6 +14,7 @@ from tests.support.rows import NAMES, insert, metadata, outcome, prediction, vec
 from tests.support.waiting import join
 from trading_system.ml_refinement.storage import FeatureDatabase
 from trading_system.ml_refinement.storage.shared.copying import copy_store
+from trading_system.ml_refinement.storage.tables.feature_versions import StoredVector
 from trading_system.ml_refinement.storage.tables.outcomes import OutcomeResult
 from worker.dead_letters import DeadLetters, Rejected
 from worker.errors import EventRejected, Reason
@@ -148,13 +149,17 @@ def test_a_list_of_names_that_two_shards_enter_at_once_is_entered_once(
 def test_below_the_last_number_that_a_rebuild_reads_to_no_vector_comes_any_more(
     db: FeatureDatabase, other: FeatureDatabase
 ) -> None:
+    def rebuild() -> None:
+        last = other.versions.last_id()
+        read.extend(other.versions.read("standard-1", after_id=0, up_to_id=last, limit=10))
+
     insert(db, vector("known"))
-    last: list[int] = []
+    read: list[StoredVector] = []
     with ExitStack() as stack, db.atomic(shards={0}):
         insert(db, vector("late"))
         store_one(other, "early", 1)
-        stack.enter_context(begun(lambda: last.append(other.versions.last_id())))
-    read = db.versions.read("standard-1", after_id=0, up_to_id=last[0], limit=10)
+        ended = stack.enter_context(begun(rebuild))
+        assert not ended.wait(0.3)
     assert [one.signal_id for one in read] == ["known", "late", "early"]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -124,9 +124,9 @@ class PostgresArchive(ArchiveEngine):
     def _make(self, table: str, month: Month) -> bool:
         """Make a partition; False where there is one, or where the default one has too much that belongs in it."""
         parts = _parts(table, month)
-        with self.connection.atomic():
+        with self._unless_made(table, month) as is_missing:
             self.connection.run(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
-            if (table, month) in self._partitions():  # another process was faster
+            if not is_missing:
                 return False
             strays = self.connection.query(STRAYS.format(**parts), (*month.bounds(table), _MOST_MOVED + 1))
             if len(strays) > _MOST_MOVED:
@@ -135,26 +135,36 @@ class PostgresArchive(ArchiveEngine):
         return True
 
     def _take_in(self, table: str, month: Month) -> bool:
-        """Make a partition out of the default one's rows; False where there is one."""
-        parts = _parts(table, month)
-        with self.connection.atomic():
-            self.connection.execute_script(GIVE_UP_COPY.format(**parts))
-            self.connection.execute_script(BEGIN_COPY.format(**parts))
-        after: int | None = None
-        while copied := self._copy(COPY.format(**parts), after):
-            after = copied
-        with self.connection.atomic():
-            self.connection.run(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
-            if (table, month) in self._partitions():  # another process was faster
-                self.connection.execute_script(GIVE_UP_COPY.format(**parts))
-                return False
-            self.connection.execute_script(END_COPY.format(**parts))
-        return True
+        """Make a partition out of the default one's rows; False where there is one.
 
-    def _copy(self, sql: str, after: int | None) -> int | None:
-        """Copy some rows that come after this number; the last one's, None where there are no more."""
-        with self.connection.atomic():
+        Two that move the same rows add to one copy, and whoever comes to its end first attaches it.
+        """
+        parts = _parts(table, month)
+        with self._unless_made(table, month) as is_missing:
+            if is_missing:
+                self.connection.execute_script(BEGIN_COPY.format(**parts))
+        after: int | None = None
+        while is_missing and (copied := self._copy(table, month, after)) is not None:
+            after = copied
+        with self._unless_made(table, month) as is_missing:
+            if is_missing:
+                self.connection.run(f"SET LOCAL lock_timeout = {_LOCK_WAIT_MS}")
+                self.connection.execute_script(END_COPY.format(**parts))
+        return is_missing
+
+    def _copy(self, table: str, month: Month, after: int | None) -> int | None:
+        """Copy some rows that come after this number; the last one's, None where there is nothing more to do."""
+        with self._unless_made(table, month) as is_missing:
+            if not is_missing:
+                return None
+            sql = COPY.format(**_parts(table, month))
             return self.connection.query(sql, (after, _COPIED_AT_ONCE))[0][0]  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _unless_made(self, table: str, month: Month) -> Iterator[bool]:
+        """A transaction, and whether the partition is missing in it: another process may have been faster."""
+        with self.connection.atomic():
+            yield (table, month) not in self._partitions()
 
     def drop_before(self, table: str, bound: datetime) -> int:
         """See `ArchiveEngine.drop_before`. What cannot be dropped now is left to whoever deletes the rows."""
@@ -202,29 +212,29 @@ PARTITIONS = """
 STRAYS = "SELECT 1 FROM {table}_other WHERE {key} >= ? AND {key} < ? LIMIT ?"
 #: Attached, and not made in its place: that would lock the whole table instead of the default partition.
 MAKE = """
+    DROP TABLE IF EXISTS {name}_coming;
     CREATE TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE);
     WITH moved AS (DELETE FROM {table}_other WHERE {key} >= {begin} AND {key} < {end} RETURNING *)
         INSERT INTO {name} SELECT * FROM moved;
     ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({begin}) TO ({end})"""
 ROWS = "SELECT max({time}), count(*) FROM {table} WHERE {key} >= ? AND {key} < ?"
-#: One that was broken off is begun anew.
-GIVE_UP_COPY = "DROP TABLE IF EXISTS {table}_coming"
-#: With the indexes of the table, so that none has to be made when it is attached.
+#: With the indexes of the table, so that none has to be made when it is attached. What was broken off is gone on with.
 BEGIN_COPY = """
-    CREATE TABLE {table}_coming
+    CREATE TABLE IF NOT EXISTS {name}_coming
         (LIKE {table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING INDEXES)"""
 COPY = """
-    WITH copied AS (
-        INSERT INTO {table}_coming SELECT * FROM {table}_other
+    WITH next AS (
+        SELECT * FROM {table}_other
         WHERE {key} >= {begin} AND {key} < {end} AND id > coalesce(CAST(? AS bigint), -9223372036854775808)
-        ORDER BY id LIMIT ? RETURNING id)
-    SELECT max(id) FROM copied"""
+        ORDER BY id LIMIT ?),
+    copied AS (INSERT INTO {name}_coming SELECT * FROM next ON CONFLICT DO NOTHING)
+    SELECT max(id) FROM next"""
 #: What was pruned or added meanwhile, below the numbers that were copied too, is made up for.
 END_COPY = """
-    DELETE FROM {table}_coming AS gone
+    DELETE FROM {name}_coming AS gone
         WHERE NOT EXISTS (SELECT 1 FROM {table}_other AS kept WHERE kept.id = gone.id AND kept.{key} = gone.{key});
-    INSERT INTO {table}_coming SELECT * FROM {table}_other AS late WHERE {key} >= {begin} AND {key} < {end}
-        AND NOT EXISTS (SELECT 1 FROM {table}_coming AS copied WHERE copied.id = late.id);
+    INSERT INTO {name}_coming SELECT * FROM {table}_other AS late WHERE {key} >= {begin} AND {key} < {end}
+        AND NOT EXISTS (SELECT 1 FROM {name}_coming AS copied WHERE copied.id = late.id);
     DELETE FROM {table}_other WHERE {key} >= {begin} AND {key} < {end};
-    ALTER TABLE {table}_coming RENAME TO {name};
+    ALTER TABLE {name}_coming RENAME TO {name};
     ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({begin}) TO ({end})"""
