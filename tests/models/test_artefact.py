@@ -75,6 +75,20 @@ def test_a_valid_file_of_another_model_does_not_pass_for_this_one(installation: 
         installation.registry.load(first.model_id)
 
 
+@pytest.mark.parametrize("other", ["a valid model", "no model file"])
+def test_whoever_says_what_a_file_hashes_to_reads_no_other_bytes(tmp_path: Path, other: str) -> None:
+    data = fitted(1).to_bytes()
+    (tmp_path / "model.skops").write_bytes(fitted(2).to_bytes() if other == "a valid model" else b"junk")
+    sha256 = hashlib.sha256(data).hexdigest()
+    model = SignalQualityModel()
+    with pytest.raises(ModelFileRefused, match="SHA-256"):
+        model.from_bytes((tmp_path / "model.skops").read_bytes(), sha256=sha256)
+    assert model.load(str(tmp_path / "model.skops"), sha256=sha256) is False
+    assert not model.is_fitted
+    model.from_bytes(data, sha256=sha256)
+    assert model.is_fitted
+
+
 @pytest.mark.parametrize("write", [pickle.dump, joblib.dump])
 def test_a_hostile_pickle_is_refused_and_executes_nothing(tmp_path: Path, write: object) -> None:
     mark = tmp_path / "executed"
