@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,13 +55,16 @@ def run_tests(tree: Path, tests: Sequence[str], *, hangs_after_s: float = HANGS_
     """The status of pytest on the copy, None where it hangs; and the end of what it said."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=hangs_after_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return HANGS, "it hangs"
-    return done.returncode, "\n".join((done.stdout + done.stderr).splitlines()[-12:])
+    with subprocess.Popen(
+        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as started:  # fmt: skip
+        try:
+            said, _ = started.communicate(timeout=hangs_after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)  # what it forked hangs too, and would be left
+            return HANGS, "it hangs"
+    return started.returncode, "\n".join(said.splitlines()[-12:])
 
 
 def is_the_copy(tree: Path) -> bool:
