@@ -127,9 +127,11 @@ def pages_of(model: str, signal: str, day: str) -> dict[str, str]:
         "one signal": f"/signals/{signal}",
         "monitoring": "/monitoring",
         "monitoring, a week": "/monitoring?days=7",
-        "monitoring, the diagrams of a week": "/monitoring?days=7&drawn=1",
+        "monitoring, the diagrams of a week's scores": "/monitoring?days=7&drawn=scores",
+        "monitoring, the diagrams of a week over time": "/monitoring?days=7&drawn=time",
         "monitoring, of a symbol": "/monitoring?symbol=SYM7",
-        "monitoring, the diagrams of a symbol": "/monitoring?symbol=SYM7&drawn=1",
+        "monitoring, the diagrams of a symbol's scores": "/monitoring?symbol=SYM7&drawn=scores",
+        "monitoring, the diagrams of a symbol over time": "/monitoring?symbol=SYM7&drawn=time",
         "jobs": "/jobs",
     }
 

@@ -16,6 +16,8 @@ from worker.console.served_parts import ServedPart, read_view
 
 _DIAGRAM_ROWS = 50
 _SHOWN_FEATURES = 16
+#: The diagrams of a part of what was served, in the groups in which they are drawn.
+PART_DIAGRAMS = {"scores": ("reliability", "deciles"), "time": ("log_loss", "calibration", "lift")}
 
 
 def warm(queries: ConsoleQueries) -> None:
@@ -50,17 +52,26 @@ def _two_diagrams(served: PredictionRecord, figures: ServedFigures) -> dict[str,
     }
 
 
-def part_charts(queries: ConsoleQueries, part: ServedPart, *, draw: bool) -> dict[str, Markup] | None:
-    """All diagrams of a part of what was served, each where there are enough rows for it.
+def part_charts(queries: ConsoleQueries, part: ServedPart, *, draw: str | None) -> tuple[dict[str, Markup], list[str]]:
+    """The diagrams of a part of what was served, each where there are enough rows for it; and those still to be drawn.
 
-    Without `draw`, None where they are still to be drawn: five of them take longer than the rest of a page.
+    Drawing them takes longer than the rest of a page: of those that are not remembered only the group `draw` of
+    `PART_DIAGRAMS` is drawn.
     """
-    view, name, version = read_view(queries, part), ("part charts", part), queries.version()
-    if not (draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name, version)):
-        return None
-    return queries.remembered(
-        name, version, lambda: _two_diagrams(view.record, view.figures) | _over_time_charts(in_parts(view.record))
-    )
+    view, version = read_view(queries, part), queries.version()
+    makes = {
+        "scores": lambda: _two_diagrams(view.record, view.figures),
+        "time": lambda: _over_time_charts(in_parts(view.record)),
+    }
+    drawn: dict[str, Markup] = {}
+    waiting: list[str] = []
+    for group, make in makes.items():
+        name = ("part charts", group, part)
+        if group == draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name, version):
+            drawn |= queries.remembered(name, version, make)
+        else:
+            waiting.append(group)
+    return drawn, waiting
 
 
 def importance_chart(queries: ConsoleQueries, row: RegistryRow) -> Markup | None:

@@ -16,7 +16,7 @@ from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_S
 from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
-from worker.console.diagrams import importance_chart, monitoring_charts, part_charts, served_charts
+from worker.console.diagrams import PART_DIAGRAMS, importance_chart, monitoring_charts, part_charts, served_charts
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
@@ -171,13 +171,15 @@ def monitoring() -> ResponseReturnValue:
     queries = console_queries()
     part = ServedPart.asked_for(request.args)
     view = read_view(queries, part)
-    drawn, later = served_charts(queries) | monitoring_charts(queries), None
+    drawn = served_charts(queries) | monitoring_charts(queries)
+    later: dict[str, str] = {}
     if not part.is_usual:
-        shown = part_charts(queries, part, draw="drawn" in request.args)
-        if shown is None:
-            symbol, kind = part.symbol or None, part.kind or None
-            later = url_for("pages.monitoring", days=part.days, symbol=symbol, kind=kind, drawn=1)
-        drawn = (shown or {}) | {name: chart for name, chart in drawn.items() if name == "drift"}
+        shown, waiting = part_charts(queries, part, draw=request.args.get("drawn"))
+        symbol, kind = part.symbol or None, part.kind or None
+        for group in waiting:
+            address = url_for("pages.monitoring", days=part.days, symbol=symbol, kind=kind, drawn=group)
+            later |= dict.fromkeys(PART_DIAGRAMS[group], address)
+        drawn = shown | {name: chart for name, chart in drawn.items() if name == "drift"}
     return render_template(
         "monitoring.html",
         champion=queries.champion(),

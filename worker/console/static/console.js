@@ -1,5 +1,5 @@
 // Pages refresh themselves: the parts marked data-live are fetched again and put in place, when nobody is busy with them.
-// What takes longer than the rest of its page is marked data-later, with the address of the page that has it.
+// What takes longer than the rest of its page is marked data-later, with the address of a page that has it.
 "use strict";
 (() => {
   const every = 5000;
@@ -18,11 +18,12 @@
 
   async function complete() {
     const waiting = [...document.querySelectorAll("[data-later]")];
-    if (!waiting.length) return;
-    const whole = await fetched(waiting[0].dataset.later);
-    for (const part of waiting) {
-      const next = whole.getElementById(part.id);
-      if (next) part.replaceWith(document.importNode(next, true));
+    for (const address of new Set(waiting.map((part) => part.dataset.later))) {
+      const page = await fetched(address);
+      for (const part of waiting.filter((one) => one.dataset.later === address)) {
+        const next = page.getElementById(part.id);
+        if (next) part.replaceWith(document.importNode(next, true));
+      }
     }
   }
 
