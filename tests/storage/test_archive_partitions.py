@@ -238,6 +238,26 @@ def test_a_copy_that_was_broken_off_does_not_outlast_its_month(
     assert copies(archive) == set()
 
 
+def test_a_copy_that_an_older_release_left_does_not_stand_in_the_way(
+    postgres_url: str, clock: SteppingClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "_MOST_MOVED", 5)
+    left = ("events_2024_11_coming", "events_coming")
+    with closing(FeatureDatabase(postgres_url, clock=clock)) as store:
+        connection = store._connection
+        with connection.atomic():
+            connection.execute_script(f"CREATE SCHEMA IF NOT EXISTS {connection.schema}")
+            for name in left:
+                connection.execute_script(f"CREATE TABLE {name} (of_another_shape integer)")
+        store.upgrade()
+        with EventArchive(postgres_url, clock=clock) as archive:
+            assert copies(archive) == set()
+            archive.append(strays(20))
+            clock.move(days=61)
+            store.upgrade()
+            assert set(lying(archive).values()) == {"events_2024_11"}
+
+
 @pytest.mark.parametrize("at", [0, 1, 3, 5, 6])
 def test_two_upgrades_that_move_the_same_rows_end_well(
     at: int,
@@ -288,11 +308,7 @@ def killed_after(copied: int) -> Callable[..., int | None]:
 
 def copies(archive: EventArchive) -> set[str]:
     """The tables that partitions are made of."""
-    rows = archive.engine.connection.query(
-        "SELECT CAST(tablename AS text) FROM pg_tables"
-        " WHERE tablename LIKE '%coming%' AND schemaname = current_schema()"
-    )
-    return {name for (name,) in rows}
+    return {name for (name,) in archive.engine.connection.query(partitions.COPIES)}
 
 
 def test_old_months_are_dropped_whole_and_rows_elsewhere(archive: EventArchive, clock: SteppingClock) -> None:

@@ -16,8 +16,6 @@ from worker.console.served_parts import ServedPart, read_view
 
 _DIAGRAM_ROWS = 50
 _SHOWN_FEATURES = 16
-#: The diagrams of a part of what was served, in the groups in which they are drawn.
-PART_DIAGRAMS = {"scores": ("reliability", "deciles"), "time": ("log_loss", "calibration", "lift")}
 
 
 def warm(queries: ConsoleQueries) -> None:
@@ -52,25 +50,27 @@ def _two_diagrams(served: PredictionRecord, figures: ServedFigures) -> dict[str,
     }
 
 
-def part_charts(queries: ConsoleQueries, part: ServedPart, *, draw: str | None) -> tuple[dict[str, Markup], list[str]]:
-    """The diagrams of a part of what was served, each where there are enough rows for it; and those still to be drawn.
+def part_charts(
+    queries: ConsoleQueries, part: ServedPart, *, draw: str | None
+) -> tuple[dict[str, Markup], dict[str, str]]:
+    """The diagrams of a part of what was served, each where there are enough rows for it; of those still to be drawn,
+    the group.
 
-    Drawing them takes longer than the rest of a page: of those that are not remembered only the group `draw` of
-    `PART_DIAGRAMS` is drawn.
+    Drawing them takes longer than the rest of a page: of those that are not remembered only the group `draw` is drawn.
     """
     view, version = read_view(queries, part), queries.version()
-    makes = {
-        "scores": lambda: _two_diagrams(view.record, view.figures),
-        "time": lambda: _over_time_charts(in_parts(view.record)),
-    }
+    groups = (
+        ("scores", ("reliability", "deciles"), lambda: _two_diagrams(view.record, view.figures)),
+        ("time", ("log_loss", "calibration", "lift"), lambda: _over_time_charts(in_parts(view.record))),
+    )
     drawn: dict[str, Markup] = {}
-    waiting: list[str] = []
-    for group, make in makes.items():
+    waiting: dict[str, str] = {}
+    for group, diagrams, make in groups:
         name = ("part charts", group, part)
         if group == draw or len(view.record) < _DIAGRAM_ROWS or queries.is_remembered(name, version):
             drawn |= queries.remembered(name, version, make)
         else:
-            waiting.append(group)
+            waiting |= dict.fromkeys(diagrams, group)
     return drawn, waiting
 
 

@@ -16,7 +16,7 @@ from trading_system.ml_refinement.monitoring.served import OUT_OF_DISTRIBUTION_S
 from trading_system.ml_refinement.standing import read_standing
 from trading_system.ml_refinement.storage import RegistryRow
 from trading_system.ml_refinement.training.verdicts import standing_in_words, virtual_in_words
-from worker.console.diagrams import PART_DIAGRAMS, importance_chart, monitoring_charts, part_charts, served_charts
+from worker.console.diagrams import importance_chart, monitoring_charts, part_charts, served_charts
 from worker.console.model_columns import model_columns
 from worker.console.overview import verdict
 from worker.console.queries import PAGE_ROWS, console_queries
@@ -176,9 +176,8 @@ def monitoring() -> ResponseReturnValue:
     if not part.is_usual:
         shown, waiting = part_charts(queries, part, draw=request.args.get("drawn"))
         symbol, kind = part.symbol or None, part.kind or None
-        for group in waiting:
-            address = url_for("pages.monitoring", days=part.days, symbol=symbol, kind=kind, drawn=group)
-            later |= dict.fromkeys(PART_DIAGRAMS[group], address)
+        for name, group in waiting.items():
+            later[name] = url_for("pages.monitoring", days=part.days, symbol=symbol, kind=kind, drawn=group)
         drawn = shown | {name: chart for name, chart in drawn.items() if name == "drift"}
     return render_template(
         "monitoring.html",

@@ -218,6 +218,10 @@ MAKE = """
         INSERT INTO {name} SELECT * FROM moved;
     ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ({begin}) TO ({end})"""
 ROWS = "SELECT max({time}), count(*) FROM {table} WHERE {key} >= ? AND {key} < ?"
+#: Those that partitions are made of, also as the first of them were named.
+COPIES = """
+    SELECT CAST(tablename AS text) FROM pg_tables
+    WHERE schemaname = current_schema() AND tablename ~ '^(events|blocks)(_[0-9]{4}_[0-9]{2}){0,1}_coming$'"""
 #: With the indexes of the table, so that none has to be made when it is attached. What was broken off is gone on with.
 BEGIN_COPY = """
     CREATE TABLE IF NOT EXISTS {name}_coming

@@ -9,7 +9,7 @@ from contextlib import closing
 
 from trading_system.ml_refinement.storage.engine import Engine, ServerFacts
 from trading_system.ml_refinement.storage.errors import SchemaMismatch
-from trading_system.ml_refinement.storage.postgres.archive import PostgresArchive
+from trading_system.ml_refinement.storage.postgres.archive import COPIES, PostgresArchive
 from trading_system.ml_refinement.storage.postgres.connection import PostgresConnection
 from trading_system.ml_refinement.storage.postgres.schema import at_step, check_schema, mismatch, number_after, steps
 from trading_system.ml_refinement.storage.times import Clock, utc_text
@@ -54,6 +54,9 @@ class PostgresEngine(Engine):
                 self.connection.run(APPLIED, (number, utc_text(clock())))
             if done == 0:
                 self.connection.run(CHOOSE_SHARDS, (shards,))
+            if missing:  # what an older release's move left has that release's columns
+                for (name,) in self.connection.query(COPIES):
+                    self.connection.execute_script(f"DROP TABLE {name}")
         archive = PostgresArchive(self._url, read_only=False)
         with closing(archive.connection):
             archive.make_ahead(clock())
